@@ -1,0 +1,91 @@
+"""RunConfig: everything that determines a run, and its form as JSON."""
+
+import typing
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any, Literal
+
+from jaxadd.model import MLP, Transformer
+from jaxadd.optimizers import SGD, Adam, AdamW
+from jaxadd.tasks import Digits, Modular
+
+
+@dataclass(frozen=True)
+class Stop:
+    """Ends a lane at the step where a metric reaches a threshold: a loss falls to it, an accuracy rises to it."""
+
+    metric: Literal["none", "train_loss", "train_accuracy", "test_loss", "test_accuracy"] = "none"
+    """what is watched; test metrics are known every eval_every steps"""
+    threshold: float = 0.0
+    """nats for a loss, a share from 0 to 1 for an accuracy"""
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Everything that determines a run."""
+
+    task: Modular | Digits = field(default_factory=Modular)
+    """what is learned"""
+    model: Transformer | MLP = field(default_factory=Transformer)
+    """the network"""
+    optimizer: AdamW | Adam | SGD = field(default_factory=AdamW)
+    """the optimiser"""
+    steps: int = 25_000
+    """updates to make"""
+    seeds: tuple[int, ...] = (0,)
+    """one lane per seed, trained side by side; a seed names initial parameters, batches and split"""
+    eval_every: int = 10
+    """steps between evaluations on the whole test set"""
+    checkpoint_every: int = 500
+    """steps between saved states; a killed run repeats at most this many"""
+    stop: Stop = field(default_factory=Stop)
+    """ends a lane early"""
+    debug: bool = False
+    """run un-jitted, with every operation checked for NaN and every shape printed"""
+
+    def __post_init__(self) -> None:
+        for name, least in (("steps", 0), ("eval_every", 1), ("checkpoint_every", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"seeds must name at least one seed and none twice, got {self.seeds}")
+        if not all(0 <= seed < 2**32 for seed in self.seeds):
+            raise ValueError(f"seeds must be from 0 to 2**32 - 1, got {self.seeds}")
+
+
+def to_json(config: Any) -> dict[str, Any]:
+    """Write a config as plain data; a nested dataclass gets its class name as "kind"."""
+    values = {f.name: getattr(config, f.name) for f in fields(config)}
+    return {"kind": type(config).__name__} | {
+        name: to_json(value) if is_dataclass(value) else list(value) if isinstance(value, tuple) else value
+        for name, value in values.items()
+    }
+
+
+def from_json(data: Any, kind: Any = RunConfig) -> Any:
+    """Read what `to_json` wrote back into the same dataclass; raises ValueError where it does not fit."""
+    if not isinstance(data, dict):
+        return tuple(data) if isinstance(data, list) else data
+    choices = {c.__name__: c for c in (typing.get_args(kind) or (kind,)) if is_dataclass(c)}
+    chosen = choices.get(data.get("kind"))
+    if chosen is None:
+        raise ValueError(f"expected one of {', '.join(choices)}, got kind {data.get('kind')!r}")
+    hints = typing.get_type_hints(chosen)
+    given = {name: value for name, value in data.items() if name != "kind"}
+    if given.keys() != hints.keys():
+        wrong = ", ".join(sorted(given.keys() ^ hints.keys()))
+        raise ValueError(f"the fields of {chosen.__name__} have changed since this was written: {wrong}")
+    return chosen(**{name: from_json(value, hints[name]) for name, value in given.items()})
+
+
+def difference(ours: RunConfig, theirs: RunConfig) -> list[str]:
+    """List the fields in which two configs differ, as "optimizer.lr: 0.001 here, 0.003 there"."""
+    a, b = _flat(to_json(ours)), _flat(to_json(theirs))
+    names = [name for name in {**a, **b} if a.get(name) != b.get(name)]
+    return [f"{name}: {a.get(name, 'absent')} here, {b.get(name, 'absent')} there" for name in names]
+
+
+def _flat(data: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in data.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return flat

@@ -1,0 +1,165 @@
+"""The loop on the host: dispatches chunks, reads metrics one chunk late, saves and reports in between."""
+
+import bisect
+import time
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxadd.train import CAPACITY, METRICS, RUNNING, TEST_METRICS, Trainer, TrainState
+
+CHUNK_SECONDS = 0.5  # Between two looks at a run.
+
+Metrics = dict[str, np.ndarray]
+
+
+class Progress(NamedTuple):
+    """What is known after a chunk, for whoever watches.
+
+    Attributes:
+      done: rows recorded so far, of the `steps + 1` of a whole run.
+      latest: metric name to its newest measured value in each lane, `[S]`.
+      step: `[S]`, the updates made.
+      status: `[S]`.
+    """
+
+    done: int
+    latest: dict[str, np.ndarray]
+    step: np.ndarray
+    status: np.ndarray
+
+
+class Result(NamedTuple):
+    """A finished run.
+
+    Attributes:
+      state: the last state.
+      metrics: "step" `[T]`, and for each of METRICS an array `[S, T]`. Column t describes the network after
+        `step[t]` updates and the update made from there; the last column makes none. NaN where nothing was
+        measured: test metrics between evaluations, and every metric of a lane after it was frozen.
+      compile_seconds: time to trace and compile the chunk.
+      run_seconds: time in training and evaluation, compilation and saving left out.
+      steps_made: steps that this call made; a resumed run made fewer than it has.
+    """
+
+    state: TrainState
+    metrics: Metrics
+    compile_seconds: float
+    run_seconds: float
+    steps_made: int
+
+
+def fit(
+    trainer: Trainer,
+    *,
+    state: TrainState | None = None,
+    metrics: Metrics | None = None,
+    until: int | None = None,
+    eval_every: int | None = None,
+    save_at: Sequence[int] = (),
+    save: Callable[[TrainState, Metrics], None] | None = None,
+    watch: Callable[[Progress], None] | None = None,
+) -> Result:
+    """Train until the config's steps are made or every lane is done.
+
+    Args:
+      trainer: the config made ready.
+      state: the state to go on from, donated; the initial one by default.
+      metrics: what was recorded before `state`.
+      until: end before this step, leaving its row to another call.
+      eval_every: overrides the config's.
+      save_at: ascending steps; at each that lies between the given state's and the end, `save` is called.
+      save: called with the state, whose buffers the next step takes, and all metrics before that step.
+      watch: called after every chunk.
+
+    Returns:
+      the final state and all metrics.
+    """
+    state = trainer.init() if state is None else state
+    eval_every = trainer.config.eval_every if eval_every is None else eval_every
+    last = trainer.config.steps
+    end = last + 1 if until is None else until
+    recorder = _Recorder(metrics, len(trainer.config.seeds), eval_every, last)
+    step = first = int(jnp.max(jnp.where(state.status == RUNNING, state.step, -1)))
+    running = first >= 0
+    compiled, run_seconds, pace, pending, clock = trainer.compile_seconds, 0.0, 1, None, time.perf_counter()
+
+    def settle() -> None:
+        """Read what the chunk before the newest recorded, while the device computes the newest."""
+        nonlocal running, run_seconds, pace, clock
+        if pending is None:
+            return
+        start, asked, rows, report = pending
+        report = jax.device_get(report)
+        recorder.add(start, jax.device_get(rows), report)
+        seconds, clock = time.perf_counter() - clock, time.perf_counter()
+        run_seconds += seconds
+        running = bool(np.any(report["status"] == RUNNING))
+        # One step, then a few, then as many as fill the time between two looks.
+        pace = int(np.clip(CHUNK_SECONDS * report["rows"] / seconds, 1, min(8 * asked, CAPACITY)))
+        if watch and report["rows"]:
+            watch(Progress(start + int(report["rows"]), recorder.latest, report["step"], report["status"]))
+
+    while running and step < end:
+        place = bisect.bisect_right(save_at, step)
+        stop = min(end, save_at[place]) if place < len(save_at) else end
+        count = min(pace, stop - step)
+        state, rows, report = trainer.chunk(state, step, count, eval_every)
+        if trainer.compile_seconds > compiled:
+            compiled, clock = trainer.compile_seconds, time.perf_counter()
+        settle()
+        pending = (step, count, rows, report)
+        step += count
+        if save and running and step == stop < end:
+            settle()
+            pending = None
+            if running:
+                save(state, recorder.metrics)
+            clock = time.perf_counter()
+    settle()
+    recorder.complete(state, trainer)
+    made = int(jnp.max(state.step)) - first if first >= 0 else 0
+    return Result(state, recorder.metrics, trainer.compile_seconds, run_seconds, made)
+
+
+class _Recorder:
+    """Collects rows on the host and blanks what was not measured."""
+
+    def __init__(self, metrics: Metrics | None, lanes: int, eval_every: int, last: int):
+        nothing = {"step": np.zeros(0, np.int64)} | {name: np.zeros((lanes, 0), np.float32) for name in METRICS}
+        self._parts = [nothing if metrics is None else metrics]
+        self._eval_every, self._last = eval_every, last
+        self.latest: dict[str, np.ndarray] = {}
+
+    def add(self, start: int, rows: dict[str, np.ndarray], report: dict[str, np.ndarray]) -> None:
+        step = np.arange(start, start + report["rows"])
+        unmeasured = (step % self._eval_every != 0) & (step != self._last)
+        over = (report["status"] != RUNNING)[:, None] & (step > report["step"][:, None])
+        part = {"step": step}
+        for name, buffer in rows.items():
+            part[name] = np.where(over | unmeasured if name in TEST_METRICS else over, np.nan, buffer[:, : len(step)])
+            known = self.latest.setdefault(name, np.full(len(buffer), np.nan, np.float32))
+            for s, values in enumerate(part[name]):
+                if (measured := values[~np.isnan(values)]).size:
+                    known[s] = measured[-1]
+        self._parts.append(part)
+
+    def complete(self, state: TrainState, trainer: Trainer) -> None:
+        """Measure the test set at the step where a lane was frozen, where that fell between two evaluations."""
+        metrics = self.metrics
+        lane, column = np.nonzero(metrics["step"] == np.asarray(state.step)[:, None])
+        missing = (np.asarray(state.status)[lane] != RUNNING) & np.isnan(metrics["test_loss"][lane, column])
+        lane, column = lane[missing], column[missing]
+        if lane.size:
+            for name, values in jax.device_get(trainer.evaluate(state.params)).items():
+                metrics[name][lane, column] = values[lane]
+
+    @property
+    def metrics(self) -> Metrics:
+        """Everything so far, joined; see Result."""
+        names = ("step", *METRICS)
+        self._parts = [{name: np.concatenate([part[name] for part in self._parts], axis=-1) for name in names}]
+        return self._parts[0]

@@ -1,0 +1,461 @@
+"""The run folder: write, read, resume, replay. The only module that touches the disk for runs.
+
+    <folder>/config.json    the whole config; versions, device and precision it ran with
+             metrics.npz    step [T], every other array [S, T]
+             params.npz     final parameters by path, leading S
+             summary.json   headline numbers
+             checkpoints/   resumable states, one folder per step
+             replays/       dense re-runs of a part, each a folder like this one
+             figures/
+
+Every file is written beside its place and renamed into it, and metrics are written before the checkpoint
+that goes with them. So whenever a process is killed or a disk is full, the newest whole checkpoint and the
+metrics up to it are there, and going on from them repeats the lost steps exactly.
+"""
+
+import contextlib
+import json
+import os
+import platform
+import shutil
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from filelock import FileLock, Timeout
+
+from jaxadd import config as configs
+from jaxadd.config import RunConfig
+from jaxadd.fit import Metrics, Progress, Result, fit
+from jaxadd.train import DIVERGED, RUNNING, STOPPED, Trainer, TrainState
+
+STATUS = {RUNNING: "finished", STOPPED: "stopped at its threshold", DIVERGED: "diverged"}
+THRESHOLDS = (("train_accuracy", 0.99), ("test_accuracy", 0.99), ("train_loss", 0.1), ("test_loss", 1.0))
+_UNREADABLE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
+Note = Callable[[str], None]
+
+
+class Record(NamedTuple):
+    """What a run folder holds.
+
+    Attributes:
+      config: the config it ran with.
+      environment: versions, device and precision it ran with.
+      metrics: as in `fit.Result`.
+      params: final parameters by path, leading S; empty while the run is not complete.
+      summary: headline numbers; empty while the run is not complete.
+    """
+
+    config: RunConfig
+    environment: dict[str, str]
+    metrics: Metrics
+    params: dict[str, np.ndarray]
+    summary: dict[str, Any]
+
+
+def load(folder: str | os.PathLike) -> Record:
+    """Read a run folder; raises ValueError where it is none or its files are damaged."""
+    folder = Path(folder)
+    config, environment = _read_config(folder)
+    summary = folder / "summary.json"
+    try:
+        metrics = _read_npz(folder / "metrics.npz")
+        if not summary.is_file():
+            return Record(config, environment, metrics, {}, {})
+        return Record(config, environment, metrics, _read_npz(folder / "params.npz"), json.loads(summary.read_text()))
+    except _UNREADABLE as error:
+        raise ValueError(f"{folder} has no whole record of its run yet ({error}); resume it") from error
+
+
+def train(
+    trainer: Trainer,
+    folder: str | os.PathLike,
+    *,
+    extend: bool = False,
+    watch: Callable[[Progress], None] | None = None,
+    note: Note = print,
+) -> Record:
+    """Train in a run folder: begin there, or go on from where a run of the same config was ended.
+
+    Args:
+      trainer: the config made ready.
+      folder: made if it does not exist.
+      extend: allow the folder's config to differ in its number of steps, and go on to this config's.
+      watch: called after every chunk.
+      note: called with a sentence on anything the user should know (resumed, fell back, diverged).
+
+    Returns:
+      what the folder holds at the end.
+
+    Raises:
+      ValueError: the folder holds another config or is no run folder, or another process works on it.
+      OSError: the folder cannot be written. What was saved before is whole.
+    """
+    folder, config = Path(folder), trainer.config
+    with _locked(folder):
+        _claim(folder, config, extend, note)
+        if (folder / "summary.json").is_file():
+            note(f"{folder} is complete; nothing is left to train")
+            return load(folder)
+        restored, metrics = restore(folder, trainer, note=note)
+        checkpoints = folder / "checkpoints"
+        if restored is None:
+            restored, metrics = trainer.init(), None
+            _save_checkpoint(checkpoints, restored)
+        else:
+            note(f"going on from step {_step(restored)} of {config.steps}")
+
+        def save(state: TrainState, metrics: Metrics) -> None:
+            _write_npz(folder / "metrics.npz", metrics)
+            _save_checkpoint(checkpoints, state)
+
+        save_at = range(0, config.steps, config.checkpoint_every)
+        result = fit(trainer, state=restored, metrics=metrics, save_at=save_at, save=save, watch=watch)
+        save(result.state, result.metrics)
+        _write_npz(folder / "params.npz", flatten(result.state.params))
+        _write_text(folder / "summary.json", json.dumps(summarise(config, result), indent=2) + "\n")
+    return load(folder)
+
+
+def replay(
+    folder: str | os.PathLike,
+    start: int,
+    stop: int,
+    snapshots: Sequence[int] = (),
+    *,
+    name: str | None = None,
+    watch: Callable[[Progress], None] | None = None,
+    note: Note = print,
+) -> Path:
+    """Run steps `start` to `stop` of a run again from the nearest checkpoint, and record every one densely.
+
+    Args:
+      folder: the run.
+      start: the first step recorded.
+      stop: the last step recorded, at most the run's steps.
+      snapshots: steps between them at which to keep the parameters.
+      name: of the new folder, "START-STOP" by default.
+      watch: called after every chunk.
+      note: called with a sentence on anything the user should know.
+
+    Returns:
+      the new folder `<folder>/replays/<name>`: config.json, metrics.npz with train and test metrics at
+      every step, and snapshots/<step>.npz with the parameters after that many updates.
+
+    Raises:
+      ValueError: the steps are not within the run, or that replay exists already.
+    """
+    folder = Path(folder)
+    config, environment = _read_config(folder)
+    if not 0 <= start <= stop <= config.steps:
+        raise ValueError(
+            f"a replay goes from one step of the run to a later one, 0 to {config.steps}; got {start} to {stop}"
+        )
+    if outside := [step for step in snapshots if not start <= step <= stop]:
+        raise ValueError(f"snapshots must lie between {start} and {stop}, got {outside}")
+    target = folder / "replays" / (name or f"{start}-{stop}")
+    if target.exists():
+        raise ValueError(f"{target} exists already; remove it or choose another name")
+    _warn_of_other_environment(environment, note)
+    trainer = Trainer(config)
+    state, _ = restore(folder, trainer, at_most=start, note=note)
+    state = trainer.init() if state is None else state
+    if _step(state) < start:
+        note(f"running from step {_step(state)} to {start}")
+        state = fit(trainer, state=state, until=start, watch=watch).state
+    if not np.any(np.asarray(state.status) == RUNNING):
+        raise ValueError(f"nothing runs at step {start}: every lane had ended by step {_step(state)}")
+    part = target.with_name(f".{target.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    try:
+        (part / "snapshots").mkdir(parents=True)
+
+        def snapshot(state: TrainState, metrics: Metrics | None = None) -> None:
+            _write_npz(part / "snapshots" / f"{_step(state):08d}.npz", flatten(state.params))
+
+        wanted = sorted(set(snapshots))
+        if wanted and wanted[0] == start:
+            snapshot(state)
+        result = fit(trainer, state=state, until=stop + 1, eval_every=1, save_at=wanted, save=snapshot, watch=watch)
+        _write_npz(part / "metrics.npz", result.metrics)
+        about = {"replay_of": str(folder), "from": start, "to": stop, "snapshots": wanted}
+        _write_config(part, config, about)
+        part.rename(target)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    note(_compare(_metrics_or_none(folder), result.metrics))
+    return target
+
+
+def restore(
+    folder: str | os.PathLike, trainer: Trainer, *, at_most: int | None = None, note: Note = print
+) -> tuple[TrainState | None, Metrics | None]:
+    """Read the newest whole checkpoint and the metrics before it.
+
+    Args:
+      folder: the run.
+      trainer: of the run's config.
+      at_most: take no checkpoint after this step, and read no metrics.
+      note: told of every checkpoint that is damaged or foreign, and passed over.
+
+    Returns:
+      the state and the metrics that were recorded before it; None, None where there is no whole one.
+    """
+    metrics = None if at_most is not None else _metrics_or_none(folder)
+    known = at_most if at_most is not None else 0 if metrics is None else len(metrics["step"])
+    like = trainer.abstract_state()
+    for step in reversed(checkpoint_steps(folder)):
+        if step > known:
+            continue
+        try:
+            state = _load_checkpoint(Path(folder) / "checkpoints" / f"{step:08d}", like)
+        except _UNREADABLE as error:
+            note(f"checkpoint {step} is damaged or foreign and is passed over: {_first_line(error)}")
+            continue
+        if metrics is None:
+            return state, None
+        # The row of a step is recorded after its checkpoint; that of a lane's last step before.
+        rows = step + int(not np.any(np.asarray(state.status) == RUNNING))
+        return state, {name: values[..., :rows] for name, values in metrics.items()}
+    return None, None
+
+
+def checkpoint_steps(folder: str | os.PathLike) -> list[int]:
+    """List the steps of a run's checkpoints, ascending."""
+    found = (Path(folder) / "checkpoints").glob("*")
+    return sorted(int(path.name) for path in found if path.name.isdecimal())
+
+
+def summarise(config: RunConfig, result: Result) -> dict[str, Any]:
+    """Compute the headline numbers of a run, per lane, as plain data."""
+    metrics, status, step = result.metrics, np.asarray(result.state.status), np.asarray(result.state.step)
+    lanes = []
+    for s, seed in enumerate(config.seeds):
+        end = int(np.searchsorted(metrics["step"], step[s]))
+        lane: dict[str, Any] = {"seed": seed, "status": STATUS[int(status[s])], "steps": int(step[s])}
+        for name, threshold in THRESHOLDS:
+            values = metrics[name][s]
+            reached = values >= threshold if name.endswith("accuracy") else values <= threshold
+            sign = ">=" if name.endswith("accuracy") else "<="
+            lane[f"step of {name} {sign} {threshold:g}"] = int(metrics["step"][reached][0]) if reached.any() else None
+        for name in ("train_loss", "train_accuracy", "test_loss", "test_accuracy"):
+            value = float(metrics[name][s, end])
+            lane[f"final {name}"] = value if np.isfinite(value) else None
+        lanes.append(lane)
+    return {
+        "lanes": lanes,
+        "compile_seconds": round(result.compile_seconds, 3),
+        "run_seconds": round(result.run_seconds, 3),
+        "steps_per_second": round(result.steps_made / result.run_seconds, 2) if result.run_seconds else None,
+    }
+
+
+def environment() -> dict[str, str]:
+    """Name the versions and the device that results depend on."""
+    device = jax.devices()[0]
+    return {
+        "jax": jax.__version__,
+        "python": platform.python_version(),
+        "platform": device.platform,
+        "device": f"{jax.device_count()} × {_processor() if device.platform == 'cpu' else device.device_kind}",
+    }
+
+
+def _processor() -> str:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return f"CPU ({line.split(':', 1)[1].strip()}, {os.cpu_count()} cores)"
+    return f"CPU ({platform.processor() or platform.machine()}, {os.cpu_count()} cores)"
+
+
+# --- the folder ------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    made = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(blocking=False)
+    except Timeout as error:
+        raise ValueError(f"another process is working on {folder}; wait for it or choose another name") from error
+    except OSError:
+        if made:
+            folder.rmdir()
+        raise
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _claim(folder: Path, config: RunConfig, extend: bool, note: Note) -> None:
+    """Check that the folder holds this config, or make it do so where it holds none."""
+    if not (folder / "config.json").exists():
+        if any(path.name != ".lock" and not path.name.endswith(".part") for path in folder.iterdir()):
+            raise ValueError(f"{folder} exists and is no run folder; choose another name")
+        (folder / "checkpoints").mkdir(exist_ok=True)
+        _write_config(folder, config, {})
+        return
+    theirs, environment = _read_config(folder)
+    if extend and theirs.steps != config.steps:
+        newest = max(checkpoint_steps(folder), default=0)
+        if config.steps < newest:
+            raise ValueError(f"{folder} is already at step {newest}; it cannot be cut to {config.steps} steps")
+        (folder / "summary.json").unlink(missing_ok=True)
+        theirs = replace(theirs, steps=config.steps)
+        _write_config(folder, theirs, {})
+    if difference := configs.difference(config, theirs):
+        raise ValueError(f"{folder} holds a run of another config ({'; '.join(difference)}); choose another name")
+    _warn_of_other_environment(environment, note)
+    for leftover in [*folder.glob(".*.part"), *(folder / "checkpoints").glob("*orbax-checkpoint-tmp*")]:
+        shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+
+
+def _write_config(folder: Path, config: RunConfig, about: dict[str, Any]) -> None:
+    data = about | {"config": configs.to_json(config), "environment": environment()}
+    _write_text(folder / "config.json", json.dumps(data, indent=2) + "\n")
+
+
+def _read_config(folder: str | os.PathLike) -> tuple[RunConfig, dict[str, str]]:
+    path = Path(folder) / "config.json"
+    try:
+        data = json.loads(path.read_text())
+        return configs.from_json(data["config"]), data["environment"]
+    except FileNotFoundError as error:
+        raise ValueError(f"{folder} is no run folder: it has no config.json") from error
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read as a config: {_first_line(error)}") from error
+
+
+def _warn_of_other_environment(theirs: dict[str, str], note: Note) -> None:
+    ours = environment()
+    if changed := [
+        f"{name} {theirs.get(name)} then, {ours[name]} now" for name in ours if ours[name] != theirs.get(name)
+    ]:
+        note(f"not bit for bit the run it was, since the machine has changed: {'; '.join(changed)}")
+
+
+def _compare(recorded: Metrics | None, again: Metrics) -> str:
+    shared = np.zeros(0, int) if recorded is None else np.intersect1d(recorded["step"], again["step"])
+    if not shared.size:
+        return "the run has no record of these steps to compare with"
+    theirs = recorded["train_loss"][:, np.searchsorted(recorded["step"], shared)]
+    ours = again["train_loss"][:, np.searchsorted(again["step"], shared)]
+    same = (theirs == ours) | (np.isnan(theirs) & np.isnan(ours))
+    if same.all():
+        return f"all {shared.size} recorded train losses were met again, bit for bit"
+    step = shared[np.flatnonzero(~same.all(axis=0))[0]]
+    return f"train losses differ from the recorded ones from step {step} on: this is not an exact replay"
+
+
+# --- checkpoints -------------------------------------------------------------------------------------------
+
+
+def flatten(tree: Any) -> dict[str, np.ndarray]:
+    """Name the leaves of a pytree by their path, as in "blocks.0.attn.W_Q", on the host."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="."): _to_host(leaf) for path, leaf in leaves}
+
+
+def nest(arrays: dict[str, np.ndarray], like: Any) -> Any:
+    """Undo `flatten`, into the structure, shapes and dtypes of `like`; raises ValueError where they differ."""
+    leaves, structure = jax.tree_util.tree_flatten_with_path(like)
+    names = [jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in leaves]
+    if set(names) != set(arrays):
+        raise ValueError(f"it holds other arrays than this model: {', '.join(sorted(set(names) ^ set(arrays)))}")
+    nested = []
+    for name, (_, leaf) in zip(names, leaves, strict=True):
+        array = jax.numpy.asarray(arrays[name])
+        if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            array = jax.random.wrap_key_data(array)
+        if array.shape != leaf.shape or array.dtype != leaf.dtype:
+            raise ValueError(f"its {name} is {array.dtype}{array.shape}, expected {leaf.dtype}{leaf.shape}")
+        nested.append(array)
+    return jax.tree_util.tree_unflatten(structure, nested)
+
+
+def _to_host(leaf: jax.Array) -> np.ndarray:
+    return np.asarray(jax.random.key_data(leaf) if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf)
+
+
+def _step(state: TrainState) -> int:
+    return int(np.max(np.asarray(state.step)))
+
+
+def _checksum(arrays: dict[str, np.ndarray]) -> int:
+    total = 0
+    for name in sorted(arrays):
+        total = zlib.crc32(np.ascontiguousarray(arrays[name]).tobytes(), zlib.crc32(name.encode(), total))
+    return total
+
+
+def _save_checkpoint(checkpoints: Path, state: TrainState) -> None:
+    from orbax.checkpoint import v1 as ocp
+
+    arrays = flatten(state)
+    path = checkpoints.absolute() / f"{_step(state):08d}"
+    try:
+        ocp.save(path, arrays, overwrite=True, custom_metadata={"crc32": _checksum(arrays)})
+    except Exception as error:  # Orbax tells of a full disk in several types; all mean that nothing was saved.
+        raise OSError(f"checkpoint {path} could not be written: {_first_line(error)}") from error
+
+
+def _load_checkpoint(path: Path, like: TrainState) -> TrainState:
+    """Read one checkpoint; raises one of _UNREADABLE where it is damaged or of another structure."""
+    from orbax.checkpoint import v1 as ocp
+
+    arrays = ocp.load(path.absolute())
+    if ocp.metadata(path.absolute()).custom_metadata.get("crc32") != _checksum(arrays):
+        raise ValueError("its checksum does not match its arrays")
+    return nest(arrays, like)
+
+
+# --- files -------------------------------------------------------------------------------------------------
+
+
+def _metrics_or_none(folder: str | os.PathLike) -> Metrics | None:
+    try:
+        return _read_npz(Path(folder) / "metrics.npz")
+    except _UNREADABLE:
+        return None
+
+
+def _read_npz(path: Path) -> dict[str, np.ndarray]:
+    with np.load(path) as arrays:
+        return {name: arrays[name] for name in arrays.files}
+
+
+def _write_npz(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    with _replacing(path) as part, part.open("wb") as file:
+        np.savez(file, **arrays)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _write_text(path: Path, text: str) -> None:
+    with _replacing(path) as part, part.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+@contextlib.contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    part = path.with_name(f".{path.name}.part")
+    try:
+        yield part
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0][:200]

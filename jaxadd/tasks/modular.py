@@ -1,0 +1,114 @@
+"""Modular arithmetic on tokens `(a, b, =)`: the mainline task of the grokking literature."""
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxadd.tasks.sampling import check_batch_size, choose
+from jaxadd.tasks.task import Batch, Data, Sizes
+
+Operation = Literal["add", "subtract", "x2xyy2", "random"]
+
+_FORMULAS: dict[str, Callable] = {
+    "add": lambda a, b: a + b,
+    "subtract": lambda a, b: a - b,
+    "x2xyy2": lambda a, b: a * a + a * b + b * b,
+}
+_SYMBOLS = {"add": "{a} + {b}", "subtract": "{a} - {b}", "x2xyy2": "{a}² + {a}·{b} + {b}²", "random": "{a} ∘ {b}"}
+_MAX_P = 4096  # P² pairs are listed; 3 P² must also stay far below 2**31.
+
+
+@dataclass(frozen=True)
+class Modular:
+    """Predict `(a ∘ b) mod P` at `=`; every pair is either in the train or in the test set.
+
+    The set-up of Nanda et al. 2023, "Progress measures for grokking via mechanistic interpretability":
+    T = 3 tokens, `=` is token P, V = P + 1, logits over all V classes.
+    """
+
+    p: int = 113
+    """modulus P, at least 2"""
+    operation: Operation = "add"
+    """a + b, a - b, a² + ab + b², or one fixed random table"""
+    train_fraction: float = 0.3
+    """share of the P² pairs that is trained on"""
+    split: Literal["python", "keyed"] = "python"
+    """python: the published split, Python's random.shuffle; keyed: a permutation drawn by JAX"""
+    split_seed: int | None = None
+    """seed of the split in every lane; None takes each lane's own seed"""
+    table_seed: int = 0
+    """seed of the table of operation "random", the same in every lane"""
+    batch_size: int | None = None
+    """examples per step; None takes the full train set"""
+
+    def __post_init__(self) -> None:
+        if not 2 <= self.p <= _MAX_P:
+            raise ValueError(f"p must be a modulus from 2 to {_MAX_P}, got {self.p}")
+        if self.operation not in get_args(Operation):
+            raise ValueError(f"operation must be one of {', '.join(get_args(Operation))}, got {self.operation!r}")
+        if self.split not in ("python", "keyed"):
+            raise ValueError(f"split must be python or keyed, got {self.split!r}")
+        if not 0 < self.train_size < self.p**2:
+            raise ValueError(
+                f"train_fraction must leave pairs to train on and pairs to test on; {self.train_fraction} of "
+                f"{self.p**2} pairs leaves {max(0, min(self.train_size, self.p**2))} to train on"
+            )
+        check_batch_size(self.batch_size, self.train_size)
+
+    @property
+    def train_size(self) -> int:
+        """Count the training pairs."""
+        finite = np.isfinite(self.train_fraction)
+        return int(self.train_fraction * self.p**2) if finite else 0
+
+    @property
+    def sizes(self) -> Sizes:
+        """Give the sizes that a model for this task needs."""
+        return Sizes(length=3, classes=self.p + 1, vocabulary=self.p + 1, read=(2,))
+
+    def data(self, seeds: Sequence[int]) -> Data:
+        """Split the pairs for each lane.
+
+        Returns:
+          `lane` holds "train" int32 `[S, n]` and "test" int32 `[S, P² - n]`: pairs as P·a + b, in
+          shuffled order. `shared` holds the table of operation "random", int32 `[P²]`.
+        """
+        order = np.stack([self._order(s if self.split_seed is None else self.split_seed) for s in seeds])
+        shared = {}
+        if self.operation == "random":
+            key = jax.random.key(self.table_seed)
+            shared["table"] = jax.random.randint(key, (self.p**2,), 0, self.p, dtype=jnp.int32)
+        n = self.train_size
+        return Data(shared, {"train": jnp.asarray(order[:, :n]), "test": jnp.asarray(order[:, n:])})
+
+    def _order(self, seed: int) -> np.ndarray:
+        if self.split == "keyed":
+            return np.asarray(jax.random.permutation(jax.random.key(seed), self.p**2), np.int32)
+        pairs = list(range(self.p**2))
+        random.Random(seed).shuffle(pairs)
+        return np.asarray(pairs, np.int32)
+
+    def train_batch(self, data: Data, key: jax.Array, step: jax.Array) -> Batch:
+        """Draw the batch of `step`: inputs `[B, 3]`, targets `[B, 1]`."""
+        return self.batch(choose(data.lane["train"], key, step, self.batch_size), data.shared)
+
+    def test_batch(self, data: Data) -> Batch:
+        """Give the held-out pairs: inputs `[P² - n, 3]`, targets `[P² - n, 1]`."""
+        return self.batch(data.lane["test"], data.shared)
+
+    def batch(self, pairs: jax.Array, shared: dict[str, jax.Array]) -> Batch:
+        """Write pairs, int32 `[B]` as P·a + b, as tokens `[B, 3]` with their targets `[B, 1]`."""
+        a, b = jnp.divmod(pairs, self.p)
+        result = shared["table"][pairs] if self.operation == "random" else _FORMULAS[self.operation](a, b) % self.p
+        return Batch(jnp.stack([a, b, jnp.full_like(a, self.p)], axis=-1), result[:, None])
+
+    def describe(self, inputs: np.ndarray, target: np.ndarray, claim: np.ndarray) -> str:
+        """Put one wrong answer into words, such as "18 + 34 mod 113: claims 51, is 52"."""
+        a, b, _ = inputs
+        said = "=" if claim[0] == self.p else claim[0]
+        return f"{_SYMBOLS[self.operation].format(a=a, b=b)} mod {self.p}: claims {said}, is {target[0]}"

@@ -1,0 +1,74 @@
+"""Minibatches without a data cursor: which examples a step reads follows from (key, step) alone."""
+
+import chex
+import jax
+import jax.numpy as jnp
+
+ROUNDS = 32  # Of the shuffle below; a card's place is near uniform after some 2 log2(n) of them.
+
+
+def shuffled_position(key: jax.Array, position: jax.Array, n: int) -> jax.Array:
+    """Map positions through a random permutation of `range(n)` without building it.
+
+    A swap-or-not shuffle (Hoang, Morris, Rogaway 2012): in each round a position x and its partner
+    (k - x) mod n change places or not, by one hash bit of the pair. It is a bijection for every n and
+    costs O(B) a step, where sorting n random numbers would cost more than a small network's whole step.
+
+    Args:
+      key: the typed key that names the permutation.
+      position: int32 `[B]`, each in `[0, n)`.
+      n: the number of things permuted, below 2**30.
+
+    Returns:
+      int32 `[B]`, distinct where `position` is.
+    """
+    chex.assert_rank(position, 1)
+    offset_key, salt_key = jax.random.split(key)
+    offsets = jax.random.randint(offset_key, (ROUNDS,), 0, n)
+    salts = jax.random.bits(salt_key, (ROUNDS,), jnp.uint32)
+
+    def swap(x: jax.Array, constants: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
+        offset, salt = constants
+        partner = offset - x + jnp.where(x > offset, n, 0)
+        pair = jnp.maximum(x, partner).astype(jnp.uint32)
+        return jnp.where(_hash(pair, salt) >> 31 == 1, partner, x), None
+
+    return jax.lax.scan(swap, position.astype(jnp.int32), (offsets, salts))[0]
+
+
+def _hash(x: jax.Array, salt: jax.Array) -> jax.Array:
+    """Mix uint32 words (the finaliser of MurmurHash3, on x and a salt)."""
+    x = (x ^ salt) * jnp.uint32(0x9E3779B1)
+    x = (x ^ (x >> 16)) * jnp.uint32(0x85EBCA6B)
+    x = (x ^ (x >> 13)) * jnp.uint32(0xC2B2AE35)
+    return x ^ (x >> 16)
+
+
+def choose(indices: jax.Array, key: jax.Array, step: jax.Array, batch_size: int | None) -> jax.Array:
+    """Choose the examples of one step: all of them, or the step's minibatch of a fresh shuffle per epoch.
+
+    Args:
+      indices: int32 `[n]`, the examples of the train set.
+      key: the lane's key.
+      step: int32 scalar.
+      batch_size: B, at most n; None for the full batch. An epoch is n // B steps; the n % B examples
+        that are left over differ from epoch to epoch.
+
+    Returns:
+      int32 `[n]` or `[B]`.
+    """
+    chex.assert_rank([indices, step], [1, 0])
+    if batch_size is None:
+        return indices
+    n = indices.shape[0]
+    epoch, place = jnp.divmod(step, n // batch_size)
+    position = place * batch_size + jnp.arange(batch_size)
+    return indices[shuffled_position(jax.random.fold_in(key, epoch), position, n)]
+
+
+def check_batch_size(batch_size: int | None, train: int) -> None:
+    """Raise ValueError where a minibatch does not fit the train set."""
+    if batch_size is not None and not 1 <= batch_size <= train:
+        raise ValueError(
+            f"batch_size must be from 1 to the {train} training examples, got {batch_size}; None takes the full batch"
+        )

@@ -1,0 +1,210 @@
+"""The training step: the state, one step of a lane, and the chunk, compiled once. A run is S lanes.
+
+The chunk is a loop whose first step, number of steps and evaluation interval are arguments of one compiled
+program. So a run, its resumption after a kill and the dense replay of a part of it execute the same machine
+code, whatever the chunk lengths were, and agree bit for bit; and the loop ends at the very step at which the
+last lane is done.
+"""
+
+import math
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxadd import losses, optimizers
+from jaxadd.config import RunConfig
+from jaxadd.model import Params
+from jaxadd.tasks import Batch, Data
+
+RUNNING, STOPPED, DIVERGED = 0, 1, 2
+CAPACITY = 1024  # Rows per chunk at most: the length of the metric buffers on the device.
+
+TEST_METRICS = ("test_loss", "test_accuracy")
+METRICS = ("train_loss", "train_accuracy", "grad_norm", "update_norm", "weight_norm", *TEST_METRICS)
+
+
+class TrainState(NamedTuple):
+    """All that training carries from step to step; every leaf has a leading S axis.
+
+    Attributes:
+      params: the parameters after `step` updates.
+      opt_state: the optimiser's state.
+      key: typed keys `[S]`; the batch of a step follows from (key, step).
+      step: int32 `[S]`, the updates made; equal in all lanes that run, and frozen in one that is done.
+      status: int32 `[S]`: RUNNING, STOPPED or DIVERGED.
+    """
+
+    params: Params
+    opt_state: Any
+    key: jax.Array
+    step: jax.Array
+    status: jax.Array
+
+
+class Trainer:
+    """A config made ready: model, data, hyper-parameters and the compiled chunk."""
+
+    def __init__(self, config: RunConfig):
+        """Prepare; raises ValueError where task and model do not fit or the data cannot be read."""
+        self.config = config
+        self.model = config.model.build(config.task.sizes)
+        self.data = config.task.data(config.seeds)
+        self.hyper = optimizers.lanes(config.optimizer, len(config.seeds))
+        self.compile_seconds = 0.0
+        self._compiled = None
+
+    def init(self) -> TrainState:
+        """Draw the initial state of every lane."""
+
+        def lane(hyper: Any, seed: jax.Array) -> TrainState:
+            init_key, data_key = jax.random.split(jax.random.key(seed))
+            params = self.model.init(init_key)
+            return TrainState(params, hyper.transform().init(params), data_key, jnp.int32(0), jnp.int32(RUNNING))
+
+        return jax.jit(jax.vmap(lane))(self.hyper, jnp.asarray(self.config.seeds, jnp.uint32))
+
+    def loss(self, params: Params, batch: Batch) -> tuple[jax.Array, jax.Array]:
+        """Compute the mean loss over examples and positions read, nats, and the share answered rightly."""
+        logits, _ = self.model.apply(params, batch.inputs)
+        correct = losses.margin(logits, batch.targets) > 0
+        return jnp.mean(losses.cross_entropy(logits, batch.targets)), jnp.mean(correct.astype(jnp.float32))
+
+    @partial(jax.jit, static_argnums=0)
+    def evaluate(self, params: Params) -> dict[str, jax.Array]:
+        """Compute the test metrics of every lane, each `[S]`."""
+        return self._evaluate(params, self.data)
+
+    def chunk(self, state: TrainState, start: int, count: int, eval_every: int) -> tuple[TrainState, dict, dict]:
+        """Record up to `count` rows and make the update of each, fewer when every lane is done.
+
+        Args:
+          state: the state to go on from; donated.
+          start: the updates made so far, `state.step` of every lane that runs.
+          count: at most CAPACITY.
+          eval_every: the test set is evaluated at multiples of this, and at the config's last step, where
+            no update is made.
+
+        Returns:
+          the new state; for each of METRICS a buffer `[S, CAPACITY]`, whose first rows are set; and
+          "rows" (how many), "step" `[S]` and "status" `[S]`.
+        """
+        numbers = [jnp.int32(n) for n in (start, count, eval_every, self.config.steps)]
+        if self.config.debug:
+            with jax.disable_jit(), jax.debug_nans(True):
+                return self._chunk(state, self.hyper, self.data, *numbers)
+        if self._compiled is None:
+            clock = time.perf_counter()
+            traced = jax.jit(self._chunk, donate_argnums=0).lower(state, self.hyper, self.data, *numbers)
+            self._compiled = traced.compile()
+            self.compile_seconds = time.perf_counter() - clock
+        return self._compiled(state, self.hyper, self.data, *numbers)
+
+    def arithmetic(self) -> int:
+        """Count the floating-point operations in the matrix products of one step of one lane."""
+
+        def step(state: TrainState, split: Any) -> Any:
+            batch = self.config.task.train_batch(Data(self.data.shared, split), state.key, state.step)
+            return jax.grad(self.loss, has_aux=True)(state.params, batch)
+
+        one_lane = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), (self.abstract_state(), self.data.lane)
+        )
+        return _count_products(jax.make_jaxpr(step)(*one_lane).jaxpr)
+
+    def abstract_state(self) -> TrainState:
+        """Give the shapes and dtypes of the state without computing it."""
+        return jax.eval_shape(self.init)
+
+    def _chunk(self, state, hyper, data, start, count, eval_every, last):
+        lanes = len(self.config.seeds)
+
+        def body(carry):
+            i, state, rows = carry
+            measured = ((start + i) % eval_every == 0) | (start + i == last)
+            test = jax.lax.cond(
+                measured,
+                lambda: self._evaluate(state.params, data),
+                lambda: dict.fromkeys(TEST_METRICS, jnp.zeros(lanes)),
+            )
+            state, row = _over_lanes(self._step)(state, hyper, data.lane, test, shared=(data.shared, measured, last))
+            return i + 1, state, {name: buffer.at[:, i].set(row[name]) for name, buffer in rows.items()}
+
+        def unfinished(carry):
+            i, state, _ = carry
+            return (i < count) & jnp.any(state.status == RUNNING)
+
+        rows = {name: jnp.zeros((lanes, CAPACITY)) for name in METRICS}
+        i, state, rows = jax.lax.while_loop(unfinished, body, (jnp.int32(0), state, rows))
+        # Copies, because the state itself is given away to the next chunk before these are read.
+        return state, rows, {"rows": i, "step": jnp.copy(state.step), "status": jnp.copy(state.status)}
+
+    def _evaluate(self, params: Params, data: Data) -> dict[str, jax.Array]:
+        def lane(params: Params, split: Any, shared: Any) -> dict[str, jax.Array]:
+            values = self.loss(params, self.config.task.test_batch(Data(shared, split)))
+            return dict(zip(TEST_METRICS, values, strict=True))
+
+        return _over_lanes(lane)(params, data.lane, shared=(data.shared,))
+
+    def _step(self, state, hyper, split, test, shared, measured, last) -> tuple[TrainState, dict[str, jax.Array]]:
+        """Make one step of one lane. `test` are its test metrics, which count where `measured`."""
+        batch = self.config.task.train_batch(Data(shared, split), state.key, state.step)
+        (loss, accuracy), grads = jax.value_and_grad(self.loss, has_aux=True)(state.params, batch)
+        updates, opt_state = hyper.transform().update(grads, state.opt_state, state.params)
+        row = {
+            "train_loss": loss,
+            "train_accuracy": accuracy,
+            "grad_norm": optax.global_norm(grads),
+            "update_norm": optax.global_norm(updates),
+            "weight_norm": optax.global_norm(state.params),
+            **test,
+        }
+        finite = jnp.isfinite(loss) & jnp.isfinite(row["grad_norm"])
+        verdict = jnp.where(finite, jnp.where(self._reached(row, measured), STOPPED, RUNNING), DIVERGED)
+        status = jnp.where(state.status == RUNNING, verdict, state.status)
+        update = (status == RUNNING) & (state.step < last)
+        row["update_norm"] = jnp.where(update, row["update_norm"], 0)
+        new = TrainState(optax.apply_updates(state.params, updates), opt_state, state.key, state.step + 1, status)
+        frozen = state._replace(status=status)
+        return jax.tree.map(lambda new, old: jnp.where(update, new, old), new, frozen), row
+
+    def _reached(self, row: dict[str, jax.Array], measured: jax.Array) -> jax.Array:
+        stop = self.config.stop
+        if stop.metric == "none":
+            return jnp.bool_(False)
+        value = row[stop.metric]
+        reached = value <= stop.threshold if stop.metric.endswith("loss") else value >= stop.threshold
+        return reached & measured if stop.metric in TEST_METRICS else reached
+
+
+def _over_lanes(function: Callable) -> Callable:
+    """Map over the leading S axis of every argument; those in `shared`, which follow, all lanes have in common.
+
+    Accelerators take all lanes at once. A CPU takes one after the other: a lane's arrays then stay in its
+    cache, matrix products stay large, and lane i computes what a run of its seed alone would.
+    """
+
+    def mapped(*arguments: Any, shared: tuple = ()) -> Any:
+        if jax.default_backend() == "cpu":
+            return jax.lax.map(lambda lane: function(*lane, *shared), arguments)
+        return jax.vmap(lambda *lane: function(*lane, *shared))(*arguments)
+
+    return mapped
+
+
+def _count_products(jaxpr: Any) -> int:
+    total = 0
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "dot_general":
+            (contracted, _), _ = equation.params["dimension_numbers"]
+            left = equation.invars[0].aval.shape
+            total += 2 * math.prod(equation.outvars[0].aval.shape) * math.prod(left[i] for i in contracted)
+        for inner in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda x: hasattr(x, "eqns")):
+            inner = getattr(inner, "jaxpr", inner)
+            if hasattr(inner, "eqns"):
+                total += _count_products(inner) * equation.params.get("length", 1)
+    return total
