@@ -10,7 +10,9 @@ result is that of the plain transcription (`tests/test_model.py` compares them),
 arithmetic on the mainline task.
 """
 
+import functools
 import math
+import operator
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Self
@@ -19,6 +21,7 @@ import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxadd.tasks import Sizes
 
@@ -56,14 +59,19 @@ class _Taps:
         self._names, self._edits = frozenset(names), edits
         self.seen: dict[str, jax.Array] = {}
 
-    def __call__(self, name: str, value: jax.Array) -> jax.Array:
+    def __call__(self, name: str, value: jax.Array, axes: tuple[int, ...] = (1, 0)) -> jax.Array:
+        """Show a value under its name, batch first as `axes` say, and give what takes its place."""
+        if not self.touch(name):
+            return value
+        axes = (*axes, *range(len(axes), value.ndim))
+        public = value.transpose(axes)
         if name in self._edits:
-            shape = value.shape
-            value = self._edits[name](value)
-            chex.assert_shape(value, shape)
+            shape = public.shape
+            public = self._edits[name](public)
+            chex.assert_shape(public, shape)
         if name in self._names:
-            self.seen[name] = value
-        return value
+            self.seen[name] = public
+        return public.transpose(np.argsort(axes))
 
     def touch(self, *names: str) -> bool:
         return any(name in self._names or name in self._edits for name in names)
@@ -193,10 +201,13 @@ def _transformer_names(config: Transformer) -> tuple[str, ...]:
 class _Stream(NamedTuple):
     """The residual stream at all T positions: of each example, or of each vocabulary entry.
 
+    Positions come first, here and in all that follows: they are few, and a CPU adds up few long rows far
+    faster than many short ones. `_Taps` shows activations batch first.
+
     Attributes:
-      rows: `[B, T, ·]` where `tokens` is None; otherwise `[V, T, ·]`, what each token would give at each
-        position, and the stream of example b at position t is `rows[tokens[b, t], t]`.
-      tokens: int32 `[B, T]`, or None.
+      rows: `[T, B, ·]` where `tokens` is None; otherwise `[T, V, ·]`, what each token would give at each
+        position, and the stream of example b at position t is `rows[t, tokens[t, b]]`.
+      tokens: int32 `[T, B]`, or None.
     """
 
     rows: jax.Array
@@ -206,19 +217,19 @@ class _Stream(NamedTuple):
         return _Stream(function(self.rows), self.tokens)
 
     def at(self, positions: tuple[int, ...]) -> Self:
-        if positions == tuple(range(self.rows.shape[1])):
+        if positions == tuple(range(len(self.rows))):
             return self
         index = jnp.asarray(positions)
-        return _Stream(self.rows[:, index], None if self.tokens is None else self.tokens[:, index])
+        return _Stream(self.rows[index], None if self.tokens is None else self.tokens[index])
 
     def per_example(self) -> jax.Array:
-        """Look the rows up: `[B, T, ·]`."""
+        """Look the rows up: `[T, B, ·]`."""
         if self.tokens is None:
             return self.rows
-        vocabulary, length, *rest = self.rows.shape
-        # One flat index: XLA scatters the gradient of `rows[tokens, positions]` far more slowly.
-        flat = self.rows.reshape(vocabulary * length, *rest)
-        return flat[self.tokens * length + jnp.arange(length)]
+        length, vocabulary, *rest = self.rows.shape
+        # One flat index: XLA scatters the gradient of `rows[positions, tokens]` far more slowly.
+        flat = self.rows.reshape(length * vocabulary, *rest)
+        return flat[self.tokens + vocabulary * jnp.arange(length)[:, None]]
 
 
 class _TransformerModule(nn.Module):
@@ -232,11 +243,11 @@ class _TransformerModule(nn.Module):
         position = _Table("W_pos", (s.length, c.d_model), c.d_model, name="pos_embed")()
         if taps.touch("hook_embed", "hook_pos_embed", "blocks.0.hook_resid_pre", "blocks.0.ln1.hook_normalized"):
             # These may be replaced example by example, so the table over the vocabulary cannot stand for them.
-            embedded = taps("hook_embed", embedding[tokens])
-            placed = taps("hook_pos_embed", jnp.broadcast_to(position, embedded.shape))
+            embedded = taps("hook_embed", embedding[tokens.T])
+            placed = taps("hook_pos_embed", jnp.broadcast_to(position[:, None], embedded.shape))
             stream = _Stream(embedded + placed, None)
         else:
-            stream = _Stream(embedding[:, None] + position, tokens)
+            stream = _Stream(embedding + position[:, None], tokens.T)
         everywhere = tuple(range(s.length))
         for i in range(c.layers):
             at = read if i == c.layers - 1 else everywhere
@@ -244,6 +255,7 @@ class _TransformerModule(nn.Module):
         x = stream.rows
         if c.layer_norm == "pre":
             x = taps("ln_final.hook_normalized", _LayerNorm(name="ln_final")(x))
+        x = x.swapaxes(0, 1)
         return _matmul(x, _Table("W_U", (c.d_model, s.classes), s.classes, name="unembed")())
 
 
@@ -275,7 +287,7 @@ class _Block(nn.Module):
     @nn.compact
     def __call__(self, stream: _Stream, taps: _Taps, at: tuple[int, ...]) -> _Stream:
         c, norm = self.config, self.config.layer_norm == "pre"
-        tap = lambda name, value: taps(self.prefix + name, value)  # noqa: E731
+        tap = lambda name, *rest: taps(self.prefix + name, *rest)  # noqa: E731
         if stream.tokens is None:
             stream = stream.map(lambda rows: tap("hook_resid_pre", rows))
         normed = stream.map(_LayerNorm(name="ln1")) if norm else stream
@@ -297,21 +309,22 @@ class _Attention(nn.Module):
     @nn.compact
     def __call__(self, stream: _Stream, taps: _Taps, at: tuple[int, ...]) -> jax.Array:
         c = self.config
-        tap = lambda name, value: taps(self.prefix + name, value)  # noqa: E731
+        tap = lambda name, *rest: taps(self.prefix + name, *rest)  # noqa: E731
         shape = (c.heads, c.d_model, c.d_head)
 
         def project(name: str, stream: _Stream) -> _Stream:
             weight = self.param(name, _normal(c.d_model), shape)
-            return stream.map(lambda rows: jnp.einsum("xtd,hdk->xthk", rows, weight))
+            return stream.map(lambda rows: jnp.einsum("txd,hdk->txhk", rows, weight))
 
         q, k, v = project("W_Q", stream.at(at)), project("W_K", stream), project("W_V", stream)
         if _scores_by_table(stream) and not taps.touch(f"{self.prefix}hook_q", f"{self.prefix}hook_k"):
             scores = _table_scores(q, k)
         else:
             scores = _scores(tap("hook_q", q.per_example()), tap("hook_k", k.per_example()))
-        visible = jnp.arange(stream.rows.shape[1]) <= jnp.asarray(at)[:, None]  # [R, T]
-        scores = tap("hook_attn_scores", jnp.where(visible, scores, _MASKED) / math.sqrt(c.d_head))
-        pattern = tap("hook_pattern", jax.nn.softmax(scores, axis=-1))  # [B, H, R, T]
+        visible = jnp.arange(len(stream.rows)) <= jnp.asarray(at)[:, None]  # [R, T]
+        scores = jnp.where(visible[..., None, None], scores, _MASKED) / math.sqrt(c.d_head)
+        scores = tap("hook_attn_scores", scores, (2, 3, 0, 1))
+        pattern = tap("hook_pattern", jax.nn.softmax(scores, axis=1), (2, 3, 0, 1))
         z = tap("hook_z", _mix(pattern, tap("hook_v", v.per_example())))
         w_o = self.param("W_O", _normal(c.d_model), (c.heads, c.d_head, c.d_model))
         return _matmul(z.reshape(*z.shape[:2], c.d_model), w_o.reshape(c.d_model, c.d_model))
@@ -327,30 +340,29 @@ def _matmul(x: jax.Array, w: jax.Array) -> jax.Array:
 
 
 def _scores_by_table(stream: _Stream) -> bool:
-    """Say whether scores of all token pairs are fewer products than scores of all examples, or nearly."""
-    return stream.tokens is not None and stream.rows.shape[0] ** 2 <= 4 * stream.tokens.shape[0]
+    """Say whether scores of all pairs of tokens are not many more than scores of all examples."""
+    return stream.tokens is not None and stream.rows.shape[1] ** 2 <= 4 * stream.tokens.shape[1]
 
 
 def _scores(q: jax.Array, k: jax.Array) -> jax.Array:
-    """Compute q·k for `[B, R, H, K]` and `[B, T, H, K]`: `[B, H, R, T]`."""
-    if q.shape[1] == 1:  # One query: a product and a sum, far cheaper on CPU than B·H tiny matrix products.
-        return jnp.sum(q * k, axis=-1).transpose(0, 2, 1)[:, :, None]
-    return jnp.einsum("brhk,bthk->bhrt", q, k)
+    """Compute q·k for `[R, B, H, K]` and `[T, B, H, K]`: `[R, T, B, H]`."""
+    if len(q) == 1:  # One query: a product and a sum, far cheaper on CPU than B·H tiny matrix products.
+        return jnp.sum(q * k, axis=-1)[None]
+    return jnp.einsum("rbhk,tbhk->rtbh", q, k)
 
 
 def _table_scores(q: _Stream, k: _Stream) -> jax.Array:
-    """Compute q·k once per pair of (token, position), then look it up: `[B, H, R, T]`."""
-    table = jnp.einsum("urhk,vthk->hrtuv", q.rows, k.rows)
-    heads, positions, length, _, _ = table.shape
-    h, r, t = jnp.ogrid[:heads, :positions, :length]
-    return table[h, r, t, q.tokens[:, None, :, None], k.tokens[:, None, None, :]]
+    """Compute q·k once per pair of (position, token), then look it up: `[R, T, B, H]`."""
+    table = jnp.einsum("ruhk,tvhk->rutvh", q.rows, k.rows)
+    r, t = jnp.arange(len(q.rows))[:, None, None], jnp.arange(len(k.rows))[:, None]
+    return table[r, q.tokens[:, None], t, k.tokens]
 
 
 def _mix(pattern: jax.Array, v: jax.Array) -> jax.Array:
-    """Average values `[B, T, H, K]` by attention `[B, H, R, T]`: `[B, R, H, K]`."""
-    if pattern.shape[2] == 1:
-        return jnp.sum(pattern[:, :, 0].transpose(0, 2, 1)[..., None] * v, axis=1, keepdims=True)
-    return jnp.einsum("bhrt,bthk->brhk", pattern, v)
+    """Average values `[T, B, H, K]` by attention `[R, T, B, H]`: `[R, B, H, K]`."""
+    if len(pattern) == 1:
+        return functools.reduce(operator.add, pattern[0, ..., None] * v)[None]
+    return jnp.einsum("rtbh,tbhk->rbhk", pattern, v)
 
 
 class _MLPBlock(nn.Module):
