@@ -83,7 +83,7 @@ def _print(times: dict[str, list[float]], flop: int) -> None:
         line = f"{name:<46} {median:.1f} ms (quartiles {low:.1f} to {high:.1f})"
         if reference and name.startswith("jaxadd"):
             peer = reference + (" + full test loss" if "test" in name else "")
-            line += f"   {quartiles[peer][1] / quartiles[name][1]:.1f}× faster than {peer.removeprefix('PyTorch eager: ')}"
+            line += f"   {quartiles[peer][1] / quartiles[name][1]:.1f}× as fast as {peer}"
         print(line)
 
 

@@ -79,13 +79,19 @@ def from_json(data: Any, kind: Any = RunConfig) -> Any:
 
 def difference(ours: RunConfig, theirs: RunConfig) -> list[str]:
     """List the fields in which two configs differ, as "optimizer.lr: 0.001 here, 0.003 there"."""
-    a, b = _flat(to_json(ours)), _flat(to_json(theirs))
+    a, b = flat(ours), flat(theirs)
     names = [name for name in {**a, **b} if a.get(name) != b.get(name)]
     return [f"{name}: {a.get(name, 'absent')} here, {b.get(name, 'absent')} there" for name in names]
 
 
-def _flat(data: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in data.items():
-        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
-    return flat
+def flat(config: Any, prefix: str = "") -> dict[str, Any]:
+    """List every field by its path, as in "optimizer.lr"; the class of a nested config goes under its own path."""
+    fields: dict[str, Any] = {}
+    for name, value in to_json(config).items():
+        if name == "kind":
+            fields |= {prefix.removesuffix("."): value} if prefix else {}
+        elif isinstance(value, dict):
+            fields |= flat(getattr(config, name), f"{prefix}{name}.")
+        else:
+            fields[prefix + name] = value
+    return fields

@@ -26,14 +26,15 @@ _STYLE = {
 }
 
 
-def curves(metrics: Metrics, title: str) -> Figure:
+def curves(metrics: Metrics, title: str, *, log_steps: bool = True) -> Figure:
     """Draw train and test loss (log) and accuracy over steps.
 
     Args:
       metrics: as in `fit.Result`; with several lanes the median is drawn, over a band of all of them.
       title: of the figure.
+      log_steps: draw steps on a logarithmic axis.
     """
-    figure, (loss, accuracy) = _panels(2, title)
+    figure, (loss, accuracy) = _panels(2, title, log_steps)
     for name, colour in (("train", TRAIN), ("test", TEST)):
         _line(loss, metrics, f"{name}_loss", colour, name)
         _line(accuracy, metrics, f"{name}_accuracy", colour, name)
@@ -43,12 +44,14 @@ def curves(metrics: Metrics, title: str) -> Figure:
     return figure
 
 
-def norms(metrics: Metrics, title: str) -> Figure:
+def norms(metrics: Metrics, title: str, *, log_steps: bool = True) -> Figure:
     """Draw the norms of gradient, update and weights over steps; arguments as for `curves`."""
-    figure, axes = _panels(3, title)
+    figure, axes = _panels(3, title, log_steps)
     for ax, name in zip(axes, ("grad_norm", "update_norm", "weight_norm"), strict=True):
         _line(ax, metrics, name, OTHER)
-        ax.set(yscale="log", title=name.replace("grad", "gradient").replace("_", " "), ylabel="Euclidean norm")
+        ax.set(title=name.replace("grad", "gradient").replace("_", " "), ylabel="Euclidean norm")
+        if name != "weight_norm":
+            ax.set_yscale("log")
     return figure
 
 
@@ -63,7 +66,7 @@ def error_map(wrong: np.ndarray, trained: np.ndarray, title: str) -> Figure:
     from matplotlib.colors import ListedColormap
     from matplotlib.patches import Patch
 
-    figure = _figure((6.4, 5.2), title)
+    figure = _figure((5.6, 6.2), title)
     ax = figure.subplots()
     colours = {"test, right": "#f3f0ea", "train, right": "#c9d7ea", "test, wrong": TEST, "train, wrong": "#16324f"}
     ax.imshow(
@@ -74,17 +77,38 @@ def error_map(wrong: np.ndarray, trained: np.ndarray, title: str) -> Figure:
     handles = [
         Patch(facecolor=c, edgecolor="#999999", label=t) for c, t in zip(colours.values(), labels, strict=True)
     ]
-    ax.legend(handles=handles, loc="upper left", bbox_to_anchor=(1.01, 1))
+    figure.legend(handles=handles, loc="outside lower center", ncols=2)
     ax.grid(visible=False)
     ax.set(xlabel="b", ylabel="a")
     return figure
 
 
-def _panels(count: int, title: str) -> tuple[Figure, np.ndarray]:
+def misread(images: np.ndarray, targets: np.ndarray, claims: np.ndarray, title: str) -> Figure:
+    """Draw the first images that were read wrongly, each with its digit and the claim.
+
+    Args:
+      images: `[n, features]` in [0, 1], square; at most 24 are drawn.
+      targets: `[n]`.
+      claims: `[n]`.
+      title: of the figure.
+    """
+    shown = min(len(images), 24)
+    rows = max(1, -(-shown // 8))
+    figure = _figure((8.4, 1.35 * rows + 0.5), title)
+    for ax in figure.subplots(rows, 8, squeeze=False).flat:
+        ax.set_axis_off()
+    for ax, image, target, claim in zip(figure.axes, images[:shown], targets, claims, strict=False):
+        side = round(len(image) ** 0.5)
+        ax.imshow(image.reshape(side, -1), cmap="Greys", vmin=0, vmax=1)
+        ax.set_title(f"{target}, read as {claim}", fontsize=8)
+    return figure
+
+
+def _panels(count: int, title: str, log_steps: bool) -> tuple[Figure, np.ndarray]:
     figure = _figure((4.2 * count, 3.6), title)
     axes = figure.subplots(1, count)
     for ax in axes:
-        ax.set(xlabel="step")
+        ax.set(xlabel="step + 1" if log_steps else "step", xscale="log" if log_steps else "linear")
     return figure, axes
 
 
@@ -99,11 +123,11 @@ def _figure(size: tuple[float, float], title: str) -> Figure:
 
 
 def _line(ax: Axes, metrics: Metrics, name: str, colour: str, label: str | None = None) -> None:
-    values = metrics[name]
+    # A zero (the update of a warm-up's first step) has no place on a logarithmic axis.
+    values = np.where(metrics[name] == 0, np.nan, metrics[name]) if name.endswith("norm") else metrics[name]
     measured = ~np.all(np.isnan(values), axis=0)
-    # Steps run from 1, so that step 0 has a place on a logarithmic axis.
-    step, values = metrics["step"][measured] + 1, values[:, measured]
-    ax.set_xscale("log")
+    # On a logarithmic axis steps count from 1, so that step 0 has a place.
+    step, values = metrics["step"][measured] + (ax.get_xscale() == "log"), values[:, measured]
     if len(values) > 1:
         ax.fill_between(step, np.nanmin(values, axis=0), np.nanmax(values, axis=0), color=colour, alpha=0.2, lw=0)
     ax.plot(step, np.nanmedian(values, axis=0), color=colour, lw=1.4, label=label)

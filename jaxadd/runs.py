@@ -40,17 +40,33 @@ _UNREADABLE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib
 Note = Callable[[str], None]
 
 
+class Origin(NamedTuple):
+    """What made a run.
+
+    Attributes:
+      experiment: the name of the module in `experiments`, or "" for a run made by library calls.
+      config: the config it runs with.
+      environment: the versions and the device it began with.
+    """
+
+    experiment: str
+    config: RunConfig
+    environment: dict[str, str]
+
+
 class Record(NamedTuple):
     """What a run folder holds.
 
     Attributes:
-      config: the config it ran with.
-      environment: versions, device and precision it ran with.
+      experiment: as in Origin.
+      config: as in Origin.
+      environment: as in Origin.
       metrics: as in `fit.Result`.
       params: final parameters by path, leading S; empty while the run is not complete.
       summary: headline numbers; empty while the run is not complete.
     """
 
+    experiment: str
     config: RunConfig
     environment: dict[str, str]
     metrics: Metrics
@@ -61,21 +77,24 @@ class Record(NamedTuple):
 def load(folder: str | os.PathLike) -> Record:
     """Read a run folder; raises ValueError where it is none or its files are damaged."""
     folder = Path(folder)
-    config, environment = _read_config(folder)
-    summary = folder / "summary.json"
+    origin = read_origin(folder)
     try:
-        metrics = _read_npz(folder / "metrics.npz")
-        if not summary.is_file():
-            return Record(config, environment, metrics, {}, {})
-        return Record(config, environment, metrics, _read_npz(folder / "params.npz"), json.loads(summary.read_text()))
+        metrics = read_npz(folder / "metrics.npz")
+        if not (folder / "summary.json").is_file():
+            return Record(*origin, metrics, {}, {})
+        params, summary = read_npz(folder / "params.npz"), json.loads((folder / "summary.json").read_text())
     except _UNREADABLE as error:
-        raise ValueError(f"{folder} has no whole record of its run yet ({error}); resume it") from error
+        raise ValueError(
+            f"the record in {folder} is missing or damaged ({first_line(error)}); resume the run"
+        ) from error
+    return Record(*origin, metrics, params, summary)
 
 
 def train(
     trainer: Trainer,
     folder: str | os.PathLike,
     *,
+    experiment: str = "",
     extend: bool = False,
     watch: Callable[[Progress], None] | None = None,
     note: Note = print,
@@ -85,6 +104,7 @@ def train(
     Args:
       trainer: the config made ready.
       folder: made if it does not exist.
+      experiment: recorded as what made the run.
       extend: allow the folder's config to differ in its number of steps, and go on to this config's.
       watch: called after every chunk.
       note: called with a sentence on anything the user should know (resumed, fell back, diverged).
@@ -98,7 +118,7 @@ def train(
     """
     folder, config = Path(folder), trainer.config
     with _locked(folder):
-        _claim(folder, config, extend, note)
+        _claim(folder, Origin(experiment, config, environment()), extend, note)
         if (folder / "summary.json").is_file():
             note(f"{folder} is complete; nothing is left to train")
             return load(folder)
@@ -151,7 +171,8 @@ def replay(
       ValueError: the steps are not within the run, or that replay exists already.
     """
     folder = Path(folder)
-    config, environment = _read_config(folder)
+    origin = read_origin(folder)
+    config = origin.config
     if not 0 <= start <= stop <= config.steps:
         raise ValueError(
             f"a replay goes from one step of the run to a later one, 0 to {config.steps}; got {start} to {stop}"
@@ -161,7 +182,7 @@ def replay(
     target = folder / "replays" / (name or f"{start}-{stop}")
     if target.exists():
         raise ValueError(f"{target} exists already; remove it or choose another name")
-    _warn_of_other_environment(environment, note)
+    _warn_of_other_environment(origin, note)
     trainer = Trainer(config)
     state, _ = restore(folder, trainer, at_most=start, note=note)
     state = trainer.init() if state is None else state
@@ -183,8 +204,7 @@ def replay(
             snapshot(state)
         result = fit(trainer, state=state, until=stop + 1, eval_every=1, save_at=wanted, save=snapshot, watch=watch)
         _write_npz(part / "metrics.npz", result.metrics)
-        about = {"replay_of": str(folder), "from": start, "to": stop, "snapshots": wanted}
-        _write_config(part, config, about)
+        _write_origin(part, origin, {"replay_of": str(folder), "from": start, "to": stop, "snapshots": wanted})
         part.rename(target)
     finally:
         shutil.rmtree(part, ignore_errors=True)
@@ -215,7 +235,7 @@ def restore(
         try:
             state = _load_checkpoint(Path(folder) / "checkpoints" / f"{step:08d}", like)
         except _UNREADABLE as error:
-            note(f"checkpoint {step} is damaged or foreign and is passed over: {_first_line(error)}")
+            note(f"checkpoint {step} is damaged or foreign and is passed over: {first_line(error)}")
             continue
         if metrics is None:
             return state, None
@@ -296,50 +316,52 @@ def _locked(folder: Path) -> Iterator[None]:
         lock.release()
 
 
-def _claim(folder: Path, config: RunConfig, extend: bool, note: Note) -> None:
+def _claim(folder: Path, origin: Origin, extend: bool, note: Note) -> None:
     """Check that the folder holds this config, or make it do so where it holds none."""
     if not (folder / "config.json").exists():
-        if any(path.name != ".lock" and not path.name.endswith(".part") for path in folder.iterdir()):
-            raise ValueError(f"{folder} exists and is no run folder; choose another name")
+        if any(not path.name.startswith(".") for path in folder.iterdir()):
+            raise ValueError(f"{folder} holds files but no run; choose another name")
+        _write_origin(folder, origin)
         (folder / "checkpoints").mkdir(exist_ok=True)
-        _write_config(folder, config, {})
         return
-    theirs, environment = _read_config(folder)
-    if extend and theirs.steps != config.steps:
+    theirs = read_origin(folder)
+    config = theirs.config
+    if extend and config.steps != origin.config.steps:
         newest = max(checkpoint_steps(folder), default=0)
-        if config.steps < newest:
-            raise ValueError(f"{folder} is already at step {newest}; it cannot be cut to {config.steps} steps")
-        (folder / "summary.json").unlink(missing_ok=True)
-        theirs = replace(theirs, steps=config.steps)
-        _write_config(folder, theirs, {})
-    if difference := configs.difference(config, theirs):
+        if origin.config.steps < newest:
+            raise ValueError(f"{folder} is already at step {newest}; it cannot be cut to {origin.config.steps} steps")
+        config = replace(config, steps=origin.config.steps)
+    if difference := configs.difference(origin.config, config):
         raise ValueError(f"{folder} holds a run of another config ({'; '.join(difference)}); choose another name")
-    _warn_of_other_environment(environment, note)
+    if config != theirs.config:
+        (folder / "summary.json").unlink(missing_ok=True)
+        _write_origin(folder, theirs._replace(config=config))
+    _warn_of_other_environment(theirs, note)
+    (folder / "checkpoints").mkdir(exist_ok=True)
     for leftover in [*folder.glob(".*.part"), *(folder / "checkpoints").glob("*orbax-checkpoint-tmp*")]:
         shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
 
 
-def _write_config(folder: Path, config: RunConfig, about: dict[str, Any]) -> None:
-    data = about | {"config": configs.to_json(config), "environment": environment()}
+def _write_origin(folder: Path, origin: Origin, more: dict[str, Any] | None = None) -> None:
+    data = origin._asdict() | {"config": configs.to_json(origin.config)} | (more or {})
     _write_text(folder / "config.json", json.dumps(data, indent=2) + "\n")
 
 
-def _read_config(folder: str | os.PathLike) -> tuple[RunConfig, dict[str, str]]:
+def read_origin(folder: str | os.PathLike) -> Origin:
+    """Read what made a run; raises ValueError where the folder is no run folder."""
     path = Path(folder) / "config.json"
     try:
         data = json.loads(path.read_text())
-        return configs.from_json(data["config"]), data["environment"]
-    except FileNotFoundError as error:
-        raise ValueError(f"{folder} is no run folder: it has no config.json") from error
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read as a config: {_first_line(error)}") from error
+        return Origin(data["experiment"], configs.from_json(data["config"]), data["environment"])
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise ValueError(f"{folder} is no run folder: there is no {path}") from error
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read as the config of a run: {first_line(error)}") from error
 
 
-def _warn_of_other_environment(theirs: dict[str, str], note: Note) -> None:
-    ours = environment()
-    if changed := [
-        f"{name} {theirs.get(name)} then, {ours[name]} now" for name in ours if ours[name] != theirs.get(name)
-    ]:
+def _warn_of_other_environment(origin: Origin, note: Note) -> None:
+    now, then = environment(), origin.environment
+    if changed := [f"{name} {then.get(name)} then, {now[name]} now" for name in now if now[name] != then.get(name)]:
         note(f"not bit for bit the run it was, since the machine has changed: {'; '.join(changed)}")
 
 
@@ -361,25 +383,30 @@ def _compare(recorded: Metrics | None, again: Metrics) -> str:
 
 def flatten(tree: Any) -> dict[str, np.ndarray]:
     """Name the leaves of a pytree by their path, as in "blocks.0.attn.W_Q", on the host."""
+    return {name: _to_host(leaf) for name, leaf in named_leaves(tree)}
+
+
+def named_leaves(tree: Any) -> list[tuple[str, Any]]:
+    """List the leaves of a pytree with their paths, as in "blocks.0.attn.W_Q"."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {jax.tree_util.keystr(path, simple=True, separator="."): _to_host(leaf) for path, leaf in leaves}
+    return [(jax.tree_util.keystr(path, simple=True, separator="."), leaf) for path, leaf in leaves]
 
 
 def nest(arrays: dict[str, np.ndarray], like: Any) -> Any:
     """Undo `flatten`, into the structure, shapes and dtypes of `like`; raises ValueError where they differ."""
-    leaves, structure = jax.tree_util.tree_flatten_with_path(like)
-    names = [jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in leaves]
-    if set(names) != set(arrays):
-        raise ValueError(f"it holds other arrays than this model: {', '.join(sorted(set(names) ^ set(arrays)))}")
+    expected = dict(named_leaves(like))
+    if expected.keys() != arrays.keys():
+        wrong = ", ".join(sorted(expected.keys() ^ arrays.keys()))
+        raise ValueError(f"it holds other arrays than this model: {wrong}")
     nested = []
-    for name, (_, leaf) in zip(names, leaves, strict=True):
+    for name, leaf in expected.items():
         array = jax.numpy.asarray(arrays[name])
         if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             array = jax.random.wrap_key_data(array)
         if array.shape != leaf.shape or array.dtype != leaf.dtype:
             raise ValueError(f"its {name} is {array.dtype}{array.shape}, expected {leaf.dtype}{leaf.shape}")
         nested.append(array)
-    return jax.tree_util.tree_unflatten(structure, nested)
+    return jax.tree.unflatten(jax.tree.structure(like), nested)
 
 
 def _to_host(leaf: jax.Array) -> np.ndarray:
@@ -405,7 +432,7 @@ def _save_checkpoint(checkpoints: Path, state: TrainState) -> None:
     try:
         ocp.save(path, arrays, overwrite=True, custom_metadata={"crc32": _checksum(arrays)})
     except Exception as error:  # Orbax tells of a full disk in several types; all mean that nothing was saved.
-        raise OSError(f"checkpoint {path} could not be written: {_first_line(error)}") from error
+        raise OSError(f"checkpoint {path} could not be written: {first_line(error)}") from error
 
 
 def _load_checkpoint(path: Path, like: TrainState) -> TrainState:
@@ -423,13 +450,14 @@ def _load_checkpoint(path: Path, like: TrainState) -> TrainState:
 
 def _metrics_or_none(folder: str | os.PathLike) -> Metrics | None:
     try:
-        return _read_npz(Path(folder) / "metrics.npz")
+        return read_npz(Path(folder) / "metrics.npz")
     except _UNREADABLE:
         return None
 
 
-def _read_npz(path: Path) -> dict[str, np.ndarray]:
-    with np.load(path) as arrays:
+def read_npz(path: Path) -> dict[str, np.ndarray]:
+    """Read all arrays of an npz file by name."""
+    with path.open("rb") as file, np.load(file) as arrays:
         return {name: arrays[name] for name in arrays.files}
 
 
@@ -457,5 +485,6 @@ def _replacing(path: Path) -> Iterator[Path]:
         part.unlink(missing_ok=True)
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """Give the first line of what an error says."""
     return (str(error) or type(error).__name__).splitlines()[0][:200]

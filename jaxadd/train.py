@@ -158,9 +158,9 @@ class Trainer:
         row = {
             "train_loss": loss,
             "train_accuracy": accuracy,
-            "grad_norm": optax.global_norm(grads),
-            "update_norm": optax.global_norm(updates),
-            "weight_norm": optax.global_norm(state.params),
+            "grad_norm": optax.tree.norm(grads),
+            "update_norm": optax.tree.norm(updates),
+            "weight_norm": optax.tree.norm(state.params),
             **test,
         }
         finite = jnp.isfinite(loss) & jnp.isfinite(row["grad_norm"])

@@ -1,0 +1,62 @@
+"""Run a part of a run again, exactly, and record every step densely: how one looks inside a loss spike."""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from jaxadd import cli, figures, report, runs
+
+
+@dataclass(frozen=True)
+class Replay:
+    """Run a part of a run again, exactly, and record every step densely: how one looks inside a loss spike.
+
+    The steps are run from the nearest checkpoint before them. The test set is evaluated at every step, and
+    the recorded train losses must be met again bit for bit; whether they were is printed. Everything goes
+    to a folder of its own, RUN/replays/NAME.
+    """
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """the run folder, such as runs/modular_addition/quick"""
+    start: Annotated[int, tyro.conf.arg(name="from")]
+    """the first step to record"""
+    to: int
+    """the last step to record"""
+    snapshots: tuple[str, ...] = ()
+    """steps at which to keep the parameters: numbers, or ranges such as 100:200:10, end included"""
+    name: str | None = None
+    """name of the replay's folder; FROM-TO by default"""
+
+
+def main(options: Replay) -> int:
+    """Replay and draw; gives the exit status."""
+    steps = [step for text in options.snapshots for step in parse_steps(text)]
+    with report.progress_bar(runs.read_origin(options.run).config) as (watch, note):
+        folder = runs.replay(options.run, options.start, options.to, steps, name=options.name, watch=watch, note=note)
+    metrics = runs.read_npz(folder / "metrics.npz")
+    title = f"{options.run}, steps {options.start:,} to {options.to:,}"
+    drawn = {
+        "curves": figures.curves(metrics, title, log_steps=False),
+        "norms": figures.norms(metrics, title, log_steps=False),
+    }
+    cli.save_figures(drawn, folder)
+    return 0
+
+
+def parse_steps(text: str) -> list[int]:
+    """Read "120" or "100:200:10" (end included) as steps; raises ValueError for anything else."""
+    try:
+        numbers = [int(part) for part in text.split(":")]
+    except ValueError:
+        numbers = []
+    if not 1 <= len(numbers) <= 3 or (len(numbers) == 3 and numbers[2] < 1):
+        raise ValueError(f"--snapshots takes steps such as 120, 100:200 or 100:200:10, got {text!r}")
+    first, last, every = numbers if len(numbers) == 3 else (numbers[0], numbers[-1], 1)
+    return list(range(first, last + 1, every))
+
+
+if __name__ == "__main__":
+    sys.exit(cli.command("experiments.replay", Replay, main))

@@ -1,0 +1,34 @@
+"""Go on with a run that was killed, from its newest whole checkpoint; or make a complete one longer."""
+
+import importlib
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from jaxadd import cli, runs
+from jaxadd.train import Trainer
+
+
+@dataclass(frozen=True)
+class Resume:
+    """Go on with a run that was killed, from its newest whole checkpoint; or make a complete one longer."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """the run folder, such as runs/modular_addition/quick"""
+    steps: int | None = None
+    """go on to this many steps instead of the run's own number"""
+
+
+def main(options: Resume) -> int:
+    """Resume and report; gives the exit status."""
+    origin = runs.read_origin(options.run)
+    experiment = importlib.import_module(f"experiments.{origin.experiment}")
+    config = origin.config if options.steps is None else replace(origin.config, steps=options.steps)
+    return cli.run(origin.experiment, Trainer(config), options.run, experiment.draw, extend=options.steps is not None)
+
+
+if __name__ == "__main__":
+    sys.exit(cli.command("experiments.resume", Resume, main))

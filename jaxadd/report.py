@@ -1,0 +1,188 @@
+"""What a person sees of a run in the terminal: the header, the progress bar and the outcome."""
+
+import contextlib
+import dataclasses
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jaxadd import runs
+from jaxadd.config import RunConfig
+from jaxadd.fit import Progress
+from jaxadd.tasks import Batch
+from jaxadd.train import DIVERGED, Trainer
+
+INDENT = 12
+_SHOWN_ANSWERS = 5
+
+
+class Answers(NamedTuple):
+    """What the first lane of a run answers to a batch.
+
+    Attributes:
+      inputs: `[B, T]`.
+      targets: int32 `[B, R]`.
+      claims: int32 `[B, R]`, the class of the largest logit.
+      wrong: int `[·]`, the examples with a wrong claim.
+    """
+
+    inputs: np.ndarray
+    targets: np.ndarray
+    claims: np.ndarray
+    wrong: np.ndarray
+
+
+def answers(trainer: Trainer, record: runs.Record, batch: Batch | None = None) -> Answers:
+    """Let the first lane of a finished run answer a batch, its own test set by default."""
+    params = runs.nest(record.params, trainer.abstract_state().params)
+    params, split = jax.tree.map(lambda x: x[0], (params, trainer.data.lane))
+    if batch is None:
+        batch = trainer.config.task.test_batch(trainer.data._replace(lane=split))
+    logits, _ = jax.jit(trainer.model.apply)(params, batch.inputs)
+    claims, targets = np.asarray(logits.argmax(-1)), np.asarray(batch.targets)
+    return Answers(np.asarray(batch.inputs), targets, claims, np.flatnonzero((claims != targets).any(axis=-1)))
+
+
+def name_seeds(config: RunConfig) -> str:
+    """Name the lanes of a run for a title."""
+    return f"seed {config.seeds[0]}" if len(config.seeds) == 1 else f"{len(config.seeds)} seeds, median and range"
+
+
+def header(trainer: Trainer, folder: Path) -> str:
+    """Describe a run before it starts."""
+    config, place = trainer.config, runs.environment()
+    split = {name: part.shape[1] for name, part in trainer.data.lane.items()}
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(trainer.abstract_state().params)) // len(config.seeds)
+    stop = f", stops at {config.stop.metric} {config.stop.threshold:g}" if config.stop.metric != "none" else ""
+    lines = {
+        "task": _fields(config.task),
+        "": f"{split['train']:,} train, {split['test']:,} test examples, {config.task.sizes.classes} classes",
+        "model": _fields(config.model),
+        " ": f"{parameters:,} parameters, {config.model.dtype}, matrix precision {config.model.precision}",
+        "  ": f"{_engineering(trainer.arithmetic())}FLOP in matrix products, a step and lane",
+        "optimizer": _fields(config.optimizer),
+        "run": f"{config.steps:,} steps{stop}; test set every {config.eval_every}, "
+        f"checkpoint every {config.checkpoint_every}; seeds {', '.join(map(str, config.seeds))}",
+        "device": f"{place['device']}; JAX {place['jax']}, Python {place['python']}",
+        "folder": str(folder),
+    }
+    return "\n".join(f"{name:<{INDENT}}{text}" for name, text in lines.items())
+
+
+def _engineering(value: float) -> str:
+    for prefix, scale in (("T", 1e12), ("G", 1e9), ("M", 1e6)):
+        if value >= scale:
+            return f"{value / scale:.2f} {prefix}"
+    return f"{value / 1e3:.1f} k"
+
+
+def _fields(config: Any) -> str:
+    hidden = ("dtype", "precision")
+    values = (f"{f.name} {getattr(config, f.name)}" for f in dataclasses.fields(config) if f.name not in hidden)
+    return f"{type(config).__name__}: " + ", ".join(values)
+
+
+def shapes(trainer: Trainer) -> str:
+    """List the dtype and shape of every batch, parameter, gradient, optimiser array and activation of one lane."""
+    task, model = trainer.config.task, trainer.model
+    state, split = jax.tree.map(lambda x: x[0], (trainer.init(), trainer.data.lane))
+    data = trainer.data._replace(lane=split)
+    batches = {"train": task.train_batch(data, state.key, state.step), "test": task.test_batch(data)}
+    logits, seen = jax.eval_shape(lambda b: model.apply(state.params, b.inputs, names=model.names), batches["train"])
+    gradients = jax.eval_shape(lambda b: jax.grad(trainer.loss, has_aux=True)(state.params, b)[0], batches["train"])
+    parts = {
+        "batch": batches,
+        "parameter": state.params,
+        "gradient": gradients,
+        "optimizer": state.opt_state,
+        "activation": {name: seen[name] for name in model.names} | {"logits": logits},
+    }
+    rows = [(part, *row) for part, tree in parts.items() for row in runs.named_leaves(tree)]
+    width = max(len(name) for _, name, _ in rows)
+    return "\n".join(
+        f"  {part:<11}{name:<{width}}  {leaf.dtype!s:<8} {list(leaf.shape)}" for part, name, leaf in rows
+    )
+
+
+@contextlib.contextmanager
+def progress_bar(config: RunConfig) -> Iterator[tuple[Callable[[Progress], None], Callable[[str], None]]]:
+    """Show a bar with losses, accuracies, rate and time left; gives `watch` and `note` for `runs.train`."""
+    from tqdm import tqdm
+
+    told = set()
+    with tqdm(
+        total=config.steps,
+        desc="compiling",
+        unit="step",
+        dynamic_ncols=True,
+        # A log file gets a line now and then, not one twice a second.
+        mininterval=0.1 if sys.stderr.isatty() else 20,
+        bar_format="{desc}{percentage:3.0f}% |{bar:20}| {n_fmt}/{total_fmt}{postfix}, {rate_fmt}, {remaining} left",
+    ) as bar:
+
+        def watch(progress: Progress) -> None:
+            made = min(progress.done, config.steps)
+            if bar.desc:  # The first chunk: what was made before, and compiling, do not count for the rate.
+                bar.set_description_str("", refresh=False)
+                bar.initial = bar.n = made
+                bar.start_t = bar.last_print_t = bar._time()
+            values = {name: _median(lanes) for name, lanes in progress.latest.items()}
+            bar.set_postfix_str(
+                "train {train_loss:.1e} {train_accuracy:.1%}, test {test_loss:.1e} {test_accuracy:.1%}".format(
+                    **values
+                ),
+                refresh=False,
+            )
+            bar.update(made - bar.n)
+            for lane in np.flatnonzero(progress.status == DIVERGED):
+                if lane not in told:
+                    told.add(lane)
+                    note(
+                        f"seed {config.seeds[lane]} diverged and is frozen: "
+                        f"its loss or gradient was not finite at step {progress.step[lane]}"
+                    )
+
+        def note(text: str) -> None:
+            bar.write(f"note: {text}", file=sys.stderr)
+
+        yield watch, note
+
+
+def _median(lanes: np.ndarray) -> float:
+    return float("nan") if np.isnan(lanes).all() else float(np.nanmedian(lanes))
+
+
+def outcome(trainer: Trainer, record: runs.Record) -> str:
+    """Tell how a run ended: a table of its lanes, its speed, and the first few wrong answers in words."""
+    summary, config = record.summary, trainer.config
+    columns = ("seed", "status", "steps", "train ≥ 99 %", "test ≥ 99 %", "train loss", "test loss", "test accuracy")
+    rows = [columns]
+    for lane in summary["lanes"]:
+        steps = [lane[f"step of {part}_accuracy >= 0.99"] for part in ("train", "test")]
+        losses = [lane[f"final {part}_loss"] for part in ("train", "test")]
+        accuracy = lane["final test_accuracy"]
+        rows.append(
+            (
+                str(lane["seed"]),
+                lane["status"],
+                f"{lane['steps']:,}",
+                *("never" if step is None else f"step {step:,}" for step in steps),
+                *("none" if loss is None else f"{loss:.2e}" for loss in losses),
+                "none" if accuracy is None else f"{accuracy:.2%}",
+            )
+        )
+    widths = [max(len(row[i]) for row in rows) for i in range(len(columns))]
+    table = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    rate = f" ({summary['steps_per_second']:.1f} steps/s)" if summary["steps_per_second"] else ""
+    speed = f"{summary['run_seconds']:.1f} s running{rate}, {summary['compile_seconds']:.1f} s compiling"
+    test = answers(trainer, record)
+    wrong = f"{len(test.wrong):,} of {len(test.targets):,} test answers (seed {config.seeds[0]})"
+    said = [
+        f"  {config.task.describe(test.inputs[i], test.targets[i], test.claims[i])}"
+        for i in test.wrong[:_SHOWN_ANSWERS]
+    ]
+    return "\n".join(["", *table, "", f"{'time':<{INDENT}}{speed}", f"{'wrong':<{INDENT}}{wrong}", *said])

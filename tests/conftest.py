@@ -1,0 +1,30 @@
+"""Small configs that many tests train."""
+
+from dataclasses import replace
+
+import pytest
+
+from jaxadd.config import RunConfig
+from jaxadd.model import Transformer
+from jaxadd.optimizers import AdamW
+from jaxadd.tasks import Modular
+
+
+@pytest.fixture(scope="session")
+def tiny():
+    """A run of two lanes that takes a moment."""
+    return RunConfig(
+        task=Modular(p=7, train_fraction=0.6),
+        model=Transformer(d_model=16, heads=2, d_mlp=32),
+        optimizer=AdamW(lr=1e-2),
+        steps=40,
+        seeds=(0, 1),
+        eval_every=5,
+        checkpoint_every=10,
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_one(tiny):
+    """The same with one lane."""
+    return replace(tiny, seeds=(0,))

@@ -1,0 +1,192 @@
+"""The command line: presets, flags, errors in one line, and what a person sees."""
+
+import importlib
+import json
+import os
+import struct
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from experiments import handwritten_digits, modular_addition, replay
+from jaxadd import cli, runs
+
+SMALL = (
+    ["--task.p", "7", "--task.train-fraction", "0.6", "--model.d-model", "16", "--model.heads", "2", "--model.d-mlp", "32", "--eval-every", "5"]
+)
+
+
+@pytest.fixture
+def shell(tmp_path, monkeypatch, capsys):
+    """Run a command line in an empty folder: gives its exit status, standard output and standard error."""
+
+    def run(module, *words):
+        monkeypatch.chdir(tmp_path)
+        name = f"experiments.{module}"
+        monkeypatch.setattr(sys, "argv", [name, *map(str, words)])
+        code = importlib.import_module(name)
+        if hasattr(code, "PRESETS"):
+            status = cli.main(name, code.__doc__, code.PRESETS, code.draw)
+        else:
+            status = cli.command(name, getattr(code, module.capitalize()), code.main)
+        return (status, *capsys.readouterr())
+
+    return run
+
+
+def assert_one_line(error, words):
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1, error
+    assert words in error
+    assert "Traceback" not in error
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--task.p", "1"], "p must be a modulus from 2"),
+        (["--task.operation", "divide"], "add"),
+        (["--task.train-fraction", "0"], "leaves 0 to train on"),
+        (["--task.train-fraction", "1"], "leaves 12769 to train on"),
+        (["--model.heads", "3"], "d_model must be divisible by heads"),
+        (["--steps", "-4"], "steps must be at least 0, got -4"),
+        (["--steps", "many"], "--steps"),
+        (["--optimizer", "lion"], "--optimizer must be one of adamw, adam, sgd, got lion"),
+        (["--optimizer"], "got nothing"),
+        (["--optimizer.lr", "-1"], "AdamW.lr must be a number at least 0"),
+        (["--task.batch-size", "0"], "batch_size must be from 1"),
+        (["--seeds", "1", "1"], "seeds"),
+        (["--nonsense", "3"], "--nonsense"),
+        (["slow"], "no preset is named 'slow'; there are quick, mainline, debug"),
+    ],
+)
+def test_bad_arguments(shell, tmp_path, words, said):
+    status, out, error = shell("modular_addition", *words)
+    assert status == 2
+    assert out == ""
+    assert_one_line(error, said)
+    assert not list(tmp_path.iterdir()), "no run folder half made"
+
+
+def test_bad_idx_files(shell, tmp_path):
+    status, _, error = shell("handwritten_digits", "mnist", "--task.folder", tmp_path)
+    assert status == 2
+    assert_one_line(error, "no file train-images-idx3-ubyte")
+    (tmp_path / "train-images-idx3-ubyte").write_bytes(struct.pack(">4B3I", 0, 0, 8, 3, 10, 28, 28) + b"short")
+    status, _, error = shell("handwritten_digits", "mnist", "--task.folder", tmp_path)
+    assert status == 2
+    assert_one_line(error, "should hold 7840 bytes of data by its header, holds 5")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_run_is_made_shown_and_found_again(shell, tmp_path):
+    status, out, error = shell("modular_addition", *SMALL, "--steps", 30)
+    assert status == 0
+    folder = next((tmp_path / "runs" / "modular_addition").iterdir())
+    assert folder.name.startswith("quick,task.p=7,")
+    for said in ("29 train, 20 test", "parameters", "FLOP", "JAX", "mod 7: claims"):
+        assert said in out
+    assert "30/30" in error
+    drawn = {path.name for path in (folder / "figures").iterdir()}
+    assert drawn == {"curves.png", "norms.png", "errors.png"}
+    status, out, error = shell("modular_addition", *SMALL, "--steps", 30)
+    assert status == 0
+    assert "is complete" in error
+
+
+def test_resume_and_replay_from_the_command_line(shell, tmp_path):
+    shell("modular_addition", *SMALL, "--steps", 20, "--name", "a")
+    folder = tmp_path / "runs" / "modular_addition" / "a"
+    (folder / "summary.json").unlink()
+    status, _, error = shell("resume", folder)
+    assert status == 0
+    assert "going on from step 20 of 20" in error
+    status, out, error = shell("resume", folder, "--steps", 30)
+    assert status == 0
+    assert runs.load(folder).summary["lanes"][0]["steps"] == 30
+    status, _, error = shell("replay", folder, "--from", 5, "--to", 12, "--snapshots", "5", "8:12:2")
+    assert status == 0
+    assert "8 recorded train losses were met again, bit for bit" in error
+    new = folder / "replays" / "5-12"
+    assert [p.name for p in sorted((new / "snapshots").iterdir())] == [f"{i:08d}.npz" for i in (5, 8, 10, 12)]
+    assert (new / "figures" / "curves.png").is_file()
+    for words, said in (
+        [("--from", 5, "--to", 99), "0 to 30"],
+        [("--from", 1, "--to", 2, "--snapshots", "x"), "got 'x'"],
+    ):
+        status, _, error = shell("replay", folder, *words)
+        assert status == 2
+        assert_one_line(error, said)
+
+
+def test_another_config_under_the_same_name(shell):
+    shell("modular_addition", *SMALL, "--steps", 5, "--name", "a")
+    status, _, error = shell("modular_addition", *SMALL, "--steps", 6, "--name", "a")
+    assert status == 2
+    assert_one_line(error.splitlines()[-1] + "\n", "steps: 6 here, 5 there")
+
+
+def test_a_folder_that_cannot_be_made(shell, tmp_path):
+    (tmp_path / "runs").write_text("a file where the folder should be")
+    status, _, error = shell("modular_addition", *SMALL, "--steps", 5)
+    assert status == 2
+    assert_one_line(error.splitlines()[-1] + "\n", "runs")
+
+
+def test_errors_of_other_code_are_not_hidden(monkeypatch, shell):
+    def broken(trainer, record):
+        np.zeros(3).reshape(2)
+
+    monkeypatch.setattr(modular_addition, "draw", broken)
+    with pytest.raises(ValueError, match="cannot reshape"):
+        shell("modular_addition", *SMALL, "--steps", 1)
+
+
+def test_help_is_short_lines_and_names_everything(shell, capsys):
+    with pytest.raises(SystemExit) as caught:
+        shell("modular_addition", "--help")
+    assert caught.value.code == 0
+    out = capsys.readouterr().out
+    for said in ("mainline", "--optimizer adamw | adam | sgd", "--task.p INT", "--seeds", "--runs", "grok"):
+        assert said in out
+
+
+@pytest.mark.slow
+def test_debug_preset_prints_every_shape(shell):
+    status, out, _ = shell("modular_addition", "debug", "--steps", 1)
+    assert status == 0
+    for said in ("batch      train.inputs", "blocks.0.attn.hook_pattern", "gradient", "[14, 2, 1, 3]"):
+        assert said in out
+
+
+def test_digits_are_read(shell, tmp_path):
+    status, out, _ = shell("handwritten_digits", "--seeds", 0, 1, 2)
+    assert status == 0
+    summary = json.loads(next(tmp_path.glob("runs/*/*/summary.json")).read_text())
+    assert all(lane["final test_accuracy"] >= 0.97 for lane in summary["lanes"])
+    assert summary["run_seconds"] < 20
+    assert "read as a" in out
+
+
+def test_presets_are_what_the_reference_says():
+    mainline = modular_addition.PRESETS["mainline"]
+    assert (mainline.task.p, mainline.task.train_fraction) == (113, 0.3)
+    assert (mainline.optimizer.lr, mainline.optimizer.weight_decay, mainline.optimizer.b2) == (1e-3, 1.0, 0.98)
+    assert modular_addition.PRESETS["debug"].debug
+    assert all(replace(p, seeds=(1,)) for p in handwritten_digits.PRESETS.values())
+
+
+@pytest.mark.parametrize(("text", "steps"), [("7", [7]), ("3:5", [3, 4, 5]), ("0:10:4", [0, 4, 8])])
+def test_steps_in_words(text, steps):
+    assert replay.parse_steps(text) == steps
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_read_only_folder(shell, tmp_path):
+    tmp_path.chmod(0o500)
+    status, _, error = shell("modular_addition", *SMALL, "--steps", 5)
+    tmp_path.chmod(0o700)
+    assert status == 2
+    assert "error: " in error

@@ -1,0 +1,54 @@
+"""Configs survive JSON, and differences are told."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from jaxadd import config as configs
+from jaxadd.config import RunConfig, Stop
+from jaxadd.model import MLP
+from jaxadd.optimizers import SGD
+from jaxadd.tasks import Digits, Modular
+
+CONFIGS = [
+    RunConfig(),
+    RunConfig(
+        task=Digits(folder="x"), model=MLP(hidden=(3, 4)), optimizer=SGD(), seeds=(4, 2), stop=Stop("test_loss", 0.5)
+    ),
+    RunConfig(task=Modular(p=6, split_seed=3, batch_size=4), debug=True),
+]
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_round_trip(config):
+    again = configs.from_json(json.loads(json.dumps(configs.to_json(config))))
+    assert again == config
+    assert hash(again) == hash(config)
+
+
+def test_difference():
+    assert configs.difference(RunConfig(), RunConfig()) == []
+    other = replace(RunConfig(task=Modular(p=7)), optimizer=SGD(lr=1e-3), steps=3)
+    said = configs.difference(RunConfig(), other)
+    assert "task.p: 113 here, 7 there" in said
+    assert "optimizer: AdamW here, SGD there" in said
+    assert "optimizer.momentum: absent here, 0.9 there" in said
+    assert not any("optimizer.lr" in line for line in said)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda d: d.update(kind="os.system"), "expected one of RunConfig"),
+        (lambda d: d["task"].update(kind="Addition"), "expected one of Modular, Digits"),
+        (lambda d: d["task"].pop("p"), "fields of Modular have changed since this was written: p"),
+        (lambda d: d.update(novel=3), "novel"),
+        (lambda d: d["task"].update(p=1), "modulus"),
+    ],
+)
+def test_foreign_json(change, words):
+    data = configs.to_json(RunConfig())
+    change(data)
+    with pytest.raises(ValueError, match=words):
+        configs.from_json(data)

@@ -1,0 +1,222 @@
+"""Training: one trace, lanes, chunks, thresholds, divergence, and that it groks."""
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxadd import fit as fit_module
+from jaxadd.config import RunConfig, Stop
+from jaxadd.fit import fit
+from jaxadd.model import Transformer
+from jaxadd.optimizers import SGD, AdamW
+from jaxadd.runs import flatten
+from jaxadd.tasks import Modular
+from jaxadd.train import DIVERGED, METRICS, RUNNING, STOPPED, Trainer
+
+
+@pytest.fixture(scope="module")
+def whole(tiny):
+    return fit(Trainer(tiny))
+
+
+@pytest.fixture(scope="module")
+def easy(tiny):
+    """A run whose test set is learned as well."""
+    config = replace(tiny, task=Modular(p=5, train_fraction=0.8), optimizer=AdamW(lr=1e-2, weight_decay=0.1))
+    return config, fit(Trainer(config))
+
+
+def assert_same(a, b):
+    assert a.keys() == b.keys()
+    for name in a:
+        np.testing.assert_array_equal(a[name], b[name], err_msg=name)
+
+
+def test_record_of_a_run(tiny, whole):
+    metrics = whole.metrics
+    np.testing.assert_array_equal(metrics["step"], np.arange(41))
+    measured = metrics["step"] % 5 == 0
+    for name in METRICS:
+        assert metrics[name].shape == (2, 41)
+        assert np.isfinite(metrics[name][:, measured]).all()
+        assert np.isnan(metrics[name][:, ~measured]).all() == name.startswith("test_")
+    # With warm-up from 0 the first update is zero; the last column makes none.
+    np.testing.assert_array_equal(metrics["train_loss"][:, 0], metrics["train_loss"][:, 1])
+    assert (metrics["update_norm"][:, [0, -1]] == 0).all()
+    assert (metrics["update_norm"][:, 1:-1] > 0).all()
+    assert (np.asarray(whole.state.step) == 40).all()
+    assert whole.steps_made == 40
+
+
+def test_metrics_are_what_they_say(tiny, whole):
+    trainer = Trainer(tiny)
+    initial = trainer.init()
+    for s in range(2):
+        data = trainer.data._replace(lane=jax.tree.map(lambda x, s=s: x[s], trainer.data.lane))
+        for column, state in ((0, initial), (-1, whole.state)):
+            params = jax.tree.map(lambda x, s=s: x[s], state.params)
+            batch = tiny.task.train_batch(data, state.key[s], state.step[s])
+            (loss, accuracy), grads = jax.value_and_grad(trainer.loss, has_aux=True)(params, batch)
+            squares = lambda tree: sum(float((x**2).sum()) for x in jax.tree.leaves(tree))  # noqa: E731
+            want = {
+                "train_loss": loss,
+                "train_accuracy": accuracy,
+                "grad_norm": squares(grads) ** 0.5,
+                "weight_norm": squares(params) ** 0.5,
+                "test_loss": trainer.loss(params, tiny.task.test_batch(data))[0],
+            }
+            for name, value in want.items():
+                assert whole.metrics[name][s, column] == pytest.approx(float(value), rel=1e-4), name
+
+
+def test_chunk_length_does_not_matter(tiny, whole, monkeypatch):
+    monkeypatch.setattr(fit_module, "CHUNK_SECONDS", 0.0)  # One step a chunk.
+    seen = []
+    again = fit(Trainer(tiny), watch=lambda progress: seen.append(progress.done))
+    assert seen == list(range(1, 42))
+    assert_same(whole.metrics, again.metrics)
+    assert_same(flatten(whole.state), flatten(again.state))
+
+
+def test_lanes_equal_runs_of_their_seed_alone(tiny, whole):
+    for s, seed in enumerate(tiny.seeds):
+        alone = fit(Trainer(replace(tiny, seeds=(seed,))))
+        for name in METRICS:
+            np.testing.assert_allclose(whole.metrics[name][s], alone.metrics[name][0], rtol=1e-4, atol=1e-5)
+
+
+def test_the_chunk_is_traced_once(tiny, monkeypatch):
+    traces = []
+    step = Trainer._step
+    monkeypatch.setattr(Trainer, "_step", lambda *args: traces.append(1) or step(*args))
+    monkeypatch.setattr(fit_module, "CHUNK_SECONDS", 0.01)
+    trainer = Trainer(tiny)
+    fit(trainer)
+    fit(trainer, state=trainer.init(), eval_every=1, until=7)
+    assert len(traces) == 1
+
+
+def test_going_on_from_the_middle(tiny, whole):
+    kept = {}
+
+    def save(state, metrics):
+        kept[int(state.step[0])] = jax.tree.map(jnp.copy, state), metrics
+
+    trainer = Trainer(tiny)
+    saved = fit(trainer, save_at=range(0, 40, 10), save=save)
+    assert sorted(kept) == [10, 20, 30]
+    assert_same(whole.metrics, saved.metrics)
+    state, metrics = kept[20]
+    assert len(metrics["step"]) == 20
+    again = fit(trainer, state=state, metrics=metrics)
+    assert again.steps_made == 20
+    assert_same(whole.metrics, again.metrics)
+    assert_same(flatten(whole.state), flatten(again.state))
+
+
+@pytest.mark.parametrize("metric", ["train_loss", "train_accuracy", "test_loss", "test_accuracy"])
+def test_a_lane_stops_at_the_very_step_and_is_frozen(easy, metric):
+    config, whole = easy
+    values = whole.metrics[metric] if metric.endswith("accuracy") else -whole.metrics[metric]
+    # The best that lane 0 ever reaches: lane 1 reaches it at another step, or never.
+    reached = values >= np.nanmax(values[0])
+    threshold = float(abs(np.nanmax(values[0])))
+    want = [int(np.argmax(row)) if row.any() else 40 for row in reached]
+    assert 0 < want[0] <= 40
+    assert want[0] != want[1]
+    result = fit(Trainer(replace(config, stop=Stop(metric, threshold))))
+    np.testing.assert_array_equal(result.state.step, want)
+    np.testing.assert_array_equal(result.state.status, [STOPPED if row.any() else RUNNING for row in reached])
+    assert len(result.metrics["step"]) == max(want) + 1
+    for s, step in enumerate(want):
+        for name in METRICS:
+            row, full = result.metrics[name][s], whole.metrics[name][s]
+            np.testing.assert_array_equal(row[:step], full[:step])
+            assert np.isnan(row[step + 1 :]).all()
+        # The frozen network is measured on the test set even between two evaluations.
+        assert np.isfinite(result.metrics["test_loss"][s, step])
+
+
+def test_a_diverged_lane_is_frozen_and_the_other_goes_on(tiny):
+    config = replace(tiny, optimizer=SGD(lr=0.1))
+    trainer = Trainer(config)
+    want = fit(trainer)
+    trainer.hyper = replace(trainer.hyper, lr=trainer.hyper.lr.at[1].set(1e30))
+    trainer._compiled = None
+    seen = []
+    result = fit(trainer, watch=seen.append)
+    np.testing.assert_array_equal(result.state.status, [RUNNING, DIVERGED])
+    step = int(result.state.step[1])
+    assert 0 < step < 5
+    assert seen[-1].step[1] == step
+    assert not np.isfinite(result.metrics["train_loss"][1, step]) or not np.isfinite(
+        result.metrics["grad_norm"][1, step]
+    )
+    assert np.isnan(result.metrics["train_loss"][1, step + 1 :]).all()
+    np.testing.assert_allclose(result.metrics["train_loss"][0], want.metrics["train_loss"][0], rtol=1e-5)
+
+
+def test_nothing_to_do(tiny):
+    result = fit(Trainer(replace(tiny, steps=0)))
+    assert result.steps_made == 0
+    assert result.metrics["test_loss"].shape == (2, 1)
+    assert np.isfinite(result.metrics["test_loss"]).all()
+
+
+def test_debug_run_checks_for_nan(tiny_one):
+    config = replace(tiny_one, steps=1, debug=True)
+    np.testing.assert_allclose(
+        fit(Trainer(config)).metrics["train_loss"],
+        fit(Trainer(replace(config, debug=False))).metrics["train_loss"],
+        rtol=1e-5,
+    )
+    trainer = Trainer(config)
+    state = trainer.init()
+    state.params["unembed"]["W_U"] = state.params["unembed"]["W_U"].at[0, 0].set(jnp.nan)
+    with pytest.raises(FloatingPointError):
+        fit(trainer, state=state)
+
+
+def test_arithmetic_of_a_mainline_step():
+    # By hand, a forward pass: 3830 · (128² + 2 · 128 · 512 + 128 · 114) products, and twice that backwards.
+    by_hand = 3 * 2 * 3830 * (128**2 + 2 * 128 * 512 + 128 * 114)
+    assert by_hand < Trainer(RunConfig()).arithmetic() < 1.05 * by_hand
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"steps": -1}, "steps must be at least 0"),
+        ({"eval_every": 0}, "eval_every"),
+        ({"checkpoint_every": 0}, "checkpoint_every"),
+        ({"seeds": ()}, "at least one seed"),
+        ({"seeds": (1, 1)}, "none twice"),
+        ({"seeds": (-1,)}, "from 0"),
+    ],
+)
+def test_bad_config(fields, words):
+    with pytest.raises(ValueError, match=words):
+        RunConfig(**fields)
+
+
+@pytest.mark.slow
+def test_it_groks():
+    """Train accuracy reaches 1 while most test answers are wrong; later all are right."""
+    config = RunConfig(
+        task=Modular(p=31, train_fraction=0.5),
+        model=Transformer(d_model=64, heads=4, d_mlp=128),
+        optimizer=AdamW(lr=5e-3, weight_decay=2.0),
+        steps=3_000,
+        eval_every=10,
+        stop=Stop("test_accuracy", 0.99),
+    )
+    metrics = fit(Trainer(config)).metrics
+    memorised = int(np.argmax(metrics["train_accuracy"][0] == 1))
+    near = np.nanmax(metrics["test_accuracy"][0, : memorised + 10])
+    assert metrics["train_accuracy"][0, memorised] == 1
+    assert near < 0.5
+    assert metrics["test_accuracy"][0, -1] >= 0.99
+    assert metrics["step"][-1] > 2 * memorised

@@ -1,0 +1,204 @@
+"""The transformer equals its plain transcription, however little of it is computed."""
+
+import math
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxadd.model import MLP, Transformer
+from jaxadd.runs import flatten
+from jaxadd.tasks import Modular, Sizes
+
+SMALL = Sizes(length=5, classes=6, vocabulary=7, read=(4,))
+
+
+def tokens(sizes, batch=9, seed=1):
+    return jax.random.randint(jax.random.key(seed), (batch, sizes.length), 0, sizes.vocabulary)
+
+
+def perturbed(model, seed=0):
+    """Draw parameters and move all of them, so that biases and LayerNorm weights take part."""
+    params = model.init(jax.random.key(seed))
+    leaves, structure = jax.tree.flatten(params)
+    keys = jax.random.split(jax.random.key(99), len(leaves))
+    noise = [w + 0.1 * jax.random.normal(key, w.shape) for w, key in zip(leaves, keys, strict=True)]
+    return jax.tree.unflatten(structure, noise)
+
+
+def transcription(config, params, tokens):
+    """Compute logits at every position the plain way, in float64 NumPy."""
+    w = {name: leaf.astype(np.float64) for name, leaf in flatten(params).items()}
+    erf = np.vectorize(math.erf)
+    activation = {"relu": lambda x: np.maximum(x, 0), "gelu": lambda x: x * (1 + erf(x / math.sqrt(2))) / 2}
+
+    def norm(x, name):
+        if config.layer_norm == "none":
+            return x
+        centred = x - x.mean(-1, keepdims=True)
+        return centred / np.sqrt(centred.var(-1, keepdims=True) + 1e-5) * w[f"{name}.w"] + w[f"{name}.b"]
+
+    tokens = np.asarray(tokens)
+    length = tokens.shape[1]
+    x = w["embed.W_E"][tokens] + w["pos_embed.W_pos"]
+    for i in range(config.layers):
+        p = f"blocks.{i}."
+        y = norm(x, f"{p}ln1")
+        q, k, v = (np.einsum("btd,hdk->bhtk", y, w[f"{p}attn.W_{name}"]) for name in "QKV")
+        scores = np.where(np.tri(length, dtype=bool), q @ k.swapaxes(-1, -2), -1e10) / math.sqrt(config.d_head)
+        pattern = np.exp(scores - scores.max(-1, keepdims=True))
+        pattern /= pattern.sum(-1, keepdims=True)
+        x = x + np.einsum("bhtk,hkd->btd", pattern @ v, w[f"{p}attn.W_O"])
+        if config.d_mlp:
+            y = norm(x, f"{p}ln2") @ w[f"{p}mlp.W_in"] + w[f"{p}mlp.b_in"]
+            x = x + activation[config.activation](y) @ w[f"{p}mlp.W_out"] + w[f"{p}mlp.b_out"]
+    return norm(x, "ln_final") @ w["unembed.W_U"]
+
+
+CONFIGS = [
+    Transformer(d_model=16, heads=2, d_mlp=24),
+    Transformer(d_model=16, heads=4, d_mlp=24, layers=2, activation="gelu"),
+    Transformer(d_model=12, heads=1, d_mlp=0, layers=2),
+    Transformer(d_model=16, heads=2, d_mlp=24, layers=3, layer_norm="pre", activation="gelu"),
+]
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda c: f"L{c.layers}F{c.d_mlp}{c.layer_norm}")
+@pytest.mark.parametrize("read", [(4,), (1, 3, 4), (0, 1, 2, 3, 4)])
+@pytest.mark.parametrize("batch", [3, 40])  # Scores are looked up in a table where V² ≤ 4 B.
+def test_logits_equal_the_plain_transcription(config, read, batch):
+    model = config.build(SMALL)
+    params, x = perturbed(model), tokens(SMALL, batch)
+    logits, seen = model.apply(params, x, read=read)
+    assert not seen
+    chex.assert_shape(logits, (batch, len(read), SMALL.classes))
+    np.testing.assert_allclose(logits, transcription(config, params, x)[:, list(read)], rtol=2e-4, atol=2e-5)
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda c: f"L{c.layers}F{c.d_mlp}{c.layer_norm}")
+def test_fast_and_plain_path_have_the_same_gradients(config):
+    """Touching the embeddings makes the model compute every example by itself."""
+    model = config.build(SMALL)
+    params, x = perturbed(model), tokens(SMALL, 40)
+
+    def loss(params, edits):
+        return jnp.sum(jnp.sin(model.apply(params, x, edits=edits)[0]))
+
+    fast, plain = (jax.grad(loss)(params, edits) for edits in ({}, {"hook_embed": lambda x: x}))
+    chex.assert_trees_all_close(fast, plain, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda c: f"L{c.layers}F{c.d_mlp}{c.layer_norm}")
+def test_causality_by_gradient(config):
+    """No logit depends on a later token: its gradient with respect to a later embedding is exactly zero."""
+    model = config.build(SMALL)
+    params, x = perturbed(model), tokens(SMALL, 2)
+    everywhere = tuple(range(SMALL.length))
+
+    def logits(shift):
+        return model.apply(params, x, edits={"hook_embed": lambda e: e + shift}, read=everywhere)[0].sum((0, 2))
+
+    influence = np.abs(jax.jacobian(logits)(jnp.zeros((SMALL.length, config.d_model)))).sum(-1)
+    assert (influence[np.tri(SMALL.length, dtype=bool)] > 0).all()
+    assert (influence[~np.tri(SMALL.length, dtype=bool)] == 0).all()
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda c: f"L{c.layers}F{c.d_mlp}{c.layer_norm}")
+def test_every_named_activation_can_be_seen_and_replaced(config):
+    model = config.build(SMALL)
+    params, x = perturbed(model), tokens(SMALL)
+    plain, _ = model.apply(params, x)
+    logits, seen = model.apply(params, x, names=model.names)
+    assert set(seen) == set(model.names)
+    np.testing.assert_allclose(logits, plain, rtol=1e-4, atol=1e-5)
+    for name, value in seen.items():
+        assert len(value) == len(x)
+        kept, _ = model.apply(params, x, edits={name: lambda v, value=value: value})
+        np.testing.assert_allclose(kept, plain, rtol=1e-4, atol=1e-5)
+        changed, again = model.apply(params, x, names=[name], edits={name: lambda v: jnp.sin(3 * v)})
+        np.testing.assert_allclose(again[name], jnp.sin(3 * value), rtol=1e-3, atol=1e-3)
+        assert not np.allclose(changed, plain, atol=1e-4), name
+
+
+def test_activations_are_what_their_names_say():
+    config = CONFIGS[1]
+    model = config.build(SMALL)
+    params, x = perturbed(model), tokens(SMALL)
+    _, a = model.apply(params, x, names=model.names, read=tuple(range(5)))
+    b = "blocks.1."
+    chex.assert_shape(a[f"{b}attn.hook_pattern"], (9, 4, 5, 5))
+    chex.assert_shape(a[f"{b}attn.hook_z"], (9, 5, 4, 4))
+    np.testing.assert_allclose(a[f"{b}attn.hook_pattern"].sum(-1), 1, rtol=1e-5)
+    assert (a[f"{b}attn.hook_pattern"][..., ~np.tri(5, dtype=bool)] == 0).all()
+    z = jnp.einsum("bhqt,bthk->bqhk", a[f"{b}attn.hook_pattern"], a[f"{b}attn.hook_v"])
+    close = lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-5)  # noqa: E731
+    close(a[f"{b}attn.hook_z"], z)
+    close(a[f"{b}hook_resid_mid"], a[f"{b}hook_resid_pre"] + a[f"{b}hook_attn_out"])
+    close(a[f"{b}hook_resid_post"], a[f"{b}hook_resid_mid"] + a[f"{b}hook_mlp_out"])
+    close(a["blocks.0.hook_resid_pre"], a["hook_embed"] + a["hook_pos_embed"])
+    close(a["blocks.1.hook_resid_pre"], a["blocks.0.hook_resid_post"])
+    close(a[f"{b}hook_attn_out"], jnp.einsum("bqhk,hkd->bqd", z, params["blocks.1"]["attn"]["W_O"]))
+
+
+def test_unknown_name_and_wrong_edit():
+    model = CONFIGS[0].build(SMALL)
+    params, x = model.init(jax.random.key(0)), tokens(SMALL)
+    with pytest.raises(ValueError, match=r"blocks\.7\.hook_resid_pre; there are hook_embed"):
+        model.apply(params, x, names=["blocks.7.hook_resid_pre"])
+    with pytest.raises(AssertionError):
+        model.apply(params, x, edits={"blocks.0.mlp.hook_post": lambda v: v[:1]})
+    with pytest.raises(AssertionError):
+        model.apply(params, x[:, :3])
+
+
+def test_mainline_parameters_and_init():
+    model = Transformer().build(Modular().sizes)
+    params = flatten(model.init(jax.random.key(0)))
+    assert sum(w.size for w in params.values()) == 226_816
+    # 1781 squares of N(0, 1) / √fan are expected; the sum of 226,816 of them deviates by some 6.
+    assert sum(float((w**2).sum()) for w in params.values()) == pytest.approx(1781, abs=30)
+    deviation = {name: w.std() for name, w in params.items() if "b_" not in name}
+    for name, value in deviation.items():
+        assert value == pytest.approx(1 / math.sqrt(114 if name == "unembed.W_U" else 128), rel=0.1), name
+    assert not params["blocks.0.mlp.b_in"].any()
+
+
+def test_bfloat16_is_close_and_gives_float32_logits():
+    config = CONFIGS[0]
+    half = Transformer(**{**config.__dict__, "dtype": "bfloat16"}).build(SMALL)
+    params, x = perturbed(half), tokens(SMALL)
+    logits, seen = half.apply(params, x, names=["blocks.0.mlp.hook_post"])
+    assert logits.dtype == jnp.float32
+    assert seen["blocks.0.mlp.hook_post"].dtype == jnp.bfloat16
+    np.testing.assert_allclose(logits, transcription(config, params, x)[:, 4:], atol=0.2)
+
+
+def test_mlp_classifier():
+    sizes = Sizes(length=6, classes=3)
+    model = MLP(hidden=(8, 4)).build(sizes)
+    params, x = perturbed(model), jax.random.normal(jax.random.key(5), (7, 6))
+    logits, seen = model.apply(params, x, names=model.names)
+    h = x
+    for name in ("layers.0", "layers.1"):
+        h = jnp.maximum(h @ params[name]["W"] + params[name]["b"], 0)
+        np.testing.assert_allclose(seen[f"{name}.hook_post"], h, rtol=1e-4, atol=1e-5)
+    want = (h @ params["readout"]["W"] + params["readout"]["b"])[:, None]
+    np.testing.assert_allclose(logits, want, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: Transformer(heads=3), "divisible by heads"),
+        (lambda: Transformer(layers=0), "layers must be at least 1"),
+        (lambda: Transformer(activation="tanh"), "relu or gelu"),
+        (lambda: MLP(hidden=(0,)), "at least one neuron"),
+        (lambda: Transformer().build(Sizes(length=4, classes=2)), "use an MLP"),
+        (lambda: MLP().build(SMALL), "use a Transformer"),
+    ],
+)
+def test_bad_configs(make, words):
+    with pytest.raises(ValueError, match=words):
+        make()

@@ -1,0 +1,115 @@
+"""The mainline data, exactly."""
+
+import hashlib
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jaxadd.tasks import Modular
+
+
+def lane(data, s=0):
+    return data._replace(lane=jax.tree.map(lambda x: x[s], data.lane))
+
+
+@pytest.mark.parametrize(
+    ("seed", "first", "total", "digest"),
+    [
+        (0, [(18, 34), (10, 83), (55, 28), (25, 51), (63, 65)], 24672933, "05e31aeca9c7a58572c2897966d0b301"),
+        (1, [(58, 58), (76, 57), (60, 23)], 24321622, "9887230a62d0120282205b60c018bffd"),
+        (2, [(5, 5), (76, 6), (99, 17)], 24161830, "4d43ca4e665375b9826617837fe046f2"),
+    ],
+)
+def test_published_split(seed, first, total, digest):
+    data = Modular().data([seed])
+    train = np.asarray(data.lane["train"][0])
+    assert train.shape == (3830,)
+    assert data.lane["test"].shape == (1, 8939)
+    assert [divmod(int(i), 113) for i in train[: len(first)]] == first
+    assert train.sum() == total
+    assert hashlib.sha256(",".join(map(str, train)).encode()).hexdigest()[:32] == digest
+
+
+FORMULAS = {
+    "add": lambda a, b: a + b,
+    "subtract": lambda a, b: a - b,
+    "x2xyy2": lambda a, b: a**2 + a * b + b**2,
+}
+
+
+@settings(deadline=None, max_examples=15)
+@given(
+    st.integers(2, 40), st.sampled_from(sorted(FORMULAS)), st.sampled_from(["python", "keyed"]), st.integers(0, 99)
+)
+def test_every_pair_once_with_the_right_answer(p, operation, split, seed):
+    task = Modular(p=p, operation=operation, split=split, train_fraction=0.5)
+    data = lane(task.data([seed]))
+    train, test = task.train_batch(data, jax.random.key(0), jnp.int32(3)), task.test_batch(data)
+    assert len(train.inputs) == int(0.5 * p * p)
+    seen = set()
+    for batch in (train, test):
+        for (a, b, equals), (c,) in zip(batch.inputs.tolist(), batch.targets.tolist(), strict=True):
+            assert equals == p
+            assert c == FORMULAS[operation](a, b) % p
+            seen.add((a, b))
+    assert len(seen) == p * p
+
+
+def test_random_table_is_fixed_and_shared_by_lanes():
+    task = Modular(p=11, operation="random")
+    one, other = (task.data([seed]) for seed in (0, 5))
+    np.testing.assert_array_equal(one.shared["table"], other.shared["table"])
+    batch = task.test_batch(lane(one))
+    chex.assert_trees_all_equal(batch, task.test_batch(lane(one)))
+    assert len(np.unique(one.shared["table"])) > 8
+    assert not np.array_equal(
+        one.shared["table"], Modular(p=11, operation="random", table_seed=1).data([0]).shared["table"]
+    )
+
+
+@pytest.mark.parametrize("split", ["python", "keyed"])
+def test_lanes_have_their_own_split_unless_told_otherwise(split):
+    free = Modular(p=13, split=split).data([3, 4]).lane["train"]
+    assert not np.array_equal(free[0], free[1])
+    np.testing.assert_array_equal(free[1], Modular(p=13, split=split).data([4]).lane["train"][0])
+    tied = Modular(p=13, split=split, split_seed=4).data([3, 4]).lane["train"]
+    np.testing.assert_array_equal(tied[0], free[1])
+    np.testing.assert_array_equal(tied[1], free[1])
+
+
+def test_minibatches_come_from_the_train_set():
+    task = Modular(p=13, batch_size=7)
+    data = lane(task.data([0]))
+    train = set(np.asarray(data.lane["train"]).tolist())
+    batch = task.train_batch(data, jax.random.key(0), jnp.int32(5))
+    assert {13 * a + b for a, b, _ in batch.inputs.tolist()} < train
+    assert batch.inputs.shape == (7, 3)
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"p": 1}, "modulus from 2"),
+        ({"operation": "divide"}, "operation must be one of add"),
+        ({"train_fraction": 0.0}, "leaves 0"),
+        ({"train_fraction": 1.0}, "leaves 12769"),
+        ({"train_fraction": float("nan")}, "leaves 0"),
+        ({"p": 2, "train_fraction": 0.2}, "leaves 0 to train on"),
+        ({"batch_size": 4000}, "3830 training examples"),
+        ({"split": "mine"}, "python or keyed"),
+    ],
+)
+def test_bad_fields(fields, words):
+    with pytest.raises(ValueError, match=words):
+        Modular(**fields)
+
+
+def test_wrong_sums_in_words():
+    say = Modular().describe
+    assert say(np.array([18, 34, 113]), np.array([52]), np.array([51])) == "18 + 34 mod 113: claims 51, is 52"
+    assert "claims =" in say(np.array([1, 2, 113]), np.array([3]), np.array([113]))

@@ -1,0 +1,324 @@
+"""The run folder: whole after every kill, exact after every resumption."""
+
+import json
+import os
+import random
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from jaxadd import config as configs
+from jaxadd import runs
+from jaxadd.config import Stop
+from jaxadd.train import Trainer
+
+ROOT = Path(__file__).parent.parent
+QUIET = {"note": lambda text: None}
+
+
+@pytest.fixture(scope="module")
+def complete(tiny, tmp_path_factory):
+    """A finished run, to copy from."""
+    folder = tmp_path_factory.mktemp("runs") / "complete"
+    notes = []
+    runs.train(Trainer(tiny), folder, experiment="modular_addition", note=notes.append)
+    assert notes == []
+    return folder
+
+
+@pytest.fixture
+def copy(complete, tmp_path):
+    return shutil.copytree(complete, tmp_path / "copy")
+
+
+def unfinish(folder, keep):
+    """Bring a finished run to the state in which a kill after checkpoint `keep` would have left it."""
+    for name in ("summary.json", "params.npz"):
+        (folder / name).unlink()
+    for step in runs.checkpoint_steps(folder):
+        if step > keep:
+            shutil.rmtree(folder / "checkpoints" / f"{step:08d}")
+
+
+def assert_same_run(a, b):
+    for name in ("metrics.npz", "params.npz"):
+        ours, theirs = runs.read_npz(a / name), runs.read_npz(b / name)
+        assert ours.keys() == theirs.keys()
+        for key in ours:
+            np.testing.assert_array_equal(ours[key], theirs[key], err_msg=key)
+
+
+def test_folder_is_readable_with_numpy_and_json_alone(tiny, complete):
+    about = json.loads((complete / "config.json").read_text())
+    assert about["config"]["task"]["p"] == 7
+    assert about["environment"]["jax"] == jax.__version__
+    assert configs.from_json(about["config"]) == tiny
+    with np.load(complete / "metrics.npz") as metrics:
+        assert metrics["step"].shape == (41,)
+        assert metrics["train_loss"].shape == metrics["test_accuracy"].shape == (2, 41)
+    with np.load(complete / "params.npz") as params:
+        assert params["blocks.0.attn.W_Q"].shape == (2, 2, 16, 8)
+    summary = json.loads((complete / "summary.json").read_text())
+    assert [lane["seed"] for lane in summary["lanes"]] == [0, 1]
+    assert all(lane["status"] == "finished" and lane["steps"] == 40 for lane in summary["lanes"])
+    assert runs.checkpoint_steps(complete) == [0, 10, 20, 30, 40]
+
+
+def test_summary_tells_the_steps_to_thresholds(complete):
+    record = runs.load(complete)
+    for s, lane in enumerate(record.summary["lanes"]):
+        reached = np.flatnonzero(record.metrics["train_accuracy"][s] >= 0.99)
+        assert lane["step of train_accuracy >= 0.99"] == (int(reached[0]) if reached.size else None)
+        assert lane["final test_loss"] == pytest.approx(record.metrics["test_loss"][s, -1])
+
+
+@pytest.mark.parametrize("keep", [0, 20, 40])
+def test_resumed_run_equals_the_uninterrupted_one(tiny, complete, copy, keep):
+    unfinish(copy, keep)
+    notes = []
+    runs.train(Trainer(tiny), copy, note=notes.append)
+    assert notes == [f"going on from step {keep} of 40"]
+    assert_same_run(copy, complete)
+
+
+def test_a_complete_run_is_left_alone(tiny, copy):
+    before = {path: path.stat().st_mtime_ns for path in copy.rglob("*") if path.is_file()}
+    notes = []
+    record = runs.train(Trainer(tiny), copy, note=notes.append)
+    assert "is complete" in notes[0]
+    assert record.summary["lanes"][1]["steps"] == 40
+    assert before == {path: path.stat().st_mtime_ns for path in copy.rglob("*") if path.is_file()}
+
+
+def test_extended_run_equals_a_longer_one(tiny, complete, tmp_path):
+    short = replace(tiny, steps=23)
+    runs.train(Trainer(short), tmp_path / "a", **QUIET)
+    runs.train(Trainer(tiny), tmp_path / "a", extend=True, **QUIET)
+    assert_same_run(tmp_path / "a", complete)
+    assert runs.read_origin(tmp_path / "a").config == tiny
+    with pytest.raises(ValueError, match="already at step 40; it cannot be cut to 23"):
+        runs.train(Trainer(short), tmp_path / "a", extend=True, **QUIET)
+
+
+def truncate(path, config):
+    largest = max((p for p in path.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+    os.truncate(largest, largest.stat().st_size // 2)
+
+
+def flip(path, config):
+    for large in sorted((p for p in path.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)[-3:]:
+        raw = bytearray(large.read_bytes())
+        raw[len(raw) // 2] ^= 0x55
+        large.write_bytes(raw)
+
+
+def empty(path, config):
+    shutil.rmtree(path)
+    path.mkdir()
+
+
+def swap(path, config):
+    """Put a checkpoint of another model in its place."""
+    other = path.parent.parent / "other"
+    runs.train(Trainer(replace(config, task=replace(config.task, p=5), steps=0)), other, **QUIET)
+    shutil.rmtree(path)
+    (other / "checkpoints" / "00000000").rename(path)
+
+
+@pytest.mark.parametrize("damage", [truncate, flip, empty, swap])
+def test_falls_back_to_the_newest_whole_checkpoint(tiny, complete, copy, damage):
+    unfinish(copy, 30)
+    damage(copy / "checkpoints" / "00000030", tiny)
+    notes = []
+    runs.train(Trainer(tiny), copy, note=notes.append)
+    assert notes[0].startswith("checkpoint 30 is damaged or foreign and is passed over: ")
+    assert notes[1] == "going on from step 20 of 40"
+    assert_same_run(copy, complete)
+
+
+@pytest.mark.parametrize("ruin", [lambda p: p.unlink(), lambda p: p.write_bytes(p.read_bytes()[:300])])
+def test_without_metrics_the_run_begins_again(tiny, complete, copy, ruin):
+    unfinish(copy, 30)
+    ruin(copy / "metrics.npz")
+    runs.train(Trainer(tiny), copy, **QUIET)
+    assert_same_run(copy, complete)
+
+
+def test_leftovers_of_a_kill_are_removed(tiny, copy):
+    unfinish(copy, 20)
+    (copy / ".metrics.npz.part").write_text("half")
+    (copy / "checkpoints" / "00000030.orbax-checkpoint-tmp").mkdir()
+    runs.train(Trainer(tiny), copy, **QUIET)
+    assert not list(copy.rglob("*.part"))
+    assert not list(copy.rglob("*tmp*"))
+
+
+def test_another_config_is_refused_with_the_difference(tiny, copy):
+    with pytest.raises(ValueError, match=r"another config \(optimizer.lr: 0.02 here, 0.01 there\)"):
+        runs.train(Trainer(replace(tiny, optimizer=replace(tiny.optimizer, lr=0.02))), copy, **QUIET)
+
+
+def test_a_folder_of_something_else_is_refused(tiny, tmp_path):
+    (tmp_path / "thesis.tex").write_text("dear")
+    with pytest.raises(ValueError, match="holds files but no run"):
+        runs.train(Trainer(tiny), tmp_path, **QUIET)
+    assert not (tmp_path / "config.json").exists()
+    with pytest.raises(ValueError, match="is no run folder"):
+        runs.load(tmp_path)
+
+
+def test_a_config_that_cannot_be_read(tiny, copy):
+    (copy / "config.json").write_text('{"config": 3}')
+    with pytest.raises(ValueError, match="cannot be read as the config of a run"):
+        runs.train(Trainer(tiny), copy, **QUIET)
+
+
+def test_two_processes_on_one_folder(tiny, copy):
+    hold = "from filelock import FileLock; import sys\nwith FileLock(sys.argv[1]): print('held', flush=True); input()"
+    with subprocess.Popen(
+        [sys.executable, "-c", hold, str(copy / ".lock")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(ValueError, match="another process is working on"):
+            runs.train(Trainer(tiny), copy, **QUIET)
+        other.communicate("\n")
+    runs.train(Trainer(tiny), copy, **QUIET)
+
+
+def test_another_machine_is_told_of(tiny, copy):
+    unfinish(copy, 20)
+    about = json.loads((copy / "config.json").read_text())
+    about["environment"]["jax"] = "0.0.1"
+    (copy / "config.json").write_text(json.dumps(about))
+    notes = []
+    runs.train(Trainer(tiny), copy, note=notes.append)
+    assert "not bit for bit" in notes[0]
+    assert "jax 0.0.1 then" in notes[0]
+
+
+def test_a_full_disk_loses_nothing_that_was_saved(tiny, complete, copy):
+    """A file size limit stands for the full disk: the next checkpoint cannot be written."""
+    unfinish(copy, 20)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1_000, limits[1]))
+        with pytest.raises(OSError):
+            runs.train(Trainer(tiny), copy, **QUIET)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert runs.checkpoint_steps(copy) == [0, 10, 20]
+    notes = []
+    runs.train(Trainer(tiny), copy, note=notes.append)
+    assert notes == ["going on from step 20 of 40"]
+    assert_same_run(copy, complete)
+
+
+def test_stopped_run_is_complete_and_reopens(tiny, tmp_path):
+    config = replace(tiny, stop=Stop("train_accuracy", 0.5))
+    record = runs.train(Trainer(config), tmp_path / "a", **QUIET)
+    steps = [lane["steps"] for lane in record.summary["lanes"]]
+    assert all(lane["status"] == "stopped at its threshold" for lane in record.summary["lanes"])
+    assert record.metrics["step"][-1] == max(steps) < 40
+    # A kill between the last checkpoint and the summary.
+    kept = shutil.copytree(tmp_path / "a", tmp_path / "b")
+    (kept / "summary.json").unlink()
+    runs.train(Trainer(config), kept, **QUIET)
+    assert_same_run(kept, tmp_path / "a")
+    assert json.loads((kept / "summary.json").read_text())["lanes"] == record.summary["lanes"]
+
+
+# --- replay ------------------------------------------------------------------------------------------------
+
+
+def test_replay_is_exact_and_dense(tiny, copy, complete):
+    before = {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()}
+    notes = []
+    folder = runs.replay(copy, 13, 27, snapshots=[13, 20, 27], note=notes.append)
+    assert folder == copy / "replays" / "13-27"
+    assert notes == ["running from step 10 to 13", "all 15 recorded train losses were met again, bit for bit"]
+    again, record = runs.read_npz(folder / "metrics.npz"), runs.load(complete).metrics
+    np.testing.assert_array_equal(again["step"], np.arange(13, 28))
+    for name in again:
+        recorded = record[name][..., 13:28]
+        np.testing.assert_array_equal(again[name][~np.isnan(recorded)], recorded[~np.isnan(recorded)], err_msg=name)
+        assert np.isfinite(again[name]).all(), "the test set is measured at every step"
+    assert sorted(path.name for path in (folder / "snapshots").iterdir()) == [f"{i:08d}.npz" for i in (13, 20, 27)]
+    saved = runs.restore(complete, Trainer(tiny), at_most=20, **QUIET)[0]
+    snapshot = runs.read_npz(folder / "snapshots" / "00000020.npz")
+    for name, value in runs.flatten(saved.params).items():
+        np.testing.assert_array_equal(snapshot[name], value)
+    assert all(path.read_bytes() == raw for path, raw in before.items()), "the run itself is untouched"
+
+
+def test_replay_tells_of_a_difference(copy):
+    metrics = runs.read_npz(copy / "metrics.npz")
+    metrics["train_loss"][0, 15] += 1e-6
+    np.savez(copy / "metrics.npz", **metrics)
+    notes = []
+    runs.replay(copy, 12, 20, note=notes.append)
+    assert "differ from the recorded ones from step 15 on" in notes[-1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((5, 4), "one step of the run to a later one"),
+        ((-1, 4), "0 to 40"),
+        ((5, 41), "0 to 40"),
+        ((5, 9, [10]), "snapshots must lie between 5 and 9"),
+    ],
+)
+def test_replay_of_steps_that_are_not_there(copy, arguments, words):
+    with pytest.raises(ValueError, match=words):
+        runs.replay(copy, *arguments, **QUIET)
+    assert not (copy / "replays").exists()
+
+
+def test_replay_is_not_overwritten(copy):
+    runs.replay(copy, 1, 3, **QUIET)
+    with pytest.raises(ValueError, match="exists already"):
+        runs.replay(copy, 1, 3, **QUIET)
+    assert runs.replay(copy, 1, 3, name="again", **QUIET).name == "again"
+
+
+# --- a real kill -------------------------------------------------------------------------------------------
+
+CHILD = """
+import sys
+from jaxadd import config, runs
+from jaxadd.train import Trainer
+import json
+runs.train(Trainer(config.from_json(json.loads(sys.argv[1]))), sys.argv[2], note=lambda text: None)
+"""
+
+
+@pytest.mark.slow
+def test_killed_at_random_moments_it_ends_as_if_it_had_not_been(tiny, tmp_path):
+    # A checkpoint at every step: most kills fall into a save.
+    config = replace(tiny, steps=300, checkpoint_every=1)
+    runs.train(Trainer(replace(config, checkpoint_every=1000)), tmp_path / "whole", **QUIET)
+    rng, kills = random.Random(0), 0
+    command = [sys.executable, "-c", CHILD, json.dumps(configs.to_json(config)), str(tmp_path / "killed")]
+    while not (tmp_path / "killed" / "summary.json").exists():
+        with subprocess.Popen(command, cwd=ROOT) as child:
+            count = len(runs.checkpoint_steps(tmp_path / "killed"))
+            # Wait for it to make progress, so that the number of kills is bounded, then strike.
+            while child.poll() is None and len(runs.checkpoint_steps(tmp_path / "killed")) < min(count + 60, 301):
+                time.sleep(0.005)
+            time.sleep(rng.uniform(0, 0.05))
+            if child.poll() is None:
+                child.kill()
+                kills += 1
+    assert kills >= 3
+    assert_same_run(tmp_path / "killed", tmp_path / "whole")
