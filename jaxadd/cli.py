@@ -150,7 +150,12 @@ def _tyro(options: type, **keywords: Any) -> Any:
     except SystemExit as error:
         if not error.code:
             raise
-        # It draws a box: a title, the message, a rule, and where to find help.
-        lines = [line.strip("│ ") for line in said.getvalue().splitlines() if line.startswith("│")]
-        message = " ".join(itertools.takewhile(lambda line: not line.startswith("──"), lines))
+        # It draws a box, with whatever lines the terminal has: a title, the message, a rule, where to find help.
+        lines = [line.strip("│|╭╮╰╯+ ") for line in said.getvalue().splitlines()[1:]]
+        lines = itertools.dropwhile(_is_rule, lines)
+        message = " ".join(itertools.takewhile(lambda line: not _is_rule(line), lines))
         raise ValueError(message.partition("Error parsing config.")[2] or message or "wrong arguments") from None
+
+
+def _is_rule(line: str) -> bool:
+    return not line.strip("─-")

@@ -392,8 +392,8 @@ class _MLPModule(nn.Module):
     def __call__(self, x: jax.Array, taps: _Taps, read: tuple[int, ...]) -> jax.Array:
         x = x.astype(self.config.dtype)
         for i, width in enumerate(self.config.hidden):
-            pre = taps(f"layers.{i}.hook_pre", _Linear(width, name=f"layers.{i}")(x))
-            x = taps(f"layers.{i}.hook_post", _ACTIVATIONS[self.config.activation](pre))
+            pre = taps(f"layers.{i}.hook_pre", _Linear(width, name=f"layers.{i}")(x), (0,))
+            x = taps(f"layers.{i}.hook_post", _ACTIVATIONS[self.config.activation](pre), (0,))
         return _Linear(self.sizes.classes, name="readout")(x)[:, None]
 
 

@@ -149,7 +149,11 @@ def progress_bar(config: RunConfig) -> Iterator[tuple[Callable[[Progress], None]
         def note(text: str) -> None:
             bar.write(f"note: {text}", file=sys.stderr)
 
-        yield watch, note
+        try:
+            yield watch, note
+        except BaseException:
+            bar.leave = False  # What went wrong is said instead.
+            raise
 
 
 def _median(lanes: np.ndarray) -> float:

@@ -36,6 +36,7 @@ from jaxadd.train import DIVERGED, RUNNING, STOPPED, Trainer, TrainState
 
 STATUS = {RUNNING: "finished", STOPPED: "stopped at its threshold", DIVERGED: "diverged"}
 THRESHOLDS = (("train_accuracy", 0.99), ("test_accuracy", 0.99), ("train_loss", 0.1), ("test_loss", 1.0))
+_MANIFEST = "manifest.json"  # In each checkpoint: the CRC-32 of its other files.
 _UNREADABLE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
 Note = Callable[[str], None]
 
@@ -338,7 +339,7 @@ def _claim(folder: Path, origin: Origin, extend: bool, note: Note) -> None:
         _write_origin(folder, theirs._replace(config=config))
     _warn_of_other_environment(theirs, note)
     (folder / "checkpoints").mkdir(exist_ok=True)
-    for leftover in [*folder.glob(".*.part"), *(folder / "checkpoints").glob("*orbax-checkpoint-tmp*")]:
+    for leftover in [*folder.glob(".*.part"), *(folder / "checkpoints").glob(".*")]:
         shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
 
 
@@ -417,32 +418,36 @@ def _step(state: TrainState) -> int:
     return int(np.max(np.asarray(state.step)))
 
 
-def _checksum(arrays: dict[str, np.ndarray]) -> int:
-    total = 0
-    for name in sorted(arrays):
-        total = zlib.crc32(np.ascontiguousarray(arrays[name]).tobytes(), zlib.crc32(name.encode(), total))
-    return total
-
-
 def _save_checkpoint(checkpoints: Path, state: TrainState) -> None:
     from orbax.checkpoint import v1 as ocp
 
-    arrays = flatten(state)
     path = checkpoints.absolute() / f"{_step(state):08d}"
+    part = path.with_name(f".{path.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
     try:
-        ocp.save(path, arrays, overwrite=True, custom_metadata={"crc32": _checksum(arrays)})
+        ocp.save(part, flatten(state))
+        _write_text(part / _MANIFEST, json.dumps(_checksums(part)))
     except Exception as error:  # Orbax tells of a full disk in several types; all mean that nothing was saved.
+        shutil.rmtree(part, ignore_errors=True)
         raise OSError(f"checkpoint {path} could not be written: {first_line(error)}") from error
+    if path.exists():
+        shutil.rmtree(path)
+    part.rename(path)
 
 
 def _load_checkpoint(path: Path, like: TrainState) -> TrainState:
     """Read one checkpoint; raises one of _UNREADABLE where it is damaged or of another structure."""
     from orbax.checkpoint import v1 as ocp
 
-    arrays = ocp.load(path.absolute())
-    if ocp.metadata(path.absolute()).custom_metadata.get("crc32") != _checksum(arrays):
-        raise ValueError("its checksum does not match its arrays")
-    return nest(arrays, like)
+    # Checked before Orbax sees it: what it does with a damaged file depends on where the damage is.
+    if json.loads((path / _MANIFEST).read_text()) != _checksums(path):
+        raise ValueError("its files are not those that were saved")
+    return nest(ocp.load(path.absolute()), like)
+
+
+def _checksums(folder: Path) -> dict[str, int]:
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != _MANIFEST)
+    return {path.relative_to(folder).as_posix(): zlib.crc32(path.read_bytes()) for path in files}
 
 
 # --- files -------------------------------------------------------------------------------------------------

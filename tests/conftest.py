@@ -1,6 +1,12 @@
 """Small configs that many tests train."""
 
+import os
+import tempfile
 from dataclasses import replace
+
+# Many tests compile the same small program. Set before JAX is imported, and for child processes too.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.join(tempfile.gettempdir(), f"jaxadd-tests-{os.getuid()}"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 
 import pytest
 

@@ -10,10 +10,10 @@ import pytest
 from jaxadd import fit as fit_module
 from jaxadd.config import RunConfig, Stop
 from jaxadd.fit import fit
-from jaxadd.model import Transformer
+from jaxadd.model import MLP, Transformer
 from jaxadd.optimizers import SGD, AdamW
 from jaxadd.runs import flatten
-from jaxadd.tasks import Modular
+from jaxadd.tasks import Digits, Modular
 from jaxadd.train import DIVERGED, METRICS, RUNNING, STOPPED, Trainer
 
 
@@ -24,8 +24,8 @@ def whole(tiny):
 
 @pytest.fixture(scope="module")
 def easy(tiny):
-    """A run whose test set is learned as well."""
-    config = replace(tiny, task=Modular(p=5, train_fraction=0.8), optimizer=AdamW(lr=1e-2, weight_decay=0.1))
+    """A run in which every metric gets better for a while."""
+    config = replace(tiny, task=Digits(batch_size=16), model=MLP(hidden=(8,)), optimizer=AdamW(lr=3e-2, warmup=0.0))
     return config, fit(Trainer(config))
 
 
@@ -121,12 +121,11 @@ def test_going_on_from_the_middle(tiny, whole):
 def test_a_lane_stops_at_the_very_step_and_is_frozen(easy, metric):
     config, whole = easy
     values = whole.metrics[metric] if metric.endswith("accuracy") else -whole.metrics[metric]
-    # The best that lane 0 ever reaches: lane 1 reaches it at another step, or never.
-    reached = values >= np.nanmax(values[0])
-    threshold = float(abs(np.nanmax(values[0])))
+    threshold = np.nanmedian(values[0])
+    reached = values >= threshold
+    threshold = float(abs(threshold))
     want = [int(np.argmax(row)) if row.any() else 40 for row in reached]
-    assert 0 < want[0] <= 40
-    assert want[0] != want[1]
+    assert 0 < want[0] < 40
     result = fit(Trainer(replace(config, stop=Stop(metric, threshold))))
     np.testing.assert_array_equal(result.state.step, want)
     np.testing.assert_array_equal(result.state.status, [STOPPED if row.any() else RUNNING for row in reached])

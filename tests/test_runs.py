@@ -156,10 +156,10 @@ def test_without_metrics_the_run_begins_again(tiny, complete, copy, ruin):
 def test_leftovers_of_a_kill_are_removed(tiny, copy):
     unfinish(copy, 20)
     (copy / ".metrics.npz.part").write_text("half")
-    (copy / "checkpoints" / "00000030.orbax-checkpoint-tmp").mkdir()
+    (copy / "checkpoints" / ".00000030.part.orbax-checkpoint-tmp").mkdir()
     runs.train(Trainer(tiny), copy, **QUIET)
     assert not list(copy.rglob("*.part"))
-    assert not list(copy.rglob("*tmp*"))
+    assert not list((copy / "checkpoints").glob(".*"))
 
 
 def test_another_config_is_refused_with_the_difference(tiny, copy):
