@@ -51,8 +51,7 @@ def main(config: Benchmark) -> None:
     except ModuleNotFoundError:
         print("torch is not installed, so its rows are left out; add --group bench to uv run")
     else:
-        if config.threads:
-            torch.set_num_threads(config.threads)
+        torch.set_num_threads(config.threads or torch.get_num_threads())
         step, evaluate = _torch_transcription(trainer)
         rows["PyTorch eager: train step"] = (lambda: [step() for _ in range(5)], 5)
         rows["PyTorch eager: train step + full test loss"] = (lambda: [(step(), evaluate()) for _ in range(5)], 5)
@@ -77,12 +76,12 @@ def _print(times: dict[str, list[float]], flop: int) -> None:
     print(
         f"{'floor: arithmetic of a train step at that rate':<46} {1e3 * flop / rate:.1f} ms ({flop / 1e9:.2f} GFLOP)"
     )
-    reference = next((n for n in steps if n == "PyTorch eager: train step"), None)
     for name in steps:
         low, median, high = 1e3 * quartiles[name]
         line = f"{name:<46} {median:.1f} ms (quartiles {low:.1f} to {high:.1f})"
-        if reference and name.startswith("jaxadd"):
-            peer = reference + (" + full test loss" if "test" in name else "")
+        # Like is compared with like only.
+        peer = name.replace("jaxadd", "PyTorch eager")
+        if name.startswith("jaxadd") and peer in quartiles:
             line += f"   {quartiles[peer][1] / quartiles[name][1]:.1f}× as fast as {peer}"
         print(line)
 
@@ -138,21 +137,23 @@ def _torch_transcription(trainer: Trainer) -> tuple[Callable[[], None], Callable
     """Transcribe the mainline model tidily: one product per projection over all heads and positions."""
     import torch
 
+    device = torch.device("cuda" if jax.default_backend() == "gpu" and torch.cuda.is_available() else "cpu")
+    synchronize = torch.cuda.synchronize if device.type == "cuda" else lambda: None
     model, task = trainer.config.model, trainer.config.task
     d, h, k, v = model.d_model, model.heads, model.d_head, task.sizes.vocabulary
     torch.manual_seed(0)
 
     def matrix(*shape: int, fan: int) -> torch.nn.Parameter:
-        return torch.nn.Parameter(torch.randn(*shape) / fan**0.5)
+        return torch.nn.Parameter(torch.randn(*shape, device=device) / fan**0.5)
 
     w_e, w_pos, w_u = matrix(v, d, fan=d), matrix(3, d, fan=d), matrix(d, v, fan=v)
     w_q, w_k, w_v, w_o = (matrix(d, d, fan=d) for _ in range(4))
     w_in, w_out = matrix(d, model.d_mlp, fan=d), matrix(model.d_mlp, d, fan=d)
-    b_in, b_out = torch.nn.Parameter(torch.zeros(model.d_mlp)), torch.nn.Parameter(torch.zeros(d))
+    b_in, b_out = (torch.nn.Parameter(torch.zeros(width, device=device)) for width in (model.d_mlp, d))
     parameters = [w_e, w_pos, w_u, w_q, w_k, w_v, w_o, w_in, w_out, b_in, b_out]
     adamw = torch.optim.AdamW(parameters, lr=1e-3, betas=(0.9, 0.98), weight_decay=1.0)
     schedule = torch.optim.lr_scheduler.LambdaLR(adamw, lambda step: min(step / 10, 1))
-    mask = torch.tril(torch.ones(3, 3, dtype=torch.bool))
+    mask = torch.tril(torch.ones(3, 3, dtype=torch.bool, device=device))
 
     def forward(tokens: torch.Tensor) -> torch.Tensor:
         x = w_e[tokens] + w_pos
@@ -168,13 +169,16 @@ def _torch_transcription(trainer: Trainer) -> tuple[Callable[[], None], Callable
 
     data = trainer.data._replace(lane=jax.tree.map(lambda x: x[0], trainer.data.lane))
     pairs = (task.train_batch(data, jax.random.key(0), jnp.int32(0)), task.test_batch(data))
-    train, test = (tuple(torch.tensor(np.asarray(x)).long() for x in (b.inputs, b.targets[:, 0])) for b in pairs)
+    train, test = (
+        tuple(torch.tensor(np.asarray(x), device=device).long() for x in (b.inputs, b.targets[:, 0])) for b in pairs
+    )
 
     def step() -> None:
         adamw.zero_grad()
         loss(train).backward()
         adamw.step()
         schedule.step()
+        synchronize()
 
     def evaluate() -> None:
         with torch.inference_mode():

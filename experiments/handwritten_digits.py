@@ -39,21 +39,11 @@ PRESETS = {
 
 
 def draw(trainer: Trainer, record: runs.Record) -> Mapping[str, "Figure"]:
-    """Draw loss and accuracy, norms, and the misread images of the first lane."""
-    config = record.config
-    source = "bundled 8×8 digits" if config.task.folder is None else "MNIST"
-    title = f"{source}, MLP {'-'.join(map(str, config.model.hidden))}, {report.name_seeds(config)}"
+    """Draw the misread images of the first lane."""
     answers = report.answers(trainer, record)
-    return {
-        "curves": figures.curves(record.metrics, title),
-        "norms": figures.norms(record.metrics, title),
-        "misread": figures.misread(
-            answers.inputs[answers.wrong],
-            answers.targets[answers.wrong, 0],
-            answers.claims[answers.wrong, 0],
-            f"{source}: {len(answers.wrong)} of {len(answers.targets)} misread, seed {config.seeds[0]}",
-        ),
-    }
+    images, targets, claims = (part[answers.wrong] for part in answers[:3])
+    title = f"{len(images)} of {len(answers.targets)} test images misread, seed {trainer.config.seeds[0]}"
+    return {"misread": figures.misread(images, targets[:, 0], claims[:, 0], title)}
 
 
 if __name__ == "__main__":

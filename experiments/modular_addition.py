@@ -32,21 +32,14 @@ PRESETS = {
 
 
 def draw(trainer: Trainer, record: runs.Record) -> Mapping[str, "Figure"]:
-    """Draw loss and accuracy, norms, and the first lane's wrong answers over all pairs (a, b)."""
-    config, task = record.config, record.config.task
-    name = f"{task.operation} mod {task.p}"
-    title = f"{name}, {task.train_fraction:.0%} trained on, {report.name_seeds(config)}"
+    """Draw the first lane's wrong answers over all pairs (a, b)."""
+    task = trainer.config.task
     answers = report.answers(trainer, record, task.batch(jnp.arange(task.p**2), trainer.data.shared))
     wrong, trained = np.zeros((2, task.p**2), bool)
     wrong[answers.wrong] = True
     trained[np.asarray(trainer.data.lane["train"][0])] = True
-    return {
-        "curves": figures.curves(record.metrics, title),
-        "norms": figures.norms(record.metrics, title),
-        "errors": figures.error_map(
-            wrong.reshape(task.p, -1), trained.reshape(task.p, -1), f"answers to {name}, seed {config.seeds[0]}"
-        ),
-    }
+    title = f"{task.title}, seed {trainer.config.seeds[0]}"
+    return {"errors": figures.error_map(wrong.reshape(task.p, -1), trained.reshape(task.p, -1), title)}
 
 
 if __name__ == "__main__":

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import tyro
 
-from jaxadd import cli, figures, report, runs
+from jaxadd import cli, report, runs
+from jaxadd.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -34,15 +35,11 @@ class Replay:
 def main(options: Replay) -> int:
     """Replay and draw; gives the exit status."""
     steps = [step for text in options.snapshots for step in parse_steps(text)]
-    with report.progress_bar(runs.read_origin(options.run).config) as (watch, note):
+    config = runs.read_origin(options.run).config
+    with report.progress_bar(options.to) as (watch, note):
         folder = runs.replay(options.run, options.start, options.to, steps, name=options.name, watch=watch, note=note)
-    metrics = runs.read_npz(folder / "metrics.npz")
-    title = f"{options.run}, steps {options.start:,} to {options.to:,}"
-    drawn = {
-        "curves": figures.curves(metrics, title, log_steps=False),
-        "norms": figures.norms(metrics, title, log_steps=False),
-    }
-    cli.save_figures(drawn, folder)
+    title = f"{report.title(config)}: steps {options.start:,} to {options.to:,} again"
+    cli.save_figures(folder, runs.read_npz(folder / "metrics.npz"), title, log_steps=False)
     return 0
 
 
@@ -52,8 +49,8 @@ def parse_steps(text: str) -> list[int]:
         numbers = [int(part) for part in text.split(":")]
     except ValueError:
         numbers = []
-    if not 1 <= len(numbers) <= 3 or (len(numbers) == 3 and numbers[2] < 1):
-        raise ValueError(f"--snapshots takes steps such as 120, 100:200 or 100:200:10, got {text!r}")
+    if not 1 <= len(numbers) <= 3 or sorted(numbers[:2]) != numbers[:2] or min(numbers[2:], default=1) < 1:
+        raise UserError(f"--snapshots takes steps such as 120, 100:200 or 100:200:10, got {text!r}")
     first, last, every = numbers if len(numbers) == 3 else (numbers[0], numbers[-1], 1)
     return list(range(first, last + 1, every))
 

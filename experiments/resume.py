@@ -1,6 +1,6 @@
 """Go on with a run that was killed, from its newest whole checkpoint; or make a complete one longer."""
 
-import importlib
+import importlib.util
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,9 +25,16 @@ class Resume:
 def main(options: Resume) -> int:
     """Resume and report; gives the exit status."""
     origin = runs.read_origin(options.run)
-    experiment = importlib.import_module(f"experiments.{origin.experiment}")
     config = origin.config if options.steps is None else replace(origin.config, steps=options.steps)
-    return cli.run(origin.experiment, Trainer(config), options.run, experiment.draw, extend=options.steps is not None)
+    extend = options.steps is not None
+    return cli.run(origin.experiment, Trainer(config), options.run, find_draw(origin.experiment), extend=extend)
+
+
+def find_draw(experiment: str) -> cli.Draw:
+    """Find what draws an experiment's own figures; a run made by library calls has none."""
+    if experiment and importlib.util.find_spec(f"experiments.{experiment}"):
+        return importlib.import_module(f"experiments.{experiment}").draw
+    return lambda trainer, record: {}
 
 
 if __name__ == "__main__":

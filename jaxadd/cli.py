@@ -15,8 +15,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from jaxadd import config as configs
-from jaxadd import report, runs
+from jaxadd import figures, report, runs
 from jaxadd.config import RunConfig
+from jaxadd.errors import UserError
+from jaxadd.fit import Metrics
+from jaxadd.optimizers import Optimizer
 from jaxadd.train import Trainer
 
 if TYPE_CHECKING:
@@ -41,7 +44,7 @@ def main(module: str, about: str, presets: Mapping[str, RunConfig], draw: Draw) 
       module: its name, such as "experiments.modular_addition".
       about: its help; the module's docstring.
       presets: configs by name; the first is the default.
-      draw: makes the figures of a finished run, by file name.
+      draw: makes more figures of a finished run, by file name, beside the curves and norms that all runs have.
 
     Returns:
       the exit status: 0; 2 where the user has something to mend; 130 when interrupted.
@@ -54,7 +57,7 @@ def main(module: str, about: str, presets: Mapping[str, RunConfig], draw: Draw) 
         experiment = module.rpartition(".")[2]
         return run(experiment, Trainer(arguments.config), arguments.runs / experiment / name, draw)
 
-    return _guard(experiment)
+    return _guard(experiment, "; the same command goes on from the last checkpoint")
 
 
 def command(module: str, options: type, function: Callable[[Any], int]) -> int:
@@ -67,59 +70,59 @@ def run(experiment: str, trainer: Trainer, folder: Path, draw: Draw, *, extend: 
     print(report.header(trainer, folder))
     if trainer.config.debug:
         print(report.shapes(trainer))
-    with report.progress_bar(trainer.config) as (watch, note):
+    with report.progress_bar(trainer.config.steps) as (watch, note):
         record = runs.train(trainer, folder, experiment=experiment, extend=extend, watch=watch, note=note)
     print(report.outcome(trainer, record))
-    save_figures(draw(trainer, record), folder)
+    save_figures(folder, record.metrics, report.title(trainer.config), draw(trainer, record))
     return 0
 
 
-def save_figures(figures: Mapping[str, "Figure"], folder: Path) -> None:
-    """Save figures by name into a run folder, and say where everything is."""
+def save_figures(
+    folder: Path,
+    metrics: Metrics,
+    title: str,
+    more: Mapping[str, "Figure"] | None = None,
+    *,
+    log_steps: bool = True,
+) -> None:
+    """Save curves, norms and more figures by name into a run folder, and say where everything is."""
     target = folder / "figures"
     target.mkdir(exist_ok=True)
-    for name, figure in figures.items():
+    drawn = {
+        "curves": figures.curves(metrics, title, log_steps=log_steps),
+        "norms": figures.norms(metrics, title, log_steps=log_steps),
+        **(more or {}),
+    }
+    for name, figure in drawn.items():
         figure.savefig(target / f"{name}.png")
-    print(f"{'figures':<{report.INDENT}}{target}/{{{','.join(figures)}}}.png")
+    print(f"{'figures':<{report.INDENT}}{target}/{{{','.join(drawn)}}}.png")
     print(f"{'folder':<{report.INDENT}}{folder}")
 
 
-def _guard(action: Callable[[], int]) -> int:
+def _guard(action: Callable[[], int], after_interrupt: str = "") -> int:
     """Act; what the user can mend becomes one line on standard error and status 2."""
     try:
         return action()
-    except (ValueError, OSError) as error:
-        if not _is_for_user(error):
-            raise
+    except (UserError, OSError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("\ninterrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        print(f"\ninterrupted{after_interrupt}", file=sys.stderr)
         return 130
-
-
-def _is_for_user(error: BaseException) -> bool:
-    """Say whether the disk raised an error, or this project on purpose; any other is a defect to be seen whole."""
-    if isinstance(error, OSError):
-        return True
-    trace = error.__traceback__
-    while trace.tb_next:
-        trace = trace.tb_next
-    return trace.tb_frame.f_globals["__name__"].partition(".")[0] in ("jaxadd", "experiments", "__main__")
 
 
 def _parse(module: str, about: str, presets: Mapping[str, RunConfig], argv: list[str]) -> tuple[_Arguments, str]:
     """Read the arguments, and name the run after its preset and what was changed of it."""
     preset, *rest = argv if argv and not argv[0].startswith("-") else [next(iter(presets)), *argv]
     if preset not in presets:
-        raise ValueError(f"no preset is named {preset!r}; there are {', '.join(presets)}")
+        raise UserError(f"no preset is named {preset!r}; there are {', '.join(presets)}")
     config, name = presets[preset], [preset]
-    kinds = {c.__name__.lower(): c for c in typing.get_args(typing.get_type_hints(RunConfig)["optimizer"])}
+    kinds = {c.__name__.lower(): c for c in typing.get_args(Optimizer)}
     if "--optimizer" in rest:
         place = rest.index("--optimizer")
         kind = (rest[place + 1 : place + 2] or ["nothing"])[0]
         if kind not in kinds:
-            raise ValueError(f"--optimizer must be one of {', '.join(kinds)}, got {kind}")
+            raise UserError(f"--optimizer must be one of {', '.join(kinds)}, got {kind}")
         config, name = dataclasses.replace(config, optimizer=kinds[kind]()), [preset, kind]
         del rest[place : place + 2]
     description = (
@@ -142,7 +145,7 @@ def _parse(module: str, about: str, presets: Mapping[str, RunConfig], argv: list
 
 
 def _tyro(options: type, **keywords: Any) -> Any:
-    """Call `tyro.cli`, and raise what it says of a wrong argument as a ValueError of one line."""
+    """Call `tyro.cli`, and raise what it says of a wrong argument as a UserError of one line."""
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
@@ -154,7 +157,7 @@ def _tyro(options: type, **keywords: Any) -> Any:
         lines = [line.strip("│|╭╮╰╯+ ") for line in said.getvalue().splitlines()[1:]]
         lines = itertools.dropwhile(_is_rule, lines)
         message = " ".join(itertools.takewhile(lambda line: not _is_rule(line), lines))
-        raise ValueError(message.partition("Error parsing config.")[2] or message or "wrong arguments") from None
+        raise UserError(message.partition("Error parsing config.")[2] or message or "wrong arguments") from None
 
 
 def _is_rule(line: str) -> bool:

@@ -1,11 +1,12 @@
 """RunConfig: everything that determines a run, and its form as JSON."""
 
-import typing
+import math
 from dataclasses import dataclass, field, fields, is_dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_type_hints
 
-from jaxadd.model import MLP, Transformer
-from jaxadd.optimizers import SGD, Adam, AdamW
+from jaxadd.errors import UserError
+from jaxadd.model import Network, Transformer
+from jaxadd.optimizers import AdamW, Optimizer
 from jaxadd.tasks import Digits, Modular
 
 
@@ -18,6 +19,16 @@ class Stop:
     threshold: float = 0.0
     """nats for a loss, a share from 0 to 1 for an accuracy"""
 
+    def __post_init__(self) -> None:
+        known = get_args(get_type_hints(Stop)["metric"])
+        if self.metric not in known:
+            raise UserError(f"stop.metric must be one of {', '.join(known)}, got {self.metric!r}")
+        highest = 1 if self.metric.endswith("accuracy") else math.inf
+        if self.metric != "none" and not 0 < self.threshold <= highest:
+            raise UserError(
+                f"stop.threshold must be above 0 and at most {highest} for {self.metric}, got {self.threshold}"
+            )
+
 
 @dataclass(frozen=True)
 class RunConfig:
@@ -25,9 +36,9 @@ class RunConfig:
 
     task: Modular | Digits = field(default_factory=Modular)
     """what is learned"""
-    model: Transformer | MLP = field(default_factory=Transformer)
+    model: Network = field(default_factory=Transformer)
     """the network"""
-    optimizer: AdamW | Adam | SGD = field(default_factory=AdamW)
+    optimizer: Optimizer = field(default_factory=AdamW)
     """the optimiser"""
     steps: int = 25_000
     """updates to make"""
@@ -45,11 +56,11 @@ class RunConfig:
     def __post_init__(self) -> None:
         for name, least in (("steps", 0), ("eval_every", 1), ("checkpoint_every", 1)):
             if getattr(self, name) < least:
-                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
+                raise UserError(f"{name} must be at least {least}, got {getattr(self, name)}")
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
-            raise ValueError(f"seeds must name at least one seed and none twice, got {self.seeds}")
+            raise UserError(f"seeds must name at least one seed and none twice, got {self.seeds}")
         if not all(0 <= seed < 2**32 for seed in self.seeds):
-            raise ValueError(f"seeds must be from 0 to 2**32 - 1, got {self.seeds}")
+            raise UserError(f"seeds must be from 0 to 2**32 - 1, got {self.seeds}")
 
 
 def to_json(config: Any) -> dict[str, Any]:
@@ -65,15 +76,15 @@ def from_json(data: Any, kind: Any = RunConfig) -> Any:
     """Read what `to_json` wrote back into the same dataclass; raises ValueError where it does not fit."""
     if not isinstance(data, dict):
         return tuple(data) if isinstance(data, list) else data
-    choices = {c.__name__: c for c in (typing.get_args(kind) or (kind,)) if is_dataclass(c)}
+    choices = {c.__name__: c for c in (get_args(kind) or (kind,)) if is_dataclass(c)}
     chosen = choices.get(data.get("kind"))
     if chosen is None:
-        raise ValueError(f"expected one of {', '.join(choices)}, got kind {data.get('kind')!r}")
-    hints = typing.get_type_hints(chosen)
+        raise UserError(f"expected one of {', '.join(choices)}, got kind {data.get('kind')!r}")
+    hints = get_type_hints(chosen)
     given = {name: value for name, value in data.items() if name != "kind"}
     if given.keys() != hints.keys():
         wrong = ", ".join(sorted(given.keys() ^ hints.keys()))
-        raise ValueError(f"the fields of {chosen.__name__} have changed since this was written: {wrong}")
+        raise UserError(f"the fields of {chosen.__name__} have changed since this was written: {wrong}")
     return chosen(**{name: from_json(value, hints[name]) for name, value in given.items()})
 
 

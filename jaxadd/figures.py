@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import functools
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -22,10 +24,23 @@ _STYLE = {
     "font.size": 10,
     "axes.titlesize": 11,
     "legend.frameon": False,
-    "savefig.dpi": 150,
 }
 
 
+def _styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
+    """Draw in this module's style, and leave the user's own matplotlib settings as they are."""
+
+    @functools.wraps(draw)
+    def styled(*arguments: Any, **keywords: Any) -> Figure:
+        import matplotlib
+
+        with matplotlib.rc_context(_STYLE):
+            return draw(*arguments, **keywords)
+
+    return styled
+
+
+@_styled
 def curves(metrics: Metrics, title: str, *, log_steps: bool = True) -> Figure:
     """Draw train and test loss (log) and accuracy over steps.
 
@@ -44,6 +59,7 @@ def curves(metrics: Metrics, title: str, *, log_steps: bool = True) -> Figure:
     return figure
 
 
+@_styled
 def norms(metrics: Metrics, title: str, *, log_steps: bool = True) -> Figure:
     """Draw the norms of gradient, update and weights over steps; arguments as for `curves`."""
     figure, axes = _panels(3, title, log_steps)
@@ -55,6 +71,7 @@ def norms(metrics: Metrics, title: str, *, log_steps: bool = True) -> Figure:
     return figure
 
 
+@_styled
 def error_map(wrong: np.ndarray, trained: np.ndarray, title: str) -> Figure:
     """Draw which pairs (a, b) a network answers wrongly.
 
@@ -83,6 +100,7 @@ def error_map(wrong: np.ndarray, trained: np.ndarray, title: str) -> Figure:
     return figure
 
 
+@_styled
 def misread(images: np.ndarray, targets: np.ndarray, claims: np.ndarray, title: str) -> Figure:
     """Draw the first images that were read wrongly, each with its digit and the claim.
 
@@ -113,11 +131,9 @@ def _panels(count: int, title: str, log_steps: bool) -> tuple[Figure, np.ndarray
 
 
 def _figure(size: tuple[float, float], title: str) -> Figure:
-    import matplotlib
     from matplotlib.figure import Figure
 
-    matplotlib.rcParams.update(_STYLE)
-    figure = Figure(figsize=size, layout="constrained")
+    figure = Figure(figsize=size, layout="constrained", dpi=150)
     figure.suptitle(title)
     return figure
 

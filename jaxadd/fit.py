@@ -101,7 +101,14 @@ def fit(
         # One step, then a few, then as many as fill the time between two looks.
         pace = int(np.clip(CHUNK_SECONDS * report["rows"] / seconds, 1, min(8 * asked, CAPACITY)))
         if watch and report["rows"]:
-            watch(Progress(start + int(report["rows"]), recorder.latest, report["step"], report["status"]))
+            watch(
+                Progress(
+                    start + int(report["rows"]),
+                    {name: lanes.copy() for name, lanes in recorder.latest.items()},
+                    report["step"],
+                    report["status"],
+                )
+            )
 
     while running and step < end:
         place = bisect.bisect_right(save_at, step)

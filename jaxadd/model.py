@@ -15,7 +15,7 @@ import math
 import operator
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, Literal, NamedTuple, Self, get_args, get_origin, get_type_hints
 
 import chex
 import flax.linen as nn
@@ -23,6 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxadd.errors import UserError
 from jaxadd.tasks import Sizes
 
 Params = Mapping[str, Any]
@@ -55,7 +56,7 @@ class _Taps:
 
     def __init__(self, known: tuple[str, ...], names: Collection[str], edits: Mapping[str, Callable]):
         if unknown := [name for name in (*names, *edits) if name not in known]:
-            raise ValueError(f"no activation is named {', '.join(unknown)}; there are {', '.join(known)}")
+            raise UserError(f"no activation is named {', '.join(unknown)}; there are {', '.join(known)}")
         self._names, self._edits = frozenset(names), edits
         self.seen: dict[str, jax.Array] = {}
 
@@ -79,6 +80,13 @@ class _Taps:
 
 def _normal(fan: int) -> Callable:
     return nn.initializers.normal(stddev=1 / math.sqrt(fan))
+
+
+def _check_choices(config: object) -> None:
+    """Raise UserError for a field that is none of the strings its annotation lists."""
+    for name, hint in get_type_hints(type(config)).items():
+        if get_origin(hint) is Literal and getattr(config, name) not in get_args(hint):
+            raise UserError(f"{name} must be one of {', '.join(get_args(hint))}, got {getattr(config, name)!r}")
 
 
 @dataclass(frozen=True)
@@ -108,14 +116,10 @@ class Transformer:
     def __post_init__(self) -> None:
         for name, least in (("layers", 1), ("d_model", 1), ("heads", 1), ("d_mlp", 0)):
             if getattr(self, name) < least:
-                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
+                raise UserError(f"{name} must be at least {least}, got {getattr(self, name)}")
         if self.d_model % self.heads:
-            raise ValueError(f"d_model must be divisible by heads, got d_model {self.d_model} and heads {self.heads}")
-        if self.activation not in _ACTIVATIONS or self.layer_norm not in ("none", "pre"):
-            raise ValueError(
-                "activation must be relu or gelu and layer_norm none or pre, "
-                f"got {self.activation!r} and {self.layer_norm!r}"
-            )
+            raise UserError(f"d_model must be divisible by heads, got d_model {self.d_model} and heads {self.heads}")
+        _check_choices(self)
 
     @property
     def d_head(self) -> int:
@@ -125,7 +129,7 @@ class Transformer:
     def build(self, sizes: Sizes) -> Model:
         """Build the model for a task's sizes; raises ValueError where its input is not tokens."""
         if sizes.vocabulary is None:
-            raise ValueError("a transformer reads tokens, and this task's input is real-valued; use an MLP")
+            raise UserError("a transformer reads tokens, and this task's input is real-valued; use an MLP")
         return _build(_TransformerModule(self, sizes), self, sizes, _transformer_names(self))
 
 
@@ -144,14 +148,13 @@ class MLP:
 
     def __post_init__(self) -> None:
         if any(width < 1 for width in self.hidden):
-            raise ValueError(f"every hidden layer needs at least one neuron, got {self.hidden}")
-        if self.activation not in _ACTIVATIONS:
-            raise ValueError(f"activation must be relu or gelu, got {self.activation!r}")
+            raise UserError(f"every hidden layer needs at least one neuron, got {self.hidden}")
+        _check_choices(self)
 
     def build(self, sizes: Sizes) -> Model:
         """Build the model for a task's sizes; raises ValueError where its input is tokens."""
         if sizes.vocabulary is not None:
-            raise ValueError("an MLP reads real-valued features, and this task's input is tokens; use a Transformer")
+            raise UserError("an MLP reads real-valued features, and this task's input is tokens; use a Transformer")
         names = tuple(f"layers.{i}.{hook}" for i in range(len(self.hidden)) for hook in ("hook_pre", "hook_post"))
         return _build(_MLPModule(self, sizes), self, sizes, names)
 

@@ -1,6 +1,6 @@
 """Optimisers as frozen configs whose numbers may be traced, so that lanes may differ in them.
 
-Each config is also a pytree: its numbers are leaves, its structure (a flag, the class itself) is static.
+Each config is also a pytree: its numbers are leaves, and its class, the structure, is static.
 `AdamW(lr=3e-3)` names an optimiser; `jax.vmap` over an `AdamW` whose leaves are arrays is a sweep.
 """
 
@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jaxadd.errors import UserError
+
 
 def _check(config: object, **limits: tuple[float, float]) -> None:
     """Raise ValueError for a number outside its half-open range; traced numbers are left alone."""
@@ -18,7 +20,7 @@ def _check(config: object, **limits: tuple[float, float]) -> None:
         value = getattr(config, name)
         if isinstance(value, int | float) and not (math.isfinite(value) and low <= value < high):
             expected = f"at least {low:g}" if high == math.inf else f"from {low:g} to below {high:g}"
-            raise ValueError(f"{type(config).__name__}.{name} must be a number {expected}, got {value}")
+            raise UserError(f"{type(config).__name__}.{name} must be a number {expected}, got {value}")
 
 
 def _scale_by_warm_up(lr: jax.typing.ArrayLike, warmup: jax.typing.ArrayLike) -> optax.GradientTransformation:

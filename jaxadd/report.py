@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxadd import runs
+from jaxadd import checkpoints, runs
 from jaxadd.config import RunConfig
 from jaxadd.fit import Progress
 from jaxadd.tasks import Batch
-from jaxadd.train import DIVERGED, Trainer
+from jaxadd.train import Trainer
 
 INDENT = 12
 _SHOWN_ANSWERS = 5
@@ -38,7 +38,7 @@ class Answers(NamedTuple):
 
 def answers(trainer: Trainer, record: runs.Record, batch: Batch | None = None) -> Answers:
     """Let the first lane of a finished run answer a batch, its own test set by default."""
-    params = runs.nest(record.params, trainer.abstract_state().params)
+    params = checkpoints.nest(record.params, trainer.abstract_state().params)
     params, split = jax.tree.map(lambda x: x[0], (params, trainer.data.lane))
     if batch is None:
         batch = trainer.config.task.test_batch(trainer.data._replace(lane=split))
@@ -47,20 +47,22 @@ def answers(trainer: Trainer, record: runs.Record, batch: Batch | None = None) -
     return Answers(np.asarray(batch.inputs), targets, claims, np.flatnonzero((claims != targets).any(axis=-1)))
 
 
-def name_seeds(config: RunConfig) -> str:
-    """Name the lanes of a run for a title."""
-    return f"seed {config.seeds[0]}" if len(config.seeds) == 1 else f"{len(config.seeds)} seeds, median and range"
+def title(config: RunConfig) -> str:
+    """Name a run for a figure: its task and its lanes."""
+    return f"{config.task.title}, " + (
+        f"seed {config.seeds[0]}" if len(config.seeds) == 1 else f"{len(config.seeds)} seeds, median and range"
+    )
 
 
 def header(trainer: Trainer, folder: Path) -> str:
     """Describe a run before it starts."""
     config, place = trainer.config, runs.environment()
-    split = {name: part.shape[1] for name, part in trainer.data.lane.items()}
+    batch, test = (jax.tree.leaves(shapes)[0].shape[0] for shapes in trainer.abstract_batches())
     parameters = sum(leaf.size for leaf in jax.tree.leaves(trainer.abstract_state().params)) // len(config.seeds)
     stop = f", stops at {config.stop.metric} {config.stop.threshold:g}" if config.stop.metric != "none" else ""
     lines = {
         "task": _fields(config.task),
-        "": f"{split['train']:,} train, {split['test']:,} test examples, {config.task.sizes.classes} classes",
+        "": f"{batch:,} examples a step, {test:,} test examples, {config.task.sizes.classes} classes",
         "model": _fields(config.model),
         " ": f"{parameters:,} parameters, {config.model.dtype}, matrix precision {config.model.precision}",
         "  ": f"{_engineering(trainer.arithmetic())}FLOP in matrix products, a step and lane",
@@ -88,20 +90,19 @@ def _fields(config: Any) -> str:
 
 def shapes(trainer: Trainer) -> str:
     """List the dtype and shape of every batch, parameter, gradient, optimiser array and activation of one lane."""
-    task, model = trainer.config.task, trainer.model
-    state, split = jax.tree.map(lambda x: x[0], (trainer.init(), trainer.data.lane))
-    data = trainer.data._replace(lane=split)
-    batches = {"train": task.train_batch(data, state.key, state.step), "test": task.test_batch(data)}
-    logits, seen = jax.eval_shape(lambda b: model.apply(state.params, b.inputs, names=model.names), batches["train"])
-    gradients = jax.eval_shape(lambda b: jax.grad(trainer.loss, has_aux=True)(state.params, b)[0], batches["train"])
+    model, (train, test) = trainer.model, trainer.abstract_batches()
+    state = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), trainer.abstract_state())
+    look = lambda params, batch: model.apply(params, batch.inputs, names=model.names)  # noqa: E731
+    logits, seen = jax.eval_shape(look, state.params, train)
+    gradients, _ = jax.eval_shape(jax.grad(trainer.loss, has_aux=True), state.params, train)
     parts = {
-        "batch": batches,
+        "batch": {"train": train, "test": test},
         "parameter": state.params,
         "gradient": gradients,
         "optimizer": state.opt_state,
         "activation": {name: seen[name] for name in model.names} | {"logits": logits},
     }
-    rows = [(part, *row) for part, tree in parts.items() for row in runs.named_leaves(tree)]
+    rows = [(part, *row) for part, tree in parts.items() for row in checkpoints.named_leaves(tree)]
     width = max(len(name) for _, name, _ in rows)
     return "\n".join(
         f"  {part:<11}{name:<{width}}  {leaf.dtype!s:<8} {list(leaf.shape)}" for part, name, leaf in rows
@@ -109,13 +110,12 @@ def shapes(trainer: Trainer) -> str:
 
 
 @contextlib.contextmanager
-def progress_bar(config: RunConfig) -> Iterator[tuple[Callable[[Progress], None], Callable[[str], None]]]:
-    """Show a bar with losses, accuracies, rate and time left; gives `watch` and `note` for `runs.train`."""
+def progress_bar(total: int) -> Iterator[tuple[Callable[[Progress], None], Callable[[str], None]]]:
+    """Show a bar up to step `total` with losses, accuracies, rate and time left; gives `watch` and `note`."""
     from tqdm import tqdm
 
-    told = set()
     with tqdm(
-        total=config.steps,
+        total=total,
         desc="compiling",
         unit="step",
         dynamic_ncols=True,
@@ -125,7 +125,7 @@ def progress_bar(config: RunConfig) -> Iterator[tuple[Callable[[Progress], None]
     ) as bar:
 
         def watch(progress: Progress) -> None:
-            made = min(progress.done, config.steps)
+            made = min(progress.done, total)
             if bar.desc:  # The first chunk: what was made before, and compiling, do not count for the rate.
                 bar.set_description_str("", refresh=False)
                 bar.initial = bar.n = made
@@ -138,13 +138,6 @@ def progress_bar(config: RunConfig) -> Iterator[tuple[Callable[[Progress], None]
                 refresh=False,
             )
             bar.update(made - bar.n)
-            for lane in np.flatnonzero(progress.status == DIVERGED):
-                if lane not in told:
-                    told.add(lane)
-                    note(
-                        f"seed {config.seeds[lane]} diverged and is frozen: "
-                        f"its loss or gradient was not finite at step {progress.step[lane]}"
-                    )
 
         def note(text: str) -> None:
             bar.write(f"note: {text}", file=sys.stderr)

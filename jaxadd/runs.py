@@ -18,8 +18,7 @@ import json
 import os
 import platform
 import shutil
-import zipfile
-import zlib
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -29,15 +28,15 @@ import jax
 import numpy as np
 from filelock import FileLock, Timeout
 
+from jaxadd import checkpoints
 from jaxadd import config as configs
 from jaxadd.config import RunConfig
+from jaxadd.errors import UserError
 from jaxadd.fit import Metrics, Progress, Result, fit
 from jaxadd.train import DIVERGED, RUNNING, STOPPED, Trainer, TrainState
 
 STATUS = {RUNNING: "finished", STOPPED: "stopped at its threshold", DIVERGED: "diverged"}
 THRESHOLDS = (("train_accuracy", 0.99), ("test_accuracy", 0.99), ("train_loss", 0.1), ("test_loss", 1.0))
-_MANIFEST = "manifest.json"  # In each checkpoint: the CRC-32 of its other files.
-_UNREADABLE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
 Note = Callable[[str], None]
 
 
@@ -59,17 +58,13 @@ class Record(NamedTuple):
     """What a run folder holds.
 
     Attributes:
-      experiment: as in Origin.
-      config: as in Origin.
-      environment: as in Origin.
+      origin: what made the run.
       metrics: as in `fit.Result`.
       params: final parameters by path, leading S; empty while the run is not complete.
       summary: headline numbers; empty while the run is not complete.
     """
 
-    experiment: str
-    config: RunConfig
-    environment: dict[str, str]
+    origin: Origin
     metrics: Metrics
     params: dict[str, np.ndarray]
     summary: dict[str, Any]
@@ -82,13 +77,13 @@ def load(folder: str | os.PathLike) -> Record:
     try:
         metrics = read_npz(folder / "metrics.npz")
         if not (folder / "summary.json").is_file():
-            return Record(*origin, metrics, {}, {})
+            return Record(origin, metrics, {}, {})
         params, summary = read_npz(folder / "params.npz"), json.loads((folder / "summary.json").read_text())
-    except _UNREADABLE as error:
-        raise ValueError(
-            f"the record in {folder} is missing or damaged ({first_line(error)}); resume the run"
+    except checkpoints.UNREADABLE as error:
+        raise UserError(
+            f"the record in {folder} is missing or damaged ({checkpoints.first_line(error)}); resume the run"
         ) from error
-    return Record(*origin, metrics, params, summary)
+    return Record(origin, metrics, params, summary)
 
 
 def train(
@@ -118,27 +113,34 @@ def train(
       OSError: the folder cannot be written. What was saved before is whole.
     """
     folder, config = Path(folder), trainer.config
+    _refuse_other_files(folder)
     with _locked(folder):
         _claim(folder, Origin(experiment, config, environment()), extend, note)
         if (folder / "summary.json").is_file():
             note(f"{folder} is complete; nothing is left to train")
             return load(folder)
-        restored, metrics = restore(folder, trainer, note=note)
-        checkpoints = folder / "checkpoints"
-        if restored is None:
-            restored, metrics = trainer.init(), None
-            _save_checkpoint(checkpoints, restored)
+        metrics = _recorded(folder, note)
+        state = _newest_checkpoint(folder, trainer, len(metrics["step"]) if metrics else 0, note)
+        states = folder / "checkpoints"
+        if state is None:
+            state, metrics = trainer.init(), None
+            checkpoints.save(states, state, config)
         else:
-            note(f"going on from step {_step(restored)} of {config.steps}")
+            note(f"going on from step {checkpoints.updates_made(state)} of {config.steps}")
+        if metrics:
+            # The row of a step is recorded after its checkpoint; that of the last lane's last step before.
+            rows = checkpoints.updates_made(state) + int(not np.any(np.asarray(state.status) == RUNNING))
+            metrics = {name: values[..., :rows] for name, values in metrics.items()}
 
         def save(state: TrainState, metrics: Metrics) -> None:
             _write_npz(folder / "metrics.npz", metrics)
-            _save_checkpoint(checkpoints, state)
+            checkpoints.save(states, state, config)
 
         save_at = range(0, config.steps, config.checkpoint_every)
-        result = fit(trainer, state=restored, metrics=metrics, save_at=save_at, save=save, watch=watch)
+        watch = _telling_of_divergence(config, watch, note)
+        result = fit(trainer, state=state, metrics=metrics, save_at=save_at, save=save, watch=watch)
         save(result.state, result.metrics)
-        _write_npz(folder / "params.npz", flatten(result.state.params))
+        _write_npz(folder / "params.npz", checkpoints.flatten(result.state.params))
         _write_text(folder / "summary.json", json.dumps(summarise(config, result), indent=2) + "\n")
     return load(folder)
 
@@ -175,30 +177,33 @@ def replay(
     origin = read_origin(folder)
     config = origin.config
     if not 0 <= start <= stop <= config.steps:
-        raise ValueError(
+        raise UserError(
             f"a replay goes from one step of the run to a later one, 0 to {config.steps}; got {start} to {stop}"
         )
     if outside := [step for step in snapshots if not start <= step <= stop]:
-        raise ValueError(f"snapshots must lie between {start} and {stop}, got {outside}")
+        raise UserError(f"snapshots must lie between {start} and {stop}, got {outside}")
     target = folder / "replays" / (name or f"{start}-{stop}")
     if target.exists():
-        raise ValueError(f"{target} exists already; remove it or choose another name")
+        raise UserError(f"{target} exists already; remove it or choose another name")
     _warn_of_other_environment(origin, note)
     trainer = Trainer(config)
-    state, _ = restore(folder, trainer, at_most=start, note=note)
+    state = _newest_checkpoint(folder, trainer, start, note)
     state = trainer.init() if state is None else state
-    if _step(state) < start:
-        note(f"running from step {_step(state)} to {start}")
+    if checkpoints.updates_made(state) < start:
+        note(f"running from step {checkpoints.updates_made(state)} to {start}")
         state = fit(trainer, state=state, until=start, watch=watch).state
     if not np.any(np.asarray(state.status) == RUNNING):
-        raise ValueError(f"nothing runs at step {start}: every lane had ended by step {_step(state)}")
-    part = target.with_name(f".{target.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
+        raise UserError(
+            f"nothing runs at step {start}: every lane had ended by step {checkpoints.updates_made(state)}"
+        )
+    target.parent.mkdir(exist_ok=True)
+    part = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part"))
     try:
-        (part / "snapshots").mkdir(parents=True)
+        (part / "snapshots").mkdir()
 
         def snapshot(state: TrainState, metrics: Metrics | None = None) -> None:
-            _write_npz(part / "snapshots" / f"{_step(state):08d}.npz", flatten(state.params))
+            path = part / "snapshots" / f"{checkpoints.updates_made(state):08d}.npz"
+            _write_npz(path, checkpoints.flatten(state.params))
 
         wanted = sorted(set(snapshots))
         if wanted and wanted[0] == start:
@@ -206,50 +211,55 @@ def replay(
         result = fit(trainer, state=state, until=stop + 1, eval_every=1, save_at=wanted, save=snapshot, watch=watch)
         _write_npz(part / "metrics.npz", result.metrics)
         _write_origin(part, origin, {"replay_of": str(folder), "from": start, "to": stop, "snapshots": wanted})
+        part.chmod(0o755)
         part.rename(target)
     finally:
         shutil.rmtree(part, ignore_errors=True)
-    note(_compare(_metrics_or_none(folder), result.metrics))
+    note(_compare(_recorded(folder, note), result.metrics, stop - start + 1))
     return target
 
 
-def restore(
-    folder: str | os.PathLike, trainer: Trainer, *, at_most: int | None = None, note: Note = print
-) -> tuple[TrainState | None, Metrics | None]:
-    """Read the newest whole checkpoint and the metrics before it.
-
-    Args:
-      folder: the run.
-      trainer: of the run's config.
-      at_most: take no checkpoint after this step, and read no metrics.
-      note: told of every checkpoint that is damaged or foreign, and passed over.
-
-    Returns:
-      the state and the metrics that were recorded before it; None, None where there is no whole one.
-    """
-    metrics = None if at_most is not None else _metrics_or_none(folder)
-    known = at_most if at_most is not None else 0 if metrics is None else len(metrics["step"])
-    like = trainer.abstract_state()
-    for step in reversed(checkpoint_steps(folder)):
-        if step > known:
+def _newest_checkpoint(folder: Path, trainer: Trainer, at_most: int, note: Note) -> TrainState | None:
+    """Read the newest whole checkpoint of a step up to `at_most`, telling of those passed over; None if none is."""
+    states = folder / "checkpoints"
+    for step in reversed(checkpoints.steps(states)):
+        if step > at_most:
             continue
         try:
-            state = _load_checkpoint(Path(folder) / "checkpoints" / f"{step:08d}", like)
-        except _UNREADABLE as error:
-            note(f"checkpoint {step} is damaged or foreign and is passed over: {first_line(error)}")
-            continue
-        if metrics is None:
-            return state, None
-        # The row of a step is recorded after its checkpoint; that of a lane's last step before.
-        rows = step + int(not np.any(np.asarray(state.status) == RUNNING))
-        return state, {name: values[..., :rows] for name, values in metrics.items()}
-    return None, None
+            return checkpoints.load(states, step, trainer.abstract_state(), trainer.config)
+        except checkpoints.UNREADABLE as error:
+            note(f"checkpoint {step} is damaged or foreign and is passed over: {checkpoints.first_line(error)}")
+    return None
 
 
-def checkpoint_steps(folder: str | os.PathLike) -> list[int]:
-    """List the steps of a run's checkpoints, ascending."""
-    found = (Path(folder) / "checkpoints").glob("*")
-    return sorted(int(path.name) for path in found if path.name.isdecimal())
+def _recorded(folder: Path, note: Note) -> Metrics | None:
+    """Read the metrics of a run; None, told of where the run has gone on without them, where they are lost."""
+    try:
+        return read_npz(folder / "metrics.npz")
+    except PermissionError:
+        raise
+    except checkpoints.UNREADABLE as error:
+        if len(checkpoints.steps(folder / "checkpoints")) > 1:
+            note(f"metrics.npz is lost ({checkpoints.first_line(error)}), and checkpoints are of no use without it")
+        return None
+
+
+def _telling_of_divergence(
+    config: RunConfig, watch: Callable[[Progress], None] | None, note: Note
+) -> Callable[[Progress], None]:
+    told: set[int] = set()
+
+    def watching(progress: Progress) -> None:
+        if watch:
+            watch(progress)
+        for lane in set(np.flatnonzero(progress.status == DIVERGED)) - told:
+            told.add(lane)
+            note(
+                f"seed {config.seeds[lane]} diverged and is frozen: its loss or gradient was not finite "
+                f"at step {progress.step[lane]}"
+            )
+
+    return watching
 
 
 def summarise(config: RunConfig, result: Result) -> dict[str, Any]:
@@ -298,19 +308,21 @@ def _processor() -> str:
 # --- the folder ------------------------------------------------------------------------------------------
 
 
+def _refuse_other_files(folder: Path) -> None:
+    """Raise UserError for a folder that holds something else, before anything in it is touched."""
+    foreign = folder.is_dir() and not (folder / "config.json").exists()
+    if foreign and any(not path.name.startswith(".") for path in folder.iterdir()):
+        raise UserError(f"{folder} holds files but no run; choose another name")
+
+
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    made = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / ".lock")
     try:
         lock.acquire(blocking=False)
     except Timeout as error:
-        raise ValueError(f"another process is working on {folder}; wait for it or choose another name") from error
-    except OSError:
-        if made:
-            folder.rmdir()
-        raise
+        raise UserError(f"another process is working on {folder}; wait for it or choose another name") from error
     try:
         yield
     finally:
@@ -319,27 +331,26 @@ def _locked(folder: Path) -> Iterator[None]:
 
 def _claim(folder: Path, origin: Origin, extend: bool, note: Note) -> None:
     """Check that the folder holds this config, or make it do so where it holds none."""
+    states = folder / "checkpoints"
     if not (folder / "config.json").exists():
-        if any(not path.name.startswith(".") for path in folder.iterdir()):
-            raise ValueError(f"{folder} holds files but no run; choose another name")
         _write_origin(folder, origin)
-        (folder / "checkpoints").mkdir(exist_ok=True)
+        states.mkdir(exist_ok=True)
         return
     theirs = read_origin(folder)
     config = theirs.config
     if extend and config.steps != origin.config.steps:
-        newest = max(checkpoint_steps(folder), default=0)
+        newest = max(checkpoints.steps(states), default=0)
         if origin.config.steps < newest:
-            raise ValueError(f"{folder} is already at step {newest}; it cannot be cut to {origin.config.steps} steps")
+            raise UserError(f"{folder} is already at step {newest}; it cannot be cut to {origin.config.steps} steps")
         config = replace(config, steps=origin.config.steps)
     if difference := configs.difference(origin.config, config):
-        raise ValueError(f"{folder} holds a run of another config ({'; '.join(difference)}); choose another name")
+        raise UserError(f"{folder} holds a run of another config ({'; '.join(difference)}); choose another name")
     if config != theirs.config:
         (folder / "summary.json").unlink(missing_ok=True)
         _write_origin(folder, theirs._replace(config=config))
     _warn_of_other_environment(theirs, note)
-    (folder / "checkpoints").mkdir(exist_ok=True)
-    for leftover in [*folder.glob(".*.part"), *(folder / "checkpoints").glob(".*")]:
+    states.mkdir(exist_ok=True)
+    for leftover in [*folder.glob(".*.part"), *states.glob(".*")]:
         shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
 
 
@@ -353,11 +364,13 @@ def read_origin(folder: str | os.PathLike) -> Origin:
     path = Path(folder) / "config.json"
     try:
         data = json.loads(path.read_text())
+        if "replay_of" in data:
+            raise UserError(f"it is a replay of {data['replay_of']}, not a run")
         return Origin(data["experiment"], configs.from_json(data["config"]), data["environment"])
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise ValueError(f"{folder} is no run folder: there is no {path}") from error
+        raise UserError(f"{folder} is no run folder: there is no {path}") from error
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read as the config of a run: {first_line(error)}") from error
+        raise UserError(f"{path} cannot be read as the config of a run: {checkpoints.first_line(error)}") from error
 
 
 def _warn_of_other_environment(origin: Origin, note: Note) -> None:
@@ -366,8 +379,10 @@ def _warn_of_other_environment(origin: Origin, note: Note) -> None:
         note(f"not bit for bit the run it was, since the machine has changed: {'; '.join(changed)}")
 
 
-def _compare(recorded: Metrics | None, again: Metrics) -> str:
+def _compare(recorded: Metrics | None, again: Metrics, asked: int) -> str:
     shared = np.zeros(0, int) if recorded is None else np.intersect1d(recorded["step"], again["step"])
+    if shared.size and recorded["step"][-1] > again["step"][-1] and len(again["step"]) < asked:
+        return f"the replay ended at step {again['step'][-1]}, where the run went on: this is not an exact replay"
     if not shared.size:
         return "the run has no record of these steps to compare with"
     theirs = recorded["train_loss"][:, np.searchsorted(recorded["step"], shared)]
@@ -379,84 +394,13 @@ def _compare(recorded: Metrics | None, again: Metrics) -> str:
     return f"train losses differ from the recorded ones from step {step} on: this is not an exact replay"
 
 
-# --- checkpoints -------------------------------------------------------------------------------------------
-
-
-def flatten(tree: Any) -> dict[str, np.ndarray]:
-    """Name the leaves of a pytree by their path, as in "blocks.0.attn.W_Q", on the host."""
-    return {name: _to_host(leaf) for name, leaf in named_leaves(tree)}
-
-
-def named_leaves(tree: Any) -> list[tuple[str, Any]]:
-    """List the leaves of a pytree with their paths, as in "blocks.0.attn.W_Q"."""
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return [(jax.tree_util.keystr(path, simple=True, separator="."), leaf) for path, leaf in leaves]
-
-
-def nest(arrays: dict[str, np.ndarray], like: Any) -> Any:
-    """Undo `flatten`, into the structure, shapes and dtypes of `like`; raises ValueError where they differ."""
-    expected = dict(named_leaves(like))
-    if expected.keys() != arrays.keys():
-        wrong = ", ".join(sorted(expected.keys() ^ arrays.keys()))
-        raise ValueError(f"it holds other arrays than this model: {wrong}")
-    nested = []
-    for name, leaf in expected.items():
-        array = jax.numpy.asarray(arrays[name])
-        if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-            array = jax.random.wrap_key_data(array)
-        if array.shape != leaf.shape or array.dtype != leaf.dtype:
-            raise ValueError(f"its {name} is {array.dtype}{array.shape}, expected {leaf.dtype}{leaf.shape}")
-        nested.append(array)
-    return jax.tree.unflatten(jax.tree.structure(like), nested)
-
-
-def _to_host(leaf: jax.Array) -> np.ndarray:
-    return np.asarray(jax.random.key_data(leaf) if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf)
-
-
-def _step(state: TrainState) -> int:
-    return int(np.max(np.asarray(state.step)))
-
-
-def _save_checkpoint(checkpoints: Path, state: TrainState) -> None:
-    from orbax.checkpoint import v1 as ocp
-
-    path = checkpoints.absolute() / f"{_step(state):08d}"
-    part = path.with_name(f".{path.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    try:
-        ocp.save(part, flatten(state))
-        _write_text(part / _MANIFEST, json.dumps(_checksums(part)))
-    except Exception as error:  # Orbax tells of a full disk in several types; all mean that nothing was saved.
-        shutil.rmtree(part, ignore_errors=True)
-        raise OSError(f"checkpoint {path} could not be written: {first_line(error)}") from error
-    if path.exists():
-        shutil.rmtree(path)
-    part.rename(path)
-
-
-def _load_checkpoint(path: Path, like: TrainState) -> TrainState:
-    """Read one checkpoint; raises one of _UNREADABLE where it is damaged or of another structure."""
-    from orbax.checkpoint import v1 as ocp
-
-    # Checked before Orbax sees it: what it does with a damaged file depends on where the damage is.
-    if json.loads((path / _MANIFEST).read_text()) != _checksums(path):
-        raise ValueError("its files are not those that were saved")
-    return nest(ocp.load(path.absolute()), like)
-
-
-def _checksums(folder: Path) -> dict[str, int]:
-    files = (path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != _MANIFEST)
-    return {path.relative_to(folder).as_posix(): zlib.crc32(path.read_bytes()) for path in files}
-
-
 # --- files -------------------------------------------------------------------------------------------------
 
 
 def _metrics_or_none(folder: str | os.PathLike) -> Metrics | None:
     try:
         return read_npz(Path(folder) / "metrics.npz")
-    except _UNREADABLE:
+    except checkpoints.UNREADABLE:
         return None
 
 
@@ -488,8 +432,3 @@ def _replacing(path: Path) -> Iterator[Path]:
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
-
-
-def first_line(error: BaseException) -> str:
-    """Give the first line of what an error says."""
-    return (str(error) or type(error).__name__).splitlines()[0][:200]

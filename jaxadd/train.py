@@ -9,7 +9,6 @@ last lane is done.
 import math
 import time
 from collections.abc import Callable
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -57,6 +56,7 @@ class Trainer:
         self.hyper = optimizers.lanes(config.optimizer, len(config.seeds))
         self.compile_seconds = 0.0
         self._compiled = None
+        self._evaluate_compiled = jax.jit(self._evaluate)
 
     def init(self) -> TrainState:
         """Draw the initial state of every lane."""
@@ -74,10 +74,9 @@ class Trainer:
         correct = losses.margin(logits, batch.targets) > 0
         return jnp.mean(losses.cross_entropy(logits, batch.targets)), jnp.mean(correct.astype(jnp.float32))
 
-    @partial(jax.jit, static_argnums=0)
     def evaluate(self, params: Params) -> dict[str, jax.Array]:
         """Compute the test metrics of every lane, each `[S]`."""
-        return self._evaluate(params, self.data)
+        return self._evaluate_compiled(params, self.data)
 
     def chunk(self, state: TrainState, start: int, count: int, eval_every: int) -> tuple[TrainState, dict, dict]:
         """Record up to `count` rows and make the update of each, fewer when every lane is done.
@@ -106,15 +105,16 @@ class Trainer:
 
     def arithmetic(self) -> int:
         """Count the floating-point operations in the matrix products of one step of one lane."""
+        params = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), self.abstract_state().params)
+        batch, _ = self.abstract_batches()
+        return _count_products(jax.make_jaxpr(jax.grad(self.loss, has_aux=True))(params, batch).jaxpr)
 
-        def step(state: TrainState, split: Any) -> Any:
-            batch = self.config.task.train_batch(Data(self.data.shared, split), state.key, state.step)
-            return jax.grad(self.loss, has_aux=True)(state.params, batch)
-
-        one_lane = jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), (self.abstract_state(), self.data.lane)
-        )
-        return _count_products(jax.make_jaxpr(step)(*one_lane).jaxpr)
+    def abstract_batches(self) -> tuple[Batch, Batch]:
+        """Give the shapes and dtypes of one lane's train and test batch without computing them."""
+        task, data = self.config.task, self.data
+        lane = data._replace(lane=jax.tree.map(lambda x: x[0], data.lane))
+        train = jax.eval_shape(lambda key: task.train_batch(lane, key, jnp.int32(0)), jax.random.key(0))
+        return train, jax.eval_shape(lambda: task.test_batch(lane))
 
     def abstract_state(self) -> TrainState:
         """Give the shapes and dtypes of the state without computing it."""
@@ -125,13 +125,16 @@ class Trainer:
 
         def body(carry):
             i, state, rows = carry
-            measured = ((start + i) % eval_every == 0) | (start + i == last)
+            step = start + i
+            measured = (step % eval_every == 0) | (step == last)
+            # A denser evaluation, in a replay, must not end a lane sooner than the run did.
+            due = measured & ((step % self.config.eval_every == 0) | (step == last))
             test = jax.lax.cond(
                 measured,
                 lambda: self._evaluate(state.params, data),
                 lambda: dict.fromkeys(TEST_METRICS, jnp.zeros(lanes)),
             )
-            state, row = _over_lanes(self._step)(state, hyper, data.lane, test, shared=(data.shared, measured, last))
+            state, row = _over_lanes(self._step)(state, hyper, data.lane, test, shared=(data.shared, due, last))
             return i + 1, state, {name: buffer.at[:, i].set(row[name]) for name, buffer in rows.items()}
 
         def unfinished(carry):
@@ -150,8 +153,8 @@ class Trainer:
 
         return _over_lanes(lane)(params, data.lane, shared=(data.shared,))
 
-    def _step(self, state, hyper, split, test, shared, measured, last) -> tuple[TrainState, dict[str, jax.Array]]:
-        """Make one step of one lane. `test` are its test metrics, which count where `measured`."""
+    def _step(self, state, hyper, split, test, shared, due, last) -> tuple[TrainState, dict[str, jax.Array]]:
+        """Make one step of one lane. `test` are its test metrics, by which it may stop where they are `due`."""
         batch = self.config.task.train_batch(Data(shared, split), state.key, state.step)
         (loss, accuracy), grads = jax.value_and_grad(self.loss, has_aux=True)(state.params, batch)
         updates, opt_state = hyper.transform().update(grads, state.opt_state, state.params)
@@ -164,7 +167,7 @@ class Trainer:
             **test,
         }
         finite = jnp.isfinite(loss) & jnp.isfinite(row["grad_norm"])
-        verdict = jnp.where(finite, jnp.where(self._reached(row, measured), STOPPED, RUNNING), DIVERGED)
+        verdict = jnp.where(finite, jnp.where(self._reached(row, due), STOPPED, RUNNING), DIVERGED)
         status = jnp.where(state.status == RUNNING, verdict, state.status)
         update = (status == RUNNING) & (state.step < last)
         row["update_norm"] = jnp.where(update, row["update_norm"], 0)
@@ -172,13 +175,13 @@ class Trainer:
         frozen = state._replace(status=status)
         return jax.tree.map(lambda new, old: jnp.where(update, new, old), new, frozen), row
 
-    def _reached(self, row: dict[str, jax.Array], measured: jax.Array) -> jax.Array:
+    def _reached(self, row: dict[str, jax.Array], due: jax.Array) -> jax.Array:
         stop = self.config.stop
         if stop.metric == "none":
             return jnp.bool_(False)
         value = row[stop.metric]
         reached = value <= stop.threshold if stop.metric.endswith("loss") else value >= stop.threshold
-        return reached & measured if stop.metric in TEST_METRICS else reached
+        return reached & due if stop.metric in TEST_METRICS else reached
 
 
 def _over_lanes(function: Callable) -> Callable:

@@ -95,7 +95,7 @@ def test_corrupt_gzip(tmp_path):
 def test_labels_that_do_not_fit(mnist):
     folder, _ = mnist
     (folder / f"{NAMES[1]}.gz").write_bytes(gzip.compress(idx(np.zeros(29))))
-    with pytest.raises(ValueError, match="images \\[n, rows, columns\\] and labels \\[n\\]"):
+    with pytest.raises(ValueError, match=r"square images \[n, rows, rows\] and labels \[n\]"):
         Digits(folder=str(folder)).data([0])
 
 

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxadd.checkpoints import flatten
 from jaxadd.model import MLP, Transformer
-from jaxadd.runs import flatten
 from jaxadd.tasks import Modular, Sizes
 
 SMALL = Sizes(length=5, classes=6, vocabulary=7, read=(4,))
@@ -193,7 +193,9 @@ def test_mlp_classifier():
     [
         (lambda: Transformer(heads=3), "divisible by heads"),
         (lambda: Transformer(layers=0), "layers must be at least 1"),
-        (lambda: Transformer(activation="tanh"), "relu or gelu"),
+        (lambda: Transformer(activation="tanh"), "relu, gelu"),
+        (lambda: Transformer(dtype="float16"), "dtype must be one of float32, bfloat16"),
+        (lambda: MLP(precision="low"), "precision must be one of highest"),
         (lambda: MLP(hidden=(0,)), "at least one neuron"),
         (lambda: Transformer().build(Sizes(length=4, classes=2)), "use an MLP"),
         (lambda: MLP().build(SMALL), "use a Transformer"),

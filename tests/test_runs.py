@@ -16,9 +16,13 @@ import jax
 import numpy as np
 import pytest
 
+from jaxadd import checkpoints, runs
 from jaxadd import config as configs
-from jaxadd import runs
 from jaxadd.config import Stop
+from jaxadd.fit import fit
+from jaxadd.model import MLP
+from jaxadd.optimizers import SGD, AdamW
+from jaxadd.tasks import Digits
 from jaxadd.train import Trainer
 
 ROOT = Path(__file__).parent.parent
@@ -40,11 +44,15 @@ def copy(complete, tmp_path):
     return shutil.copytree(complete, tmp_path / "copy")
 
 
+def steps_of(folder):
+    return checkpoints.steps(folder / "checkpoints")
+
+
 def unfinish(folder, keep):
     """Bring a finished run to the state in which a kill after checkpoint `keep` would have left it."""
     for name in ("summary.json", "params.npz"):
         (folder / name).unlink()
-    for step in runs.checkpoint_steps(folder):
+    for step in steps_of(folder):
         if step > keep:
             shutil.rmtree(folder / "checkpoints" / f"{step:08d}")
 
@@ -70,7 +78,7 @@ def test_folder_is_readable_with_numpy_and_json_alone(tiny, complete):
     summary = json.loads((complete / "summary.json").read_text())
     assert [lane["seed"] for lane in summary["lanes"]] == [0, 1]
     assert all(lane["status"] == "finished" and lane["steps"] == 40 for lane in summary["lanes"])
-    assert runs.checkpoint_steps(complete) == [0, 10, 20, 30, 40]
+    assert steps_of(complete) == [0, 10, 20, 30, 40]
 
 
 def test_summary_tells_the_steps_to_thresholds(complete):
@@ -127,14 +135,20 @@ def empty(path, config):
 
 
 def swap(path, config):
-    """Put a checkpoint of another model in its place."""
+    """Put a checkpoint of a run with another learning rate in its place: the same arrays by name and shape."""
     other = path.parent.parent / "other"
-    runs.train(Trainer(replace(config, task=replace(config.task, p=5), steps=0)), other, **QUIET)
+    runs.train(Trainer(replace(config, optimizer=AdamW(lr=0.5), steps=30)), other, **QUIET)
     shutil.rmtree(path)
-    (other / "checkpoints" / "00000000").rename(path)
+    (other / "checkpoints" / path.name).rename(path)
 
 
-@pytest.mark.parametrize("damage", [truncate, flip, empty, swap])
+def rename(path, config):
+    """Let it pose as the checkpoint of another step."""
+    shutil.rmtree(path)
+    shutil.copytree(path.with_name("00000010"), path)
+
+
+@pytest.mark.parametrize("damage", [truncate, flip, empty, swap, rename])
 def test_falls_back_to_the_newest_whole_checkpoint(tiny, complete, copy, damage):
     unfinish(copy, 30)
     damage(copy / "checkpoints" / "00000030", tiny)
@@ -149,7 +163,9 @@ def test_falls_back_to_the_newest_whole_checkpoint(tiny, complete, copy, damage)
 def test_without_metrics_the_run_begins_again(tiny, complete, copy, ruin):
     unfinish(copy, 30)
     ruin(copy / "metrics.npz")
-    runs.train(Trainer(tiny), copy, **QUIET)
+    notes = []
+    runs.train(Trainer(tiny), copy, note=notes.append)
+    assert notes[0].startswith("metrics.npz is lost")
     assert_same_run(copy, complete)
 
 
@@ -171,7 +187,7 @@ def test_a_folder_of_something_else_is_refused(tiny, tmp_path):
     (tmp_path / "thesis.tex").write_text("dear")
     with pytest.raises(ValueError, match="holds files but no run"):
         runs.train(Trainer(tiny), tmp_path, **QUIET)
-    assert not (tmp_path / "config.json").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
     with pytest.raises(ValueError, match="is no run folder"):
         runs.load(tmp_path)
 
@@ -205,23 +221,38 @@ def test_another_machine_is_told_of(tiny, copy):
     assert "jax 0.0.1 then" in notes[0]
 
 
-def test_a_full_disk_loses_nothing_that_was_saved(tiny, complete, copy):
-    """A file size limit stands for the full disk: the next checkpoint cannot be written."""
+@pytest.mark.parametrize(
+    ("limit", "words"), [(1_000, "large"), (8_000, "checkpoint .*00000030 could not be written")]
+)
+def test_a_full_disk_loses_nothing_that_was_saved(tiny, complete, copy, limit, words):
+    """A limit of file size stands for the full disk: it strikes the metrics, or the checkpoint after them."""
     unfinish(copy, 20)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    trainer = Trainer(tiny)
+    fit(trainer, until=1)  # Compiled before the disk is full.
     try:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (1_000, limits[1]))
-        with pytest.raises(OSError):
-            runs.train(Trainer(tiny), copy, **QUIET)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limits[1]))
+        with pytest.raises(OSError, match=words):
+            runs.train(trainer, copy, **QUIET)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         signal.signal(signal.SIGXFSZ, handler)
-    assert runs.checkpoint_steps(copy) == [0, 10, 20]
+    assert steps_of(copy) == [0, 10, 20]
+    assert not [path for path in copy.rglob("*.part*")]
     notes = []
-    runs.train(Trainer(tiny), copy, note=notes.append)
+    runs.train(trainer, copy, note=notes.append)
     assert notes == ["going on from step 20 of 40"]
     assert_same_run(copy, complete)
+
+
+def test_divergence_is_told(tiny, tmp_path):
+    notes = []
+    record = runs.train(Trainer(replace(tiny, optimizer=SGD(lr=1e9))), tmp_path / "a", note=notes.append)
+    assert [lane["status"] for lane in record.summary["lanes"]] == ["diverged", "diverged"]
+    assert sorted(note.partition(" at ")[0] for note in notes) == [
+        f"seed {s} diverged and is frozen: its loss or gradient was not finite" for s in (0, 1)
+    ]
 
 
 def test_stopped_run_is_complete_and_reopens(tiny, tmp_path):
@@ -254,11 +285,30 @@ def test_replay_is_exact_and_dense(tiny, copy, complete):
         np.testing.assert_array_equal(again[name][~np.isnan(recorded)], recorded[~np.isnan(recorded)], err_msg=name)
         assert np.isfinite(again[name]).all(), "the test set is measured at every step"
     assert sorted(path.name for path in (folder / "snapshots").iterdir()) == [f"{i:08d}.npz" for i in (13, 20, 27)]
-    saved = runs.restore(complete, Trainer(tiny), at_most=20, **QUIET)[0]
+    trainer = Trainer(tiny)
+    saved = checkpoints.load(complete / "checkpoints", 20, trainer.abstract_state(), tiny)
     snapshot = runs.read_npz(folder / "snapshots" / "00000020.npz")
-    for name, value in runs.flatten(saved.params).items():
+    for name, value in checkpoints.flatten(saved.params).items():
         np.testing.assert_array_equal(snapshot[name], value)
     assert all(path.read_bytes() == raw for path, raw in before.items()), "the run itself is untouched"
+
+
+def test_replay_meets_the_stop_of_the_run(tiny, tmp_path):
+    """Though the replay knows the test accuracy at every step, it ends where the run did, on its grid."""
+    config = replace(tiny, task=Digits(batch_size=16), model=MLP(hidden=(8,)), stop=Stop("test_accuracy", 0.3))
+    record = runs.train(Trainer(config), tmp_path / "a", **QUIET)
+    ended = [lane["steps"] for lane in record.summary["lanes"]]
+    assert 0 < max(ended) < 40
+    notes = []
+    folder = runs.replay(tmp_path / "a", 1, 40, note=notes.append)
+    again = runs.read_npz(folder / "metrics.npz")
+    assert again["step"][-1] == max(ended)
+    for name in again:
+        recorded = record.metrics[name][..., 1:]
+        np.testing.assert_array_equal(again[name][~np.isnan(recorded)], recorded[~np.isnan(recorded)], err_msg=name)
+    assert "bit for bit" in notes[-1]
+    with pytest.raises(ValueError, match="is a replay of"):
+        runs.train(Trainer(config), folder, **QUIET)
 
 
 def test_replay_tells_of_a_difference(copy):
@@ -312,9 +362,9 @@ def test_killed_at_random_moments_it_ends_as_if_it_had_not_been(tiny, tmp_path):
     command = [sys.executable, "-c", CHILD, json.dumps(configs.to_json(config)), str(tmp_path / "killed")]
     while not (tmp_path / "killed" / "summary.json").exists():
         with subprocess.Popen(command, cwd=ROOT) as child:
-            count = len(runs.checkpoint_steps(tmp_path / "killed"))
+            count = len(steps_of(tmp_path / "killed"))
             # Wait for it to make progress, so that the number of kills is bounded, then strike.
-            while child.poll() is None and len(runs.checkpoint_steps(tmp_path / "killed")) < min(count + 60, 301):
+            while child.poll() is None and len(steps_of(tmp_path / "killed")) < min(count + 60, 301):
                 time.sleep(0.005)
             time.sleep(rng.uniform(0, 0.05))
             if child.poll() is None:

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxadd.errors import UserError
 from jaxadd.tasks.sampling import check_batch_size, choose
 from jaxadd.tasks.task import Batch, Data, Sizes
 
@@ -42,7 +43,7 @@ class Digits:
 
     def __post_init__(self) -> None:
         if not 0 < self.test_fraction < 1:
-            raise ValueError(f"test_fraction must be between 0 and 1, got {self.test_fraction}")
+            raise UserError(f"test_fraction must be between 0 and 1, got {self.test_fraction}")
 
     @property
     def sizes(self) -> Sizes:
@@ -52,6 +53,11 @@ class Digits:
     @property
     def _images(self) -> _Images:
         return _bundled() if self.folder is None else _mnist(self.folder)
+
+    @property
+    def title(self) -> str:
+        """Name the task in a few words, for figures."""
+        return f"handwritten digits, {'the bundled 8×8' if self.folder is None else self.folder}"
 
     def data(self, seeds: Sequence[int]) -> Data:
         """Load the images once and split them for each lane.
@@ -68,7 +74,7 @@ class Digits:
         else:
             train, order = images.train, np.tile(np.arange(n), (len(seeds), 1))
         if not 0 < train < n:
-            raise ValueError(f"test_fraction {self.test_fraction} of {n} images leaves an empty side")
+            raise UserError(f"test_fraction {self.test_fraction} of {n} images leaves an empty side")
         check_batch_size(self.batch_size, train)
         order = jnp.asarray(order, jnp.int32)
         shared = {"pixels": jnp.asarray(images.pixels), "labels": jnp.asarray(images.labels, jnp.int32)}
@@ -99,7 +105,7 @@ def _bundled() -> _Images:
     try:
         from sklearn.datasets import load_digits
     except ModuleNotFoundError as error:
-        raise ValueError(
+        raise UserError(
             "the bundled digits come with scikit-learn, which is not installed; "
             "install jaxadd[digits], or name a folder of MNIST's IDX files"
         ) from error
@@ -112,16 +118,16 @@ def _mnist(folder: str) -> _Images:
     parts = {}
     for part, (image_name, label_name) in _IDX_FILES.items():
         pixels, labels = read_idx(_find(folder, image_name)), read_idx(_find(folder, label_name))
-        if pixels.ndim != 3 or labels.ndim != 1 or len(pixels) != len(labels):
-            raise ValueError(
-                f"{image_name} and {label_name} in {folder} must hold images [n, rows, columns] and labels [n], "
-                f"got {pixels.shape} and {labels.shape}"
+        if pixels.ndim != 3 or labels.ndim != 1 or len(pixels) != len(labels) or len(set(pixels.shape[1:])) > 1:
+            raise UserError(
+                f"{image_name} and {label_name} in {folder} must hold square images [n, rows, rows] and labels [n], "
+                f"got {list(pixels.shape)} and {list(labels.shape)}"
             )
         if labels.size == 0 or labels.max() > 9:
-            raise ValueError(f"{label_name} in {folder} must hold labels from 0 to 9 and at least one of them")
+            raise UserError(f"{label_name} in {folder} must hold labels from 0 to 9 and at least one of them")
         parts[part] = pixels, labels
     if parts["train"][0].shape[1:] != parts["test"][0].shape[1:]:
-        raise ValueError(f"the train and test images in {folder} differ in size")
+        raise UserError(f"the train and test images in {folder} differ in size")
     pixels, labels = (np.concatenate([parts["train"][i], parts["test"][i]]) for i in (0, 1))
     return _Images(pixels.reshape(len(pixels), -1), labels, 255.0, len(parts["train"][1]))
 
@@ -130,7 +136,7 @@ def _find(folder: str, name: str) -> Path:
     for path in (Path(folder) / name, Path(folder) / f"{name}.gz"):
         if path.is_file():
             return path
-    raise ValueError(f"no file {name} or {name}.gz in {folder}; a folder of MNIST's four IDX files was expected")
+    raise UserError(f"no file {name} or {name}.gz in {folder}; a folder of MNIST's four IDX files was expected")
 
 
 def read_idx(path: Path) -> np.ndarray:
@@ -148,17 +154,17 @@ def read_idx(path: Path) -> np.ndarray:
     try:
         raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise ValueError(f"{path} is a truncated or corrupt gzip file ({error}); fetch it again") from error
+        raise UserError(f"{path} is a truncated or corrupt gzip file ({error}); fetch it again") from error
     if len(raw) < 4 or raw[:3] != b"\0\0\x08" or not 1 <= raw[3] <= 3:
-        raise ValueError(f"{path} is not an IDX file of unsigned bytes: it begins with {raw[:4].hex()!r}")
+        raise UserError(f"{path} is not an IDX file of unsigned bytes: it begins with {raw[:4].hex()!r}")
     header = 4 + 4 * raw[3]
     if len(raw) < header:
-        raise ValueError(f"{path} is truncated inside its header; fetch it again")
+        raise UserError(f"{path} is truncated inside its header; fetch it again")
     shape = struct.unpack(f">{raw[3]}I", raw[4:header])
     # Python integers: a corrupt header must not overflow into a plausible size.
     size = 1
     for length in shape:
         size *= length
     if len(raw) != header + size:
-        raise ValueError(f"{path} should hold {size} bytes of data by its header, holds {len(raw) - header}")
+        raise UserError(f"{path} should hold {size} bytes of data by its header, holds {len(raw) - header}")
     return np.frombuffer(raw, np.uint8, offset=header).reshape(shape)

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxadd.errors import UserError
 from jaxadd.tasks.sampling import check_batch_size, choose
 from jaxadd.tasks.task import Batch, Data, Sizes
 
@@ -48,13 +49,13 @@ class Modular:
 
     def __post_init__(self) -> None:
         if not 2 <= self.p <= _MAX_P:
-            raise ValueError(f"p must be a modulus from 2 to {_MAX_P}, got {self.p}")
+            raise UserError(f"p must be a modulus from 2 to {_MAX_P}, got {self.p}")
         if self.operation not in get_args(Operation):
-            raise ValueError(f"operation must be one of {', '.join(get_args(Operation))}, got {self.operation!r}")
+            raise UserError(f"operation must be one of {', '.join(get_args(Operation))}, got {self.operation!r}")
         if self.split not in ("python", "keyed"):
-            raise ValueError(f"split must be python or keyed, got {self.split!r}")
+            raise UserError(f"split must be python or keyed, got {self.split!r}")
         if not 0 < self.train_size < self.p**2:
-            raise ValueError(
+            raise UserError(
                 f"train_fraction must leave pairs to train on and pairs to test on; {self.train_fraction} of "
                 f"{self.p**2} pairs leaves {max(0, min(self.train_size, self.p**2))} to train on"
             )
@@ -70,6 +71,11 @@ class Modular:
     def sizes(self) -> Sizes:
         """Give the sizes that a model for this task needs."""
         return Sizes(length=3, classes=self.p + 1, vocabulary=self.p + 1, read=(2,))
+
+    @property
+    def title(self) -> str:
+        """Name the task in a few words, for figures."""
+        return f"{_SYMBOLS[self.operation].format(a='a', b='b')} mod {self.p}, {self.train_fraction:.0%} trained on"
 
     def data(self, seeds: Sequence[int]) -> Data:
         """Split the pairs for each lane.

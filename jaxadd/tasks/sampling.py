@@ -4,7 +4,9 @@ import chex
 import jax
 import jax.numpy as jnp
 
-ROUNDS = 32  # Of the shuffle below; a card's place is near uniform after some 2 log2(n) of them.
+from jaxadd.errors import UserError
+
+ROUNDS = 48  # Of the shuffle below; a place is near uniform after some 2 log2(n), and n stays below 2**24.
 
 
 def shuffled_position(key: jax.Array, position: jax.Array, n: int) -> jax.Array:
@@ -17,7 +19,7 @@ def shuffled_position(key: jax.Array, position: jax.Array, n: int) -> jax.Array:
     Args:
       key: the typed key that names the permutation.
       position: int32 `[B]`, each in `[0, n)`.
-      n: the number of things permuted, below 2**30.
+      n: the number of things permuted, below 2**24.
 
     Returns:
       int32 `[B]`, distinct where `position` is.
@@ -69,6 +71,6 @@ def choose(indices: jax.Array, key: jax.Array, step: jax.Array, batch_size: int 
 def check_batch_size(batch_size: int | None, train: int) -> None:
     """Raise ValueError where a minibatch does not fit the train set."""
     if batch_size is not None and not 1 <= batch_size <= train:
-        raise ValueError(
+        raise UserError(
             f"batch_size must be from 1 to the {train} training examples, got {batch_size}; None takes the full batch"
         )

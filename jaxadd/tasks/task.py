@@ -56,6 +56,10 @@ class Task(Protocol):
     def sizes(self) -> Sizes:
         """Give the sizes that a model for this task needs."""
 
+    @property
+    def title(self) -> str:
+        """Name the task in a few words, for figures."""
+
     def data(self, seeds: Sequence[int]) -> Data:
         """Prepare the data of S lanes on the host; `lane` leaves have a leading S axis."""
 

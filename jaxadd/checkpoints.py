@@ -1,0 +1,122 @@
+"""Trees as named arrays, and resumable states on disk (Orbax), each with a manifest that proves it whole."""
+
+import json
+import os
+import shutil
+import zipfile
+import zlib
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxadd import config as configs
+from jaxadd.config import RunConfig
+from jaxadd.train import TrainState
+
+_MANIFEST = "manifest.json"
+# What reading a missing, truncated, corrupt or foreign file can raise.
+UNREADABLE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
+
+
+def named_leaves(tree: Any) -> list[tuple[str, Any]]:
+    """List the leaves of a pytree with their paths, as in "blocks.0.attn.W_Q"."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return [(jax.tree_util.keystr(path, simple=True, separator="."), leaf) for path, leaf in leaves]
+
+
+def flatten(tree: Any) -> dict[str, np.ndarray]:
+    """Copy the leaves of a pytree to the host, by path; a typed key becomes its data."""
+    return {
+        name: np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf) for name, leaf in named_leaves(tree)
+    }
+
+
+def nest(arrays: dict[str, np.ndarray], like: Any) -> Any:
+    """Undo `flatten`, into the structure, shapes and dtypes of `like`; raises ValueError where they differ."""
+    expected = dict(named_leaves(like))
+    if expected.keys() != arrays.keys():
+        raise ValueError(f"other arrays than this model has: {', '.join(sorted(expected.keys() ^ arrays.keys()))}")
+    nested = []
+    for name, leaf in expected.items():
+        array = jax.numpy.asarray(arrays[name])
+        array = jax.random.wrap_key_data(array) if _is_key(leaf) else array
+        if array.shape != leaf.shape or array.dtype != leaf.dtype:
+            raise ValueError(f"{name} is {array.dtype}{array.shape}, expected {leaf.dtype}{leaf.shape}")
+        nested.append(array)
+    return jax.tree.unflatten(jax.tree.structure(like), nested)
+
+
+def _is_key(leaf: Any) -> bool:
+    return jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def updates_made(state: TrainState) -> int:
+    """Give the largest number of updates that any lane has made: the name of its checkpoint."""
+    return int(np.max(np.asarray(state.step)))
+
+
+def steps(folder: str | os.PathLike) -> list[int]:
+    """List the steps of the checkpoints in a folder, ascending."""
+    return sorted(int(path.name) for path in Path(folder).glob("*") if path.name.isdecimal())
+
+
+def save(folder: Path, state: TrainState, config: RunConfig) -> None:
+    """Write a state as `<folder>/<updates made>`; raises OSError, and leaves nothing, where that fails."""
+    from orbax.checkpoint import v1 as ocp
+
+    path = folder.absolute() / f"{updates_made(state):08d}"
+    part = path.with_name(f".{path.name}.part")
+    _remove(part)
+    try:
+        ocp.save(part, flatten(state))
+        (part / _MANIFEST).write_text(json.dumps(_about(config, path) | {"crc32": _checksums(part)}))
+    except Exception as error:  # Orbax tells of a full disk in several types; all mean that nothing was saved.
+        _remove(part)
+        raise OSError(f"checkpoint {path} could not be written: {first_line(error)}") from error
+    if path.exists():
+        shutil.rmtree(path)
+    part.rename(path)
+
+
+def load(folder: Path, step: int, like: TrainState, config: RunConfig) -> TrainState:
+    """Read one checkpoint; raises one of UNREADABLE where it is damaged or not of this run.
+
+    Args:
+      folder: of the checkpoints.
+      step: one of `steps`.
+      like: the structure, shapes and dtypes of the state.
+      config: of the run; its number of steps does not matter.
+    """
+    from orbax.checkpoint import v1 as ocp
+
+    path = folder.absolute() / f"{step:08d}"
+    # Checked before Orbax sees it: what it does with a damaged file depends on where the damage is.
+    manifest = json.loads((path / _MANIFEST).read_text())
+    if manifest.pop("crc32") != _checksums(path):
+        raise ValueError("its files are not those that were saved")
+    if manifest != json.loads(json.dumps(_about(config, path))):
+        raise ValueError("it was saved by another run or at another step")
+    return nest(ocp.load(path), like)
+
+
+def _remove(part: Path) -> None:
+    """Remove what was half written under a name, Orbax's own temporary folder beside it included."""
+    for path in part.parent.glob(f"{part.name}*"):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _about(config: RunConfig, path: Path) -> dict[str, Any]:
+    return {"config": configs.to_json(replace(config, steps=0)), "step": int(path.name)}
+
+
+def _checksums(folder: Path) -> dict[str, int]:
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != _MANIFEST)
+    return {path.relative_to(folder).as_posix(): zlib.crc32(path.read_bytes()) for path in files}
+
+
+def first_line(error: BaseException) -> str:
+    """Give the first line of what an error says."""
+    return (str(error) or type(error).__name__).splitlines()[0][:200]
