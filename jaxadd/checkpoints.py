@@ -1,10 +1,13 @@
 """Trees as named arrays, and resumable states on disk (Orbax), each with a manifest that proves it whole."""
 
+import contextlib
 import json
+import logging
 import os
 import shutil
 import zipfile
 import zlib
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -71,11 +74,13 @@ def save(folder: Path, state: TrainState, config: RunConfig) -> None:
     part = path.with_name(f".{path.name}.part")
     _remove(part)
     try:
-        ocp.save(part, flatten(state))
+        with _without_orbax_log():
+            ocp.save(part, flatten(state))
         (part / _MANIFEST).write_text(json.dumps(_about(config, path) | {"crc32": _checksums(part)}))
     except Exception as error:  # Orbax tells of a full disk in several types; all mean that nothing was saved.
         _remove(part)
-        raise OSError(f"checkpoint {path} could not be written: {first_line(error)}") from error
+        reason = "no space left on the device" if "No space left" in str(error) else first_line(error)
+        raise OSError(f"checkpoint {path} could not be written ({reason}); what was saved before is whole") from error
     if path.exists():
         shutil.rmtree(path)
     part.rename(path)
@@ -100,6 +105,18 @@ def load(folder: Path, step: int, like: TrainState, config: RunConfig) -> TrainS
     if manifest != json.loads(json.dumps(_about(config, path))):
         raise ValueError("it was saved by another run or at another step")
     return nest(ocp.load(path), like)
+
+
+@contextlib.contextmanager
+def _without_orbax_log() -> Iterator[None]:
+    """Keep Orbax from printing tracebacks of its threads for an error that it raises as well."""
+    logger = logging.getLogger("absl")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _remove(part: Path) -> None:

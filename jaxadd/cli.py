@@ -53,7 +53,7 @@ def main(module: str, about: str, presets: Mapping[str, RunConfig], draw: Draw) 
 
     def experiment() -> int:
         arguments, default_name = _parse(module, about, presets, argv)
-        name = arguments.name or default_name
+        name = runs.check_name(arguments.name or default_name)
         experiment = module.rpartition(".")[2]
         return run(experiment, Trainer(arguments.config), arguments.runs / experiment / name, draw)
 

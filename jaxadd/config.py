@@ -55,8 +55,8 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         for name, least in (("steps", 0), ("eval_every", 1), ("checkpoint_every", 1)):
-            if getattr(self, name) < least:
-                raise UserError(f"{name} must be at least {least}, got {getattr(self, name)}")
+            if not least <= getattr(self, name) < 2**31 - 1:  # Steps are counted in int32.
+                raise UserError(f"{name} must be at least {least} and below 2**31 - 1, got {getattr(self, name)}")
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise UserError(f"seeds must name at least one seed and none twice, got {self.seeds}")
         if not all(0 <= seed < 2**32 for seed in self.seeds):

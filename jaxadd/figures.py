@@ -140,8 +140,13 @@ def _figure(size: tuple[float, float], title: str) -> Figure:
 
 def _line(ax: Axes, metrics: Metrics, name: str, colour: str, label: str | None = None) -> None:
     # A zero (the update of a warm-up's first step) has no place on a logarithmic axis.
-    values = np.where(metrics[name] == 0, np.nan, metrics[name]) if name.endswith("norm") else metrics[name]
+    values = np.where(metrics[name] == 0, np.nan, metrics[name]) if name.endswith("norm") else metrics[name].copy()
     measured = ~np.all(np.isnan(values), axis=0)
+    # A lane that ended early keeps its last value, so that the median and range do not jump when it leaves.
+    last = [np.flatnonzero(~np.isnan(row)) for row in values]
+    for row, known in zip(values, last, strict=True):
+        if known.size:
+            row[known[-1] + 1 :] = row[known[-1]]
     # On a logarithmic axis steps count from 1, so that step 0 has a place.
     step, values = metrics["step"][measured] + (ax.get_xscale() == "log"), values[:, measured]
     if len(values) > 1:

@@ -121,6 +121,7 @@ def progress_bar(total: int) -> Iterator[tuple[Callable[[Progress], None], Calla
         dynamic_ncols=True,
         # A log file gets a line now and then, not one twice a second.
         mininterval=0.1 if sys.stderr.isatty() else 20,
+        delay=0 if sys.stderr.isatty() else 5,
         bar_format="{desc}{percentage:3.0f}% |{bar:20}| {n_fmt}/{total_fmt}{postfix}, {rate_fmt}, {remaining} left",
     ) as bar:
 

@@ -117,13 +117,24 @@ def train(
     with _locked(folder):
         _claim(folder, Origin(experiment, config, environment()), extend, note)
         if (folder / "summary.json").is_file():
-            note(f"{folder} is complete; nothing is left to train")
-            return load(folder)
+            try:
+                record = load(folder)
+            except UserError as error:
+                note(str(error))
+                (folder / "summary.json").unlink()
+            else:
+                note(f"{folder} is complete; nothing is left to train")
+                return record
         metrics = _recorded(folder, note)
         state = _newest_checkpoint(folder, trainer, len(metrics["step"]) if metrics else 0, note)
         states = folder / "checkpoints"
+        if state is None and metrics:
+            raise UserError(
+                f"{folder} has a record of {len(metrics['step'])} steps but no whole checkpoint to go on from, and "
+                "training again would replace it; move its metrics.npz away to do so, or choose another name"
+            )
         if state is None:
-            state, metrics = trainer.init(), None
+            state = trainer.init()
             checkpoints.save(states, state, config)
         else:
             note(f"going on from step {checkpoints.updates_made(state)} of {config.steps}")
@@ -182,7 +193,7 @@ def replay(
         )
     if outside := [step for step in snapshots if not start <= step <= stop]:
         raise UserError(f"snapshots must lie between {start} and {stop}, got {outside}")
-    target = folder / "replays" / (name or f"{start}-{stop}")
+    target = folder / "replays" / check_name(name or f"{start}-{stop}")
     if target.exists():
         raise UserError(f"{target} exists already; remove it or choose another name")
     _warn_of_other_environment(origin, note)
@@ -240,7 +251,7 @@ def _recorded(folder: Path, note: Note) -> Metrics | None:
         raise
     except checkpoints.UNREADABLE as error:
         if len(checkpoints.steps(folder / "checkpoints")) > 1:
-            note(f"metrics.npz is lost ({checkpoints.first_line(error)}), and checkpoints are of no use without it")
+            note(f"metrics.npz is lost ({checkpoints.first_line(error)}), so the run begins again from step 0")
         return None
 
 
@@ -308,6 +319,13 @@ def _processor() -> str:
 # --- the folder ------------------------------------------------------------------------------------------
 
 
+def check_name(name: str) -> str:
+    """Give back the name of a folder; raises UserError where it is more or less than one."""
+    if name in (".", "..") or Path(name).name != name:
+        raise UserError(f"a name must be that of one folder, without slashes, got {name!r}")
+    return name
+
+
 def _refuse_other_files(folder: Path) -> None:
     """Raise UserError for a folder that holds something else, before anything in it is touched."""
     foreign = folder.is_dir() and not (folder / "config.json").exists()
@@ -339,7 +357,9 @@ def _claim(folder: Path, origin: Origin, extend: bool, note: Note) -> None:
     theirs = read_origin(folder)
     config = theirs.config
     if extend and config.steps != origin.config.steps:
-        newest = max(checkpoints.steps(states), default=0)
+        newest = max(checkpoints.steps(states), default=None)
+        if newest is None:
+            raise UserError(f"{folder} has no checkpoint to go on from")
         if origin.config.steps < newest:
             raise UserError(f"{folder} is already at step {newest}; it cannot be cut to {origin.config.steps} steps")
         config = replace(config, steps=origin.config.steps)

@@ -42,6 +42,15 @@ def test_curves_show_measured_points_only():
     np.testing.assert_array_equal(linear.lines[1].get_xdata(), np.arange(0, 50, 10))
 
 
+def test_a_lane_that_ended_keeps_its_last_value():
+    record = metrics(3)
+    record["train_loss"][0, 20:] = np.nan
+    loss, _ = figures.curves(record, "title").axes
+    kept = np.where(np.arange(50) < 20, record["train_loss"][0], record["train_loss"][0, 19])
+    want = np.median(np.stack([kept, *record["train_loss"][1:]]), axis=0)
+    np.testing.assert_allclose(loss.lines[0].get_ydata(), want)
+
+
 def test_error_map_counts():
     wrong, trained = np.zeros((2, 4, 4), bool)
     trained[0] = True

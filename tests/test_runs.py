@@ -1,5 +1,6 @@
 """The run folder: whole after every kill, exact after every resumption."""
 
+import gc
 import json
 import os
 import random
@@ -169,6 +170,31 @@ def test_without_metrics_the_run_begins_again(tiny, complete, copy, ruin):
     assert_same_run(copy, complete)
 
 
+def test_a_record_without_checkpoints_is_not_replaced(tiny, copy):
+    shutil.rmtree(copy / "checkpoints")
+    before = (copy / "metrics.npz").read_bytes()
+    with pytest.raises(ValueError, match="has no checkpoint to go on from"):
+        runs.train(Trainer(replace(tiny, steps=50)), copy, extend=True, **QUIET)
+    (copy / "summary.json").unlink()
+    with pytest.raises(ValueError, match="a record of 41 steps but no whole checkpoint"):
+        runs.train(Trainer(tiny), copy, **QUIET)
+    assert (copy / "metrics.npz").read_bytes() == before
+
+
+def test_a_complete_run_whose_record_is_damaged_is_mended(tiny, complete, copy):
+    (copy / "params.npz").write_bytes(b"PK")
+    notes = []
+    runs.train(Trainer(tiny), copy, note=notes.append)
+    assert "is missing or damaged" in notes[0]
+    assert_same_run(copy, complete)
+
+
+@pytest.mark.parametrize("name", ["../x", "a/b", "..", "."])
+def test_a_replay_stays_in_its_place(copy, name):
+    with pytest.raises(ValueError, match="that of one folder"):
+        runs.replay(copy, 1, 2, name=name, **QUIET)
+
+
 def test_leftovers_of_a_kill_are_removed(tiny, copy):
     unfinish(copy, 20)
     (copy / ".metrics.npz.part").write_text("half")
@@ -238,6 +264,7 @@ def test_a_full_disk_loses_nothing_that_was_saved(tiny, complete, copy, limit, w
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         signal.signal(signal.SIGXFSZ, handler)
+    gc.collect()  # What Orbax left is reported here, not in a later test.
     assert steps_of(copy) == [0, 10, 20]
     assert not [path for path in copy.rglob("*.part*")]
     notes = []
