@@ -125,7 +125,9 @@ def train(
             else:
                 note(f"{folder} is complete; nothing is left to train")
                 return record
-        metrics = _recorded(folder, note)
+        metrics = _recorded(folder)
+        if metrics is None and len(checkpoints.steps(folder / "checkpoints")) > 1:
+            note("metrics.npz is lost or damaged, so the run begins again from step 0")
         state = _newest_checkpoint(folder, trainer, len(metrics["step"]) if metrics else 0, note)
         states = folder / "checkpoints"
         if state is None and metrics:
@@ -226,32 +228,30 @@ def replay(
         part.rename(target)
     finally:
         shutil.rmtree(part, ignore_errors=True)
-    note(_compare(_recorded(folder, note), result.metrics, stop - start + 1))
+    note(_compare(_recorded(folder), result.metrics, stop - start + 1))
     return target
 
 
 def _newest_checkpoint(folder: Path, trainer: Trainer, at_most: int, note: Note) -> TrainState | None:
     """Read the newest whole checkpoint of a step up to `at_most`, telling of those passed over; None if none is."""
-    states = folder / "checkpoints"
+    states, like = folder / "checkpoints", trainer.abstract_state()
     for step in reversed(checkpoints.steps(states)):
         if step > at_most:
             continue
         try:
-            return checkpoints.load(states, step, trainer.abstract_state(), trainer.config)
+            return checkpoints.load(states, step, like, trainer.config)
         except checkpoints.UNREADABLE as error:
             note(f"checkpoint {step} is damaged or foreign and is passed over: {checkpoints.first_line(error)}")
     return None
 
 
-def _recorded(folder: Path, note: Note) -> Metrics | None:
-    """Read the metrics of a run; None, told of where the run has gone on without them, where they are lost."""
+def _recorded(folder: Path) -> Metrics | None:
+    """Read the metrics of a run; None where there are none, or they are damaged."""
     try:
         return read_npz(folder / "metrics.npz")
     except PermissionError:
         raise
-    except checkpoints.UNREADABLE as error:
-        if len(checkpoints.steps(folder / "checkpoints")) > 1:
-            note(f"metrics.npz is lost ({checkpoints.first_line(error)}), so the run begins again from step 0")
+    except checkpoints.UNREADABLE:
         return None
 
 
