@@ -4,10 +4,10 @@ import math
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, Literal, get_args, get_type_hints
 
-from jaxadd.errors import UserError
+from jaxadd.errors import UserError, check_choices
 from jaxadd.model import Network, Transformer
 from jaxadd.optimizers import AdamW, Optimizer
-from jaxadd.tasks import Digits, Modular
+from jaxadd.tasks import Addition, Digits, Modular
 
 
 @dataclass(frozen=True)
@@ -20,9 +20,7 @@ class Stop:
     """nats for a loss, a share from 0 to 1 for an accuracy"""
 
     def __post_init__(self) -> None:
-        known = get_args(get_type_hints(Stop)["metric"])
-        if self.metric not in known:
-            raise UserError(f"stop.metric must be one of {', '.join(known)}, got {self.metric!r}")
+        check_choices(self)
         highest = 1 if self.metric.endswith("accuracy") else math.inf
         if self.metric != "none" and not 0 < self.threshold <= highest:
             raise UserError(
@@ -34,7 +32,7 @@ class Stop:
 class RunConfig:
     """Everything that determines a run."""
 
-    task: Modular | Digits = field(default_factory=Modular)
+    task: Modular | Addition | Digits = field(default_factory=Modular)
     """what is learned"""
     model: Network = field(default_factory=Transformer)
     """the network"""

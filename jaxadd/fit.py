@@ -9,9 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxadd.train import CAPACITY, METRICS, RUNNING, TEST_METRICS, Trainer, TrainState
+from jaxadd.train import CAPACITY, EVALUATIONS, METRICS, RUNNING, TEST_METRICS, Trainer, TrainState
 
 CHUNK_SECONDS = 0.5  # Between two looks at a run.
+EVALUATION = "evaluation/"  # Before the name of what a task measures at its evaluations.
 
 Metrics = dict[str, np.ndarray]
 
@@ -40,6 +41,8 @@ class Result(NamedTuple):
       metrics: "step" `[T]`, and for each of METRICS an array `[S, T]`. Column t describes the network after
         `step[t]` updates and the update made from there; the last column makes none. NaN where nothing was
         measured: test metrics between evaluations, and every metric of a lane after it was frozen.
+        "train_position_loss" `[S, T, R]` is the train loss at each position read. "evaluation/step" `[E]` and
+        "evaluation/<name>" `[S, E, ...]` hold what the task measures when the test set is evaluated.
       compile_seconds: time to trace and compile the chunk.
       run_seconds: time in training and evaluation, compilation and saving left out.
       steps_made: steps that this call made; a resumed run made fewer than it has.
@@ -82,6 +85,8 @@ def fit(
     eval_every = trainer.config.eval_every if eval_every is None else eval_every
     last = trainer.config.steps
     end = last + 1 if until is None else until
+    # The last step is evaluated whatever the interval, hence one less.
+    longest = min(CAPACITY, (EVALUATIONS - 1) * eval_every)
     recorder = _Recorder(metrics, len(trainer.config.seeds), eval_every, last)
     step = first = int(jnp.max(jnp.where(state.status == RUNNING, state.step, -1)))
     running = first >= 0
@@ -92,14 +97,14 @@ def fit(
         nonlocal running, run_seconds, pace, clock
         if pending is None:
             return
-        start, asked, rows, report = pending
+        start, asked, rows, taken, report = pending
         report = jax.device_get(report)
-        recorder.add(start, jax.device_get(rows), report)
+        recorder.add(start, jax.device_get(rows), jax.device_get(taken), report)
         seconds, clock = time.perf_counter() - clock, time.perf_counter()
         run_seconds += seconds
         running = bool(np.any(report["status"] == RUNNING))
         # One step, then a few, then as many as fill the time between two looks.
-        pace = int(np.clip(CHUNK_SECONDS * report["rows"] / seconds, 1, min(8 * asked, CAPACITY)))
+        pace = int(np.clip(CHUNK_SECONDS * report["rows"] / seconds, 1, min(8 * asked, longest)))
         if watch and report["rows"]:
             watch(
                 Progress(
@@ -114,11 +119,11 @@ def fit(
         place = bisect.bisect_right(save_at, step)
         stop = min(end, save_at[place]) if place < len(save_at) else end
         count = min(pace, stop - step)
-        state, rows, report = trainer.chunk(state, step, count, eval_every)
+        state, rows, taken, report = trainer.chunk(state, step, count, eval_every)
         if trainer.compile_seconds > compiled:
             compiled, clock = trainer.compile_seconds, time.perf_counter()
         settle()
-        pending = (step, count, rows, report)
+        pending = (step, count, rows, taken, report)
         step += count
         if save and running and step == stop < end:
             settle()
@@ -132,26 +137,44 @@ def fit(
     return Result(state, recorder.metrics, trainer.compile_seconds, run_seconds, made)
 
 
+def cut(metrics: Metrics, step: int) -> Metrics:
+    """Keep what was recorded of the steps before `step`."""
+    kept = {axis: metrics[axis] < step for axis in (_axis("step"), _axis(EVALUATION))}
+    return {
+        name: values[kept[name]] if name in kept else values[:, kept[_axis(name)]] for name, values in metrics.items()
+    }
+
+
+def _axis(name: str) -> str:
+    """Name the steps along which a metric was recorded."""
+    return f"{EVALUATION}step" if name.startswith(EVALUATION) else "step"
+
+
 class _Recorder:
     """Collects rows on the host and blanks what was not measured."""
 
     def __init__(self, metrics: Metrics | None, lanes: int, eval_every: int, last: int):
-        nothing = {"step": np.zeros(0, np.int64)} | {name: np.zeros((lanes, 0), np.float32) for name in METRICS}
-        self._parts = [nothing if metrics is None else metrics]
+        if metrics is None:
+            axes = dict.fromkeys(("step", _axis(EVALUATION)), np.zeros(0, np.int64))
+            metrics = axes | {name: np.zeros((lanes, 0), np.float32) for name in METRICS}
+        self._parts = [metrics]
         self._eval_every, self._last = eval_every, last
-        self.latest: dict[str, np.ndarray] = {}
+        self.latest = {name: np.full(lanes, np.nan, np.float32) for name in METRICS}
 
-    def add(self, start: int, rows: dict[str, np.ndarray], report: dict[str, np.ndarray]) -> None:
+    def add(self, start: int, rows: Metrics, taken: Metrics, report: dict[str, np.ndarray]) -> None:
         step = np.arange(start, start + report["rows"])
-        unmeasured = (step % self._eval_every != 0) & (step != self._last)
+        measured = (step % self._eval_every == 0) | (step == self._last)
         over = (report["status"] != RUNNING)[:, None] & (step > report["step"][:, None])
-        part = {"step": step}
+        part = {"step": step, _axis(EVALUATION): step[measured]}
         for name, buffer in rows.items():
-            part[name] = np.where(over | unmeasured if name in TEST_METRICS else over, np.nan, buffer[:, : len(step)])
-            known = self.latest.setdefault(name, np.full(len(buffer), np.nan, np.float32))
+            blank = over | ~measured if name in TEST_METRICS else over
+            part[name] = _blanked(buffer[:, : len(step)], blank)
+        for name, buffer in taken.items():
+            part[EVALUATION + name] = _blanked(buffer[:, : measured.sum()], over[:, measured])
+        for name in METRICS:
             for s, values in enumerate(part[name]):
-                if (measured := values[~np.isnan(values)]).size:
-                    known[s] = measured[-1]
+                if (known := values[~np.isnan(values)]).size:
+                    self.latest[name][s] = known[-1]
         self._parts.append(part)
 
     def complete(self, state: TrainState, trainer: Trainer) -> None:
@@ -161,12 +184,21 @@ class _Recorder:
         missing = (np.asarray(state.status)[lane] != RUNNING) & np.isnan(metrics["test_loss"][lane, column])
         lane, column = lane[missing], column[missing]
         if lane.size:
-            for name, values in jax.device_get(trainer.evaluate(state.params)).items():
-                metrics[name][lane, column] = values[lane]
+            measured = jax.device_get(trainer.evaluate(state.params))
+            for name in TEST_METRICS:
+                metrics[name][lane, column] = measured[name][lane]
 
     @property
     def metrics(self) -> Metrics:
         """Everything so far, joined; see Result."""
-        names = ("step", *METRICS)
-        self._parts = [{name: np.concatenate([part[name] for part in self._parts], axis=-1) for name in names}]
-        return self._parts[0]
+        parts = [part for part in self._parts if part["step"].size] or self._parts
+        if len(parts) > 1:
+            along = lambda name: 0 if name == _axis(name) else 1  # noqa: E731
+            parts = [{name: np.concatenate([part[name] for part in parts], along(name)) for name in parts[0]}]
+        self._parts = parts
+        return parts[0]
+
+
+def _blanked(values: np.ndarray, where: np.ndarray) -> np.ndarray:
+    """Put NaN where `where` `[S, T]` says so in `[S, T, ...]`."""
+    return np.where(where.reshape(where.shape + (1,) * (values.ndim - 2)), np.nan, values)

@@ -32,7 +32,7 @@ from jaxadd import checkpoints
 from jaxadd import config as configs
 from jaxadd.config import RunConfig
 from jaxadd.errors import UserError
-from jaxadd.fit import Metrics, Progress, Result, fit
+from jaxadd.fit import Metrics, Progress, Result, cut, fit
 from jaxadd.train import DIVERGED, RUNNING, STOPPED, Trainer, TrainState
 
 STATUS = {RUNNING: "finished", STOPPED: "stopped at its threshold", DIVERGED: "diverged"}
@@ -143,7 +143,7 @@ def train(
         if metrics:
             # The row of a step is recorded after its checkpoint; that of the last lane's last step before.
             rows = checkpoints.updates_made(state) + int(not np.any(np.asarray(state.status) == RUNNING))
-            metrics = {name: values[..., :rows] for name, values in metrics.items()}
+            metrics = cut(metrics, rows)
 
         def save(state: TrainState, metrics: Metrics) -> None:
             _write_npz(folder / "metrics.npz", metrics)
@@ -415,13 +415,6 @@ def _compare(recorded: Metrics | None, again: Metrics, asked: int) -> str:
 
 
 # --- files -------------------------------------------------------------------------------------------------
-
-
-def _metrics_or_none(folder: str | os.PathLike) -> Metrics | None:
-    try:
-        return read_npz(Path(folder) / "metrics.npz")
-    except checkpoints.UNREADABLE:
-        return None
 
 
 def read_npz(path: Path) -> dict[str, np.ndarray]:

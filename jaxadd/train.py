@@ -17,14 +17,16 @@ import optax
 
 from jaxadd import losses, optimizers
 from jaxadd.config import RunConfig
-from jaxadd.model import Params
+from jaxadd.model import Params, Positions
 from jaxadd.tasks import Batch, Data
 
 RUNNING, STOPPED, DIVERGED = 0, 1, 2
 CAPACITY = 1024  # Rows per chunk at most: the length of the metric buffers on the device.
+EVALUATIONS = 64  # Per chunk at most: what a task measures at one may be thousands of numbers.
 
 TEST_METRICS = ("test_loss", "test_accuracy")
 METRICS = ("train_loss", "train_accuracy", "grad_norm", "update_norm", "weight_norm", *TEST_METRICS)
+POSITION_LOSS = "train_position_loss"
 
 
 class TrainState(NamedTuple):
@@ -68,29 +70,35 @@ class Trainer:
 
         return jax.jit(jax.vmap(lane))(self.hyper, jnp.asarray(self.config.seeds, jnp.uint32))
 
-    def loss(self, params: Params, batch: Batch) -> tuple[jax.Array, jax.Array]:
-        """Compute the mean loss over examples and positions read, nats, and the share answered rightly."""
-        logits, _ = self.model.apply(params, batch.inputs)
-        correct = losses.margin(logits, batch.targets) > 0
-        return jnp.mean(losses.cross_entropy(logits, batch.targets)), jnp.mean(correct.astype(jnp.float32))
+    def loss(self, params: Params, batch: Batch) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+        """Compute the mean loss over examples and positions read, nats.
+
+        Returns:
+          the loss; and beside it the accuracy, the share of examples answered rightly at every position,
+          and the mean loss at each position read, `[R]`.
+        """
+        return _score(self.model.apply(params, batch.inputs)[0], batch.targets)
 
     def evaluate(self, params: Params) -> dict[str, jax.Array]:
-        """Compute the test metrics of every lane, each `[S]`."""
+        """Compute the test metrics of every lane, each `[S]`, and what the task measures, `[S, ...]`."""
         return self._evaluate_compiled(params, self.data)
 
-    def chunk(self, state: TrainState, start: int, count: int, eval_every: int) -> tuple[TrainState, dict, dict]:
+    def chunk(
+        self, state: TrainState, start: int, count: int, eval_every: int
+    ) -> tuple[TrainState, dict, dict, dict]:
         """Record up to `count` rows and make the update of each, fewer when every lane is done.
 
         Args:
           state: the state to go on from; donated.
           start: the updates made so far, `state.step` of every lane that runs.
-          count: at most CAPACITY.
+          count: at most CAPACITY, and few enough for EVALUATIONS.
           eval_every: the test set is evaluated at multiples of this, and at the config's last step, where
             no update is made.
 
         Returns:
-          the new state; for each of METRICS a buffer `[S, CAPACITY]`, whose first rows are set; and
-          "rows" (how many), "step" `[S]` and "status" `[S]`.
+          the new state; for each of METRICS and POSITION_LOSS a buffer `[S, CAPACITY, ...]`, whose first rows
+          are set; for each array that the task measures a buffer `[S, EVALUATIONS + 1, ...]`, whose first
+          entries are the evaluations made; and "rows" (how many), "step" `[S]` and "status" `[S]`.
         """
         numbers = [jnp.int32(n) for n in (start, count, eval_every, self.config.steps)]
         if self.config.debug:
@@ -123,8 +131,10 @@ class Trainer:
     def _chunk(self, state, hyper, data, start, count, eval_every, last):
         lanes = len(self.config.seeds)
 
+        evaluated = jax.eval_shape(self._evaluate, state.params, data)
+
         def body(carry):
-            i, state, rows = carry
+            i, state, rows, evaluation, taken = carry
             step = start + i
             measured = (step % eval_every == 0) | (step == last)
             # A denser evaluation, in a replay, must not end a lane sooner than the run did.
@@ -132,35 +142,53 @@ class Trainer:
             test = jax.lax.cond(
                 measured,
                 lambda: self._evaluate(state.params, data),
-                lambda: dict.fromkeys(TEST_METRICS, jnp.zeros(lanes)),
+                lambda: jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), evaluated),
             )
+            # Where nothing was measured, zeros go where the next evaluation will.
+            taken = {name: buffer.at[:, evaluation].set(test.pop(name)) for name, buffer in taken.items()}
             state, row = _over_lanes(self._step)(state, hyper, data.lane, test, shared=(data.shared, due, last))
-            return i + 1, state, {name: buffer.at[:, i].set(row[name]) for name, buffer in rows.items()}
+            rows = {name: buffer.at[:, i].set(row[name]) for name, buffer in rows.items()}
+            return i + 1, state, rows, evaluation + measured, taken
 
         def unfinished(carry):
-            i, state, _ = carry
+            i, state, *_ = carry
             return (i < count) & jnp.any(state.status == RUNNING)
 
         rows = {name: jnp.zeros((lanes, CAPACITY)) for name in METRICS}
-        i, state, rows = jax.lax.while_loop(unfinished, body, (jnp.int32(0), state, rows))
+        rows[POSITION_LOSS] = jnp.zeros((lanes, CAPACITY, len(self.config.task.sizes.read)))
+        taken = {
+            name: jnp.zeros((lanes, EVALUATIONS + 1, *x.shape[1:]), x.dtype)
+            for name, x in evaluated.items()
+            if name not in TEST_METRICS
+        }
+        carry = jnp.int32(0), state, rows, jnp.int32(0), taken
+        i, state, rows, _, taken = jax.lax.while_loop(unfinished, body, carry)
         # Copies, because the state itself is given away to the next chunk before these are read.
-        return state, rows, {"rows": i, "step": jnp.copy(state.step), "status": jnp.copy(state.status)}
+        return state, rows, taken, {"rows": i, "step": jnp.copy(state.step), "status": jnp.copy(state.status)}
 
     def _evaluate(self, params: Params, data: Data) -> dict[str, jax.Array]:
         def lane(params: Params, split: Any, shared: Any) -> dict[str, jax.Array]:
-            values = self.loss(params, self.config.task.test_batch(Data(shared, split)))
-            return dict(zip(TEST_METRICS, values, strict=True))
+            task, own = self.config.task, Data(shared, split)
+            batch = task.test_batch(own)
+
+            def predict(inputs: jax.Array, read: Positions | None = None) -> jax.Array:
+                return self.model.apply(params, inputs, read=read)[0]
+
+            logits = predict(batch.inputs)
+            loss, (accuracy, _) = _score(logits, batch.targets)
+            return {"test_loss": loss, "test_accuracy": accuracy, **task.measure(own, batch, logits, predict)}
 
         return _over_lanes(lane)(params, data.lane, shared=(data.shared,))
 
     def _step(self, state, hyper, split, test, shared, due, last) -> tuple[TrainState, dict[str, jax.Array]]:
         """Make one step of one lane. `test` are its test metrics, by which it may stop where they are `due`."""
         batch = self.config.task.train_batch(Data(shared, split), state.key, state.step)
-        (loss, accuracy), grads = jax.value_and_grad(self.loss, has_aux=True)(state.params, batch)
+        (loss, (accuracy, position_loss)), grads = jax.value_and_grad(self.loss, has_aux=True)(state.params, batch)
         updates, opt_state = hyper.transform().update(grads, state.opt_state, state.params)
         row = {
             "train_loss": loss,
             "train_accuracy": accuracy,
+            POSITION_LOSS: position_loss,
             "grad_norm": optax.tree.norm(grads),
             "update_norm": optax.tree.norm(updates),
             "weight_norm": optax.tree.norm(state.params),
@@ -182,6 +210,12 @@ class Trainer:
         value = row[stop.metric]
         reached = value <= stop.threshold if stop.metric.endswith("loss") else value >= stop.threshold
         return reached & due if stop.metric in TEST_METRICS else reached
+
+
+def _score(logits: jax.Array, targets: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    loss = losses.cross_entropy(logits, targets)
+    right = jnp.all(losses.margin(logits, targets) > 0, axis=-1)
+    return jnp.mean(loss), (jnp.mean(right.astype(jnp.float32)), jnp.mean(loss, axis=0))
 
 
 def _over_lanes(function: Callable) -> Callable:

@@ -41,7 +41,7 @@ def test_difference():
     ("change", "words"),
     [
         (lambda d: d.update(kind="os.system"), "expected one of RunConfig"),
-        (lambda d: d["task"].update(kind="Addition"), "expected one of Modular, Digits"),
+        (lambda d: d["task"].update(kind="Table"), "expected one of Modular, Addition, Digits"),
         (lambda d: d["task"].pop("p"), "fields of Modular have changed since this was written: p"),
         (lambda d: d.update(novel=3), "novel"),
         (lambda d: d["task"].update(p=1), "modulus"),

@@ -59,13 +59,14 @@ def test_metrics_are_what_they_say(tiny, whole):
         for column, state in ((0, initial), (-1, whole.state)):
             params = jax.tree.map(lambda x, s=s: x[s], state.params)
             batch = tiny.task.train_batch(data, state.key[s], state.step[s])
-            (loss, accuracy), grads = jax.value_and_grad(trainer.loss, has_aux=True)(params, batch)
+            (loss, (accuracy, by_position)), grads = jax.value_and_grad(trainer.loss, has_aux=True)(params, batch)
             squares = lambda tree: sum(float((x**2).sum()) for x in jax.tree.leaves(tree))  # noqa: E731
             want = {
                 "train_loss": loss,
                 "train_accuracy": accuracy,
                 "grad_norm": squares(grads) ** 0.5,
                 "weight_norm": squares(params) ** 0.5,
+                "train_position_loss": by_position[0],
                 "test_loss": trainer.loss(params, tiny.task.test_batch(data))[0],
             }
             for name, value in want.items():
@@ -201,7 +202,7 @@ def test_arithmetic_of_a_mainline_step():
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        ({"stop": ("test_acc", 0.9)}, "stop.metric must be one of none"),
+        ({"stop": ("test_acc", 0.9)}, "metric must be one of none"),
         ({"stop": ("test_accuracy", 0.0)}, "stop.threshold must be above 0 and at most 1"),
         ({"stop": ("test_loss", float("nan"))}, "stop.threshold"),
         ({"steps": -1}, "steps must be at least 0"),

@@ -101,7 +101,7 @@ def test_minibatches_come_from_the_train_set():
         ({"train_fraction": float("nan")}, "leaves 0"),
         ({"p": 2, "train_fraction": 0.2}, "leaves 0 to train on"),
         ({"batch_size": 4000}, "3830 training examples"),
-        ({"split": "mine"}, "python or keyed"),
+        ({"split": "mine"}, "split must be one of python, keyed"),
     ],
 )
 def test_bad_fields(fields, words):

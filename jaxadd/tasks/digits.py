@@ -15,7 +15,7 @@ import numpy as np
 
 from jaxadd.errors import UserError
 from jaxadd.tasks.sampling import check_batch_size, choose
-from jaxadd.tasks.task import Batch, Data, Sizes
+from jaxadd.tasks.task import Batch, Data, Predict, Sizes
 
 _IDX_FILES = {
     "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
@@ -91,6 +91,10 @@ class Digits:
     def _batch(self, numbers: jax.Array, shared: dict[str, jax.Array]) -> Batch:
         pixels = shared["pixels"][numbers].astype(jnp.float32) / self._images.brightest
         return Batch(pixels, shared["labels"][numbers][:, None])
+
+    def measure(self, data: Data, batch: Batch, logits: jax.Array, predict: Predict) -> dict[str, jax.Array]:
+        """Record nothing beside loss and accuracy."""
+        return {}
 
     def describe(self, inputs: np.ndarray, target: np.ndarray, claim: np.ndarray) -> str:
         """Draw one misread image in characters, with what was claimed."""

@@ -3,17 +3,15 @@
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxadd.errors import UserError
+from jaxadd.errors import UserError, check_choices
 from jaxadd.tasks.sampling import check_batch_size, choose
-from jaxadd.tasks.task import Batch, Data, Sizes
-
-Operation = Literal["add", "subtract", "x2xyy2", "random"]
+from jaxadd.tasks.task import Batch, Data, Predict, Sizes
 
 _FORMULAS: dict[str, Callable] = {
     "add": lambda a, b: a + b,
@@ -34,7 +32,7 @@ class Modular:
 
     p: int = 113
     """modulus P, at least 2"""
-    operation: Operation = "add"
+    operation: Literal["add", "subtract", "x2xyy2", "random"] = "add"
     """a + b, a - b, a² + ab + b², or one fixed random table"""
     train_fraction: float = 0.3
     """share of the P² pairs that is trained on"""
@@ -50,10 +48,7 @@ class Modular:
     def __post_init__(self) -> None:
         if not 2 <= self.p <= _MAX_P:
             raise UserError(f"p must be a modulus from 2 to {_MAX_P}, got {self.p}")
-        if self.operation not in get_args(Operation):
-            raise UserError(f"operation must be one of {', '.join(get_args(Operation))}, got {self.operation!r}")
-        if self.split not in ("python", "keyed"):
-            raise UserError(f"split must be python or keyed, got {self.split!r}")
+        check_choices(self)
         if not 0 < self.train_size < self.p**2:
             raise UserError(
                 f"train_fraction must leave pairs to train on and pairs to test on; {self.train_fraction} of "
@@ -112,6 +107,10 @@ class Modular:
         a, b = jnp.divmod(pairs, self.p)
         result = shared["table"][pairs] if self.operation == "random" else _FORMULAS[self.operation](a, b) % self.p
         return Batch(jnp.stack([a, b, jnp.full_like(a, self.p)], axis=-1), result[:, None])
+
+    def measure(self, data: Data, batch: Batch, logits: jax.Array, predict: Predict) -> dict[str, jax.Array]:
+        """Record nothing beside loss and accuracy."""
+        return {}
 
     def describe(self, inputs: np.ndarray, target: np.ndarray, claim: np.ndarray) -> str:
         """Put one wrong answer into words, such as "18 + 34 mod 113: claims 51, is 52"."""

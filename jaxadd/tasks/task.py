@@ -1,6 +1,6 @@
 """The Task protocol: all that the trainer knows of a task, and all that a model knows of one."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -17,12 +17,19 @@ class Sizes:
       classes: C, the last axis of the logits.
       vocabulary: V, the number of distinct input tokens; None where the input is real-valued.
       read: the R positions whose logits are scored, ascending.
+      autoregressive: the input after a position read is the answer there, so a model that looks ahead would
+        see what it has to predict.
     """
 
     length: int
     classes: int
     vocabulary: int | None = None
     read: tuple[int, ...] = (0,)
+    autoregressive: bool = False
+
+
+Predict = Callable[..., jax.Array]
+"""A network with its parameters: `predict(inputs, read=None)` gives logits `[B, R, C]`; `read` may be traced."""
 
 
 class Batch(NamedTuple):
@@ -68,6 +75,12 @@ class Task(Protocol):
 
     def test_batch(self, data: Data) -> Batch:
         """Give one lane's whole held-out set."""
+
+    def measure(self, data: Data, batch: Batch, logits: jax.Array, predict: Predict) -> dict[str, jax.Array]:
+        """Compute what is recorded of one lane at an evaluation beside loss and accuracy, arrays by name.
+
+        `batch` is the test batch, `logits` `[B, R, C]` the network's answer to it.
+        """
 
     def describe(self, inputs: np.ndarray, target: np.ndarray, claim: np.ndarray) -> str:
         """Put one example `[T]`, its target `[R]` and a wrong claim `[R]` into words."""

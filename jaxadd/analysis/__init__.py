@@ -1,0 +1,1 @@
+"""Analysis: what a network has learned, and what there is to know."""

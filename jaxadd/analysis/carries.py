@@ -1,0 +1,95 @@
+"""What column addition does to a problem: sums, carries and cascades, the words that hypotheses are made of.
+
+Everything works on arrays of digits, column 0 being the units, so no number of digits overflows. Carries run
+through an unrolled loop over the columns: XLA fuses it into one pass, and it serves any number of operands,
+whose carries an associative scan over (generate, propagate) could not express.
+"""
+
+from typing import NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+
+CLASSES = ("S0", "S1", "S2", "S3", "S4", "S5")
+
+
+class Carries(NamedTuple):
+    """The carry features of problems with M operands, over the A columns of their answers.
+
+    Columns beyond the operands' own have sum 0. All are int32 or bool.
+
+    Attributes:
+      sum: `[..., A]`, of the column's operand digits.
+      generate: `[..., A]`, the column carries out whatever comes in: sum ≥ base.
+      propagate: `[..., A]`, whether it carries out (or how much) depends on what comes in; with two operands
+        this is sum = base - 1.
+      carry_in: `[..., A]`, at most M - 1.
+      naive: `[..., A]`, the digit as it would be without a carry in, sum mod base.
+      answer: `[..., A]`.
+      count: `[...]`, columns that carry out.
+      cascade: `[...]`, the most propagating columns in a row whose carry-out a carry from below has raised.
+    """
+
+    sum: jax.Array
+    generate: jax.Array
+    propagate: jax.Array
+    carry_in: jax.Array
+    naive: jax.Array
+    answer: jax.Array
+    count: jax.Array
+    cascade: jax.Array
+
+    @property
+    def kind(self) -> jax.Array:
+        """Give the class `[...]` of Quirke & Barez, an index of CLASSES.
+
+        S0 has no carry, S1 carries but no cascade, S2 to S5 a cascade over 1, 2, 3, and 4 or more columns.
+        """
+        return jnp.where(self.count == 0, 0, 1 + jnp.minimum(self.cascade, 4))
+
+
+def answer_length(digits: int, base: int, operands: int = 2, *, carry: bool = True) -> int:
+    """Count the digits A of the largest sum; without carries, those of an operand."""
+    largest, length = operands * (base**digits - 1) if carry else 0, digits
+    while base**length <= largest:
+        length += 1
+    return length
+
+
+def carries(operands: jax.Array, base: int, *, carry: bool = True) -> Carries:
+    """Add in columns and tell what happened.
+
+    Args:
+      operands: int `[..., M, N]`, digits below `base`, units first.
+      base: at least 2.
+      carry: False leaves every carry out: digit-wise addition mod base.
+
+    Returns:
+      the features; see Carries.
+    """
+    chex.assert_axis_dimension_gt(operands, -2, 1)
+    *_, count, digits = operands.shape
+    length = answer_length(digits, base, count, carry=carry)
+    total = jnp.sum(operands, axis=-2, dtype=jnp.int32)
+    total = jnp.pad(total, [(0, 0)] * (total.ndim - 1) + [(0, length - digits)])
+    incoming, run = jnp.zeros((2, *total.shape[:-1]), jnp.int32)
+    carry_in, runs, carried = [], [], []
+    for column in jnp.moveaxis(total, -1, 0):
+        carry_in.append(incoming)
+        outgoing = (column + incoming) // base if carry else jnp.zeros_like(column)
+        run = jnp.where(outgoing > column // base, run + 1, 0)
+        runs.append(run)
+        carried.append(outgoing > 0)
+        incoming = outgoing
+    came = jnp.stack(carry_in, axis=-1)
+    return Carries(
+        sum=total,
+        generate=total >= base,
+        propagate=(total + count - 1) // base > total // base,
+        carry_in=came,
+        naive=total % base,
+        answer=(total + came) % base,
+        count=jnp.sum(jnp.stack(carried, axis=-1), axis=-1, dtype=jnp.int32),
+        cascade=jnp.max(jnp.stack(runs, axis=-1), axis=-1),
+    )
