@@ -1,20 +1,20 @@
-"""Train one transformer on n-digit addition, and see each digit come off its shelf.
-"""
+"""Train one transformer on n-digit addition, and see each digit come off its shelf."""
 
 import sys
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
-from jaxadd import cli, runs
+import jax
+import numpy as np
+
+from jaxadd import cli, figures, report, runs
+from jaxadd.analysis import shelves
 from jaxadd.config import RunConfig
 from jaxadd.model import Transformer
 from jaxadd.optimizers import AdamW
 from jaxadd.tasks import Addition, Mixture
 from jaxadd.train import Trainer
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+UNIFORM, FORCED = 20_000, 2_000
 
 ONE_LAYER = RunConfig(
     task=Addition(), optimizer=AdamW(weight_decay=0.1), steps=6_000, eval_every=50, checkpoint_every=1_000
@@ -33,10 +33,45 @@ PRESETS = {
 }
 
 
-def draw(trainer: Trainer, record: runs.Record) -> Mapping[str, "Figure"]:
-    """Draw."""
-    return {}
+def conclude(trainer: Trainer, record: runs.Record) -> cli.Findings:
+    """Draw what each digit learns and when, and count right answers on many problems of every kind."""
+    task, metrics, title = trainer.config.task, record.metrics, report.title(trainer.config)
+    levels = [task.floors(digit) for digit in task.read_digits]
+    found = [
+        shelves.find(metrics["train_position_loss"][0, :, r], metrics["step"], level)
+        for r, level in enumerate(levels)
+    ]
+    first = f"{task.title}, seed {trainer.config.seeds[0]}"
+    drawn = {
+        "digits": figures.digit_curves(metrics, task.read_digits, levels, found, title),
+        "offsets": figures.offsets(metrics, task.read_digits, f"{title}: probability by offset from the naive digit"),
+        "confusion": figures.confusions(metrics, task.read_digits, first),
+        "cascades": figures.cascades(metrics, title),
+    }
+    heading = ("seed", "uniform", *(f"cascade {n}" for n in range(task.digits)))
+    exact = exact_matches(trainer, record)
+    rows = [
+        (str(seed), *(f"{share:.2%}" for share in lane))
+        for seed, lane in zip(trainer.config.seeds, exact, strict=True)
+    ]
+    text = (
+        f"exact match of {UNIFORM:,} new uniform problems, and {FORCED:,} with a cascade from the units on over "
+        f"each number of columns\n{report.table([heading, *rows])}"
+    )
+    return cli.Findings(drawn, text)
+
+
+def exact_matches(trainer: Trainer, record: runs.Record) -> np.ndarray:
+    """Count right answers to new problems, the same for all runs of a size: `[S, 1 + N]`.
+
+    The first column is of UNIFORM uniform problems, the others of FORCED with a cascade from the units on over 0
+    to N - 1 columns.
+    """
+    task, key = trainer.config.task, jax.random.key(2**32 - 1)
+    kinds = [task.draw(key, UNIFORM, Mixture())]
+    kinds += [task.cascade(jax.random.fold_in(key, n), FORCED, n) for n in range(task.digits)]
+    return np.stack([report.accuracy(trainer, record, task.batch(kind)) for kind in kinds], axis=1)
 
 
 if __name__ == "__main__":
-    sys.exit(cli.main("experiments.digit_addition", __doc__, PRESETS, draw))
+    sys.exit(cli.main("experiments.digit_addition", __doc__, PRESETS, conclude))

@@ -6,8 +6,6 @@ reads about 98 % of MNIST's test set within minutes; `debug` is ten small steps 
 """
 
 import sys
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 from jaxadd import cli, figures, report, runs
 from jaxadd.config import RunConfig
@@ -15,9 +13,6 @@ from jaxadd.model import MLP
 from jaxadd.optimizers import AdamW
 from jaxadd.tasks import Digits
 from jaxadd.train import Trainer
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 ADAMW = AdamW(lr=1e-3, b2=0.999, weight_decay=0.01, warmup=0.0)
 PRESETS = {
@@ -38,13 +33,13 @@ PRESETS = {
 }
 
 
-def draw(trainer: Trainer, record: runs.Record) -> Mapping[str, "Figure"]:
+def conclude(trainer: Trainer, record: runs.Record) -> cli.Findings:
     """Draw the misread images of the first lane."""
     answers = report.answers(trainer, record)
     images, targets, claims = (part[answers.wrong] for part in answers[:3])
     title = f"{len(images)} of {len(answers.targets)} test images misread, seed {trainer.config.seeds[0]}"
-    return {"misread": figures.misread(images, targets[:, 0], claims[:, 0], title)}
+    return cli.Findings({"misread": figures.misread(images, targets[:, 0], claims[:, 0], title)})
 
 
 if __name__ == "__main__":
-    sys.exit(cli.main("experiments.handwritten_digits", __doc__, PRESETS, draw))
+    sys.exit(cli.main("experiments.handwritten_digits", __doc__, PRESETS, conclude))

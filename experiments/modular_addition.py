@@ -6,8 +6,6 @@ steps 5,000 and 15,000, in about a quarter of an hour; `debug` is ten small step
 """
 
 import sys
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import jax.numpy as jnp
 import numpy as np
@@ -19,9 +17,6 @@ from jaxadd.optimizers import AdamW
 from jaxadd.tasks import Modular
 from jaxadd.train import Trainer
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
 PRESETS = {
     "quick": RunConfig(optimizer=AdamW(lr=3e-3, weight_decay=3.0), steps=1_500),
     "mainline": RunConfig(steps=20_000),
@@ -31,7 +26,7 @@ PRESETS = {
 }
 
 
-def draw(trainer: Trainer, record: runs.Record) -> Mapping[str, "Figure"]:
+def conclude(trainer: Trainer, record: runs.Record) -> cli.Findings:
     """Draw the first lane's wrong answers over all pairs (a, b)."""
     task = trainer.config.task
     answers = report.answers(trainer, record, task.batch(jnp.arange(task.p**2), trainer.data.shared))
@@ -39,8 +34,8 @@ def draw(trainer: Trainer, record: runs.Record) -> Mapping[str, "Figure"]:
     wrong[answers.wrong] = True
     trained[np.asarray(trainer.data.lane["train"][0])] = True
     title = f"{task.title}, seed {trainer.config.seeds[0]}"
-    return {"errors": figures.error_map(wrong.reshape(task.p, -1), trained.reshape(task.p, -1), title)}
+    return cli.Findings({"errors": figures.error_map(wrong.reshape(task.p, -1), trained.reshape(task.p, -1), title)})
 
 
 if __name__ == "__main__":
-    sys.exit(cli.main("experiments.modular_addition", __doc__, PRESETS, draw))
+    sys.exit(cli.main("experiments.modular_addition", __doc__, PRESETS, conclude))

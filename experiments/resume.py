@@ -27,14 +27,14 @@ def main(options: Resume) -> int:
     origin = runs.read_origin(options.run)
     config = origin.config if options.steps is None else replace(origin.config, steps=options.steps)
     extend = options.steps is not None
-    return cli.run(origin.experiment, Trainer(config), options.run, find_draw(origin.experiment), extend=extend)
+    return cli.run(origin.experiment, Trainer(config), options.run, find_conclude(origin.experiment), extend=extend)
 
 
-def find_draw(experiment: str) -> cli.Draw:
-    """Find what draws an experiment's own figures; a run made by library calls has none."""
+def find_conclude(experiment: str) -> cli.Conclude:
+    """Find what an experiment concludes from its runs; from a run made by library calls, nothing."""
     if experiment and importlib.util.find_spec(f"experiments.{experiment}"):
-        return importlib.import_module(f"experiments.{experiment}").draw
-    return lambda trainer, record: {}
+        return importlib.import_module(f"experiments.{experiment}").conclude
+    return lambda trainer, record: cli.Findings({})
 
 
 if __name__ == "__main__":

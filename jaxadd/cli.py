@@ -10,7 +10,7 @@ import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Generic, NamedTuple, Protocol, TypeVar
 
 import tyro
 
@@ -25,26 +25,47 @@ from jaxadd.train import Trainer
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-Draw = Callable[[Trainer, runs.Record], Mapping[str, "Figure"]]
+
+class Findings(NamedTuple):
+    """What an experiment concludes.
+
+    Attributes:
+      figures: by file name.
+      text: printed, and kept as findings.txt; "" for none.
+    """
+
+    figures: Mapping[str, "Figure"]
+    text: str = ""
+
+
+class Study(Protocol):
+    """A frozen dataclass that stands for several runs; what they have in common are its fields."""
+
+    def arms(self) -> Mapping[str, RunConfig]:
+        """Give the runs by name."""
+
+
+Conclude = Callable[[Trainer, runs.Record], Findings]
+Config = TypeVar("Config", RunConfig, Study)
 
 
 @dataclass(frozen=True)
-class _Arguments:
-    config: Annotated[RunConfig, tyro.conf.arg(name="")]
+class _Arguments(Generic[Config]):
+    config: Annotated[Config, tyro.conf.arg(name="")]
     runs: Path = Path("runs")
     """folder that run folders go to"""
     name: str | None = None
     """name of the run folder; by default the preset and what was changed of it"""
 
 
-def main(module: str, about: str, presets: Mapping[str, RunConfig], draw: Draw) -> int:
+def main(module: str, about: str, presets: Mapping[str, RunConfig], conclude: Conclude) -> int:
     """Run one experiment from the process's arguments.
 
     Args:
       module: its name, such as "experiments.modular_addition".
       about: its help; the module's docstring.
       presets: configs by name; the first is the default.
-      draw: makes more figures of a finished run, by file name, beside the curves and norms that all runs have.
+      conclude: makes the figures of a finished run, beside the curves and norms that all runs have.
 
     Returns:
       the exit status: 0; 2 where the user has something to mend; 130 when interrupted.
@@ -55,7 +76,46 @@ def main(module: str, about: str, presets: Mapping[str, RunConfig], draw: Draw) 
         arguments, default_name = _parse(module, about, presets, argv)
         name = runs.check_name(arguments.name or default_name)
         experiment = module.rpartition(".")[2]
-        return run(experiment, Trainer(arguments.config), arguments.runs / experiment / name, draw)
+        return run(experiment, Trainer(arguments.config), arguments.runs / experiment / name, conclude)
+
+    return _guard(experiment, "; the same command goes on from the last checkpoint")
+
+
+def study(
+    module: str,
+    about: str,
+    presets: Mapping[str, Study],
+    conclude: Callable[[Any, Mapping[str, runs.Record]], Findings],
+    *,
+    arm: str,
+) -> int:
+    """Run an experiment of several runs from the process's arguments; each gets a run folder within the study's.
+
+    Args:
+      module: its name, such as "experiments.shelf_law".
+      about: its help; the module's docstring.
+      presets: studies by name; the first is the default.
+      conclude: draws the study and its records by name of the arm together.
+      arm: the experiment that each run counts as, where it is resumed on its own.
+
+    Returns:
+      the exit status, as for `main`.
+    """
+    argv = sys.argv[1:]
+
+    def experiment() -> int:
+        arguments, default_name = _parse(module, about, presets, argv)
+        folder = arguments.runs / module.rpartition(".")[2] / runs.check_name(arguments.name or default_name)
+        arms = arguments.config.arms()
+        lanes = sum(len(config.seeds) for config in arms.values())
+        print(f"{len(arms)} runs of {lanes} lanes together, in {folder}")
+        records = {}
+        for i, (name, config) in enumerate(arms.items(), 1):
+            trainer = Trainer(config)
+            with report.progress_bar(config.steps, f"{i}/{len(arms)} {name} ") as (watch, note):
+                records[name] = runs.train(trainer, folder / name, experiment=arm, watch=watch, note=note)
+        show(folder, conclude(arguments.config, records))
+        return 0
 
     return _guard(experiment, "; the same command goes on from the last checkpoint")
 
@@ -65,7 +125,7 @@ def command(module: str, options: type, function: Callable[[Any], int]) -> int:
     return _guard(lambda: function(_tyro(options, prog=f"python -m {module}")))
 
 
-def run(experiment: str, trainer: Trainer, folder: Path, draw: Draw, *, extend: bool = False) -> int:
+def run(experiment: str, trainer: Trainer, folder: Path, conclude: Conclude, *, extend: bool = False) -> int:
     """Train in a folder with everything shown, then report and draw; gives the exit status."""
     print(report.header(trainer, folder))
     if trainer.config.debug:
@@ -73,29 +133,30 @@ def run(experiment: str, trainer: Trainer, folder: Path, draw: Draw, *, extend: 
     with report.progress_bar(trainer.config.steps) as (watch, note):
         record = runs.train(trainer, folder, experiment=experiment, extend=extend, watch=watch, note=note)
     print(report.outcome(trainer, record))
-    save_figures(folder, record.metrics, report.title(trainer.config), draw(trainer, record))
+    findings = conclude(trainer, record)
+    common = standard_figures(record.metrics, report.title(trainer.config))
+    show(folder, findings._replace(figures=common | findings.figures))
     return 0
 
 
-def save_figures(
-    folder: Path,
-    metrics: Metrics,
-    title: str,
-    more: Mapping[str, "Figure"] | None = None,
-    *,
-    log_steps: bool = True,
-) -> None:
-    """Save curves, norms and more figures by name into a run folder, and say where everything is."""
-    target = folder / "figures"
-    target.mkdir(exist_ok=True)
-    drawn = {
+def standard_figures(metrics: Metrics, title: str, *, log_steps: bool = True) -> dict[str, "Figure"]:
+    """Draw what all runs have: curves and norms."""
+    return {
         "curves": figures.curves(metrics, title, log_steps=log_steps),
         "norms": figures.norms(metrics, title, log_steps=log_steps),
-        **(more or {}),
     }
-    for name, figure in drawn.items():
+
+
+def show(folder: Path, findings: Findings) -> None:
+    """Print findings, save them in a folder, and say where everything is."""
+    if findings.text:
+        print(f"\n{findings.text}\n")
+        runs.write_text(folder / "findings.txt", findings.text + "\n")
+    target = folder / "figures"
+    target.mkdir(exist_ok=True)
+    for name, figure in findings.figures.items():
         figure.savefig(target / f"{name}.png")
-    print(f"{'figures':<{report.INDENT}}{target}/{{{','.join(drawn)}}}.png")
+    print(f"{'figures':<{report.INDENT}}{target}/{{{','.join(findings.figures)}}}.png")
     print(f"{'folder':<{report.INDENT}}{folder}")
 
 
@@ -111,27 +172,28 @@ def _guard(action: Callable[[], int], after_interrupt: str = "") -> int:
         return 130
 
 
-def _parse(module: str, about: str, presets: Mapping[str, RunConfig], argv: list[str]) -> tuple[_Arguments, str]:
+def _parse(module: str, about: str, presets: Mapping[str, Config], argv: list[str]) -> tuple[_Arguments, str]:
     """Read the arguments, and name the run after its preset and what was changed of it."""
     preset, *rest = argv if argv and not argv[0].startswith("-") else [next(iter(presets)), *argv]
     if preset not in presets:
         raise UserError(f"no preset is named {preset!r}; there are {', '.join(presets)}")
     config, name = presets[preset], [preset]
     kinds = {c.__name__.lower(): c for c in typing.get_args(Optimizer)}
-    if "--optimizer" in rest:
+    if isinstance(config, RunConfig) and "--optimizer" in rest:
         place = rest.index("--optimizer")
         kind = (rest[place + 1 : place + 2] or ["nothing"])[0]
         if kind not in kinds:
             raise UserError(f"--optimizer must be one of {', '.join(kinds)}, got {kind}")
         config, name = dataclasses.replace(config, optimizer=kinds[kind]()), [preset, kind]
         del rest[place : place + 2]
+    optimizer = f"[--optimizer {' | '.join(kinds)}] " if isinstance(config, RunConfig) else ""
     description = (
         f"{about.strip()}\n\n"
-        f"python -m {module} [{' | '.join(presets)}] [--optimizer {' | '.join(kinds)}] [options]\n"
+        f"python -m {module} [{' | '.join(presets)}] {optimizer}[options]\n"
         f"The options and defaults below are those of preset {preset}."
     )
     arguments = _tyro(
-        _Arguments,
+        _Arguments[type(config)],
         default=_Arguments(config),
         args=rest,
         prog=f"python -m {module} {preset}",

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from jaxadd.analysis.shelves import smooth
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from jaxadd.analysis.shelves import Shelf
     from jaxadd.fit import Metrics
 
-TRAIN, TEST, OTHER = "#3b6fb6", "#d1495b", "#4a4a4a"
+TRAIN, TEST, OTHER, FLOOR = "#3b6fb6", "#d1495b", "#4a4a4a", "#7d7d7d"
+_ARMS = ("#3b6fb6", "#8fb4dd", "#d1495b", "#edae49")
 _STYLE = {
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -122,9 +126,245 @@ def misread(images: np.ndarray, targets: np.ndarray, claims: np.ndarray, title: 
     return figure
 
 
-def _panels(count: int, title: str, log_steps: bool) -> tuple[Figure, np.ndarray]:
-    figure = _figure((4.2 * count, 3.6), title)
-    axes = figure.subplots(1, count)
+@_styled
+def digit_curves(
+    metrics: Metrics,
+    digits: Sequence[int],
+    floors: Sequence[Mapping[str, float]],
+    shelves: Sequence[Sequence[Shelf]],
+    title: str,
+) -> Figure:
+    """Draw the train loss of every answer digit with its exact floors, and name the shelves it rests on.
+
+    Args:
+      metrics: as in `fit.Result`; with several lanes the median is drawn, over a band of all of them.
+      digits: the answer digit at each position read, `[R]`.
+      floors: of each digit, nats by name.
+      shelves: of each digit, those found in the first lane.
+      title: of the figure.
+    """
+    columns = min(3, len(digits))
+    rows = -(-len(digits) // columns)
+    figure = _figure((4.4 * columns, 3.3 * rows + 0.4), title)
+    axes = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).ravel()
+    for r, (ax, digit) in enumerate(zip(axes, digits, strict=False)):
+        loss = metrics["train_position_loss"][:, :, r]
+        smoothed = {"step": metrics["step"], "loss": smooth(loss, metrics["step"])}
+        ax.set(xscale="log", yscale="log", ylim=(2e-3, 4), title=f"A{digit}")
+        # Labels of floors that lie close together share a line.
+        for names, level in _merged(floors[r]):
+            if level > 2e-3:
+                ax.axhline(level, color=FLOOR, lw=0.8, ls=(0, (4, 3)), zorder=1)
+                ax.text(1.1, level * 1.04, f"{names} {level:.3g}", fontsize=7, color=FLOOR, va="bottom")
+        ax.plot(metrics["step"] + 1, loss[0], color=TRAIN, lw=0.3, alpha=0.35)
+        _line(ax, smoothed, "loss", TRAIN)
+        for shelf in shelves[r]:
+            ax.plot([shelf.start + 1, shelf.end + 1], [shelf.level] * 2, color=TEST, lw=4, alpha=0.55, zorder=3)
+            words = f"{shelf.name or 'no floor'}\nsteps {shelf.start:,} to {shelf.end:,}"
+            ax.text(
+                (shelf.start + 1) ** 0.5 * (shelf.end + 1) ** 0.5,
+                shelf.level * 0.86,
+                words,
+                fontsize=7,
+                color=TEST,
+                ha="center",
+                va="top",
+            )
+    for ax in axes[len(digits) :]:
+        ax.set_axis_off()
+    for r in range(len(digits)):
+        if r % columns == 0:
+            axes[r].set_ylabel("train loss, nats")
+        if r + columns >= len(digits):
+            axes[r].set_xlabel("step + 1")
+            axes[r].tick_params(labelbottom=True)
+    return figure
+
+
+def _merged(floors: Mapping[str, float]) -> list[tuple[str, float]]:
+    """Join the names of floors less than 12 % apart, which have no room for a label each."""
+    groups: list[tuple[list[str], float]] = []
+    for name, level in floors.items():
+        if groups and level > 0.88 * groups[-1][1]:
+            groups[-1][0].append(name if level == groups[-1][1] else f"{name} {level:.3g}")
+        else:
+            groups.append(([name], level))
+    return [(", ".join(names), level) for names, level in groups]
+
+
+@_styled
+def offsets(metrics: Metrics, digits: Sequence[int], title: str) -> Figure:
+    """Draw the mean probability of naive digit + o over steps, o = 0, 1 and the rest, for every answer digit.
+
+    Args:
+      metrics: of an addition run; the median over lanes is drawn.
+      digits: the answer digit at each position read, `[R]`.
+      title: of the figure.
+    """
+    figure = _figure((2.2 * len(digits) + 1.2, 3.1), title)
+    axes = figure.subplots(1, len(digits), squeeze=False, sharey=True)[0]
+    probability = np.nanmedian(metrics["evaluation/offset"], axis=0)  # [E, R, base]
+    step = metrics["evaluation/step"] + 1
+    for r, (ax, digit) in enumerate(zip(axes, digits, strict=True)):
+        naive, next_one = probability[:, r, 0], probability[:, r, 1]
+        parts = {"naive digit": naive, "naive + 1": next_one, "any other": 1 - naive - next_one}
+        ax.stackplot(step, *parts.values(), labels=parts, colors=(TRAIN, TEST, "#d9d9d9"))
+        ax.set(xscale="log", xlim=(step[0], step[-1]), ylim=(0, 1), title=f"A{digit}", xlabel="step + 1")
+    axes[0].set_ylabel("mean probability")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    return figure
+
+
+@_styled
+def confusions(metrics: Metrics, digits: Sequence[int], title: str, snapshots: int = 7) -> Figure:
+    """Draw a strip of confusion matrices over training for every answer digit: mean probability by true digit.
+
+    Args:
+      metrics: of an addition run; the first lane is drawn.
+      digits: the answer digit at each position read, `[R]`.
+      title: of the figure.
+      snapshots: evaluations shown, evenly spaced in the logarithm of the step.
+    """
+    confusion, step = metrics["evaluation/confusion"][0], metrics["evaluation/step"]
+    known = np.flatnonzero(~np.isnan(confusion).all(axis=(1, 2, 3)))
+    wanted = np.geomspace(1, step[known[-1]] + 1, snapshots) - 1
+    shown = np.unique([known[np.argmin(np.abs(step[known] - s))] for s in wanted])
+    figure = _figure((1.35 * len(shown) + 1.2, 1.4 * len(digits) + 0.9), title)
+    axes = figure.subplots(len(digits), len(shown), squeeze=False)
+    for r, digit in enumerate(digits):
+        for ax, e in zip(axes[r], shown, strict=True):
+            image = ax.imshow(confusion[e, r], vmin=0, vmax=1, cmap="magma_r")
+            ax.grid(visible=False)
+            ax.set(xticks=[], yticks=[], facecolor="#eeeeee")
+        axes[r, 0].set_ylabel(f"A{digit}: true digit", fontsize=8)
+    for ax, e in zip(axes[0], shown, strict=True):
+        ax.set_title(f"step {step[e]:,}", fontsize=9)
+    figure.supxlabel("digit given probability to, 0 at the left; grey rows have no example", fontsize=9)
+    figure.colorbar(image, ax=axes, shrink=0.6, label="mean probability")
+    return figure
+
+
+@_styled
+def cascades(metrics: Metrics, title: str) -> Figure:
+    """Draw exact match over steps: of uniform problems, and of cascades forced from the units on, by length."""
+    figure, (ax,) = _panels(1, title, log_steps=True, width=6)
+    _line(ax, metrics, "test_accuracy", OTHER, "uniform")
+    from matplotlib import colormaps
+
+    accuracy = metrics["evaluation/accuracy_by_cascade"]
+    for length in range(accuracy.shape[-1]):
+        lane = {"step": metrics["evaluation/step"], "accuracy": accuracy[..., length]}
+        colour = colormaps["viridis_r"](0.15 + 0.75 * length / max(1, accuracy.shape[-1] - 1))
+        _line(ax, lane, "accuracy", colour, f"cascade over {length}")
+    ax.set(ylim=(-0.03, 1.03), ylabel="exact match")
+    ax.legend(fontsize=8, loc="upper left")
+    return figure
+
+
+@_styled
+def arms(metrics: Mapping[str, Metrics], steps: Mapping[str, np.ndarray], title: str) -> Figure:
+    """Compare the runs of a study: exact match over steps, and when each digit is learned.
+
+    Args:
+      metrics: of each arm by name; median and range over lanes are drawn.
+      steps: of each arm `[S, A]`, the step at which a lane learned an answer digit; inf for never.
+      title: of the figure.
+    """
+    figure, (match, learned) = _panels(2, title, log_steps=True, width=5.5)
+    for i, (name, colour) in enumerate(zip(metrics, _ARMS, strict=False)):
+        _line(match, metrics[name], "test_accuracy", colour, name)
+        count = steps[name].shape[1]
+        for digit in range(count):
+            place = count - 1 - digit + (i - (len(metrics) - 1) / 2) * 0.17
+            values = steps[name][:, digit]
+            values = values[np.isfinite(values)]
+            learned.plot(values, np.full(len(values), place), "o", ms=3.5, color=colour, alpha=0.6, mew=0)
+    match.set(ylim=(-0.03, 1.03), ylabel="exact match, uniform problems", title="all digits right")
+    match.legend(loc="upper left", fontsize=8)
+    learned.set(title="each seed's step to 0.1 nats", xlabel="step")
+    learned.set_yticks(range(count), [f"A{digit}" for digit in reversed(range(count))])
+    learned.invert_yaxis()
+    return figure
+
+
+@_styled
+def loss_grid(metrics: Mapping[str, Metrics], title: str) -> Figure:
+    """Draw the smoothed train loss of several one-digit runs, each in a panel of its own, a line per lane."""
+    columns = min(6, len(metrics))
+    rows = -(-len(metrics) // columns)
+    figure = _figure((2.3 * columns, 1.9 * rows + 0.6), title)
+    axes = figure.subplots(rows, columns, squeeze=False, sharey=True).ravel()
+    for ax in axes[len(metrics) :]:
+        ax.set_axis_off()
+    for ax, (name, run) in zip(axes, metrics.items(), strict=False):
+        smoothed = smooth(run["train_position_loss"][:, :, 0], run["step"])
+        ax.plot(run["step"] + 1, smoothed.T, color=TRAIN, lw=0.9, alpha=0.7)
+        ax.axhline(np.log(2), color=FLOOR, lw=0.8, ls=(0, (4, 3)))
+        ax.set(xscale="log", yscale="log", ylim=(1e-3, 4))
+        ax.set_title(name, fontsize=9)
+        ax.tick_params(labelsize=7)
+    figure.supxlabel("step + 1; dashes at log 2", fontsize=9)
+    figure.supylabel("nats", fontsize=9)
+    return figure
+
+
+@_styled
+def loss_split(metrics: Mapping[str, Metrics], uncertainty: float, title: str) -> Figure:
+    """Draw what the loss of one digit consists of over steps: leak, carry loss, and the floor of the latter.
+
+    Args:
+      metrics: of one-digit addition runs by name; medians over lanes are drawn.
+      uncertainty: the exact floor of the carry loss where the carry is unknown, nats.
+      title: of the figure.
+    """
+    figure, axes = _panels(len(metrics), title, log_steps=True)
+    for ax, (name, run) in zip(axes, metrics.items(), strict=True):
+        lanes = {n: run[f"evaluation/{n}"][:, :, 0] for n in ("digit_loss", "leak", "carry_loss")}
+        lanes["step"] = run["evaluation/step"]
+        _line(ax, lanes, "digit_loss", OTHER, "loss")
+        _line(ax, lanes, "leak", TRAIN, "leak: outside naive, naive + 1")
+        _line(ax, lanes, "carry_loss", TEST, "carry loss")
+        ax.axhline(uncertainty, color=FLOOR, lw=0.8, ls=(0, (4, 3)), label=f"floor, carry unknown: {uncertainty:.3f}")
+        ax.set(title=name, ylim=(0, 2.6))
+    axes[0].set_ylabel("nats")
+    axes[0].legend(fontsize=8)
+    return figure
+
+
+@_styled
+def shelf_law(points: Mapping[str, Mapping[int, Mapping[int, Sequence[int | None] | None]]], title: str) -> Figure:
+    """Draw steps to leave a shelf by base, a line through the medians for each digit and a dot for each lane.
+
+    Args:
+      points: shelf name, digit and base to the steps of each lane, None for never or for no such shelf.
+      title: of the figure.
+    """
+    from matplotlib import colormaps
+    from matplotlib.ticker import NullFormatter
+
+    figure, axes = _panels(len(points), title, log_steps=True, width=5)
+    for ax, (name, digits) in zip(axes, points.items(), strict=True):
+        for digit, bases in digits.items():
+            colour = colormaps["viridis_r"](0.15 + 0.75 * digit / max(1, max(digits)))
+            left = {base: [s for s in steps or () if s is not None] for base, steps in bases.items()}
+            left = {base: steps for base, steps in left.items() if steps}
+            for base, steps in left.items():
+                ax.plot([base] * len(steps), steps, "o", color=colour, ms=3, alpha=0.6, mew=0)
+            ax.plot(
+                list(left), [np.median(steps) for steps in left.values()], color=colour, lw=1.2, label=f"A{digit}"
+            )
+        bases = sorted({base for by_base in digits.values() for base in by_base})
+        ax.set(title=f"{name} shelf", xlabel="base", yscale="log")
+        ax.set_xticks(bases, bases)
+        ax.xaxis.set_minor_formatter(NullFormatter())
+    axes[0].set_ylabel("steps to leave")
+    axes[0].legend()
+    return figure
+
+
+def _panels(count: int, title: str, log_steps: bool, width: float = 4.2) -> tuple[Figure, np.ndarray]:
+    figure = _figure((width * count, 3.6), title)
+    axes = figure.subplots(1, count, squeeze=False)[0]
     for ax in axes:
         ax.set(xlabel="step + 1" if log_steps else "step", xscale="log" if log_steps else "linear")
     return figure, axes

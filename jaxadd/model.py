@@ -43,8 +43,9 @@ class Model(NamedTuple):
       apply: `apply(params, inputs, names=(), edits={}, read=None)` gives float32 logits `[B, R, C]` and a
         dict of the activations asked for by `names`. `edits` maps names to pure functions of the
         activation, whose result takes its place. `read` are the positions to compute logits at, the
-        task's own by default, a tuple or an int32 array `[R]` that may be traced; in the last block, activations after the attention exist there only.
-        Asking for nothing costs nothing. An unknown name raises ValueError.
+        task's own by default, a tuple or an int32 array `[R]` that may be traced; in the last block,
+        activations after the attention exist there only. Asking for nothing costs nothing. An unknown name
+        raises ValueError.
       names: every activation's name, in order of computation.
     """
 

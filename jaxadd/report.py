@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from jaxadd import checkpoints, runs
+from jaxadd.analysis.answers import exact_match
 from jaxadd.config import RunConfig
 from jaxadd.fit import Progress
 from jaxadd.tasks import Batch
@@ -45,6 +46,38 @@ def answers(trainer: Trainer, record: runs.Record, batch: Batch | None = None) -
     logits, _ = jax.jit(trainer.model.apply)(params, batch.inputs)
     claims, targets = np.asarray(logits.argmax(-1)), np.asarray(batch.targets)
     return Answers(np.asarray(batch.inputs), targets, claims, np.flatnonzero((claims != targets).any(axis=-1)))
+
+
+def accuracy(trainer: Trainer, record: runs.Record, batch: Batch, at_once: int = 4096) -> np.ndarray:
+    """Compute the share of a batch that each lane of a finished run answers rightly at every position: `[S]`.
+
+    For addition this is exact match, teacher-forced and free-running alike; see `answers.exact_match`.
+    """
+    params = checkpoints.nest(record.params, trainer.abstract_state().params)
+    count = len(batch.targets)
+    right = np.zeros(len(trainer.config.seeds))
+    score = jax.jit(lambda lane, part: exact_match(trainer.model.apply(lane, part.inputs)[0], part.targets).sum())
+    for start in range(0, count, at_once):
+        part = jax.tree.map(lambda x: x[start : start + at_once], batch)  # noqa: B023
+        for s in range(len(right)):
+            right[s] += score(jax.tree.map(lambda x: x[s], params), part)  # noqa: B023
+    return right / count
+
+
+def table(rows: Sequence[Sequence[str]]) -> str:
+    """Lay rows of cells out in columns; the first row is the heading."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    )
+
+
+def spread(values: Sequence[float | None], form: str = "{:,.0f}") -> str:
+    """Write a median with its range, "690 (470 to 760)"; None and inf mean never, which comes after all others."""
+    known = sorted(np.inf if value is None else value for value in values)
+    say = lambda value: "never" if np.isinf(value) else form.format(value)  # noqa: E731
+    middle = float(np.median(known)) if np.isfinite(known[len(known) // 2]) else np.inf
+    return say(middle) if known[0] == known[-1] else f"{say(middle)} ({say(known[0])} to {say(known[-1])})"
 
 
 def title(config: RunConfig) -> str:
@@ -110,13 +143,13 @@ def shapes(trainer: Trainer) -> str:
 
 
 @contextlib.contextmanager
-def progress_bar(total: int) -> Iterator[tuple[Callable[[Progress], None], Callable[[str], None]]]:
+def progress_bar(total: int, label: str = "") -> Iterator[tuple[Callable[[Progress], None], Callable[[str], None]]]:
     """Show a bar up to step `total` with losses, accuracies, rate and time left; gives `watch` and `note`."""
     from tqdm import tqdm
 
     with tqdm(
         total=total,
-        desc="compiling",
+        desc=f"{label}compiling",
         unit="step",
         dynamic_ncols=True,
         # A log file gets a line now and then, not one twice a second.
@@ -127,8 +160,8 @@ def progress_bar(total: int) -> Iterator[tuple[Callable[[Progress], None], Calla
 
         def watch(progress: Progress) -> None:
             made = min(progress.done, total)
-            if bar.desc:  # The first chunk: what was made before, and compiling, do not count for the rate.
-                bar.set_description_str("", refresh=False)
+            if bar.desc != label:  # The first chunk: what was made before, and compiling, do not count for the rate.
+                bar.set_description_str(label, refresh=False)
                 bar.initial = bar.n = made
                 bar.start_t = bar.last_print_t = bar._time()
             values = {name: _median(lanes) for name, lanes in progress.latest.items()}
@@ -173,8 +206,6 @@ def outcome(trainer: Trainer, record: runs.Record) -> str:
                 "none" if accuracy is None else f"{accuracy:.2%}",
             )
         )
-    widths = [max(len(row[i]) for row in rows) for i in range(len(columns))]
-    table = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     rate = f" ({summary['steps_per_second']:.1f} steps/s)" if summary["steps_per_second"] else ""
     speed = f"{summary['run_seconds']:.1f} s running{rate}, {summary['compile_seconds']:.1f} s compiling"
     test = answers(trainer, record)
@@ -183,4 +214,4 @@ def outcome(trainer: Trainer, record: runs.Record) -> str:
         f"  {config.task.describe(test.inputs[i], test.targets[i], test.claims[i])}"
         for i in test.wrong[:_SHOWN_ANSWERS]
     ]
-    return "\n".join(["", *table, "", f"{'time':<{INDENT}}{speed}", f"{'wrong':<{INDENT}}{wrong}", *said])
+    return "\n".join(["", table(rows), "", f"{'time':<{INDENT}}{speed}", f"{'wrong':<{INDENT}}{wrong}", *said])

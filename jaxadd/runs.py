@@ -154,7 +154,7 @@ def train(
         result = fit(trainer, state=state, metrics=metrics, save_at=save_at, save=save, watch=watch)
         save(result.state, result.metrics)
         _write_npz(folder / "params.npz", checkpoints.flatten(result.state.params))
-        _write_text(folder / "summary.json", json.dumps(summarise(config, result), indent=2) + "\n")
+        write_text(folder / "summary.json", json.dumps(summarise(config, result), indent=2) + "\n")
     return load(folder)
 
 
@@ -376,7 +376,7 @@ def _claim(folder: Path, origin: Origin, extend: bool, note: Note) -> None:
 
 def _write_origin(folder: Path, origin: Origin, more: dict[str, Any] | None = None) -> None:
     data = origin._asdict() | {"config": configs.to_json(origin.config)} | (more or {})
-    _write_text(folder / "config.json", json.dumps(data, indent=2) + "\n")
+    write_text(folder / "config.json", json.dumps(data, indent=2) + "\n")
 
 
 def read_origin(folder: str | os.PathLike) -> Origin:
@@ -430,7 +430,8 @@ def _write_npz(path: Path, arrays: dict[str, np.ndarray]) -> None:
         os.fsync(file.fileno())
 
 
-def _write_text(path: Path, text: str) -> None:
+def write_text(path: Path, text: str) -> None:
+    """Write a file beside its place and rename it into it."""
     with _replacing(path) as part, part.open("w") as file:
         file.write(text)
         file.flush()

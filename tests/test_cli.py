@@ -39,7 +39,7 @@ def shell(tmp_path, monkeypatch, capsys):
         monkeypatch.setattr(sys, "argv", [name, *map(str, words)])
         code = importlib.import_module(name)
         if hasattr(code, "PRESETS"):
-            status = cli.main(name, code.__doc__, code.PRESETS, code.draw)
+            status = cli.main(name, code.__doc__, code.PRESETS, code.conclude)
         else:
             status = cli.command(name, getattr(code, module.capitalize()), code.main)
         return (status, *capsys.readouterr())
@@ -153,7 +153,7 @@ def test_errors_of_other_code_are_not_hidden(monkeypatch, shell):
     def broken(trainer, record):
         np.zeros(3).reshape(2)
 
-    monkeypatch.setattr(modular_addition, "draw", broken)
+    monkeypatch.setattr(modular_addition, "conclude", broken)
     with pytest.raises(ValueError, match="cannot reshape"):
         shell("modular_addition", *SMALL, "--steps", 1)
 

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxadd.analysis import floors
-from jaxadd.analysis.floors import Information, answer_length, floor, ladder
+from jaxadd.analysis.carries import answer_length
+from jaxadd.analysis.floors import Information, floor, ladder
 from jaxadd.errors import UserError
 
 
@@ -238,7 +239,8 @@ def check_ladder(levels, expected):
 
 
 def test_ladder_of_the_top_column():
-    common = {"nothing known": np.log(10), "digit sum": 2.29848}
+    # The digit sum leaves 2.2985 of log 10, too near to be a level of its own.
+    common = {"nothing known": np.log(10)}
     check_ladder(
         ladder(4, digits=5, target="sequential", order="msd"),
         {
@@ -249,6 +251,7 @@ def test_ladder_of_the_top_column():
             "columns 4-2, A5 seen": 0.00624,
         },
     )
+    assert floor(4, Information(bag="sum"), digits=5) == pytest.approx(2.29848, abs=1e-5)
     # Column 3 carries with probability (9 - a_3 + p_3) / 10 once its answer is seen.
     seen = binary_entropy((9 - np.arange(10) + carry_chance(3)) / 10).mean()
     check_ladder(
@@ -278,7 +281,7 @@ def test_ladder_of_the_carry_out_starts_at_the_column_below():
 
 def test_ladder_of_a_middle_digit_knows_the_column_above():
     levels = ladder(2, digits=5, target="sequential", order="msd")
-    assert levels["A5-A3 seen"] == floor(2, Information(answers=(5, 4, 3)), digits=5)
+    assert "A5-A3 seen" not in levels, "it is as good as nothing known"
     assert levels["columns 3-2, A3 seen"] == pytest.approx(0.9 * binary_entropy(0.495), rel=1e-12)
     assert levels["columns 3-1, A3 seen"] == pytest.approx(0.09 * binary_entropy(0.45), rel=1e-12)
     assert "columns 3-0, A3 seen" not in levels
@@ -302,6 +305,6 @@ def test_every_ladder_descends_from_nothing_known(digits, base, operands, target
             values = list(levels.values())
             assert next(iter(levels)) == "nothing known"
             assert values[0] == floor(digit, Information(), **problem)
-            assert all(upper - lower > 1e-9 for upper, lower in pairwise(values))
+            assert all(lower < 0.99 * upper for upper, lower in pairwise(values))
             assert min(values[1:], default=1) >= 1e-3
             assert "seen" not in "".join(levels) or target == "sequential"

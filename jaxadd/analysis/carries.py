@@ -11,6 +11,8 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from jaxadd.errors import UserError
+
 CLASSES = ("S0", "S1", "S2", "S3", "S4", "S5")
 
 
@@ -49,11 +51,18 @@ class Carries(NamedTuple):
         return jnp.where(self.count == 0, 0, 1 + jnp.minimum(self.cascade, 4))
 
 
-def answer_length(digits: int, base: int, operands: int = 2, *, carry: bool = True) -> int:
-    """Count the digits A of the largest sum; without carries, those of an operand."""
-    largest, length = operands * (base**digits - 1) if carry else 0, digits
-    while base**length <= largest:
-        length += 1
+def answer_length(digits: int, base: int = 10, operands: int = 2, carry: bool = True) -> int:
+    """Count the digits A that the largest answer needs: N + 1 for two operands, N without carries.
+
+    Raises:
+      UserError: for fewer than 1 digit, a base below 2 or fewer than 2 operands.
+    """
+    for name, value, least in (("digits", digits, 1), ("base", base, 2), ("operands", operands, 2)):
+        if value < least:
+            raise UserError(f"{name} must be at least {least}, got {value}")
+    length, rest = digits, operands * (base**digits - 1) // base**digits if carry else 0
+    while rest:
+        length, rest = length + 1, rest // base
     return length
 
 
@@ -70,7 +79,7 @@ def carries(operands: jax.Array, base: int, *, carry: bool = True) -> Carries:
     """
     chex.assert_axis_dimension_gt(operands, -2, 1)
     *_, count, digits = operands.shape
-    length = answer_length(digits, base, count, carry=carry)
+    length = answer_length(digits, base, count, carry)
     total = jnp.sum(operands, axis=-2, dtype=jnp.int32)
     total = jnp.pad(total, [(0, 0)] * (total.ndim - 1) + [(0, length - digits)])
     incoming, run = jnp.zeros((2, *total.shape[:-1]), jnp.int32)

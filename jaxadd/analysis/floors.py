@@ -14,7 +14,8 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from jaxadd.errors import UserError
+from jaxadd.analysis.carries import answer_length
+from jaxadd.errors import UserError, check_choices
 
 Bag = Literal["none", "sum", "digits"]
 Target = Literal["sequential", "parallel", "single"]
@@ -23,7 +24,7 @@ Order = Literal["msd", "lsd"]
 _MAX_STATES = 10_000_000  # float64, so 80 MB, and a few times that while they are merged
 _CELL = 3e-5  # beliefs are merged within this distance; it costs about its square, in nats
 _LOWEST = 1e-3  # nats; a lower pause does not show on a loss curve
-_APART = 1e-9  # nats; closer levels are one
+_APART = 0.01  # of a level; no loss curve tells closer ones apart
 
 
 @dataclass(frozen=True)
@@ -42,23 +43,7 @@ class Information:
             indices = getattr(self, name)
             if len(set(indices)) < len(indices):
                 raise UserError(f"{name} must name each index once, got {indices}; remove the repeated ones")
-        if self.bag not in get_args(Bag):
-            raise UserError(f"bag must be one of {', '.join(get_args(Bag))}, got {self.bag!r}")
-
-
-def answer_length(digits: int, base: int = 10, operands: int = 2, carry: bool = True) -> int:
-    """Count the digits A that the largest answer needs: N + 1 for two operands, N without carries.
-
-    Raises:
-      UserError: for fewer than 1 digit, a base below 2 or fewer than 2 operands.
-    """
-    for name, value, least in (("digits", digits, 1), ("base", base, 2), ("operands", operands, 2)):
-        if value < least:
-            raise UserError(f"{name} must be at least {least}, got {value}")
-    length, rest = digits, operands * (base**digits - 1) // base**digits if carry else 0
-    while rest:
-        length, rest = length + 1, rest // base
-    return length
+        check_choices(self)
 
 
 def floor(
@@ -164,7 +149,7 @@ def ladder(
     levels = {"nothing known": level(Information())}
 
     def add(label: str, nats: float) -> None:
-        if nats >= _LOWEST and all(abs(nats - other) > _APART for other in levels.values()):
+        if nats >= _LOWEST and all(abs(nats - other) > _APART * other for other in levels.values()):
             levels[label] = nats
 
     length, start = answer_length(digits, base, operands, carry), min(digit, digits - 1)

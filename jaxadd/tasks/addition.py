@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxadd.analysis import answers
+from jaxadd.analysis import answers, floors
 from jaxadd.analysis.carries import Carries, answer_length, carries
 from jaxadd.errors import UserError, check_choices
 from jaxadd.tasks.sampling import check_batch_size, choose
@@ -141,7 +141,7 @@ class Addition:
     @property
     def answer_length(self) -> int:
         """Count the digits A of an answer."""
-        return answer_length(self.digits, self.base, self.operands, carry=self.operation == "add")
+        return answer_length(self.digits, self.base, self.operands, self.operation == "add")
 
     @property
     def read_digits(self) -> tuple[int, ...]:
@@ -183,6 +183,18 @@ class Addition:
         """Tell the carry features of problems, int `[..., M, N]`, units first."""
         return carries(operands, self.base, carry=self.operation == "add")
 
+    def floors(self, digit: int) -> dict[str, float]:
+        """List the exact loss levels at which an answer digit may be expected to pause; see `floors.ladder`."""
+        return floors.ladder(
+            digit,
+            digits=self.digits,
+            base=self.base,
+            operands=self.operands,
+            carry=self.operation == "add",
+            target=self.target,
+            order=self.answer_order,
+        )
+
     def draw(self, key: jax.Array, count: int, mixture: Mixture | None = None) -> jax.Array:
         """Draw problems of a mixture, by default the task's own.
 
@@ -196,7 +208,7 @@ class Addition:
         """
         mixture = self.mixture if mixture is None else mixture
         kind_key, digit_key, enriched_key, cascade_key = jax.random.split(key, 4)
-        operands = jax.random.randint(digit_key, (count, self.operands, self.digits), 0, self.base)
+        operands = self._random_digits(digit_key, (count, self.operands, self.digits))
         if mixture.enriched == mixture.cascades == 0:
             return operands
         total = sum(mixture.weights)
@@ -211,10 +223,14 @@ class Addition:
             operands = jnp.where(mask, self._propagating(digit_key, operands.shape), operands)
         return operands
 
+    def _random_digits(self, key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+        # Half the price of randint, and uniform to 2**-23.
+        return jnp.floor(jax.random.uniform(key, shape) * self.base).astype(jnp.int32)
+
     def _propagating(self, key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
         """Draw digits `[B, M, N]` whose columns sum to base - 1: the gaps between M - 1 sorted cuts."""
         batch, count, digits = shape
-        cuts = jnp.sort(jax.random.randint(key, (batch, count - 1, digits), 0, self.base), axis=1)
+        cuts = jnp.sort(self._random_digits(key, (batch, count - 1, digits)), axis=1)
         return jnp.diff(cuts, axis=1, prepend=0, append=self.base - 1)
 
     def _force_cascade(self, key: jax.Array, operands: jax.Array, length: int | None, start: int | None) -> jax.Array:

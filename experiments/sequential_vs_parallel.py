@@ -1,0 +1,149 @@
+"""Does it matter whether a network is trained on the answer in sequence, or on all its tokens in parallel?
+
+Both targets, both answer orders, the same operands, model and seeds: only what the network sees of the answer
+differs. Expected: sequential networks see the answer digits before, which reveal a carry where a column sums to
+base - 1, and learn the leading digits sooner; in parallel the order should not matter to one layer, whose answer
+positions see nothing but the question. `quick` takes about half an hour on two cores, `debug` a minute.
+"""
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from experiments.digit_addition import FORCED, UNIFORM, exact_matches
+from jaxadd import cli, figures, report, runs
+from jaxadd.analysis.shelves import steps_to_reach
+from jaxadd.config import RunConfig
+from jaxadd.model import Transformer
+from jaxadd.optimizers import AdamW
+from jaxadd.tasks import Addition
+from jaxadd.train import Trainer
+
+THRESHOLDS = (1.0, 0.1)
+
+
+@dataclass(frozen=True)
+class Targets:
+    """Sequential and parallel targets, most and least significant digit first."""
+
+    digits: int = 5
+    """digits N of each operand"""
+    base: int = 10
+    """of the numerals"""
+    layers: int = 1
+    """blocks"""
+    d_model: int = 128
+    """width of the residual stream; the MLP has four times as many neurons"""
+    heads: int = 4
+    """attention heads"""
+    batch_size: int = 256
+    """fresh problems per step"""
+    lr: float = 1e-3
+    """AdamW's learning rate"""
+    weight_decay: float = 0.1
+    """AdamW's weight decay"""
+    steps: int = 3_000
+    """updates of each run"""
+    eval_every: int = 100
+    """steps between evaluations"""
+    seeds: tuple[int, ...] = tuple(range(8))
+    """lanes of each run"""
+
+    def arms(self) -> dict[str, RunConfig]:
+        """Give the four runs by target and order."""
+        return {
+            f"{target}-{order}": RunConfig(
+                task=Addition(
+                    digits=self.digits,
+                    base=self.base,
+                    target=target,
+                    answer_order=order,
+                    batch_size=self.batch_size,
+                ),
+                model=Transformer(layers=self.layers, d_model=self.d_model, heads=self.heads, d_mlp=4 * self.d_model),
+                optimizer=AdamW(lr=self.lr, weight_decay=self.weight_decay),
+                steps=self.steps,
+                seeds=self.seeds,
+                eval_every=self.eval_every,
+                checkpoint_every=1_000,
+            )
+            for target in ("sequential", "parallel")
+            for order in ("msd", "lsd")
+        }
+
+
+PRESETS = {
+    "quick": Targets(),
+    "debug": Targets(digits=2, d_model=32, steps=200, eval_every=20, seeds=(0, 1)),
+}
+
+
+def conclude(study: Targets, records: Mapping[str, runs.Record]) -> cli.Findings:
+    """Tell, arm by arm, when each digit is learned and how much is right at the end, and compare arms by rank."""
+    trainers = {arm: Trainer(config) for arm, config in study.arms().items()}
+    steps = {arm: digit_steps(records[arm]) for arm in records}
+    exact = {arm: 100 * exact_matches(trainers[arm], records[arm]) for arm in records}
+    count = next(iter(trainers.values())).config.task.answer_length
+
+    heading = ("train loss below", "digit", *records)
+    rows = [heading]
+    for t, threshold in enumerate(THRESHOLDS):
+        for k in reversed(range(count)):
+            rows.append((f"{threshold:g} nats", f"A{k}", *(report.spread(steps[arm][t, :, k]) for arm in records)))
+        last = {arm: steps[arm][t].max(axis=-1) for arm in records}
+        rows.append((f"{threshold:g} nats", "all", *(report.spread(last[arm]) for arm in records)))
+    kinds = ("uniform", *(f"cascade {n}" for n in range(study.digits)))
+    shares = [("exact match, %", *records)]
+    for i, kind in enumerate(kinds):
+        shares.append((kind, *(report.spread(exact[arm][:, i], "{:.1f}") for arm in records)))
+
+    overall = {arm: np.append(exact[arm].T, [steps[arm][-1].max(axis=-1)], axis=0) for arm in records}
+    names = (*kinds, f"all digits below {THRESHOLDS[-1]:g}")
+    pairs = [
+        ("sequential-msd", "parallel-msd"),
+        ("sequential-lsd", "parallel-lsd"),
+        ("sequential-msd", "sequential-lsd"),
+        ("parallel-msd", "parallel-lsd"),
+    ]
+    tests = [("p of Mann-Whitney's U", *(f"{a} / {b}" for a, b in pairs))]
+    for i, name in enumerate(names):
+        tests.append((name, *(f"{rank_test(overall[a][i], overall[b][i]):.2g}" for a, b in pairs)))
+    text = "\n\n".join(
+        [
+            f"first step at which the smoothed train loss of a digit falls below a threshold: median (range) over "
+            f"{len(study.seeds)} seeds\n{report.table(rows)}",
+            f"exact match at step {study.steps:,} of {UNIFORM:,} uniform problems and {FORCED:,} of each cascade "
+            f"length, forced from the units on: median (range)\n{report.table(shares)}",
+            f"two-sided rank tests, {len(study.seeds)} seeds against {len(study.seeds)}, uncorrected\n"
+            f"{report.table(tests)}",
+        ]
+    )
+    metrics = {arm: record.metrics for arm, record in records.items()}
+    title = f"{study.digits}-digit addition, {len(study.seeds)} seeds, median and range"
+    return cli.Findings({"targets": figures.arms(metrics, {a: s[-1] for a, s in steps.items()}, title)}, text)
+
+
+def digit_steps(record: runs.Record) -> np.ndarray:
+    """Find when each digit's smoothed train loss falls below each threshold: `[thresholds, S, A]`, inf for never."""
+    metrics, order = record.metrics, record.origin.config.task.read_digits
+    loss = metrics["train_position_loss"]
+    steps = np.full((len(THRESHOLDS), len(loss), len(order)), np.inf)
+    for t, threshold in enumerate(THRESHOLDS):
+        for s in range(len(loss)):
+            for r, digit in enumerate(order):
+                reached = steps_to_reach(loss[s, :, r], metrics["step"], threshold)
+                steps[t, s, digit] = np.inf if reached is None else reached
+    return steps
+
+
+def rank_test(a: np.ndarray, b: np.ndarray) -> float:
+    """Give the two-sided p value of the Mann-Whitney U test; 1 where all values are equal."""
+    from scipy.stats import mannwhitneyu
+
+    return 1.0 if len(set(a) | set(b)) == 1 else float(mannwhitneyu(a, b).pvalue)
+
+
+if __name__ == "__main__":
+    sys.exit(cli.study("experiments.sequential_vs_parallel", __doc__, PRESETS, conclude, arm="digit_addition"))

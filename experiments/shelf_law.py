@@ -1,0 +1,119 @@
+"""When does each shelf end? Steps to leave the log-base and the carry shelf, by base, digit and width.
+
+A digit rests at log base until its network finds the column's sum, and at the entropy of the carry, near log 2,
+until it finds the carry. One network per base learns all digits of a sum; steps to leave are fitted by a power of the
+base. Expected: a larger base keeps a digit at log base longer. `quick` takes about twelve minutes on two cores,
+`debug` one.
+"""
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from jaxadd import cli, figures, report, runs
+from jaxadd.analysis.shelves import steps_to_leave
+from jaxadd.config import RunConfig
+from jaxadd.model import Transformer
+from jaxadd.optimizers import AdamW
+from jaxadd.tasks import Addition
+
+
+@dataclass(frozen=True)
+class Law:
+    """Networks that differ in base and width."""
+
+    bases: tuple[int, ...] = (2, 3, 5, 7, 10, 16)
+    """bases, each at width d_model"""
+    widths: tuple[int, ...] = (32, 64)
+    """more widths, each at base 10"""
+    digits: int = 3
+    """digits N of each operand"""
+    target: Literal["sequential", "parallel"] = "sequential"
+    """what the network sees of the answer"""
+    d_model: int = 128
+    """width D; the MLP has 4 D neurons"""
+    heads: int = 4
+    """attention heads"""
+    steps: int = 2_000
+    """updates of each run"""
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    """lanes of each run"""
+
+    def networks(self) -> list[tuple[int, int]]:
+        """List base and width of every network."""
+        return [(base, self.d_model) for base in self.bases] + [(10, width) for width in self.widths]
+
+    def arms(self) -> dict[str, RunConfig]:
+        """Give a run for each base and width."""
+        return {
+            f"base-{base}-width-{width}": RunConfig(
+                task=Addition(digits=self.digits, base=base, target=self.target),
+                model=Transformer(d_model=width, heads=self.heads, d_mlp=4 * width),
+                optimizer=AdamW(weight_decay=0.1),
+                steps=self.steps,
+                seeds=self.seeds,
+                eval_every=200,
+                checkpoint_every=1_000,
+            )
+            for base, width in self.networks()
+        }
+
+
+PRESETS = {
+    "quick": Law(),
+    "debug": Law(bases=(2, 3), widths=(), digits=2, d_model=16, steps=300, seeds=(0, 1)),
+}
+
+
+def conclude(law: Law, records: Mapping[str, runs.Record]) -> cli.Findings:
+    """Tell when each digit leaves its shelves, and fit a power of the base."""
+    shelves = {"nothing known": "log base", "column": "carry"}
+    leave: dict[str, dict[tuple[int, int, int], list[int | None]]] = {}
+    for kind in shelves:
+        leave[kind] = {}
+        for (base, width), record in zip(law.networks(), records.values(), strict=True):
+            task, metrics = record.origin.config.task, record.metrics
+            for r, digit in enumerate(task.read_digits):
+                # The floor of the digit's own column is the first that names one; the top digit has none.
+                level = next((v for name, v in task.floors(digit).items() if name.startswith(kind)), None)
+                if level is None or digit >= law.digits:
+                    continue
+                leave[kind][base, width, digit] = [
+                    steps_to_leave(lane[:, r], metrics["step"], level) for lane in metrics["train_position_loss"]
+                ]
+    digits = tuple(reversed(range(law.digits)))
+    text = []
+    for kind, name in shelves.items():
+        heading = ("base", "D", *(f"A{k}" for k in digits))
+        rows = [heading]
+        for base, width in law.networks():
+            cells = (leave[kind].get((base, width, k)) for k in digits)
+            rows.append((str(base), str(width), *("none" if c is None else report.spread(c) for c in cells)))
+        fits = [power([(base, leave[kind].get((base, law.d_model, k))) for base in law.bases]) for k in digits]
+        rows.append(("steps ~", "", *fits))
+        text.append(
+            f"first step clearly below the {name} shelf, median (range) over {len(law.seeds)} seeds\n"
+            f"{report.table(rows)}"
+        )
+    title = f"{law.digits}-digit addition, {law.target}: steps to leave a shelf, {len(law.seeds)} seeds"
+    points = {
+        name: {k: {base: leave[kind].get((base, law.d_model, k)) for base in law.bases} for k in digits}
+        for kind, name in shelves.items()
+    }
+    return cli.Findings({"law": figures.shelf_law(points, title)}, "\n\n".join(text))
+
+
+def power(points: list[tuple[int, list[int | None] | None]]) -> str:
+    """Fit log steps by a line in log base over all lanes that left; gives the power and its standard error."""
+    pairs = [(base, step) for base, steps in points for step in steps or () if step]
+    if len({base for base, _ in pairs}) < 3:
+        return "too few"
+    (slope, _), covariance = np.polyfit(*np.log(np.array(pairs)).T, 1, cov=True)
+    return f"base^{slope:.2f} ± {covariance[0, 0] ** 0.5:.2f}"
+
+
+if __name__ == "__main__":
+    sys.exit(cli.study("experiments.shelf_law", __doc__, PRESETS, conclude, arm="digit_addition"))

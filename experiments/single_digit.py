@@ -1,0 +1,240 @@
+"""Which widths, heads and layers learn one digit of the sum? A researcher's grid again, with five seeds a row.
+
+They trained one-layer transformers on a single answer digit (batch 256, AdamW, lr 1e-3) and noted, from one run each,
+which converged and when. Every row is run again with the same budget and set beside what they saw. The tens digit's
+shelf near 0.8 nats is split into leak, uncertainty and miscalibration. `tens` takes about five minutes on two cores,
+`grid` about twenty, `debug` one.
+"""
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from jaxadd import cli, figures, report, runs
+from jaxadd.analysis.floors import Information, floor
+from jaxadd.analysis.shelves import steps_to_reach
+from jaxadd.config import RunConfig
+from jaxadd.model import Transformer
+from jaxadd.optimizers import AdamW
+from jaxadd.tasks import Addition
+
+CONVERGED = 0.1  # Nats of smoothed train loss: far below every floor that leaves a carry unknown.
+SHELF = (1.0, 0.75, 0.7)  # Nats: the tens digit's loss is split where it first falls below each.
+
+
+@dataclass(frozen=True)
+class Row:
+    """One network of the grid.
+
+    Attributes:
+      digit: the answer digit, 0 is the units.
+      d_model: width D; the MLP has 4 D neurons.
+      heads: H.
+      steps: the budget.
+      seen: what the researcher saw of it.
+      layers: L.
+      mlp: whether there is an MLP.
+      weight_decay: of AdamW.
+      every: steps between evaluations.
+    """
+
+    digit: int
+    d_model: int
+    heads: int
+    steps: int
+    seen: str
+    layers: int = 1
+    mlp: bool = True
+    weight_decay: float = 0.1
+    every: int = 100
+
+    @property
+    def name(self) -> str:
+        """Name the row, such as "A1-128-4": digit, width and heads, then what is unusual."""
+        parts = [f"A{self.digit}", str(self.d_model), str(self.heads)]
+        parts += [f"{self.layers}L"] if self.layers > 1 else []
+        parts += [] if self.mlp else ["no-mlp"]
+        parts += [f"wd{self.weight_decay:g}"] if self.weight_decay != 0.1 else []
+        return "-".join(parts)
+
+
+TENS = (
+    Row(1, 128, 4, 2_000, "yes, by 2k; shelf at 0.8", every=20),
+    Row(1, 128, 2, 2_000, "yes, by 2k", every=20),
+    Row(1, 128, 1, 2_000, "never", every=20),
+)
+REST = (
+    Row(0, 128, 4, 1_000, "step 120"),
+    Row(0, 16, 16, 4_000, "step 1,200"),
+    Row(0, 16, 1, 4_000, "sooner than 16/16"),
+    Row(0, 8, 8, 6_000, "step 1,800"),
+    Row(0, 8, 1, 6_000, "sooner than 8/8"),
+    Row(0, 4, 4, 8_000, "step 2,600"),
+    Row(0, 3, 3, 12_000, "step 5,400"),
+    Row(0, 2, 2, 40_000, "step 26,900", every=500),
+    Row(0, 1, 1, 50_000, "not by 50k", every=500),
+    Row(1, 32, 8, 3_000, "no"),
+    Row(1, 32, 16, 3_000, "yes"),
+    Row(1, 64, 2, 3_000, "no"),
+    Row(1, 64, 4, 3_000, "yes"),
+    Row(1, 256, 1, 2_000, "never"),
+    Row(1, 512, 1, 2_000, "never", every=500),
+    Row(1, 128, 8, 3_000, "log 2 at 1k, then barely moves", mlp=False),
+    Row(1, 128, 4, 5_000, "no spikes", weight_decay=0.0),
+    Row(1, 128, 4, 5_000, "rebound and spikes", weight_decay=1.0),
+    Row(2, 128, 4, 3_000, "mostly not"),
+    Row(2, 128, 8, 3_000, "yes"),
+    Row(2, 128, 32, 3_000, "yes"),
+    Row(2, 128, 128, 3_000, "yes"),
+    Row(3, 128, 8, 3_000, "no"),
+    Row(3, 128, 8, 2_000, "two layers help, with spikes", layers=2, every=500),
+)
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Networks that learn one answer digit each."""
+
+    rows: tuple[Row, ...] = field(default=TENS)
+    """the networks"""
+    digits: int = 5
+    """digits N of each operand"""
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    """lanes of each row"""
+
+    def arms(self) -> dict[str, RunConfig]:
+        """Give a run for each row, by its name."""
+        return {
+            row.name: RunConfig(
+                task=Addition(digits=self.digits, target="single", digit=row.digit),
+                model=Transformer(
+                    layers=row.layers, d_model=row.d_model, heads=row.heads, d_mlp=4 * row.d_model if row.mlp else 0
+                ),
+                optimizer=AdamW(weight_decay=row.weight_decay),
+                steps=row.steps,
+                seeds=self.seeds,
+                eval_every=row.every,
+                checkpoint_every=max(1_000, row.steps // 4),
+            )
+            for row in self.rows
+        }
+
+
+PRESETS = {
+    "tens": Grid(),
+    "grid": Grid(rows=(*TENS, *REST)),
+    "debug": Grid(rows=(Row(0, 8, 2, 50, "nothing", every=10), Row(1, 8, 2, 50, "nothing", every=10)), seeds=(0, 1)),
+}
+
+
+def conclude(grid: Grid, records: Mapping[str, runs.Record]) -> cli.Findings:
+    """Tell row by row what converged, and split the tens digit's shelf."""
+    heading = (
+        "digit",
+        "D/H",
+        "",
+        "budget",
+        "converged",
+        "step",
+        "final loss",
+        "largest rise",
+        "the researcher, one run",
+    )
+    rows = [heading]
+    for row in grid.rows:
+        metrics = records[row.name].metrics
+        loss = metrics["train_position_loss"][:, :, 0]
+        reached = [steps_to_reach(lane, metrics["step"], CONVERGED) for lane in loss]
+        final = np.nanmean(loss[:, -100:], axis=1)
+        rows.append(
+            (
+                f"A{row.digit}",
+                f"{row.d_model}/{row.heads}",
+                " ".join(row.name.split("-")[3:]),
+                f"{row.steps:,}",
+                f"{sum(step is not None for step in reached)} of {len(reached)}",
+                report.spread(reached),
+                report.spread(list(final), "{:.2g}"),
+                report.spread(rises, "{:.2g}") if (rises := largest_rises(loss)) else "",
+                row.seen,
+            )
+        )
+    carry = floor(1, Information(columns=(1,)), digits=grid.digits)
+    splits = [
+        (
+            "tens, first time below",
+            "D/H",
+            "step",
+            "loss",
+            "leak",
+            "uncertainty",
+            "miscalibration",
+            "loss, no carry",
+            "loss, carry",
+            "P(naive)",
+            "P(naive + 1)",
+        )
+    ]
+    for row in grid.rows:
+        if row.digit == 1 and row.name in ("A1-128-4", "A1-128-2", "A1-128-1"):
+            splits += [
+                (f"{level:g} nats", f"{row.d_model}/{row.heads}", *split_at(records[row.name].metrics, level, carry))
+                for level in SHELF
+            ]
+    text = [
+        f"{grid.digits}-digit operands, {len(grid.seeds)} seeds: converged means a smoothed train loss below "
+        f"{CONVERGED:g} nats; steps and losses are median (range)\n{report.table(rows)}"
+    ]
+    drawn = {"grid": figures.loss_grid({name: record.metrics for name, record in records.items()}, "train loss")}
+    if len(splits) > 1:
+        text.append(
+            "the tens digit's loss = leak + uncertainty (H of the carry given its column only, "
+            f"{carry:.3f}) + miscalibration, medians over seeds\n{report.table(splits)}"
+        )
+        shown = {n: records[n].metrics for n in ("A1-128-4", "A1-128-2", "A1-128-1") if n in records}
+        drawn["split"] = figures.loss_split(shown, carry, "what keeps the tens digit on its shelf, median over seeds")
+    return cli.Findings(drawn, "\n\n".join(text))
+
+
+def largest_rises(loss: np.ndarray, window: int = 20) -> list[float]:
+    """Give, for each lane of `[S, T]` that converged, the largest rise of the mean loss of `window` steps after it."""
+    rises = []
+    for lane in loss[:, : loss.shape[1] // window * window].reshape(len(loss), -1, window).mean(axis=2):
+        settled = np.flatnonzero(lane < CONVERGED)
+        if settled.size:
+            rises.append(float(np.max(np.diff(lane[settled[0] :]), initial=0)))
+    return rises
+
+
+def split_at(metrics: runs.Metrics, level: float, uncertainty: float) -> list[str]:
+    """Say what the loss consists of at each lane's first evaluation below a level; medians over lanes."""
+    loss = metrics["evaluation/digit_loss"][:, :, 0]
+    columns = []
+    for s, below in enumerate(loss < level):
+        if below.any():
+            e = int(np.argmax(below))
+            measured = {
+                name: metrics[f"evaluation/{name}"][s, e, 0]
+                for name in ("leak", "carry_loss", "loss_by_carry", "offset")
+            }
+            columns.append(
+                [
+                    metrics["evaluation/step"][e],
+                    loss[s, e],
+                    measured["leak"],
+                    uncertainty,
+                    measured["carry_loss"] - uncertainty,
+                    *measured["loss_by_carry"][:2],
+                    *measured["offset"][:2],
+                ]
+            )
+    if not columns:
+        return ["never", *[""] * 8]
+    step, *values = np.median(columns, axis=0)
+    return [f"{step:,.0f}", *(f"{value:.3f}" for value in values)]
+
+
+if __name__ == "__main__":
+    sys.exit(cli.study("experiments.single_digit", __doc__, PRESETS, conclude, arm="digit_addition"))
