@@ -1,15 +1,18 @@
-"""Time the mainline training step: ours, fast and plain, beside eager PyTorch and the machine's own limit.
+"""Time a training step: ours, fast and plain, beside eager PyTorch and the machine's own limit.
+
+`--task modular` is the mainline setting; `--task addition` is five digits, sequential, 256 fresh problems a step.
 
 Prints a table: medians over repeats, interleaved so that a change of the machine's pace meets every row alike.
 "plain" is our model asked for its embeddings, which makes it compute everything for every example and position.
 PyTorch rows need torch (`uv run --group bench python -m experiments.benchmark`): a tidy transcription of
-the mainline model with batched matrix products, eager, float64 cross-entropy, AdamW.
+the model with batched matrix products, eager, float64 cross-entropy, AdamW; fresh problems are drawn in the step.
 """
 
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -19,14 +22,16 @@ import tyro
 
 from jaxadd import losses, runs
 from jaxadd.config import RunConfig
-from jaxadd.optimizers import AdamW
+from jaxadd.tasks import Addition, Modular
 from jaxadd.train import Trainer
 
 
 @dataclass(frozen=True)
 class Benchmark:
-    """Time the mainline training step beside its alternatives."""
+    """Time a training step beside its alternatives."""
 
+    task: Literal["modular", "addition"] = "modular"
+    """what is learned"""
     repeats: int = 9
     """timings per row, of which the median is reported"""
     steps: int = 20
@@ -37,7 +42,7 @@ class Benchmark:
 
 def main(config: Benchmark) -> None:
     """Measure and print the table."""
-    trainer = Trainer(RunConfig(optimizer=AdamW()))
+    trainer = Trainer(RunConfig(task=Modular() if config.task == "modular" else Addition()))
     flop = trainer.arithmetic()
     rows: dict[str, tuple[Callable[[], None], int]] = {
         "machine: 2048³ float32 product (GFLOP/s)": (_product(2048), 1),
@@ -45,6 +50,7 @@ def main(config: Benchmark) -> None:
         "jaxadd: train step, test loss every 10": (_chunk(trainer, config.steps, 10), config.steps),
         "jaxadd: train step + full test loss": (_chunk(trainer, config.steps, 1), config.steps),
         "jaxadd: train step, plain model": (_plain(trainer, 5), 5),
+        "jaxadd: batch alone": (_batches(trainer, 10 * config.steps), 10 * config.steps),
     }
     try:
         import torch
@@ -63,12 +69,14 @@ def main(config: Benchmark) -> None:
             start = time.perf_counter()
             function()
             times[name].append((time.perf_counter() - start) / count)
+    batch, test = (part.targets.shape[0] for part in trainer.abstract_batches())
+    print(f"{trainer.config.task.title}; {batch:,} examples a step, {test:,} test examples")
     _print(times, flop)
 
 
 def _print(times: dict[str, list[float]], flop: int) -> None:
     place = runs.environment()
-    print(f"{place['device']}; JAX {place['jax']}, Python {place['python']}; P 113, 3,830 train and 8,939 test pairs")
+    print(f"{place['device']}; JAX {place['jax']}, Python {place['python']}")
     quartiles = {name: np.percentile(values, [25, 50, 75]) for name, values in times.items()}
     machine, *steps = quartiles
     rate = 2 * 2048**3 / quartiles[machine][1]
@@ -78,7 +86,7 @@ def _print(times: dict[str, list[float]], flop: int) -> None:
     )
     for name in steps:
         low, median, high = 1e3 * quartiles[name]
-        line = f"{name:<46} {median:.1f} ms (quartiles {low:.1f} to {high:.1f})"
+        line = f"{name:<46} {median:.3g} ms (quartiles {low:.3g} to {high:.3g})"
         # Like is compared with like only.
         peer = name.replace("jaxadd", "PyTorch eager")
         if name.startswith("jaxadd") and peer in quartiles:
@@ -99,7 +107,7 @@ def _chunk(trainer: Trainer, steps: int, eval_every: int) -> Callable[[], None]:
 
     def function() -> None:
         nonlocal state
-        state, _, _ = trainer.chunk(state, 1, steps, eval_every)
+        state, *_ = trainer.chunk(state, 1, steps, eval_every)
         state = jax.block_until_ready(state._replace(step=jnp.ones_like(state.step)))
 
     return function
@@ -108,11 +116,11 @@ def _chunk(trainer: Trainer, steps: int, eval_every: int) -> Callable[[], None]:
 def _plain(trainer: Trainer, steps: int) -> Callable[[], None]:
     apply, tx = trainer.model.apply, trainer.config.optimizer.transform()
     keep = lambda x: x  # noqa: E731
-    length = trainer.config.task.sizes.length
+    sizes = trainer.config.task.sizes
 
     def loss(params, batch):
-        logits, _ = apply(params, batch.inputs, edits={"hook_embed": keep}, read=tuple(range(length)))
-        return jnp.mean(losses.cross_entropy(logits[:, -1:], batch.targets))
+        logits, _ = apply(params, batch.inputs, edits={"hook_embed": keep}, read=tuple(range(sizes.length)))
+        return jnp.mean(losses.cross_entropy(logits[:, jnp.asarray(sizes.read)], batch.targets))
 
     @jax.jit
     def step(params, opt_state, batch):
@@ -133,49 +141,77 @@ def _plain(trainer: Trainer, steps: int) -> Callable[[], None]:
     return function
 
 
+def _batches(trainer: Trainer, steps: int) -> Callable[[], None]:
+    """Draw batches as the step does, and look at every number of them."""
+    data = trainer.data._replace(lane=jax.tree.map(lambda x: x[0], trainer.data.lane))
+
+    def add(step: jax.Array, total: jax.Array) -> jax.Array:
+        batch = trainer.config.task.train_batch(data, jax.random.key(0), step)
+        return total + jnp.sum(batch.inputs) + jnp.sum(batch.targets)
+
+    draw = jax.jit(lambda: jax.lax.fori_loop(0, steps, add, jnp.int32(0)))
+    return lambda: draw().block_until_ready()
+
+
 def _torch_transcription(trainer: Trainer) -> tuple[Callable[[], None], Callable[[], None]]:
-    """Transcribe the mainline model tidily: one product per projection over all heads and positions."""
+    """Transcribe the model tidily: one product per projection over all heads and positions."""
     import torch
 
     device = torch.device("cuda" if jax.default_backend() == "gpu" and torch.cuda.is_available() else "cpu")
     synchronize = torch.cuda.synchronize if device.type == "cuda" else lambda: None
     model, task = trainer.config.model, trainer.config.task
-    d, h, k, v = model.d_model, model.heads, model.d_head, task.sizes.vocabulary
+    d, h, k = model.d_model, model.heads, model.d_head
+    length, classes, v, read = task.sizes.length, task.sizes.classes, task.sizes.vocabulary, list(task.sizes.read)
     torch.manual_seed(0)
 
     def matrix(*shape: int, fan: int) -> torch.nn.Parameter:
         return torch.nn.Parameter(torch.randn(*shape, device=device) / fan**0.5)
 
-    w_e, w_pos, w_u = matrix(v, d, fan=d), matrix(3, d, fan=d), matrix(d, v, fan=v)
+    w_e, w_pos, w_u = matrix(v, d, fan=d), matrix(length, d, fan=d), matrix(d, classes, fan=classes)
     w_q, w_k, w_v, w_o = (matrix(d, d, fan=d) for _ in range(4))
     w_in, w_out = matrix(d, model.d_mlp, fan=d), matrix(model.d_mlp, d, fan=d)
     b_in, b_out = (torch.nn.Parameter(torch.zeros(width, device=device)) for width in (model.d_mlp, d))
     parameters = [w_e, w_pos, w_u, w_q, w_k, w_v, w_o, w_in, w_out, b_in, b_out]
     adamw = torch.optim.AdamW(parameters, lr=1e-3, betas=(0.9, 0.98), weight_decay=1.0)
     schedule = torch.optim.lr_scheduler.LambdaLR(adamw, lambda step: min(step / 10, 1))
-    mask = torch.tril(torch.ones(3, 3, dtype=torch.bool, device=device))
+    mask = torch.tril(torch.ones(length, length, dtype=torch.bool, device=device))
 
     def forward(tokens: torch.Tensor) -> torch.Tensor:
         x = w_e[tokens] + w_pos
-        q, key, value = ((x @ w).view(-1, 3, h, k).transpose(1, 2) for w in (w_q, w_k, w_v))
+        q, key, value = ((x @ w).view(-1, length, h, k).transpose(1, 2) for w in (w_q, w_k, w_v))
         scores = (q @ key.transpose(-1, -2)).masked_fill(~mask, -1e10) / k**0.5
-        z = (scores.softmax(-1) @ value).transpose(1, 2).reshape(-1, 3, d)
+        z = (scores.softmax(-1) @ value).transpose(1, 2).reshape(-1, length, d)
         x = x + z @ w_o
         x = x + torch.relu(x @ w_in + b_in) @ w_out + b_out
-        return (x @ w_u)[:, -1]
+        return (x @ w_u)[:, read]
 
     def loss(batch: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
-        return torch.nn.functional.cross_entropy(forward(batch[0]).double(), batch[1])
+        return torch.nn.functional.cross_entropy(forward(batch[0]).double().flatten(0, 1), batch[1].flatten())
 
     data = trainer.data._replace(lane=jax.tree.map(lambda x: x[0], trainer.data.lane))
     pairs = (task.train_batch(data, jax.random.key(0), jnp.int32(0)), task.test_batch(data))
     train, test = (
-        tuple(torch.tensor(np.asarray(x), device=device).long() for x in (b.inputs, b.targets[:, 0])) for b in pairs
+        tuple(torch.tensor(np.asarray(x), device=device).long() for x in (b.inputs, b.targets)) for b in pairs
     )
+
+    def fresh() -> tuple[torch.Tensor, torch.Tensor]:
+        """Draw problems, as the released code does for addition; modular pairs stay the same."""
+        if not isinstance(task, Addition):
+            return train
+        digits = torch.randint(task.base, (task.batch_size, 2, task.digits), device=device)
+        total = digits.sum(1)
+        carry, answer = torch.zeros_like(total[:, 0]), []
+        for column in range(task.digits):
+            carry, digit = (total[:, column] + carry) // task.base, (total[:, column] + carry) % task.base
+            answer.append(digit)
+        answer = torch.stack([*answer, carry], 1).flip(1)
+        plus, equals = (torch.full_like(carry, task.base + i)[:, None] for i in (0, 1))
+        first, second = digits.flip(2).unbind(1)
+        return torch.cat([first, plus, second, equals, answer[:, :-1]], 1), answer
 
     def step() -> None:
         adamw.zero_grad()
-        loss(train).backward()
+        loss(fresh()).backward()
         adamw.step()
         schedule.step()
         synchronize()

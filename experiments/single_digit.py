@@ -199,7 +199,7 @@ def conclude(grid: Grid, records: Mapping[str, runs.Record]) -> cli.Findings:
 
 
 def largest_rises(loss: np.ndarray, window: int = 20) -> list[float]:
-    """Give, for each lane of `[S, T]` that converged, the largest rise of the mean loss of `window` steps after it."""
+    """Give the largest rise of the loss, in means of `window` steps, of each lane of `[S, T]` after it converged."""
     rises = []
     for lane in loss[:, : loss.shape[1] // window * window].reshape(len(loss), -1, window).mean(axis=2):
         settled = np.flatnonzero(lane < CONVERGED)

@@ -63,7 +63,7 @@ def main(module: str, about: str, presets: Mapping[str, RunConfig], conclude: Co
 
     Args:
       module: its name, such as "experiments.modular_addition".
-      about: its help; the module's docstring.
+      about: what it asks, expects and costs, printed first and in its help; the module's docstring.
       presets: configs by name; the first is the default.
       conclude: makes the figures of a finished run, beside the curves and norms that all runs have.
 
@@ -76,6 +76,7 @@ def main(module: str, about: str, presets: Mapping[str, RunConfig], conclude: Co
         arguments, default_name = _parse(module, about, presets, argv)
         name = runs.check_name(arguments.name or default_name)
         experiment = module.rpartition(".")[2]
+        print(f"{about.strip()}\n")
         return run(experiment, Trainer(arguments.config), arguments.runs / experiment / name, conclude)
 
     return _guard(experiment, "; the same command goes on from the last checkpoint")
@@ -93,7 +94,7 @@ def study(
 
     Args:
       module: its name, such as "experiments.shelf_law".
-      about: its help; the module's docstring.
+      about: as for `main`.
       presets: studies by name; the first is the default.
       conclude: draws the study and its records by name of the arm together.
       arm: the experiment that each run counts as, where it is resumed on its own.
@@ -108,7 +109,7 @@ def study(
         folder = arguments.runs / module.rpartition(".")[2] / runs.check_name(arguments.name or default_name)
         arms = arguments.config.arms()
         lanes = sum(len(config.seeds) for config in arms.values())
-        print(f"{len(arms)} runs of {lanes} lanes together, in {folder}")
+        print(f"{about.strip()}\n\n{len(arms)} runs of {lanes} lanes together, in {folder}")
         records = {}
         for i, (name, config) in enumerate(arms.items(), 1):
             trainer = Trainer(config)

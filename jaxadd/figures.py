@@ -151,11 +151,16 @@ def digit_curves(
         loss = metrics["train_position_loss"][:, :, r]
         smoothed = {"step": metrics["step"], "loss": smooth(loss, metrics["step"])}
         ax.set(xscale="log", yscale="log", ylim=(2e-3, 4), title=f"A{digit}")
-        # Labels of floors that lie close together share a line.
-        for names, level in _merged(floors[r]):
-            if level > 2e-3:
-                ax.axhline(level, color=FLOOR, lw=0.8, ls=(0, (4, 3)), zorder=1)
-                ax.text(1.1, level * 1.04, f"{names} {level:.3g}", fontsize=7, color=FLOOR, va="bottom")
+        for name, level, high in _placed(floors[r]):
+            ax.axhline(level, color=FLOOR, lw=0.8, ls=(0, (4, 3)), zorder=1)
+            ax.text(
+                1.1,
+                level * (1.04 if high else 0.96),
+                f"{name} {level:.3g}",
+                fontsize=7,
+                color=FLOOR,
+                va="bottom" if high else "top",
+            )
         ax.plot(metrics["step"] + 1, loss[0], color=TRAIN, lw=0.3, alpha=0.35)
         _line(ax, smoothed, "loss", TRAIN)
         for shelf in shelves[r]:
@@ -181,15 +186,14 @@ def digit_curves(
     return figure
 
 
-def _merged(floors: Mapping[str, float]) -> list[tuple[str, float]]:
-    """Join the names of floors less than 12 % apart, which have no room for a label each."""
-    groups: list[tuple[list[str], float]] = []
-    for name, level in floors.items():
-        if groups and level > 0.88 * groups[-1][1]:
-            groups[-1][0].append(name if level == groups[-1][1] else f"{name} {level:.3g}")
-        else:
-            groups.append(([name], level))
-    return [(", ".join(names), level) for names, level in groups]
+def _placed(floors: Mapping[str, float], lowest: float = 2e-3) -> list[tuple[str, float, bool]]:
+    """List the floors that are drawn, by level, with whether the label goes above the line: below in a close pair."""
+    levels = sorted(((level, name) for name, level in floors.items() if level > lowest), reverse=True)
+    placed: list[tuple[str, float, bool]] = []
+    for level, name in levels:
+        close = bool(placed) and level > 0.7 * placed[-1][1] and placed[-1][2]
+        placed.append((name, level, not close))
+    return placed
 
 
 @_styled
@@ -205,11 +209,12 @@ def offsets(metrics: Metrics, digits: Sequence[int], title: str) -> Figure:
     axes = figure.subplots(1, len(digits), squeeze=False, sharey=True)[0]
     probability = np.nanmedian(metrics["evaluation/offset"], axis=0)  # [E, R, base]
     step = metrics["evaluation/step"] + 1
+    first = step[min(1, len(step) - 1)]
     for r, (ax, digit) in enumerate(zip(axes, digits, strict=True)):
         naive, next_one = probability[:, r, 0], probability[:, r, 1]
         parts = {"naive digit": naive, "naive + 1": next_one, "any other": 1 - naive - next_one}
         ax.stackplot(step, *parts.values(), labels=parts, colors=(TRAIN, TEST, "#d9d9d9"))
-        ax.set(xscale="log", xlim=(step[0], step[-1]), ylim=(0, 1), title=f"A{digit}", xlabel="step + 1")
+        ax.set(xscale="log", xlim=(first, step[-1]), ylim=(0, 1), title=f"A{digit}", xlabel="step + 1")
     axes[0].set_ylabel("mean probability")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return figure
@@ -223,12 +228,12 @@ def confusions(metrics: Metrics, digits: Sequence[int], title: str, snapshots: i
       metrics: of an addition run; the first lane is drawn.
       digits: the answer digit at each position read, `[R]`.
       title: of the figure.
-      snapshots: evaluations shown, evenly spaced in the logarithm of the step.
+      snapshots: evaluations shown: the first, and others evenly spaced in the logarithm of the step.
     """
     confusion, step = metrics["evaluation/confusion"][0], metrics["evaluation/step"]
     known = np.flatnonzero(~np.isnan(confusion).all(axis=(1, 2, 3)))
-    wanted = np.geomspace(1, step[known[-1]] + 1, snapshots) - 1
-    shown = np.unique([known[np.argmin(np.abs(step[known] - s))] for s in wanted])
+    wanted = np.geomspace(known[min(1, len(known) - 1)] or 1, known[-1] or 1, snapshots - 1)
+    shown = np.unique([known[0], *(known[np.argmin(np.abs(known - e))] for e in wanted)])
     figure = _figure((1.35 * len(shown) + 1.2, 1.4 * len(digits) + 0.9), title)
     axes = figure.subplots(len(digits), len(shown), squeeze=False)
     for r, digit in enumerate(digits):
@@ -256,7 +261,8 @@ def cascades(metrics: Metrics, title: str) -> Figure:
         lane = {"step": metrics["evaluation/step"], "accuracy": accuracy[..., length]}
         colour = colormaps["viridis_r"](0.15 + 0.75 * length / max(1, accuracy.shape[-1] - 1))
         _line(ax, lane, "accuracy", colour, f"cascade over {length}")
-    ax.set(ylim=(-0.03, 1.03), ylabel="exact match")
+    step = metrics["evaluation/step"] + 1
+    ax.set(xlim=(step[min(1, len(step) - 1)], step[-1]), ylim=(-0.03, 1.03), ylabel="exact match")
     ax.legend(fontsize=8, loc="upper left")
     return figure
 

@@ -1,5 +1,6 @@
 """The command line: presets, flags, errors in one line, and what a person sees."""
 
+import functools
 import importlib
 import json
 import struct
@@ -11,6 +12,7 @@ import pytest
 
 from experiments import modular_addition, replay, resume
 from jaxadd import cli, runs
+from jaxadd.config import RunConfig
 from jaxadd.train import Trainer
 
 SMALL = [
@@ -39,7 +41,9 @@ def shell(tmp_path, monkeypatch, capsys):
         monkeypatch.setattr(sys, "argv", [name, *map(str, words)])
         code = importlib.import_module(name)
         if hasattr(code, "PRESETS"):
-            status = cli.main(name, code.__doc__, code.PRESETS, code.conclude)
+            single = isinstance(next(iter(code.PRESETS.values())), RunConfig)
+            run = cli.main if single else functools.partial(cli.study, arm="digit_addition")
+            status = run(name, code.__doc__, code.PRESETS, code.conclude)
         else:
             status = cli.command(name, getattr(code, module.capitalize()), code.main)
         return (status, *capsys.readouterr())
@@ -217,4 +221,84 @@ def test_resume_of_a_run_made_by_the_library(shell, tmp_path, tiny):
     status, out, _ = shell("resume", tmp_path / "mine", "--steps", 45)
     assert status == 0
     assert "{curves,norms}.png" in out
-    assert resume.find_draw("no_such_module")(None, None) == {}
+    assert resume.find_conclude("no_such_module")(None, None) == cli.Findings({})
+
+
+ADDITION = [
+    "--task.digits",
+    "2",
+    "--task.base",
+    "3",
+    "--model.d-model",
+    "8",
+    "--model.d-mlp",
+    "16",
+    "--model.heads",
+    "2",
+]
+
+
+def test_addition_is_trained_and_drawn(shell, tmp_path):
+    words = [*ADDITION, "--task.test-examples", "32", "--steps", "40", "--eval-every", "10", "--name", "a"]
+    status, out, error = shell("digit_addition", *words)
+    assert status == 0, error
+    folder = tmp_path / "runs" / "digit_addition" / "a"
+    assert "claims" in out
+    assert "Expected" in out
+    assert out.count("%") > 3
+    assert (folder / "findings.txt").read_text() in out
+    drawn = {path.stem for path in (folder / "figures").iterdir()}
+    assert drawn == {"curves", "norms", "digits", "offsets", "confusion", "cascades"}
+    evaluated = runs.load(folder).metrics
+    np.testing.assert_array_equal(evaluated["evaluation/step"], range(0, 41, 10))
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--task.target", "single", "--task.digit", "6"], "digit must be one of the 6 answer digits"),
+        (["--task.base", "1"], "base must be from 2"),
+        (["--task.digits", "0"], "digits must be from 1"),
+        (["--task.digits", "1", "--task.finite", "100"], "there are 100 different ones"),
+        (["--task.mixture.cascade-length", "5"], "a cascade of length 5 from column 0 needs columns 0 to 5"),
+        (["--model.attention", "bidirectional"], "attention must be causal"),
+        (["--task.batch-size", "None"], "fresh problems come in batches"),
+    ],
+)
+def test_bad_addition(shell, tmp_path, words, said):
+    status, _, error = shell("digit_addition", "sequential", *words)
+    assert status == 2
+    assert_one_line(error, said)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_study_compares_its_arms_and_goes_on(shell, tmp_path):
+    words = ["--digits", "1", "--base", "3", "--d-model", "8", "--heads", "2", "--steps", "60", "--eval-every", "20"]
+    words += ["--batch-size", "32", "--seeds", "0", "1", "--name", "a"]
+    status, out, error = shell("sequential_vs_parallel", *words)
+    assert status == 0, error
+    folder = tmp_path / "runs" / "sequential_vs_parallel" / "a"
+    assert (folder / "figures" / "targets.png").is_file()
+    arms = sorted(path.name for path in folder.iterdir() if (path / "config.json").is_file())
+    assert arms == ["parallel-lsd", "parallel-msd", "sequential-lsd", "sequential-msd"]
+    again = shell("sequential_vs_parallel", *words)
+    assert again[0] == 0
+    assert again[1] == out, "nothing is trained again, and the same is concluded"
+    status, out, error = shell("resume", folder / "parallel-msd", "--steps", "80")
+    assert status == 0, error
+    assert (folder / "parallel-msd" / "figures" / "digits.png").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("study", "words", "said"),
+    [
+        ("shelf_law", ["--bases", "2", "3", "5", "--widths", "--digits", "1", "--d-model", "8"], "base^"),
+        ("single_digit", [], "researcher"),
+    ],
+)
+def test_other_studies(shell, tmp_path, study, words, said):
+    status, out, error = shell(study, "debug", *words, "--name", "a")
+    assert status == 0, error
+    assert said in out
+    assert list((tmp_path / "runs" / study / "a" / "figures").glob("*.png"))

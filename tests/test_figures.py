@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from jaxadd import figures
+from jaxadd.analysis.shelves import Shelf
 
 
 def metrics(lanes=1, steps=50):
@@ -68,3 +69,59 @@ def test_misread(count):
     assert sum(len(ax.images) for ax in figure.axes) == min(count, 24)
     if count:
         assert figure.axes[0].get_title() == "0, read as 1"
+
+
+def addition(lanes=2, steps=60, base=5, digits=(2, 1, 0)):
+    """A made-up record of an addition run, evaluated every ten steps."""
+    rng = np.random.default_rng(0)
+    positions, step = len(digits), np.arange(steps)
+    record = metrics(lanes, steps)
+    record["train_position_loss"] = np.exp(-step / 20)[None, :, None] * rng.uniform(1, 1.1, (lanes, steps, positions))
+    record["evaluation/step"] = step[::10]
+    evaluations = lanes, len(step[::10])
+    record["evaluation/offset"] = rng.dirichlet(np.ones(base), (*evaluations, positions))
+    record["evaluation/confusion"] = rng.dirichlet(np.ones(base), (*evaluations, positions, base))
+    record["evaluation/confusion"][:, :, 0, 2:] = np.nan
+    record["evaluation/accuracy_by_cascade"] = rng.uniform(size=(*evaluations, 2))
+    for name in ("digit_loss", "leak", "carry_loss"):
+        record[f"evaluation/{name}"] = rng.uniform(size=(*evaluations, positions))
+    return record
+
+
+def test_digit_curves_name_floors_and_shelves():
+    floors = [{"nothing known": 1.6, "sum": 1.5, "column": 0.6}, {"nothing known": 1.6}, {}]
+    shelves = [[Shelf(0.61, 10, 30, True, "column")], [], [Shelf(0.2, 10, 30, True, "")]]
+    figure = figures.digit_curves(addition(), (2, 1, 0), floors, shelves, "title")
+    said = [[text.get_text() for text in ax.texts] for ax in figure.axes]
+    assert said[0] == ["nothing known 1.6", "sum 1.5", "column 0.6", "column\nsteps 10 to 30"]
+    assert said[1] == ["nothing known 1.6"]
+    assert said[2] == ["no floor\nsteps 10 to 30"]
+    assert [ax.get_title() for ax in figure.axes] == ["A2", "A1", "A0"]
+
+
+@pytest.mark.parametrize("lanes", [1, 3])
+def test_addition_figures_are_drawn(lanes, tmp_path):
+    run = addition(lanes)
+    steps = {"a": np.array([[3.0, 9.0, np.inf]]), "b": np.array([[4.0, np.inf, np.inf]])}
+    law = {"carry": {0: {2: [3, None], 3: None}, 1: {2: [4, 5], 3: [7, 8]}}}
+    drawn = [
+        figures.offsets(run, (2, 1, 0), "title"),
+        figures.confusions(run, (2, 1, 0), "title", snapshots=4),
+        figures.cascades(run, "title"),
+        figures.arms({"a": run, "b": run}, steps, "title"),
+        figures.loss_grid({"a": run, "b": run}, "title"),
+        figures.loss_split({"a": run, "b": run}, 0.69, "title"),
+        figures.shelf_law(law, "title"),
+    ]
+    for i, figure in enumerate(drawn):
+        figure.savefig(tmp_path / f"{i}.png")
+        assert matplotlib.image.imread(tmp_path / f"{i}.png").std() > 0.01
+
+
+def test_confusions_show_the_first_and_last_evaluation():
+    run = addition(1, 600)
+    figure = figures.confusions(run, (0,), "title", snapshots=4)
+    titles = [ax.get_title() for ax in figure.axes if ax.get_title()]
+    assert titles[0] == "step 0"
+    assert titles[-1] == "step 590"
+    assert len(titles) == 4

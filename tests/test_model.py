@@ -1,6 +1,7 @@
 """The transformer equals its plain transcription, however little of it is computed."""
 
 import math
+from dataclasses import replace
 
 import chex
 import jax
@@ -8,9 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxadd import model as model_module
 from jaxadd.checkpoints import flatten
+from jaxadd.errors import UserError
 from jaxadd.model import MLP, Transformer
-from jaxadd.tasks import Modular, Sizes
+from jaxadd.tasks import Addition, Modular, Sizes
 
 SMALL = Sizes(length=5, classes=6, vocabulary=7, read=(4,))
 
@@ -47,7 +50,9 @@ def transcription(config, params, tokens):
         p = f"blocks.{i}."
         y = norm(x, f"{p}ln1")
         q, k, v = (np.einsum("btd,hdk->bhtk", y, w[f"{p}attn.W_{name}"]) for name in "QKV")
-        scores = np.where(np.tri(length, dtype=bool), q @ k.swapaxes(-1, -2), -1e10) / math.sqrt(config.d_head)
+        scores = q @ k.swapaxes(-1, -2) / math.sqrt(config.d_head)
+        if config.attention == "causal":
+            scores = np.where(np.tri(length, dtype=bool), scores, -np.inf)
         pattern = np.exp(scores - scores.max(-1, keepdims=True))
         pattern /= pattern.sum(-1, keepdims=True)
         x = x + np.einsum("bhtk,hkd->btd", pattern @ v, w[f"{p}attn.W_O"])
@@ -63,9 +68,14 @@ CONFIGS = [
     Transformer(d_model=12, heads=1, d_mlp=0, layers=2),
     Transformer(d_model=16, heads=2, d_mlp=24, layers=3, layer_norm="pre", activation="gelu"),
 ]
+BOTH_WAYS = [replace(config, attention="bidirectional") for config in (CONFIGS[0], CONFIGS[3])]
 
 
-@pytest.mark.parametrize("config", CONFIGS, ids=lambda c: f"L{c.layers}F{c.d_mlp}{c.layer_norm}")
+def short(config):
+    return f"L{config.layers}F{config.d_mlp}{config.layer_norm}-{config.attention}"
+
+
+@pytest.mark.parametrize("config", CONFIGS + BOTH_WAYS, ids=short)
 @pytest.mark.parametrize("read", [(4,), (1, 3, 4), (0, 1, 2, 3, 4)])
 @pytest.mark.parametrize("batch", [3, 40])  # Scores are looked up in a table where V² ≤ 4 B.
 def test_logits_equal_the_plain_transcription(config, read, batch):
@@ -77,7 +87,7 @@ def test_logits_equal_the_plain_transcription(config, read, batch):
     np.testing.assert_allclose(logits, transcription(config, params, x)[:, list(read)], rtol=2e-4, atol=2e-5)
 
 
-@pytest.mark.parametrize("config", CONFIGS, ids=lambda c: f"L{c.layers}F{c.d_mlp}{c.layer_norm}")
+@pytest.mark.parametrize("config", CONFIGS + BOTH_WAYS[:1], ids=short)
 def test_fast_and_plain_path_have_the_same_gradients(config):
     """Touching the embeddings makes the model compute every example by itself."""
     model = config.build(SMALL)
@@ -90,7 +100,7 @@ def test_fast_and_plain_path_have_the_same_gradients(config):
     chex.assert_trees_all_close(fast, plain, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("config", CONFIGS, ids=lambda c: f"L{c.layers}F{c.d_mlp}{c.layer_norm}")
+@pytest.mark.parametrize("config", CONFIGS, ids=short)
 def test_causality_by_gradient(config):
     """No logit depends on a later token: its gradient with respect to a later embedding is exactly zero."""
     model = config.build(SMALL)
@@ -105,7 +115,76 @@ def test_causality_by_gradient(config):
     assert (influence[~np.tri(SMALL.length, dtype=bool)] == 0).all()
 
 
-@pytest.mark.parametrize("config", CONFIGS, ids=lambda c: f"L{c.layers}F{c.d_mlp}{c.layer_norm}")
+def test_bidirectional_attention_sees_everything():
+    """Every logit depends on every token, and with causal attention the first position's do not."""
+    everywhere = tuple(range(SMALL.length))
+    for config, first_sees in ((BOTH_WAYS[0], everywhere), (CONFIGS[0], (0,))):
+        model = config.build(SMALL)
+        params, x = perturbed(model), tokens(SMALL, 2)
+        before, _ = model.apply(params, x, read=everywhere)
+        for t in everywhere:
+            changed, _ = model.apply(params, x.at[:, t].set((x[:, t] + 1) % SMALL.vocabulary), read=everywhere)
+            assert (not np.array_equal(changed[:, 0], before[:, 0])) == (t in first_sees)
+            assert not np.allclose(changed[:, -1], before[:, -1], atol=1e-4)
+
+
+@pytest.mark.parametrize("config", CONFIGS + BOTH_WAYS, ids=short)
+def test_positions_to_read_may_be_traced(config):
+    model = config.build(SMALL)
+    params, x = perturbed(model), tokens(SMALL)
+    traced = jax.jit(lambda read: model.apply(params, x, read=read)[0])
+    for read in ((1, 3), (4, 0), (2, 2)):
+        expected = model.apply(params, x, read=read)[0]
+        np.testing.assert_allclose(traced(jnp.array(read, jnp.int32)), expected, rtol=1e-4, atol=1e-5)
+    assert traced._cache_size() == 1
+    everywhere, _ = model.apply(params, x, read=tuple(range(SMALL.length)))
+    again, _ = model.apply(params, x, read=jnp.arange(SMALL.length))
+    np.testing.assert_allclose(again, everywhere, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("tapped", ["hook_mlp_out", "hook_resid_post"])
+@pytest.mark.parametrize("config", [*CONFIGS[:2], BOTH_WAYS[0]], ids=short)
+def test_few_classes_read_out_early_give_the_same_logits_and_gradients(config, tapped, monkeypatch):
+    """W_out W_U is formed first, unless what W_out gives is to be seen or replaced."""
+    model = config.build(SMALL)
+    params, x = perturbed(model), tokens(SMALL, 40)
+    name = f"blocks.{config.layers - 1}.{tapped}"
+
+    def loss(params, names=(), edits=None):
+        logits, _ = model.apply(params, x, names, edits, read=(1, 4))
+        return jnp.sum(jnp.sin(logits)), logits
+
+    graded = lambda *taps: jax.jit(lambda params: jax.value_and_grad(loss, has_aux=True)(params, *taps))(params)  # noqa: E731
+    (_, first), gradient = graded()
+    late = [graded((name,)), graded((), {name: lambda v: v})]
+    monkeypatch.setattr(model_module, "_reads_out_early", lambda *_: False)
+    late.append(graded())
+    for (_, logits), other in late:
+        np.testing.assert_allclose(logits, first, rtol=1e-4, atol=1e-5)
+        chex.assert_trees_all_close(other, gradient, rtol=1e-3, atol=1e-4)
+
+
+def test_early_readout_saves_products():
+    """Of the readout: F C + D C a row in place of F D + D C; and many classes take the long way."""
+
+    def products(sizes, names=()):
+        model = config.build(sizes)
+        jaxpr = jax.make_jaxpr(lambda params, x: model.apply(params, x, names))(
+            model.init(jax.random.key(0)), tokens(sizes, 40)
+        )
+        return sorted(
+            equation.outvars[0].aval.shape for equation in jaxpr.eqns if equation.primitive.name == "dot_general"
+        )
+
+    config = CONFIGS[0]
+    assert (40, 16) in products(SMALL, ["blocks.0.hook_mlp_out"])
+    assert products(SMALL) != products(SMALL, ["blocks.0.hook_mlp_out"])
+    assert products(SMALL).count((40, SMALL.classes)) == 2
+    many = replace(SMALL, classes=9)
+    assert products(many) == products(many, ["blocks.0.hook_mlp_out"])
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=short)
 def test_every_named_activation_can_be_seen_and_replaced(config):
     model = config.build(SMALL)
     params, x = perturbed(model), tokens(SMALL)
@@ -199,8 +278,20 @@ def test_mlp_classifier():
         (lambda: MLP(hidden=(0,)), "at least one neuron"),
         (lambda: Transformer().build(Sizes(length=4, classes=2)), "use an MLP"),
         (lambda: MLP().build(SMALL), "use a Transformer"),
+        (lambda: Transformer(attention="both"), "attention must be one of causal, bidirectional, got 'both'"),
+        (lambda: BOTH_WAYS[0].build(replace(SMALL, autoregressive=True)), "must be causal, not bidirectional"),
+        (lambda: BOTH_WAYS[0].build(Addition().sizes), "holds the answers"),
     ],
 )
 def test_bad_configs(make, words):
-    with pytest.raises(ValueError, match=words):
+    with pytest.raises(UserError, match=words):
         make()
+
+
+@pytest.mark.parametrize("target", ["parallel", "single"])
+def test_bidirectional_attention_is_for_tasks_that_show_no_answer(target):
+    task = Addition(digits=2, target=target)
+    model = Transformer(d_model=8, heads=2, d_mlp=8, attention="bidirectional").build(task.sizes)
+    batch = task.batch(task.draw(jax.random.key(0), 3))
+    logits, _ = jax.jit(lambda key: model.apply(model.init(key), batch.inputs))(jax.random.key(0))
+    assert logits.shape == (*batch.targets.shape, 10)

@@ -385,7 +385,7 @@ class Addition:
             said, right = self._numeral(np.asarray(claim)[order]), self._numeral(np.asarray(target)[order])
         question = "+".join(map(self._numeral, operands))
         count, cascade = int(facts.count), int(facts.cascade)
-        carried = f"{count} carries, longest cascade {cascade}" if count else "no carry"
+        carried = f"{count} carr{'y' if count == 1 else 'ies'}, longest cascade {cascade}" if count else "no carry"
         return f"{question}: claims {said}, is {right} (wrong in {wrong}; {carried})"
 
     # --- data ----------------------------------------------------------------------------------------------
