@@ -36,10 +36,10 @@ def test_loss_and_rightness_of_every_digit():
     np.testing.assert_allclose(answers.digit_loss(logits, targets), -np.log(p), rtol=1e-4)
     right = np.argmax(logits, -1) == np.asarray(targets)
     assert 0 < right.mean() < 1
-    np.testing.assert_array_equal(answers.right(logits, targets), right)
+    np.testing.assert_array_equal(answers.correct(logits, targets), right)
     np.testing.assert_array_equal(answers.exact_match(logits, targets), right.all(-1))
     tied = jnp.zeros((1, 1, C))
-    assert not answers.right(tied, jnp.zeros((1, 1), jnp.int32)).any()
+    assert not answers.correct(tied, jnp.zeros((1, 1), jnp.int32)).any()
 
 
 @settings(deadline=None, max_examples=25)

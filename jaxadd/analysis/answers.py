@@ -17,7 +17,7 @@ def digit_loss(logits: jax.Array, targets: jax.Array) -> jax.Array:
     return losses.cross_entropy(logits, targets)
 
 
-def right(logits: jax.Array, targets: jax.Array) -> jax.Array:
+def correct(logits: jax.Array, targets: jax.Array) -> jax.Array:
     """Tell which digits are answered rightly: float32 `[B, R]`, 1 or 0; a tie is wrong."""
     return (losses.margin(logits, targets) > 0).astype(jnp.float32)
 
@@ -28,7 +28,7 @@ def exact_match(logits: jax.Array, targets: jax.Array) -> jax.Array:
     Teacher-forced and free-running greedy answers match exactly on the same problems: as long as all digits
     so far are right, both see the same input.
     """
-    return jnp.min(right(logits, targets), axis=-1)
+    return jnp.min(correct(logits, targets), axis=-1)
 
 
 def free_run(predict: Callable[..., jax.Array], inputs: jax.Array, read: Sequence[int]) -> jax.Array:

@@ -129,7 +129,8 @@ class Addition:
         else:
             if not 1 <= self.finite < self.space:
                 raise UserError(
-                    f"finite must leave problems to test on: there are {self.space} different ones, got {self.finite}"
+                    f"finite must be at least 1 and leave problems to test on: there are {self._many} different ones, "
+                    f"got {self.finite}"
                 )
             check_batch_size(self.batch_size, self.finite)
 
@@ -137,6 +138,10 @@ class Addition:
     def space(self) -> int:
         """Count the different problems."""
         return self.base ** (self.operands * self.digits)
+
+    @property
+    def _many(self) -> str:
+        return f"{self.space:,}" if self.space < 10**9 else f"{self.base}**{self.operands * self.digits}"
 
     @property
     def answer_length(self) -> int:
@@ -218,7 +223,7 @@ class Addition:
             operands = jnp.where(place >= total - mixture.cascades, forced, operands)
         if mixture.enriched:
             mask_key, digit_key = jax.random.split(enriched_key)
-            mask = jax.random.bernoulli(mask_key, mixture.enriched_share, (count, 1, self.digits))
+            mask = jax.random.bernoulli(mask_key, float(mixture.enriched_share), (count, 1, self.digits))
             mask &= (place >= mixture.uniform) & (place < total - mixture.cascades)
             operands = jnp.where(mask, self._propagating(digit_key, operands.shape), operands)
         return operands
@@ -237,7 +242,8 @@ class Addition:
         """Replace columns of `[B, M, N]` so that each problem has a cascade of exactly this length there.
 
         The first two operands make it, the others are 0 in its columns: one column generates a carry,
-        `length` columns pass it on, and the next one, if there is one, does not.
+        `length` columns pass it on, and the next one, if there is one, does not. With more than two operands that
+        holds from the units on; a carry of 2 from columns below may lengthen a cascade that starts higher.
         """
         length_key, start_key, generate_key, propagate_key, stop_key = jax.random.split(key, 5)
         batch = operands.shape[0]
@@ -374,7 +380,7 @@ class Addition:
         return self.text(operands, np.asarray(self.features(operands).answer))
 
     def describe(self, inputs: np.ndarray, target: np.ndarray, claim: np.ndarray) -> str:
-        """Put one wrong answer into words: "12345+67890: claims 080135, is 080235 (A2; cascade 1)"."""
+        """Put one wrong answer into words: "12345+67890: claims 080135, is 080235 (wrong in A2; 3 carries …)"."""
         operands = np.asarray(self._decode_question(inputs))
         facts = self.features(operands)
         wrong = ", ".join(f"A{k}" for k, t, c in zip(self.read_digits, target, claim, strict=True) if t != c)
@@ -469,15 +475,15 @@ class Addition:
         candidates = min(self.operands, self.base) if self.operation == "add" else 1
         forced = data.lane["cascades"]
         forced_batch = self.batch(forced.reshape(-1, *forced.shape[2:]))
-        right = answers.exact_match(predict(forced_batch.inputs), forced_batch.targets)
+        match = answers.exact_match(predict(forced_batch.inputs), forced_batch.targets)
         loss = answers.digit_loss(logits, batch.targets)
         measured = {
             "digit_loss": jnp.mean(loss, axis=0),
-            "digit_accuracy": jnp.mean(answers.right(logits, batch.targets), axis=0),
+            "digit_accuracy": jnp.mean(answers.correct(logits, batch.targets), axis=0),
             **answers.split(logits, naive, carry, candidates),
             "loss_by_carry": answers.mean_by(loss, carry, self.operands).T,
             "accuracy_by_class": answers.mean_by(answers.exact_match(logits, batch.targets), facts.kind, 6),
-            "accuracy_by_cascade": jnp.mean(right.reshape(forced.shape[:2]), axis=1),
+            "accuracy_by_cascade": jnp.mean(match.reshape(forced.shape[:2]), axis=1),
             "offset": answers.offset_from_naive(logits, naive),
             "confusion": answers.confusion(logits, batch.targets),
         }
