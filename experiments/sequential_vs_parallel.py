@@ -122,7 +122,9 @@ def conclude(study: Targets, records: Mapping[str, runs.Record]) -> cli.Findings
     )
     metrics = {arm: record.metrics for arm, record in records.items()}
     title = f"{study.digits}-digit addition, {len(study.seeds)} seeds, median and range"
-    return cli.Findings({"targets": figures.arms(metrics, {a: s[-1] for a, s in steps.items()}, title)}, text)
+    return cli.Findings(
+        {"targets": figures.arms(metrics, {a: s[-1] for a, s in steps.items()}, THRESHOLDS[-1], title)}, text
+    )
 
 
 def digit_steps(record: runs.Record) -> np.ndarray:
@@ -146,4 +148,4 @@ def rank_test(a: np.ndarray, b: np.ndarray) -> float:
 
 
 if __name__ == "__main__":
-    sys.exit(cli.study("experiments.sequential_vs_parallel", __doc__, PRESETS, conclude, arm="digit_addition"))
+    sys.exit(cli.study("experiments.sequential_vs_parallel", __doc__, PRESETS, conclude, experiment="digit_addition"))

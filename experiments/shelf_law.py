@@ -14,8 +14,10 @@ from typing import Literal
 import numpy as np
 
 from jaxadd import cli, figures, report, runs
+from jaxadd.analysis.floors import Information, floor
 from jaxadd.analysis.shelves import steps_to_leave
 from jaxadd.config import RunConfig
+from jaxadd.errors import UserError
 from jaxadd.model import Transformer
 from jaxadd.optimizers import AdamW
 from jaxadd.tasks import Addition
@@ -41,6 +43,10 @@ class Law:
     """updates of each run"""
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     """lanes of each run"""
+
+    def __post_init__(self) -> None:
+        if len(set(self.networks())) < len(self.networks()):
+            raise UserError(f"bases and widths must name each network once, got (base, width) {self.networks()}")
 
     def networks(self) -> list[tuple[int, int]]:
         """List base and width of every network."""
@@ -70,29 +76,23 @@ PRESETS = {
 
 def conclude(law: Law, records: Mapping[str, runs.Record]) -> cli.Findings:
     """Tell when each digit leaves its shelves, and fit a power of the base."""
-    shelves = {"nothing known": "log base", "column": "carry"}
-    leave: dict[str, dict[tuple[int, int, int], list[int | None]]] = {}
-    for kind in shelves:
-        leave[kind] = {}
-        for (base, width), record in zip(law.networks(), records.values(), strict=True):
-            task, metrics = record.origin.config.task, record.metrics
-            for r, digit in enumerate(task.read_digits):
-                # The floor of the digit's own column is the first that names one; the top digit has none.
-                level = next((v for name, v in task.floors(digit).items() if name.startswith(kind)), None)
-                if level is None or digit >= law.digits:
-                    continue
+    leave: dict[str, dict[tuple[int, int, int], list[int | None]]] = {"log base": {}, "carry": {}}
+    for (base, width), record in zip(law.networks(), records.values(), strict=True):
+        task, metrics = record.origin.config.task, record.metrics
+        for r, digit in enumerate(task.read_digits):
+            for kind, level in levels(task, digit).items():
                 leave[kind][base, width, digit] = [
                     steps_to_leave(lane[:, r], metrics["step"], level) for lane in metrics["train_position_loss"]
                 ]
     digits = tuple(reversed(range(law.digits)))
     text = []
-    for kind, name in shelves.items():
+    for name, steps in leave.items():
         heading = ("base", "D", *(f"A{k}" for k in digits))
         rows = [heading]
         for base, width in law.networks():
-            cells = (leave[kind].get((base, width, k)) for k in digits)
+            cells = (steps.get((base, width, k)) for k in digits)
             rows.append((str(base), str(width), *("none" if c is None else report.spread(c) for c in cells)))
-        fits = [power([(base, leave[kind].get((base, law.d_model, k))) for base in law.bases]) for k in digits]
+        fits = [power([(base, steps.get((base, law.d_model, k))) for base in law.bases]) for k in digits]
         rows.append(("steps ~", "", *fits))
         text.append(
             f"first step clearly below the {name} shelf, median (range) over {len(law.seeds)} seeds\n"
@@ -100,20 +100,41 @@ def conclude(law: Law, records: Mapping[str, runs.Record]) -> cli.Findings:
         )
     title = f"{law.digits}-digit addition, {law.target}: steps to leave a shelf, {len(law.seeds)} seeds"
     points = {
-        name: {k: {base: leave[kind].get((base, law.d_model, k)) for base in law.bases} for k in digits}
-        for kind, name in shelves.items()
+        name: {k: {base: steps.get((base, law.d_model, k)) for base in law.bases} for k in digits}
+        for name, steps in leave.items()
     }
     return cli.Findings({"law": figures.shelf_law(points, title)}, "\n\n".join(text))
 
 
+def levels(task: Addition, digit: int) -> dict[str, float]:
+    """Give the levels of one digit's shelves, nats: nothing known; and its column known, but not the carry into it.
+
+    In sequence the answer above and its column are known too. A digit without a column or without a carry in has no
+    carry shelf, and one that is within 5 % of nothing known cannot be told from it.
+    """
+    measures = {"digits": task.digits, "base": task.base}
+    found = {"log base": floor(digit, Information(), **measures)} if digit < task.digits else {}
+    if 0 < digit < task.digits:
+        above = digit + 1 if task.target == "sequential" else digit
+        columns = tuple(range(digit, min(above, task.digits - 1) + 1))
+        known = Information(columns=columns, answers=(above,) if above > digit else ())
+        if (level := floor(digit, known, **measures)) < 0.95 * found["log base"]:
+            found["carry"] = level
+    return found
+
+
 def power(points: list[tuple[int, list[int | None] | None]]) -> str:
-    """Fit log steps by a line in log base over all lanes that left; gives the power and its standard error."""
-    pairs = [(base, step) for base, steps in points for step in steps or () if step]
-    if len({base for base, _ in pairs}) < 3:
-        return "too few"
-    (slope, _), covariance = np.polyfit(*np.log(np.array(pairs)).T, 1, cov=True)
-    return f"base^{slope:.2f} ± {covariance[0, 0] ** 0.5:.2f}"
+    """Fit log steps by a line in log base: the median power over seeds and its range; seeds that left everywhere."""
+    known = [(base, steps) for base, steps in points if steps]
+    if len(known) < 3:
+        return "too few bases"
+    bases, steps = zip(*known, strict=True)
+    lanes = [lane for lane in zip(*steps, strict=True) if all(lane)]
+    if not lanes:
+        return "no seed left all"
+    powers = [float(np.polyfit(np.log(bases), np.log(lane), 1)[0]) for lane in lanes]
+    return f"base^{report.spread(powers, '{:.2f}')}, {len(lanes)} of {len(steps[0])} seeds"
 
 
 if __name__ == "__main__":
-    sys.exit(cli.study("experiments.shelf_law", __doc__, PRESETS, conclude, arm="digit_addition"))
+    sys.exit(cli.study("experiments.shelf_law", __doc__, PRESETS, conclude, experiment="digit_addition"))

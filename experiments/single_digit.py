@@ -16,6 +16,7 @@ from jaxadd import cli, figures, report, runs
 from jaxadd.analysis.floors import Information, floor
 from jaxadd.analysis.shelves import steps_to_reach
 from jaxadd.config import RunConfig
+from jaxadd.errors import UserError
 from jaxadd.model import Transformer
 from jaxadd.optimizers import AdamW
 from jaxadd.tasks import Addition
@@ -34,6 +35,7 @@ class Row:
       heads: H.
       steps: the budget.
       seen: what the researcher saw of it.
+      converges: whether they saw it converge within the budget; None where they did not say.
       layers: L.
       mlp: whether there is an MLP.
       weight_decay: of AdamW.
@@ -45,6 +47,7 @@ class Row:
     heads: int
     steps: int
     seen: str
+    converges: bool | None
     layers: int = 1
     mlp: bool = True
     weight_decay: float = 0.1
@@ -61,35 +64,34 @@ class Row:
 
 
 TENS = (
-    Row(1, 128, 4, 2_000, "yes, by 2k; shelf at 0.8", every=20),
-    Row(1, 128, 2, 2_000, "yes, by 2k", every=20),
-    Row(1, 128, 1, 2_000, "never", every=20),
+    Row(1, 128, 4, 2_000, "yes, by 2k; shelf at 0.8", True, every=20),
+    Row(1, 128, 2, 2_000, "yes, by 2k", True, every=20),
+    Row(1, 128, 1, 2_000, "never", False, every=20),
 )
 REST = (
-    Row(0, 128, 4, 1_000, "step 120"),
-    Row(0, 16, 16, 4_000, "step 1,200"),
-    Row(0, 16, 1, 4_000, "sooner than 16/16"),
-    Row(0, 8, 8, 6_000, "step 1,800"),
-    Row(0, 8, 1, 6_000, "sooner than 8/8"),
-    Row(0, 4, 4, 8_000, "step 2,600"),
-    Row(0, 3, 3, 12_000, "step 5,400"),
-    Row(0, 2, 2, 40_000, "step 26,900", every=500),
-    Row(0, 1, 1, 50_000, "not by 50k", every=500),
-    Row(1, 32, 8, 3_000, "no"),
-    Row(1, 32, 16, 3_000, "yes"),
-    Row(1, 64, 2, 3_000, "no"),
-    Row(1, 64, 4, 3_000, "yes"),
-    Row(1, 256, 1, 2_000, "never"),
-    Row(1, 512, 1, 2_000, "never", every=500),
-    Row(1, 128, 8, 3_000, "log 2 at 1k, then barely moves", mlp=False),
-    Row(1, 128, 4, 5_000, "no spikes", weight_decay=0.0),
-    Row(1, 128, 4, 5_000, "rebound and spikes", weight_decay=1.0),
-    Row(2, 128, 4, 3_000, "mostly not"),
-    Row(2, 128, 8, 3_000, "yes"),
-    Row(2, 128, 32, 3_000, "yes"),
-    Row(2, 128, 128, 3_000, "yes"),
-    Row(3, 128, 8, 3_000, "no"),
-    Row(3, 128, 8, 2_000, "two layers help, with spikes", layers=2, every=500),
+    Row(0, 128, 4, 1_000, "step 120", True),
+    Row(0, 16, 16, 4_000, "step 1,200", True),
+    Row(0, 16, 1, 4_000, "sooner than 16/16", True),
+    Row(0, 8, 8, 6_000, "step 1,800", True),
+    Row(0, 8, 1, 6_000, "sooner than 8/8", True),
+    Row(0, 4, 4, 8_000, "step 2,600", True),
+    Row(0, 3, 3, 12_000, "step 5,400", True),
+    Row(0, 2, 2, 40_000, "step 26,900", True, every=500),
+    Row(0, 1, 1, 50_000, "not by 50k", False, every=500),
+    Row(1, 32, 8, 3_000, "no", False),
+    Row(1, 32, 16, 3_000, "yes", True),
+    Row(1, 64, 2, 3_000, "no", False),
+    Row(1, 64, 4, 3_000, "yes", True),
+    Row(1, 256, 1, 2_000, "never", False),
+    Row(1, 512, 1, 2_000, "never", False, every=500),
+    Row(1, 128, 8, 3_000, "log 2 at 1k, then barely moves", False, mlp=False),
+    Row(1, 128, 4, 5_000, "no spikes", True, weight_decay=0.0),
+    Row(1, 128, 4, 5_000, "rebound and spikes", True, weight_decay=1.0),
+    Row(2, 128, 4, 3_000, "mostly not", False),
+    Row(2, 128, 8, 3_000, "yes", True),
+    Row(2, 128, 32, 3_000, "yes", True),
+    Row(3, 128, 8, 3_000, "no", False),
+    Row(3, 128, 8, 2_000, "two layers help, with spikes", None, layers=2, every=500),
 )
 
 
@@ -103,6 +105,11 @@ class Grid:
     """digits N of each operand"""
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     """lanes of each row"""
+
+    def __post_init__(self) -> None:
+        names = [row.name for row in self.rows]
+        if not names or len(set(names)) < len(names):
+            raise UserError(f"the rows must differ in more than their steps and be at least one, got {names}")
 
     def arms(self) -> dict[str, RunConfig]:
         """Give a run for each row, by its name."""
@@ -125,7 +132,9 @@ class Grid:
 PRESETS = {
     "tens": Grid(),
     "grid": Grid(rows=(*TENS, *REST)),
-    "debug": Grid(rows=(Row(0, 8, 2, 50, "nothing", every=10), Row(1, 8, 2, 50, "nothing", every=10)), seeds=(0, 1)),
+    "debug": Grid(
+        rows=(Row(0, 8, 2, 50, "nothing", None, every=10), Row(1, 8, 2, 50, "nothing", None, every=10)), seeds=(0, 1)
+    ),
 }
 
 
@@ -141,6 +150,7 @@ def conclude(grid: Grid, records: Mapping[str, runs.Record]) -> cli.Findings:
         "final loss",
         "largest rise",
         "the researcher, one run",
+        "",
     )
     rows = [heading]
     for row in grid.rows:
@@ -159,6 +169,7 @@ def conclude(grid: Grid, records: Mapping[str, runs.Record]) -> cli.Findings:
                 report.spread(list(final), "{:.2g}"),
                 report.spread(rises, "{:.2g}") if (rises := largest_rises(loss)) else "",
                 row.seen,
+                verdict(row, sum(step is not None for step in reached), len(reached)),
             )
         )
     carry = floor(1, Information(columns=(1,)), digits=grid.digits)
@@ -166,6 +177,7 @@ def conclude(grid: Grid, records: Mapping[str, runs.Record]) -> cli.Findings:
         (
             "tens, first time below",
             "D/H",
+            "seeds",
             "step",
             "loss",
             "leak",
@@ -178,7 +190,7 @@ def conclude(grid: Grid, records: Mapping[str, runs.Record]) -> cli.Findings:
         )
     ]
     for row in grid.rows:
-        if row.digit == 1 and row.name in ("A1-128-4", "A1-128-2", "A1-128-1"):
+        if row in TENS:
             splits += [
                 (f"{level:g} nats", f"{row.d_model}/{row.heads}", *split_at(records[row.name].metrics, level, carry))
                 for level in SHELF
@@ -191,11 +203,18 @@ def conclude(grid: Grid, records: Mapping[str, runs.Record]) -> cli.Findings:
     if len(splits) > 1:
         text.append(
             "the tens digit's loss = leak + uncertainty (H of the carry given its column only, "
-            f"{carry:.3f}) + miscalibration, medians over seeds\n{report.table(splits)}"
+            f"{carry:.3f}) + miscalibration, means over the seeds that got there\n{report.table(splits)}"
         )
-        shown = {n: records[n].metrics for n in ("A1-128-4", "A1-128-2", "A1-128-1") if n in records}
+        shown = {n: records[n].metrics for n in (row.name for row in TENS) if n in records}
         drawn["split"] = figures.loss_split(shown, carry, "what keeps the tens digit on its shelf, median over seeds")
     return cli.Findings(drawn, "\n\n".join(text))
+
+
+def verdict(row: Row, converged: int, lanes: int) -> str:
+    """Say whether most lanes did what the researcher's one run did."""
+    if row.converges is None or 2 * converged == lanes:
+        return "open"
+    return "reproduced" if (2 * converged > lanes) == row.converges else "refuted"
 
 
 def largest_rises(loss: np.ndarray, window: int = 20) -> list[float]:
@@ -209,7 +228,7 @@ def largest_rises(loss: np.ndarray, window: int = 20) -> list[float]:
 
 
 def split_at(metrics: runs.Metrics, level: float, uncertainty: float) -> list[str]:
-    """Say what the loss consists of at each lane's first evaluation below a level; medians over lanes."""
+    """Say what the loss consists of at each lane's first evaluation below a level: how many lanes, and means."""
     loss = metrics["evaluation/digit_loss"][:, :, 0]
     columns = []
     for s, below in enumerate(loss < level):
@@ -231,10 +250,10 @@ def split_at(metrics: runs.Metrics, level: float, uncertainty: float) -> list[st
                 ]
             )
     if not columns:
-        return ["never", *[""] * 8]
-    step, *values = np.median(columns, axis=0)
-    return [f"{step:,.0f}", *(f"{value:.3f}" for value in values)]
+        return ["0", "never", *[""] * 8]
+    step, *values = np.mean(columns, axis=0)
+    return [str(len(columns)), f"{step:,.0f}", *(f"{value:.3f}" for value in values)]
 
 
 if __name__ == "__main__":
-    sys.exit(cli.study("experiments.single_digit", __doc__, PRESETS, conclude, arm="digit_addition"))
+    sys.exit(cli.study("experiments.single_digit", __doc__, PRESETS, conclude, experiment="digit_addition"))

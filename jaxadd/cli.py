@@ -88,7 +88,7 @@ def study(
     presets: Mapping[str, Study],
     conclude: Callable[[Any, Mapping[str, runs.Record]], Findings],
     *,
-    arm: str,
+    experiment: str,
 ) -> int:
     """Run an experiment of several runs from the process's arguments; each gets a run folder within the study's.
 
@@ -97,28 +97,30 @@ def study(
       about: as for `main`.
       presets: studies by name; the first is the default.
       conclude: draws the study and its records by name of the arm together.
-      arm: the experiment that each run counts as, where it is resumed on its own.
+      experiment: what each run counts as, where it is resumed on its own.
 
     Returns:
       the exit status, as for `main`.
     """
     argv = sys.argv[1:]
 
-    def experiment() -> int:
+    def action() -> int:
         arguments, default_name = _parse(module, about, presets, argv)
         folder = arguments.runs / module.rpartition(".")[2] / runs.check_name(arguments.name or default_name)
         arms = arguments.config.arms()
+        if not arms:
+            raise UserError("this study has no runs")
         lanes = sum(len(config.seeds) for config in arms.values())
         print(f"{about.strip()}\n\n{len(arms)} runs of {lanes} lanes together, in {folder}")
         records = {}
         for i, (name, config) in enumerate(arms.items(), 1):
             trainer = Trainer(config)
             with report.progress_bar(config.steps, f"{i}/{len(arms)} {name} ") as (watch, note):
-                records[name] = runs.train(trainer, folder / name, experiment=arm, watch=watch, note=note)
+                records[name] = runs.train(trainer, folder / name, experiment=experiment, watch=watch, note=note)
         show(folder, conclude(arguments.config, records))
         return 0
 
-    return _guard(experiment, "; the same command goes on from the last checkpoint")
+    return _guard(action, "; the same command goes on from the last checkpoint")
 
 
 def command(module: str, options: type, function: Callable[[Any], int]) -> int:

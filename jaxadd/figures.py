@@ -268,12 +268,14 @@ def cascades(metrics: Metrics, title: str) -> Figure:
 
 
 @_styled
-def arms(metrics: Mapping[str, Metrics], steps: Mapping[str, np.ndarray], title: str) -> Figure:
+def arms(metrics: Mapping[str, Metrics], steps: Mapping[str, np.ndarray], threshold: float, title: str) -> Figure:
     """Compare the runs of a study: exact match over steps, and when each digit is learned.
 
     Args:
       metrics: of each arm by name; median and range over lanes are drawn.
-      steps: of each arm `[S, A]`, the step at which a lane learned an answer digit; inf for never.
+      steps: of each arm `[S, A]`, the step at which a lane learned an answer digit; inf for never, drawn as a cross
+        at the end.
+      threshold: the loss at which a digit counts as learned, nats.
       title: of the figure.
     """
     figure, (match, learned) = _panels(2, title, log_steps=True, width=5.5)
@@ -282,12 +284,13 @@ def arms(metrics: Mapping[str, Metrics], steps: Mapping[str, np.ndarray], title:
         count = steps[name].shape[1]
         for digit in range(count):
             place = count - 1 - digit + (i - (len(metrics) - 1) / 2) * 0.17
-            values = steps[name][:, digit]
-            values = values[np.isfinite(values)]
-            learned.plot(values, np.full(len(values), place), "o", ms=3.5, color=colour, alpha=0.6, mew=0)
+            values, end = steps[name][:, digit], metrics[name]["step"][-1]
+            for part, mark in ((values[np.isfinite(values)], "o"), (values[np.isinf(values)], "x")):
+                at = np.minimum(part, end)
+                learned.plot(at, np.full(len(at), place), mark, ms=3.5, color=colour, alpha=0.6)
     match.set(ylim=(-0.03, 1.03), ylabel="exact match, uniform problems", title="all digits right")
     match.legend(loc="upper left", fontsize=8)
-    learned.set(title="each seed's step to 0.1 nats", xlabel="step")
+    learned.set(title=f"each seed's step to {threshold:g} nats", xlabel="step")
     learned.set_yticks(range(count), [f"A{digit}" for digit in reversed(range(count))])
     learned.invert_yaxis()
     return figure

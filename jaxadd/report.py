@@ -11,9 +11,10 @@ import jax
 import numpy as np
 
 from jaxadd import checkpoints, runs
-from jaxadd.analysis.answers import exact_match
+from jaxadd.analysis.answers import exact_match, free_run
 from jaxadd.config import RunConfig
 from jaxadd.fit import Progress
+from jaxadd.model import Params, Positions
 from jaxadd.tasks import Batch
 from jaxadd.train import Trainer
 
@@ -27,7 +28,7 @@ class Answers(NamedTuple):
     Attributes:
       inputs: `[B, T]`.
       targets: int32 `[B, R]`.
-      claims: int32 `[B, R]`, the class of the largest logit.
+      claims: int32 `[B, R]`, the class of the largest logit; free-running where answers are fed back.
       wrong: int `[·]`, the examples with a wrong claim.
     """
 
@@ -43,9 +44,21 @@ def answers(trainer: Trainer, record: runs.Record, batch: Batch | None = None) -
     params, split = jax.tree.map(lambda x: x[0], (params, trainer.data.lane))
     if batch is None:
         batch = trainer.config.task.test_batch(trainer.data._replace(lane=split))
-    logits, _ = jax.jit(trainer.model.apply)(params, batch.inputs)
-    claims, targets = np.asarray(logits.argmax(-1)), np.asarray(batch.targets)
+    claims = np.asarray(claim(trainer, params, batch.inputs))
+    targets = np.asarray(batch.targets)
     return Answers(np.asarray(batch.inputs), targets, claims, np.flatnonzero((claims != targets).any(axis=-1)))
+
+
+def claim(trainer: Trainer, params: Params, inputs: jax.Array) -> jax.Array:
+    """Let one lane answer: int32 `[B, R]`; an autoregressive task gets the network's own answers so far as input."""
+    sizes = trainer.config.task.sizes
+
+    def predict(inputs: jax.Array, read: Positions | None = None) -> jax.Array:
+        return trainer.model.apply(params, inputs, read=read)[0]
+
+    if sizes.autoregressive:
+        return jax.jit(lambda inputs: free_run(predict, inputs, sizes.read))(inputs)
+    return jax.jit(predict)(inputs).argmax(axis=-1)
 
 
 def accuracy(trainer: Trainer, record: runs.Record, batch: Batch, at_once: int = 4096) -> np.ndarray:
@@ -73,11 +86,16 @@ def table(rows: Sequence[Sequence[str]]) -> str:
 
 
 def spread(values: Sequence[float | None], form: str = "{:,.0f}") -> str:
-    """Write a median with its range, "690 (470 to 760)"; None and inf mean never, which comes after all others."""
-    known = sorted(np.inf if value is None else value for value in values)
+    """Write a median with its range, "690 (470 to 760)".
+
+    None, inf and NaN (a lane that diverged) mean never, which comes after all others; how many reached is then told.
+    """
+    known = sorted(np.inf if value is None or np.isnan(value) else value for value in values)
     say = lambda value: "never" if np.isinf(value) else form.format(value)  # noqa: E731
     middle = float(np.median(known)) if np.isfinite(known[len(known) // 2]) else np.inf
-    return say(middle) if known[0] == known[-1] else f"{say(middle)} ({say(known[0])} to {say(known[-1])})"
+    reached = sum(np.isfinite(known))
+    count = f", {reached} of {len(known)}" if 0 < reached < len(known) else ""
+    return say(middle) if known[0] == known[-1] else f"{say(middle)} ({say(known[0])} to {say(known[-1])}{count})"
 
 
 def title(config: RunConfig) -> str:

@@ -145,7 +145,8 @@ class Trainer:
                 lambda: jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), evaluated),
             )
             # Where nothing was measured, zeros go where the next evaluation will.
-            taken = {name: buffer.at[:, evaluation].set(test.pop(name)) for name, buffer in taken.items()}
+            taken = {name: buffer.at[:, evaluation].set(test[name]) for name, buffer in taken.items()}
+            test = {name: test[name] for name in TEST_METRICS}
             state, row = _over_lanes(self._step)(state, hyper, data.lane, test, shared=(data.shared, due, last))
             rows = {name: buffer.at[:, i].set(row[name]) for name, buffer in rows.items()}
             return i + 1, state, rows, evaluation + measured, taken

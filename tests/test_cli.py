@@ -42,7 +42,7 @@ def shell(tmp_path, monkeypatch, capsys):
         code = importlib.import_module(name)
         if hasattr(code, "PRESETS"):
             single = isinstance(next(iter(code.PRESETS.values())), RunConfig)
-            run = cli.main if single else functools.partial(cli.study, arm="digit_addition")
+            run = cli.main if single else functools.partial(cli.study, experiment="digit_addition")
             status = run(name, code.__doc__, code.PRESETS, code.conclude)
         else:
             status = cli.command(name, getattr(code, module.capitalize()), code.main)

@@ -108,7 +108,7 @@ def test_addition_figures_are_drawn(lanes, tmp_path):
         figures.offsets(run, (2, 1, 0), "title"),
         figures.confusions(run, (2, 1, 0), "title", snapshots=4),
         figures.cascades(run, "title"),
-        figures.arms({"a": run, "b": run}, steps, "title"),
+        figures.arms({"a": run, "b": run}, steps, 0.1, "title"),
         figures.loss_grid({"a": run, "b": run}, "title"),
         figures.loss_split({"a": run, "b": run}, 0.69, "title"),
         figures.shelf_law(law, "title"),

@@ -70,7 +70,7 @@ def mean_by(values: jax.Array, group: jax.Array, groups: int) -> jax.Array:
     chex.assert_equal_shape_prefix([values, group], group.ndim)
     group = group.reshape(group.shape + (1,) * (values.ndim - group.ndim))
     member = jnp.broadcast_to(group == jnp.arange(groups).reshape(-1, *[1] * values.ndim), (groups, *values.shape))
-    return jnp.sum(member * values, axis=1) / jnp.sum(member, axis=1)
+    return jnp.sum(jnp.where(member, values, 0), axis=1) / jnp.sum(member, axis=1)
 
 
 def offset_from_naive(logits: jax.Array, naive: jax.Array) -> jax.Array:

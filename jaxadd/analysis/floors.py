@@ -148,18 +148,23 @@ def ladder(
 
     levels = {"nothing known": level(Information())}
 
-    def add(label: str, nats: float) -> None:
+    def add(label: str, information: Information) -> bool:
+        try:
+            nats = level(information)
+        except UserError:  # Too many states to tell apart: a ladder lacks that rung.
+            return False
         if nats >= _LOWEST and all(abs(nats - other) > _APART * other for other in levels.values()):
             levels[label] = nats
+        return True
 
     length, start = answer_length(digits, base, operands, carry), min(digit, digits - 1)
     seen = range(length - 1, digit, -1) if order == "msd" else range(digit)
     if target == "sequential" and seen:
-        try:
-            add(_label("", seen), level(Information(answers=tuple(seen))))
-        except UserError:  # too many states: settle for the neighbour
-            add(_label("", seen[-1:]), level(Information(answers=(seen[-1],))))
-    add("digit sum", level(Information(bag="sum")))
+        # The neighbour will do where all are too many.
+        add(_label("", seen), Information(answers=tuple(seen))) or add(
+            _label("", seen[-1:]), Information(answers=(seen[-1],))
+        )
+    add("digit sum", Information(bag="sum"))
     beside = tuple(seen[-1:]) if target == "sequential" else ()
     contexts = [(start, ()), (start, beside)]
     if beside and order == "msd":
@@ -167,7 +172,7 @@ def ladder(
     for lowest in range(start, -1, -1):
         for top, answers in contexts:
             columns = range(top, lowest - 1, -1)
-            add(_label(columns, answers), level(Information(tuple(columns), answers)))
+            add(_label(columns, answers), Information(tuple(columns), answers))
     return dict(sorted(levels.items(), key=lambda item: -item[1]))
 
 

@@ -19,6 +19,7 @@ from jaxadd.tasks.task import Batch, Data, Predict, Sizes
 
 _NUMERALS = string.digits + string.ascii_lowercase
 _MAX_BASE = 1024  # Pairs of digits are listed.
+_DATA = 2**31  # Folded into a lane's key to draw its fixed problems.
 _MAX_LISTED = 2**20  # Problem spaces up to here are shuffled whole, larger ones are drawn from.
 
 
@@ -127,9 +128,13 @@ class Addition:
                     "None needs a finite set"
                 )
         else:
+            if self.finite >= 2**24:
+                raise UserError(
+                    f"finite must be below 2**24, got {self.finite}; None draws fresh problems every step"
+                )
             if not 1 <= self.finite < self.space:
                 raise UserError(
-                    f"finite must be at least 1 and leave problems to test on: there are {self._many} different ones, "
+                    f"finite must be at least 1 and leave some to test on: there are {self._many} different ones, "
                     f"got {self.finite}"
                 )
             check_batch_size(self.batch_size, self.finite)
@@ -354,7 +359,7 @@ class Addition:
         Raises:
           ValueError: the text is no such problem, or a number has the wrong width.
         """
-        left, _, right = text.replace(" ", "").partition("=")
+        left, _, right = text.partition("=")
         parts = left.split("+")
         if len(parts) != self.operands:
             raise UserError(f"expected {self.operands} numbers joined by + as in {self._example}, got {text!r}")
@@ -407,7 +412,8 @@ class Addition:
         return Data({}, jax.tree.map(lambda *leaves: jnp.stack(leaves), *lanes))
 
     def _lane_data(self, key: jax.Array) -> dict[str, jax.Array]:
-        train_key, test_key, cascade_key = jax.random.split(jax.random.fold_in(key, 1), 3)
+        # A place of its own: split(key)[i] is fold_in(key, i), and the trainer has taken the first of those.
+        train_key, test_key, cascade_key = jax.random.split(jax.random.fold_in(key, _DATA), 3)
         keys = jax.random.split(cascade_key, self.digits)
         forced = jnp.stack([self.cascade(k, self.cascade_examples, n) for n, k in enumerate(keys)])
         if self.finite is None:
@@ -467,7 +473,8 @@ class Addition:
           `answers.split` `[R]`; "loss_by_carry" `[R, ·]`, the loss by the carry into the digit; "accuracy_by_class"
           `[6]`, exact match by carry class; "offset" `[R, base]`, mean probability by offset from the naive digit;
           "confusion" `[R, base, base]`, mean probability of each digit, by true digit.
-          Of the forced cascades: "accuracy_by_cascade" `[N]`, exact match by length.
+          Of the forced cascades, by length: "accuracy_by_cascade" `[N]`, exact match, and
+          "digit_accuracy_by_cascade" `[N, R]`.
         """
         facts = self.features(data.lane["test"])
         at = np.asarray(self.read_digits)
@@ -475,7 +482,8 @@ class Addition:
         candidates = min(self.operands, self.base) if self.operation == "add" else 1
         forced = data.lane["cascades"]
         forced_batch = self.batch(forced.reshape(-1, *forced.shape[2:]))
-        match = answers.exact_match(predict(forced_batch.inputs), forced_batch.targets)
+        by_cascade = answers.correct(predict(forced_batch.inputs), forced_batch.targets)
+        by_cascade = by_cascade.reshape(*forced.shape[:2], -1)  # [N, n, R]
         loss = answers.digit_loss(logits, batch.targets)
         measured = {
             "digit_loss": jnp.mean(loss, axis=0),
@@ -483,7 +491,8 @@ class Addition:
             **answers.split(logits, naive, carry, candidates),
             "loss_by_carry": answers.mean_by(loss, carry, self.operands).T,
             "accuracy_by_class": answers.mean_by(answers.exact_match(logits, batch.targets), facts.kind, 6),
-            "accuracy_by_cascade": jnp.mean(match.reshape(forced.shape[:2]), axis=1),
+            "accuracy_by_cascade": jnp.mean(jnp.min(by_cascade, axis=-1), axis=1),
+            "digit_accuracy_by_cascade": jnp.mean(by_cascade, axis=1),
             "offset": answers.offset_from_naive(logits, naive),
             "confusion": answers.confusion(logits, batch.targets),
         }
