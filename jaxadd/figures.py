@@ -209,12 +209,12 @@ def offsets(metrics: Metrics, digits: Sequence[int], title: str) -> Figure:
     axes = figure.subplots(1, len(digits), squeeze=False, sharey=True)[0]
     probability = np.nanmedian(metrics["evaluation/offset"], axis=0)  # [E, R, base]
     step = metrics["evaluation/step"] + 1
-    first = step[min(1, len(step) - 1)]
     for r, (ax, digit) in enumerate(zip(axes, digits, strict=True)):
         naive, next_one = probability[:, r, 0], probability[:, r, 1]
         parts = {"naive digit": naive, "naive + 1": next_one, "any other": 1 - naive - next_one}
         ax.stackplot(step, *parts.values(), labels=parts, colors=(TRAIN, TEST, "#d9d9d9"))
-        ax.set(xscale="log", xlim=(first, step[-1]), ylim=(0, 1), title=f"A{digit}", xlabel="step + 1")
+        ax.set(xscale="log", ylim=(0, 1), title=f"A{digit}", xlabel="step + 1")
+        _from_first_evaluation(ax, step)
     axes[0].set_ylabel("mean probability")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return figure
@@ -244,7 +244,9 @@ def confusions(metrics: Metrics, digits: Sequence[int], title: str, snapshots: i
         axes[r, 0].set_ylabel(f"A{digit}: true digit", fontsize=8)
     for ax, e in zip(axes[0], shown, strict=True):
         ax.set_title(f"step {step[e]:,}", fontsize=9)
-    figure.supxlabel("digit given probability to, 0 at the left; grey rows have no example", fontsize=9)
+    figure.supxlabel(
+        "digit given the probability, from 0 at the left; true digit from 0 at the top; grey: no example", fontsize=9
+    )
     figure.colorbar(image, ax=axes, shrink=0.6, label="mean probability")
     return figure
 
@@ -262,7 +264,8 @@ def cascades(metrics: Metrics, title: str) -> Figure:
         colour = colormaps["viridis_r"](0.15 + 0.75 * length / max(1, accuracy.shape[-1] - 1))
         _line(ax, lane, "accuracy", colour, f"cascade over {length}")
     step = metrics["evaluation/step"] + 1
-    ax.set(xlim=(step[min(1, len(step) - 1)], step[-1]), ylim=(-0.03, 1.03), ylabel="exact match")
+    ax.set(ylim=(-0.03, 1.03), ylabel="exact match")
+    _from_first_evaluation(ax, step)
     ax.legend(fontsize=8, loc="upper left")
     return figure
 
@@ -369,6 +372,16 @@ def shelf_law(points: Mapping[str, Mapping[int, Mapping[int, Sequence[int | None
     axes[0].set_ylabel("steps to leave")
     axes[0].legend()
     return figure
+
+
+def _from_first_evaluation(ax: Axes, step: np.ndarray) -> None:
+    """Begin the logarithmic axis at the first evaluation after the start: before it there is one point, far off."""
+    from matplotlib.ticker import NullFormatter
+
+    if len(step) > 2:
+        ax.set_xlim(step[1], step[-1])
+    # The numbers between the powers of ten would run into each other.
+    ax.xaxis.set_minor_formatter(NullFormatter())
 
 
 def _panels(count: int, title: str, log_steps: bool, width: float = 4.2) -> tuple[Figure, np.ndarray]:

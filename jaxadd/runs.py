@@ -81,7 +81,7 @@ def load(folder: str | os.PathLike) -> Record:
         params, summary = read_npz(folder / "params.npz"), json.loads((folder / "summary.json").read_text())
     except checkpoints.UNREADABLE as error:
         raise UserError(
-            f"the record in {folder} is missing or damaged ({checkpoints.first_line(error)}); resume the run"
+            f"the record in {folder} is missing or damaged ({checkpoints.first_line(error)}); resuming repairs it"
         ) from error
     return Record(origin, metrics, params, summary)
 

@@ -199,7 +199,7 @@ class _Walk:
         unknown = digits - len(information.columns)
         most = operands * (base - 1)
         bags = {"none": 1, "sum": unknown * most + 1, "digits": comb(unknown * operands + base - 1, base - 1)}
-        _check_states(bags[information.bag] * base * self.carries)
+        _check_states(max(bags[information.bag] * base, most + 1) * self.carries)
 
         chances = np.ones(1)
         for _ in range(operands):

@@ -360,7 +360,7 @@ class Addition:
           ValueError: the text is no such problem, or a number has the wrong width.
         """
         left, _, right = text.partition("=")
-        parts = left.split("+")
+        parts, right = [part.strip() for part in left.split("+")], right.strip()
         if len(parts) != self.operands:
             raise UserError(f"expected {self.operands} numbers joined by + as in {self._example}, got {text!r}")
         operands = np.stack([self._digits(part, self.digits, text) for part in parts])
