@@ -53,7 +53,7 @@ def conclude(trainer: Trainer, record: runs.Record) -> cli.Findings:
     task, metrics, title = trainer.config.task, record.metrics, report.title(trainer.config)
     levels = [task.floors(digit) for digit in task.read_digits]
     found = [
-        shelves.find(metrics["train_position_loss"][0, :, r], metrics["step"], level)
+        [shelves.find(lane[:, r], metrics["step"], level) for lane in metrics["train_position_loss"]]
         for r, level in enumerate(levels)
     ]
     first = f"{task.title}, seed {trainer.config.seeds[0]}"

@@ -21,8 +21,8 @@ from jaxadd.model import Transformer
 from jaxadd.optimizers import AdamW
 from jaxadd.tasks import Addition
 
-CONVERGED = 0.1  # Nats of smoothed train loss: far below every floor that leaves a carry unknown.
-SHELF = (1.0, 0.75, 0.7)  # Nats: the tens digit's loss is split where it first falls below each.
+CONVERGED = 0.01  # Nats of smoothed train loss: networks that stop short of a digit stay between 0.02 and 0.1.
+SHELF = (1.0, 0.8, 0.75, 0.7)  # Nats: the tens digit's loss is split where it first falls below each.
 
 
 @dataclass(frozen=True)

@@ -446,7 +446,7 @@ def test_a_mixture_too_narrow_for_the_finite_set():
         (lambda: Addition(batch_size=None), "batch_size None; None needs a finite set"),
         (lambda: Addition(batch_size=0), "batches of at least 1, got batch_size 0"),
         (lambda: Addition(finite=100, batch_size=101), "from 1 to the 100 training examples, got 101"),
-        (lambda: Addition(finite=0), "finite must leave problems to test on: .* got 0"),
+        (lambda: Addition(finite=0), "finite must be at least 1 and leave some to test on: .* got 0"),
         (lambda: Addition(digits=1, finite=100), "there are 100 different ones, got 100"),
         (
             lambda: Addition(digits=3, mixture=Mixture(cascade_length=3)),
@@ -528,6 +528,7 @@ def test_what_is_measured(fields):
         "loss_by_carry": (r, m),
         "accuracy_by_class": (6,),
         "accuracy_by_cascade": (task.digits,),
+        "digit_accuracy_by_cascade": (task.digits, r),
         "offset": (r, base),
         "confusion": (r, base, base),
     }
