@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import tyro
 
-from jaxadd import checkpoints, cli, report, runs
+from jaxadd import cli, report, runs
 from jaxadd.errors import UserError
 from jaxadd.tasks import Addition
 from jaxadd.train import Trainer
@@ -39,10 +39,9 @@ def main(options: Ask) -> int:
         row = int(np.argmax((answers != true).any(axis=-1)))
         raise UserError(f"{options.problems[row]!r} is wrong: {task.text(operands[row], true[row])}")
     trainer = Trainer(config)
-    params = checkpoints.nest(record.params, trainer.abstract_state().params)
     batch = task.batch(operands)
-    for s, seed in enumerate(config.seeds):
-        claims = np.asarray(report.claim(trainer, jax.tree.map(lambda x: x[s], params), batch.inputs))  # noqa: B023
+    every = jax.vmap(lambda params: report.claim(trainer, params, batch.inputs))(report.final_params(trainer, record))
+    for seed, claims in zip(config.seeds, np.asarray(every), strict=True):
         for i, claim in enumerate(claims):
             said = task.describe(np.asarray(batch.inputs[i]), np.asarray(batch.targets[i]), claim)
             right = (claim == batch.targets[i]).all()

@@ -2,19 +2,21 @@
 
 import contextlib
 import dataclasses
+import functools
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxadd import checkpoints, runs
 from jaxadd.analysis.answers import exact_match, free_run
 from jaxadd.config import RunConfig
 from jaxadd.fit import Progress
-from jaxadd.model import Params, Positions
+from jaxadd.model import Params
 from jaxadd.tasks import Batch
 from jaxadd.train import Trainer
 
@@ -38,10 +40,14 @@ class Answers(NamedTuple):
     wrong: np.ndarray
 
 
+def final_params(trainer: Trainer, record: runs.Record) -> Params:
+    """Give the final parameters of a complete run as the model takes them, with a leading S axis."""
+    return checkpoints.nest(record.params, trainer.abstract_state().params)
+
+
 def answers(trainer: Trainer, record: runs.Record, batch: Batch | None = None) -> Answers:
     """Let the first lane of a finished run answer a batch, its own test set by default."""
-    params = checkpoints.nest(record.params, trainer.abstract_state().params)
-    params, split = jax.tree.map(lambda x: x[0], (params, trainer.data.lane))
+    params, split = jax.tree.map(lambda x: x[0], (final_params(trainer, record), trainer.data.lane))
     if batch is None:
         batch = trainer.config.task.test_batch(trainer.data._replace(lane=split))
     claims = np.asarray(claim(trainer, params, batch.inputs))
@@ -51,11 +57,7 @@ def answers(trainer: Trainer, record: runs.Record, batch: Batch | None = None) -
 
 def claim(trainer: Trainer, params: Params, inputs: jax.Array) -> jax.Array:
     """Let one lane answer: int32 `[B, R]`; an autoregressive task gets the network's own answers so far as input."""
-    sizes = trainer.config.task.sizes
-
-    def predict(inputs: jax.Array, read: Positions | None = None) -> jax.Array:
-        return trainer.model.apply(params, inputs, read=read)[0]
-
+    predict, sizes = trainer.predict(params), trainer.config.task.sizes
     if sizes.autoregressive:
         return jax.jit(lambda inputs: free_run(predict, inputs, sizes.read))(inputs)
     return jax.jit(predict)(inputs).argmax(axis=-1)
@@ -66,15 +68,20 @@ def accuracy(trainer: Trainer, record: runs.Record, batch: Batch, at_once: int =
 
     For addition this is exact match, teacher-forced and free-running alike; see `answers.exact_match`.
     """
-    params = checkpoints.nest(record.params, trainer.abstract_state().params)
+    params = final_params(trainer, record)
     count = len(batch.targets)
     right = np.zeros(len(trainer.config.seeds))
-    score = jax.jit(lambda lane, part: exact_match(trainer.model.apply(lane, part.inputs)[0], part.targets).sum())
     for start in range(0, count, at_once):
         part = jax.tree.map(lambda x: x[start : start + at_once], batch)  # noqa: B023
         for s in range(len(right)):
-            right[s] += score(jax.tree.map(lambda x: x[s], params), part)  # noqa: B023
+            right[s] += _count_right(trainer.model.apply, jax.tree.map(lambda x: x[s], params), part)  # noqa: B023
     return right / count
+
+
+# Compiled once per network and batch size, however many batches are counted.
+@functools.partial(jax.jit, static_argnums=0)
+def _count_right(apply: Callable, params: Params, batch: Batch) -> jax.Array:
+    return jnp.sum(exact_match(apply(params, batch.inputs)[0], batch.targets))
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:

@@ -17,8 +17,8 @@ import optax
 
 from jaxadd import losses, optimizers
 from jaxadd.config import RunConfig
-from jaxadd.model import Params, Positions
-from jaxadd.tasks import Batch, Data
+from jaxadd.model import Params
+from jaxadd.tasks import Batch, Data, Predict
 
 RUNNING, STOPPED, DIVERGED = 0, 1, 2
 CAPACITY = 1024  # Rows per chunk at most: the length of the metric buffers on the device.
@@ -78,6 +78,10 @@ class Trainer:
           and the mean loss at each position read, `[R]`.
         """
         return _score(self.model.apply(params, batch.inputs)[0], batch.targets)
+
+    def predict(self, params: Params) -> Predict:
+        """Give one lane's network with its parameters: `predict(inputs, read=None)` gives logits `[B, R, C]`."""
+        return lambda inputs, read=None: self.model.apply(params, inputs, read=read)[0]
 
     def evaluate(self, params: Params) -> dict[str, jax.Array]:
         """Compute the test metrics of every lane, each `[S]`, and what the task measures, `[S, ...]`."""
@@ -172,9 +176,7 @@ class Trainer:
             task, own = self.config.task, Data(shared, split)
             batch = task.test_batch(own)
 
-            def predict(inputs: jax.Array, read: Positions | None = None) -> jax.Array:
-                return self.model.apply(params, inputs, read=read)[0]
-
+            predict = self.predict(params)
             logits = predict(batch.inputs)
             loss, (accuracy, _) = _score(logits, batch.targets)
             return {"test_loss": loss, "test_accuracy": accuracy, **task.measure(own, batch, logits, predict)}

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxadd.analysis import answers, floors
-from jaxadd.analysis.carries import Carries, answer_length, carries
+from jaxadd.analysis.carries import CLASSES, Carries, answer_length, carries
 from jaxadd.errors import UserError, check_choices
 from jaxadd.tasks.sampling import check_batch_size, choose
 from jaxadd.tasks.task import Batch, Data, Predict, Sizes
@@ -389,11 +389,8 @@ class Addition:
         operands = np.asarray(self._decode_question(inputs))
         facts = self.features(operands)
         wrong = ", ".join(f"A{k}" for k, t, c in zip(self.read_digits, target, claim, strict=True) if t != c)
-        if self.target == "single":
-            said, right = (_NUMERALS[d[0]] if self.base <= len(_NUMERALS) else str(d[0]) for d in (claim, target))
-        else:
-            order = np.argsort(self.read_digits)
-            said, right = self._numeral(np.asarray(claim)[order]), self._numeral(np.asarray(target)[order])
+        order = np.argsort(self.read_digits)
+        said, right = (self._numeral(np.asarray(digits)[order]) for digits in (claim, target))
         question = "+".join(map(self._numeral, operands))
         count, cascade = int(facts.count), int(facts.cascade)
         carried = f"{count} carr{'y' if count == 1 else 'ies'}, longest cascade {cascade}" if count else "no carry"
@@ -490,7 +487,9 @@ class Addition:
             "digit_accuracy": jnp.mean(answers.correct(logits, batch.targets), axis=0),
             **answers.split(logits, naive, carry, candidates),
             "loss_by_carry": answers.mean_by(loss, carry, self.operands).T,
-            "accuracy_by_class": answers.mean_by(answers.exact_match(logits, batch.targets), facts.kind, 6),
+            "accuracy_by_class": answers.mean_by(
+                answers.exact_match(logits, batch.targets), facts.kind, len(CLASSES)
+            ),
             "accuracy_by_cascade": jnp.mean(jnp.min(by_cascade, axis=-1), axis=1),
             "digit_accuracy_by_cascade": jnp.mean(by_cascade, axis=1),
             "offset": answers.offset_from_naive(logits, naive),
