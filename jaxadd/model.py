@@ -46,7 +46,7 @@ class Model(NamedTuple):
         task's own by default, a tuple or an int32 array `[R]` that may be traced; in the last block,
         activations after the attention exist there only. Asking for nothing costs nothing. An unknown name
         raises ValueError.
-      names: every activation's name, in order of computation.
+      names: every activation's name, in order of computation; the last is "logits".
     """
 
     init: Callable[[jax.Array], Params]
@@ -179,9 +179,9 @@ def _build(module: nn.Module, config: Network, sizes: Sizes, names: tuple[str, .
         params = jax.tree.map(lambda w: w.astype(config.dtype), params)
         with jax.default_matmul_precision(config.precision):
             logits = module.apply({"params": params}, inputs, taps, sizes.read if read is None else read)
-        return logits.astype(jnp.float32), taps.seen
+        return taps("logits", logits.astype(jnp.float32), (0,)), taps.seen
 
-    model = Model(init, apply, names)
+    model = Model(init, apply, (*names, "logits"))
     return model
 
 

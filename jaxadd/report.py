@@ -151,14 +151,14 @@ def shapes(trainer: Trainer) -> str:
     model, (train, test) = trainer.model, trainer.abstract_batches()
     state = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), trainer.abstract_state())
     look = lambda params, batch: model.apply(params, batch.inputs, names=model.names)  # noqa: E731
-    logits, seen = jax.eval_shape(look, state.params, train)
+    _, seen = jax.eval_shape(look, state.params, train)
     gradients, _ = jax.eval_shape(jax.grad(trainer.loss, has_aux=True), state.params, train)
     parts = {
         "batch": {"train": train, "test": test},
         "parameter": state.params,
         "gradient": gradients,
         "optimizer": state.opt_state,
-        "activation": {name: seen[name] for name in model.names} | {"logits": logits},
+        "activation": {name: seen[name] for name in model.names},
     }
     rows = [(part, *row) for part, tree in parts.items() for row in checkpoints.named_leaves(tree)]
     width = max(len(name) for _, name, _ in rows)

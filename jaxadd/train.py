@@ -17,6 +17,7 @@ import optax
 
 from jaxadd import losses, optimizers
 from jaxadd.config import RunConfig
+from jaxadd.lanes import over_lanes
 from jaxadd.model import Params
 from jaxadd.tasks import Batch, Data, Predict
 
@@ -151,7 +152,7 @@ class Trainer:
             # Where nothing was measured, zeros go where the next evaluation will.
             taken = {name: buffer.at[:, evaluation].set(test[name]) for name, buffer in taken.items()}
             test = {name: test[name] for name in TEST_METRICS}
-            state, row = _over_lanes(self._step)(state, hyper, data.lane, test, shared=(data.shared, due, last))
+            state, row = over_lanes(self._step)(state, hyper, data.lane, test, shared=(data.shared, due, last))
             rows = {name: buffer.at[:, i].set(row[name]) for name, buffer in rows.items()}
             return i + 1, state, rows, evaluation + measured, taken
 
@@ -181,7 +182,7 @@ class Trainer:
             loss, (accuracy, _) = _score(logits, batch.targets)
             return {"test_loss": loss, "test_accuracy": accuracy, **task.measure(own, batch, logits, predict)}
 
-        return _over_lanes(lane)(params, data.lane, shared=(data.shared,))
+        return over_lanes(lane)(params, data.lane, shared=(data.shared,))
 
     def _step(self, state, hyper, split, test, shared, due, last) -> tuple[TrainState, dict[str, jax.Array]]:
         """Make one step of one lane. `test` are its test metrics, by which it may stop where they are `due`."""
@@ -219,21 +220,6 @@ def _score(logits: jax.Array, targets: jax.Array) -> tuple[jax.Array, tuple[jax.
     loss = losses.cross_entropy(logits, targets)
     right = jnp.all(losses.margin(logits, targets) > 0, axis=-1)
     return jnp.mean(loss), (jnp.mean(right.astype(jnp.float32)), jnp.mean(loss, axis=0))
-
-
-def _over_lanes(function: Callable) -> Callable:
-    """Map over the leading S axis of every argument; those in `shared`, which follow, all lanes have in common.
-
-    Accelerators take all lanes at once. A CPU takes one after the other: a lane's arrays then stay in its
-    cache, matrix products stay large, and lane i computes what a run of its seed alone would.
-    """
-
-    def mapped(*arguments: Any, shared: tuple = ()) -> Any:
-        if jax.default_backend() == "cpu":
-            return jax.lax.map(lambda lane: function(*lane, *shared), arguments)
-        return jax.vmap(lambda *lane: function(*lane, *shared))(*arguments)
-
-    return mapped
 
 
 def _count_products(jaxpr: Any) -> int:

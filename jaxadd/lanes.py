@@ -1,0 +1,29 @@
+"""One way to do the same for many: lanes of a run, states of a training, interventions at a network."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+
+def over_lanes(function: Callable, width: int | None = None) -> Callable:
+    """Map a function over the leading axis of every argument; those in `shared`, which follow, all have in common.
+
+    Accelerators take `width` at once, all of them by default. A CPU takes one after the other: a lane's arrays
+    then stay in its cache, matrix products stay large, and lane i computes what it would alone.
+
+    Args:
+      function: called as `function(*lane, *shared)`.
+      width: lanes that an accelerator takes at once, where all together would not fit its memory.
+
+    Returns:
+      `mapped(*arguments, shared=())`, which gives results with the same leading axis.
+    """
+
+    def mapped(*arguments: Any, shared: tuple = ()) -> Any:
+        one = lambda lane: function(*lane, *shared)  # noqa: E731
+        if jax.default_backend() == "cpu":
+            return jax.lax.map(one, arguments)
+        return jax.vmap(one)(arguments) if width is None else jax.lax.map(one, arguments, batch_size=width)
+
+    return mapped
