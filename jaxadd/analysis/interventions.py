@@ -1,0 +1,208 @@
+"""Interventions: look at activations, and put something else in their place.
+
+An edit is a pure function of one activation, batch first, and an argument of `apply` (`edits={name: edit}`), so
+everything here works under `jit`, `grad` and `vmap`. A `Site` says where: which positions, heads or neurons of an
+activation. `each` makes one intervention at every one of many sites in a single compiled call.
+"""
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxadd.errors import UserError
+from jaxadd.lanes import over_lanes
+from jaxadd.model import Params
+
+Edit = Callable[[jax.Array], jax.Array]
+Apply = Callable[..., tuple[jax.Array, dict[str, jax.Array]]]
+
+# What the axes of an activation are after the batch, by the last part of its name; others are [position, D].
+_AXES = {
+    **dict.fromkeys(("hook_q", "hook_k", "hook_v", "hook_z"), ("positions", "heads", "")),
+    **dict.fromkeys(("hook_pattern", "hook_attn_scores"), ("heads", "positions", "sources")),
+    **dict.fromkeys(("hook_pre", "hook_post"), ("positions", "neurons")),
+}
+
+
+class Site(NamedTuple):
+    """A part of one activation; None takes all there are.
+
+    Attributes:
+      name: of the activation, such as "blocks.0.attn.hook_z".
+      positions: token positions, from 0; of attention patterns, those that look.
+      heads: of an activation that has heads.
+      neurons: of `mlp.hook_pre` and `mlp.hook_post`.
+      sources: of attention patterns and scores, the token positions looked at.
+    """
+
+    name: str
+    positions: tuple[int, ...] | None = None
+    heads: tuple[int, ...] | None = None
+    neurons: tuple[int, ...] | None = None
+    sources: tuple[int, ...] | None = None
+
+
+def cache(
+    params: Params, apply: Apply, inputs: jax.Array, names: Collection[str], edits: Mapping[str, Edit] | None = None
+) -> dict[str, jax.Array]:
+    """Give the activations of these names, batch first, of a run with `edits` if there are any."""
+    return apply(params, inputs, names, edits or {})[1]
+
+
+def gradients(
+    params: Params,
+    apply: Apply,
+    inputs: jax.Array,
+    names: Collection[str],
+    objective: Callable[[jax.Array], jax.Array],
+) -> dict[str, jax.Array]:
+    """Compute the gradient of a scalar function of the logits `[B, R, C]` by each activation, in its shape."""
+    shapes = jax.eval_shape(lambda: apply(params, inputs, names)[1])
+    nothing = {name: jnp.zeros(shape.shape, shape.dtype) for name, shape in shapes.items()}
+
+    def value(added: dict[str, jax.Array]) -> jax.Array:
+        edits = {name: lambda x, more=more: x + more for name, more in added.items()}
+        return objective(apply(params, inputs, (), edits)[0])
+
+    return jax.grad(value)(nothing)
+
+
+# --- edits -----------------------------------------------------------------------------------------------
+
+
+def zero(x: jax.Array) -> jax.Array:
+    """Put 0 in its place."""
+    return jnp.zeros_like(x)
+
+
+def mean(x: jax.Array) -> jax.Array:
+    """Put the mean over the batch in its place."""
+    return jnp.broadcast_to(jnp.mean(x, axis=0), x.shape)
+
+
+def scale(factor: float | jax.Array) -> Edit:
+    """Multiply by a number, or by anything that broadcasts."""
+    return lambda x: x * factor
+
+
+def resample(partner: jax.Array) -> Edit:
+    """Put that of another example in its place: example i gets what `partner[i]`, int `[B]`, has."""
+    return lambda x: x[partner]
+
+
+def patch(source: jax.Array) -> Edit:
+    """Put a given activation in its place, such as one cached from another batch."""
+
+    def patched(x: jax.Array) -> jax.Array:
+        chex.assert_is_broadcastable(source.shape, x.shape)
+        return jnp.broadcast_to(source, x.shape)
+
+    return patched
+
+
+def project_onto(directions: jax.Array) -> Edit:
+    """Keep only what lies in the span of `directions` `[n, D]`, along the last axis; they need not be orthogonal."""
+    chex.assert_rank(directions, 2)
+    projector = jnp.linalg.pinv(directions) @ directions
+    return lambda x: x @ projector
+
+
+def project_out(directions: jax.Array) -> Edit:
+    """Remove what lies in the span of `directions` `[n, D]`, along the last axis."""
+    onto = project_onto(directions)
+    return lambda x: x - onto(x)
+
+
+def where(mask: jax.Array, edit: Edit) -> Edit:
+    """Restrict an edit to where `mask` is true: bool, broadcastable to one example's activation, perhaps traced."""
+    return lambda x: jnp.where(mask, edit(x), x)
+
+
+# --- sites -----------------------------------------------------------------------------------------------
+
+
+def mask(site: Site, shape: Sequence[int], length: int, read: Sequence[int]) -> np.ndarray:
+    """Mark a site within its activation.
+
+    Args:
+      site: what to mark.
+      shape: of the activation, batch first.
+      length: T, the number of tokens.
+      read: the R positions read, ascending; in the last block activations may exist there only.
+
+    Returns:
+      bool, broadcastable to `shape[1:]`.
+
+    Raises:
+      ValueError: the activation has no such axis, or no such member on it.
+    """
+    axes = _AXES.get(site.name.rpartition(".")[2], ("positions", "")) if site.name != "logits" else ("positions", "")
+    if wrong := [field for field in site._fields[1:] if getattr(site, field) is not None and field not in axes]:
+        known = ", ".join(filter(None, axes))
+        raise UserError(f"{site.name} has no {', '.join(wrong)} to choose from; it has {known}")
+    marked = np.ones((1,) * len(axes), bool)
+    for axis, (field, size) in enumerate(zip(axes, shape[1:], strict=True)):
+        chosen = getattr(site, field) if field else None
+        if chosen is None:
+            continue
+        there = list(read) if field == "positions" and size == len(read) != length else list(range(size))
+        if missing := sorted(set(chosen) - set(there)):
+            raise UserError(f"{site.name} has {field} {there[0]} to {there[-1]} of those computed, not {missing}")
+        marked = marked & np.expand_dims(np.isin(there, chosen), [a for a in range(len(axes)) if a != axis])
+    return marked
+
+
+def masks(
+    sites: Sequence[Site], params: Params, apply: Apply, inputs: jax.Array, read: Sequence[int]
+) -> dict[str, np.ndarray]:
+    """Mark n sites within their activations.
+
+    Returns:
+      bool `[n, ...]` by name, broadcastable to that activation behind the batch; row i is true at site i where
+      it is of that name, and nowhere else.
+    """
+    names = tuple(dict.fromkeys(site.name for site in sites))
+    shapes = jax.eval_shape(lambda: apply(params, inputs, names, read=tuple(read))[1])
+    marked: dict[str, np.ndarray] = {}
+    for name in names:
+        own = {i: mask(s, shapes[name].shape, inputs.shape[1], read) for i, s in enumerate(sites) if s.name == name}
+        shape = np.broadcast_shapes(*(m.shape for m in own.values()))
+        marked[name] = np.zeros((len(sites), *shape), bool)
+        for i, row in own.items():
+            marked[name][i] = row
+    return marked
+
+
+def each(
+    params: Params,
+    apply: Apply,
+    inputs: jax.Array,
+    marked: Mapping[str, jax.Array],
+    edit: Edit,
+    measure: Callable[[jax.Array], Any],
+    read: Sequence[int] | None = None,
+) -> Any:
+    """Intervene at every site, one at a time, in one compiled call.
+
+    Args:
+      params: of one lane.
+      apply: the model's.
+      inputs: `[B, T]`.
+      marked: as `masks` gives it, n rows.
+      edit: what takes the place of each site, such as `mean`.
+      measure: a function of the logits `[B, R, C]`; only its result is kept.
+      read: the positions read, the task's own by default.
+
+    Returns:
+      what `measure` gives, with a leading axis n.
+    """
+
+    def one(row: Mapping[str, jax.Array]) -> Any:
+        edits = {name: where(place, edit) for name, place in row.items()}
+        return measure(apply(params, inputs, (), edits, read=read)[0])
+
+    return over_lanes(one, width=16)({name: jnp.asarray(m) for name, m in marked.items()})

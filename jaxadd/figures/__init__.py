@@ -1,0 +1,52 @@
+"""Every picture. Functions take a run's metrics, or arrays measured on it, and give a matplotlib Figure."""
+
+from jaxadd.figures.addition import cascades, confusions, digit_curves, offsets
+from jaxadd.figures.circuits import (
+    attention_change,
+    attention_maps,
+    attribution,
+    circuit_matrices,
+    composition,
+    logit_lens,
+)
+from jaxadd.figures.interventions import damage_map, hypotheses
+from jaxadd.figures.modular import (
+    attention_over_pairs,
+    embedding_norms,
+    logit_spectrum,
+    neuron_clusters,
+    neuron_maps,
+)
+from jaxadd.figures.progress import measures
+from jaxadd.figures.studies import arms, loss_grid, loss_split, shelf_law
+from jaxadd.figures.training import curves, error_map, misread, norms, spike
+
+__all__ = [
+    "arms",
+    "attention_change",
+    "attention_maps",
+    "attention_over_pairs",
+    "attribution",
+    "cascades",
+    "circuit_matrices",
+    "composition",
+    "confusions",
+    "curves",
+    "damage_map",
+    "digit_curves",
+    "embedding_norms",
+    "error_map",
+    "hypotheses",
+    "logit_lens",
+    "logit_spectrum",
+    "loss_grid",
+    "loss_split",
+    "measures",
+    "misread",
+    "neuron_clusters",
+    "neuron_maps",
+    "norms",
+    "offsets",
+    "shelf_law",
+    "spike",
+]

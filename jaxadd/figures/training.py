@@ -1,0 +1,157 @@
+"""Figures of any run: loss, accuracy and norms over steps, a loss spike, and what is answered wrongly."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from jaxadd.figures.style import (
+    ABSENT,
+    FLOOR,
+    OTHER,
+    PALETTE,
+    TEST,
+    TRAIN,
+    around_zero,
+    brief,
+    colour_bar,
+    diverging,
+    line,
+    new_figure,
+    panels,
+    styled,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from jaxadd.fit import Metrics
+
+
+@styled
+def curves(metrics: Metrics, title: str, *, log_steps: bool = True) -> Figure:
+    """Draw train and test loss (log) and accuracy over steps.
+
+    Args:
+      metrics: as in `fit.Result`; with several lanes the median is drawn, over a band of all of them.
+      title: of the figure.
+      log_steps: draw steps on a logarithmic axis.
+    """
+    figure, (loss, accuracy) = panels(2, title, log_steps)
+    for name, colour in (("train", TRAIN), ("test", TEST)):
+        line(loss, metrics, f"{name}_loss", colour, name)
+        line(accuracy, metrics, f"{name}_accuracy", colour, name)
+    loss.set(yscale="log", ylabel="cross-entropy, nats", title="loss")
+    accuracy.set(ylim=(-0.03, 1.03), ylabel="share answered rightly", title="accuracy")
+    loss.legend()
+    return figure
+
+
+@styled
+def norms(metrics: Metrics, title: str, *, log_steps: bool = True) -> Figure:
+    """Draw the norms of gradient, update and weights over steps; arguments as for `curves`."""
+    figure, axes = panels(3, title, log_steps)
+    for ax, name in zip(axes, ("grad_norm", "update_norm", "weight_norm"), strict=True):
+        line(ax, metrics, name, OTHER)
+        ax.set(title=name.replace("grad", "gradient").replace("_", " "), ylabel="Euclidean norm")
+        if name != "weight_norm":
+            ax.set_yscale("log")
+    return figure
+
+
+@styled
+def spike(
+    step: np.ndarray, losses: Mapping[str, np.ndarray], grad_norms: Mapping[str, np.ndarray], title: str
+) -> Figure:
+    """Draw the steps around a loss spike: losses, and the gradient's norm in every group of parameters.
+
+    Norms are drawn relative to their median in this window, so that it shows which group leads and which follow.
+
+    Args:
+      step: `[T]`, T at least 2.
+      losses: by name, `[T]` each, nats; the first is marked where it is largest.
+      grad_norms: by group of parameters, `[T]` each; NaN or 0 is left blank.
+      title: of the figure.
+    """
+    figure = new_figure((8.4, 0.2 * len(grad_norms) + 4), title)
+    above, below = figure.subplots(2, 1, sharex=True, height_ratios=(2.4, 0.2 * len(grad_norms) + 0.3))
+    colours = itertools.cycle(PALETTE)
+    for i, (name, loss) in enumerate(losses.items()):
+        above.plot(
+            step, loss, color=next(colours) if i else OTHER, lw=1 if i else 1.8, label=name, zorder=3 - (i > 0)
+        )
+    main = np.asarray(next(iter(losses.values())))
+    peak = step[np.argmax(np.where(np.isnan(main), -np.inf, main))]
+    above.axvline(peak, color=FLOOR, lw=0.9, ls=(0, (4, 3)))
+    above.set(yscale="log", ylabel="nats", title=f"loss, highest at step {peak:,}")
+    if len(losses) > 1:
+        above.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8)
+
+    size = np.stack(list(grad_norms.values()))
+    size = np.where(size > 0, size, np.nan)
+    median = np.array([np.median(row[np.isfinite(row)]) if np.isfinite(row).any() else np.nan for row in size])
+    change = np.log10(size / median[:, None])
+    rows = np.arange(len(size))
+    image = below.pcolormesh(
+        step, rows, np.ma.masked_invalid(change), cmap=diverging(), norm=around_zero(change), shading="nearest"
+    )
+    below.set_yticks(rows, [f"{name}  {brief(m)}" for name, m in zip(grad_norms, median, strict=True)], fontsize=8)
+    below.set(xlabel="step", title="norm of the gradient; its median beside the name", facecolor=ABSENT)
+    below.grid(visible=False)
+    below.invert_yaxis()
+    colour_bar(figure, image, below, "powers of ten\nabove the median")
+    return figure
+
+
+@styled
+def error_map(wrong: np.ndarray, trained: np.ndarray, title: str) -> Figure:
+    """Draw which pairs (a, b) a network answers wrongly.
+
+    Args:
+      wrong: bool `[P, P]`, by a and b.
+      trained: bool `[P, P]`, the pairs of the train set.
+      title: of the figure.
+    """
+    from matplotlib.colors import ListedColormap
+    from matplotlib.patches import Patch
+
+    figure = new_figure((5.6, 6.2), title)
+    ax = figure.subplots()
+    colours = {"test, right": "#f3f0ea", "train, right": "#c9d7ea", "test, wrong": TEST, "train, wrong": "#16324f"}
+    ax.imshow(
+        trained + 2 * wrong, cmap=ListedColormap(list(colours.values())), vmin=0, vmax=3, interpolation="nearest"
+    )
+    counts = [np.sum((trained + 2 * wrong) == i) for i in range(4)]
+    labels = [f"{name}: {count:,}" for name, count in zip(colours, counts, strict=True)]
+    handles = [
+        Patch(facecolor=c, edgecolor="#999999", label=t) for c, t in zip(colours.values(), labels, strict=True)
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=2)
+    ax.grid(visible=False)
+    ax.set(xlabel="b", ylabel="a")
+    return figure
+
+
+@styled
+def misread(images: np.ndarray, targets: np.ndarray, claims: np.ndarray, title: str) -> Figure:
+    """Draw the first images that were read wrongly, each with its digit and the claim.
+
+    Args:
+      images: `[n, features]` in [0, 1], square; at most 24 are drawn.
+      targets: `[n]`.
+      claims: `[n]`.
+      title: of the figure.
+    """
+    shown = min(len(images), 24)
+    rows = max(1, -(-shown // 8))
+    figure = new_figure((8.4, 1.35 * rows + 0.5), title)
+    for ax in figure.subplots(rows, 8, squeeze=False).flat:
+        ax.set_axis_off()
+    for ax, image, target, claim in zip(figure.axes, images[:shown], targets, claims, strict=False):
+        side = round(len(image) ** 0.5)
+        ax.imshow(image.reshape(side, -1), cmap="Greys", vmin=0, vmax=1)
+        ax.set_title(f"{target}, read as {claim}", fontsize=8)
+    return figure
