@@ -176,7 +176,7 @@ def _build(module: nn.Module, config: Network, sizes: Sizes, names: tuple[str, .
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         chex.assert_shape(inputs, (None, sizes.length))
         taps = _Taps(model.names, names, edits or {})
-        params = jax.tree.map(lambda w: w.astype(config.dtype), params)
+        params = jax.tree.map(lambda w: jnp.asarray(w, config.dtype), params)
         with jax.default_matmul_precision(config.precision):
             logits = module.apply({"params": params}, inputs, taps, sizes.read if read is None else read)
         return taps("logits", logits.astype(jnp.float32), (0,)), taps.seen

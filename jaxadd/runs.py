@@ -86,6 +86,14 @@ def load(folder: str | os.PathLike) -> Record:
     return Record(origin, metrics, params, summary)
 
 
+def states(folder: str | os.PathLike, trainer: Trainer, note: Note = print) -> Iterator[tuple[int, TrainState]]:
+    """Read the saved states of a run one by one, with their steps; damaged ones are told of and passed over."""
+    for step in checkpoints.steps(Path(folder) / "checkpoints"):
+        state = _newest_checkpoint(Path(folder), trainer, step, note)
+        if state is not None and checkpoints.updates_made(state) == step:
+            yield step, state
+
+
 def train(
     trainer: Trainer,
     folder: str | os.PathLike,

@@ -8,7 +8,6 @@ last lane is done.
 
 import math
 import time
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax

@@ -93,6 +93,19 @@ def test_contributions_add_up_to_the_logits(task, network):
     np.testing.assert_allclose(sum(parts.values()), logits, rtol=1e-4, atol=1e-4)
 
 
+def test_a_faint_stream_is_scaled_as_the_network_scales_it():
+    """Where the stream's variance is that of LayerNorm's epsilon, another epsilon would show."""
+    model, params, batch, read = case("modular", "norm-attention")
+    params = jax.tree.map(lambda w: w, params)
+    for part, name in ((params["embed"], "W_E"), (params["pos_embed"], "W_pos"), (params["blocks.0"]["attn"], "W_O")):
+        part[name] = 0.003 * part[name]
+    logits = run(model, params, batch.inputs)
+    parts = attribution.attribution(params, model.apply, batch.inputs, read)
+    lens = attribution.logit_lens(params, model.apply, batch.inputs, read)
+    for found in (sum(parts.values()), lens["blocks.0.hook_resid_post"]):
+        np.testing.assert_allclose(found, logits, rtol=1e-4, atol=1e-4)
+
+
 def test_any_positions_may_be_read_and_traced():
     model, params, batch, _ = case("sequential", "deep")
     every = jnp.arange(batch.inputs.shape[1])

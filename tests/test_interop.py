@@ -1,10 +1,10 @@
 """Checkpoints from elsewhere: what is read is what was written, and no file does anything but be read."""
 
+import functools
 import io
 import os
 import pickle
 import random
-import resource
 import struct
 import subprocess
 import sys
@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from jaxadd import interop
 from jaxadd.errors import UserError
-from jaxadd.interop import archive, unpickling
+from jaxadd.interop import archive, pickling, unpickling
 from jaxadd.model import Transformer
 from jaxadd.tasks.task import Sizes
 
@@ -31,17 +31,22 @@ REBUILD = b"ctorch._utils\n_rebuild_tensor_v2\n"
 ORDERED = b"ccollections\nOrderedDict\n"
 
 
+@functools.cache
+def _shapes(config, sizes):
+    return jax.eval_shape(config.build(sizes).init, jax.random.key(0))
+
+
 def network(config, length=3, vocabulary=6, classes=5, seed=0, wild=False):
     """Parameters of a network; wild ones are any 32 bits, NaN and infinity among them."""
-    model = config.build(Sizes(length=length, classes=classes, vocabulary=vocabulary, read=(length - 1,)))
-    shapes, rng = jax.eval_shape(model.init, jax.random.key(0)), np.random.default_rng(seed)
+    sizes = Sizes(length=length, classes=classes, vocabulary=vocabulary, read=(length - 1,))
+    rng = np.random.default_rng(seed)
 
     def draw(leaf):
         if wild:
             return rng.integers(2**32, size=leaf.shape, dtype=np.uint32).view(np.float32)
         return rng.standard_normal(leaf.shape, np.float32)
 
-    return jax.tree.map(draw, shapes)
+    return jax.tree.map(draw, _shapes(config, sizes))
 
 
 SMALL = Transformer(layers=2, d_model=4, heads=2, d_mlp=3)
@@ -65,7 +70,7 @@ def networks(draw):
 
 
 quick = settings(
-    max_examples=20, deadline=None, database=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=12, deadline=None, database=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 
 
@@ -163,7 +168,11 @@ def _lens_logits(state, tokens, layers):
 
     x = state["embed.W_E"][tokens] + state["pos_embed.W_pos"][: tokens.shape[1]]
     for i in range(layers):
-        w = {name.split(".")[-1]: a for name, a in state.items() if name.startswith((f"blocks.{i}.attn", f"blocks.{i}.m"))}
+        w = {
+            name.split(".")[-1]: a
+            for name, a in state.items()
+            if name.startswith((f"blocks.{i}.attn", f"blocks.{i}.m"))
+        }
         y = norm(x, f"blocks.{i}.ln1")
         q, k, v = (np.einsum("btd,hdk->bthk", y, w[f"W_{x}"]) + w[f"b_{x}"] for x in "QKV")
         scores = np.einsum("bqhk,bthk->bhqt", q, k) / np.sqrt(q.shape[-1])
@@ -222,59 +231,85 @@ def test_torch_loads_what_is_written(torch, tmp_path):
     params, mu, nu = (network(SMALL, seed=seed) for seed in range(3))
     rest = {"losses": [0.5, 1e-40], "config": {"lr": 1e-3, "name": "é", "big": 2**62}, "t": (1, None, True)}
     arrays = {str(dtype): np.arange(4).astype(dtype) for dtype in unpickling.STORAGES.values()}
-    optimizer = interop.Adam(mu, jax.tree.map(np.abs, nu), 9, {"lr": 0.25})
-    interop.write(tmp_path / "x.pth", params, optimizer=optimizer, rest=rest | {"arrays": arrays})
-    for options in ({"weights_only": True}, {"weights_only": False}):
-        found = torch.load(tmp_path / "x.pth", **options)
-        state = interop.to_mainline(params)
+    optimizer = interop.Adam(mu, nu, 9, {"lr": 0.25})
+    for layout, convert in (("mainline", interop.to_mainline), ("transformer_lens", interop.to_transformer_lens)):
+        path = tmp_path / "x.pth"
+        interop.write(path, params, optimizer=optimizer, rest=rest | {"arrays": arrays}, layout=layout)
+        found = torch.load(path, weights_only=True)
+        state = convert(params)
         assert list(found["model"]) == list(state)
-        assert all(bits(found["model"][name].numpy()) == bits(state[name]) for name in state)
+        assert bits({name: found["model"][name].numpy() for name in state}) == bits(state)
         assert {name: found[name] for name in rest} == rest
         assert {name: str(x.dtype) for name, x in found["arrays"].items()} == {n: f"torch.{n}" for n in arrays}
         assert all(x.tolist() == arrays[name].tolist() for name, x in found["arrays"].items())
-    # The optimiser of torch takes the state for parameters of these shapes in this order, and can go on.
-    weights = [torch.nn.Parameter(array) for name, array in found["model"].items() if not name.endswith("mask")]
-    adam = torch.optim.AdamW(weights)
-    adam.load_state_dict(found["optimizer"])
-    for weight in weights:
-        weight.grad = torch.ones_like(weight)
-    adam.step()
-    assert adam.param_groups[0]["lr"] == 0.25
-    assert int(adam.state[weights[0]]["step"]) == 10
-    expected = 0.9 * interop.to_mainline(mu)["embed.W_E"] + 0.1
-    np.testing.assert_allclose(adam.state[weights[0]]["exp_avg"].numpy(), expected, rtol=1e-5)
+        assert found["optimizer"]["param_groups"][0]["lr"] == 0.25
+        assert found["optimizer"]["state"][0]["exp_avg"].tolist() == convert(mu)["embed.W_E"].tolist()
+        interop.write(path, params, layout=layout, nested=False)
+        assert list(torch.load(path, weights_only=True)) == list(state)
 
 
-@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+@pytest.mark.parametrize("protocol", [2, 4])
 def test_what_torch_wrote_is_read(torch, tmp_path, protocol):
     params = network(SMALL)
     state = interop.to_mainline(params)
+    content = OrderedDict((name, torch.nn.Parameter(torch.from_numpy(array))) for name, array in state.items())
+    content._metadata = {"": {"version": 1}}
+    moments = {"scheduler": {"lr_lambdas": [None], "betas": (1, 2)}}
+    losses = {"numpy": np.float64(0.1), "array": np.arange(4.0)[::2], "fortran": np.ones((2, 3), order="F")}
+    facts = {
+        "device": torch.device("cuda", 0),
+        "dtype": torch.float32,
+        "size": torch.Size([2]),
+        "step": torch.tensor(4),
+    }
+    torch.save({"model": content, **moments, **losses, **facts}, tmp_path / "x.pth", pickle_protocol=protocol)
+    found = interop.read(tmp_path / "x.pth")
+    assert bits(found.params) == bits(params)
+    rest = found.rest
+    assert rest["scheduler"] == moments["scheduler"]
+    assert (rest["numpy"], rest["array"].tolist(), rest["fortran"].tolist()) == (0.1, [0, 2], [[1] * 3] * 2)
+    assert (rest["device"], rest["dtype"], rest["size"], rest["step"]) == ("cuda:0", "torch.float32", (2,), 4)
+
+
+@pytest.mark.slow
+def test_the_optimizer_of_torch_goes_both_ways(torch, tmp_path):
+    """Three steps there are read here; what is written here goes on there. Slow: torch imports its compiler first."""
+    state = interop.to_mainline(network(SMALL))
     module = torch.nn.Module()
     for name, array in state.items():
         if not name.endswith("mask"):
             module.register_parameter(name.replace(".", "_"), torch.nn.Parameter(torch.from_numpy(array.copy())))
-    adam = torch.optim.AdamW(module.parameters(), lr=0.5, betas=(0.9, 0.98))
-    for _ in range(3):
-        for weight in module.parameters():
-            weight.grad = torch.full_like(weight, 2.0)
+
+    def step(adam, weights, gradient):
+        for weight in weights:
+            weight.grad = torch.full_like(weight, gradient)
         adam.step()
-    learned = iter(module.parameters())
-    content = OrderedDict((n, torch.from_numpy(a) if n.endswith("mask") else next(learned)) for n, a in state.items())
-    content._metadata = {"": {"version": 1}}
-    moments = {"optimizer": adam.state_dict(), "scheduler": {"lr_lambdas": [None], "betas": (1, 2)}}
-    losses = {"numpy": np.float64(0.1), "array": np.arange(4.0)[::2], "fortran": np.ones((2, 3), order="F")}
-    facts = {"device": torch.device("cuda", 0), "dtype": torch.float32, "size": torch.Size([2]), "step": torch.tensor(4)}
-    torch.save({"model": content, **moments, **losses, **facts}, tmp_path / "x.pth", pickle_protocol=protocol)
+
+    weights = list(module.parameters())
+    adam = torch.optim.AdamW(weights, lr=0.5, betas=(0.9, 0.98))
+    for _ in range(3):
+        step(adam, weights, 2.0)
+    learned = iter(weights)
+    content = {name: torch.from_numpy(a) if name.endswith("mask") else next(learned) for name, a in state.items()}
+    torch.save({"model": content, "optimizer": adam.state_dict()}, tmp_path / "x.pth")
     found = interop.read(tmp_path / "x.pth")
     assert bits(interop.to_mainline(found.params)) == bits({n: w.detach().numpy() for n, w in content.items()})
     assert found.optimizer.count == 3
     assert found.optimizer.settings["lr"] == 0.5
     np.testing.assert_allclose(found.optimizer.mu["blocks.1"]["attn"]["W_O"], 2 * (1 - 0.9**3), rtol=1e-5)
     np.testing.assert_allclose(found.optimizer.nu["unembed"]["W_U"], 4 * (1 - 0.98**3), rtol=1e-5)
-    rest = found.rest
-    assert rest["scheduler"] == moments["scheduler"]
-    assert (rest["numpy"], rest["array"].tolist(), rest["fortran"].tolist()) == (0.1, [0, 2], [[1] * 3] * 2)
-    assert (rest["device"], rest["dtype"], rest["size"], rest["step"]) == ("cuda:0", "torch.float32", (2,), 4)
+
+    for settings_kept in (found.optimizer.settings, {}):
+        optimizer = found.optimizer._replace(settings=settings_kept)
+        interop.write(tmp_path / "y.pth", found.params, optimizer=optimizer)
+        again = torch.load(tmp_path / "y.pth", weights_only=True)
+        copies = [torch.nn.Parameter(w) for name, w in again["model"].items() if not name.endswith("mask")]
+        other = torch.optim.AdamW(copies)
+        other.load_state_dict(again["optimizer"])
+        step(other, copies, 2.0)
+        assert other.param_groups[0]["lr"] == (0.5 if settings_kept else 1e-3)
+        assert int(other.state[copies[0]]["step"]) == 4
+        assert torch.allclose(other.state[copies[3]]["exp_avg"], torch.tensor(2 * (1 - 0.9**4)), rtol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])
@@ -292,9 +327,7 @@ def test_other_precisions_views_and_a_state_dict_alone(torch, tmp_path, dtype):
 
 
 def test_an_old_format_is_refused_with_the_way_out(torch, tmp_path):
-    torch.save(
-        {"model": {"embed.W_E": torch.zeros(2)}}, tmp_path / "x.pth", _use_new_zipfile_serialization=False
-    )
+    torch.save({"model": {"embed.W_E": torch.zeros(2)}}, tmp_path / "x.pth", _use_new_zipfile_serialization=False)
     with pytest.raises(UserError, match=r"older checkpoint, load it with torch and save it again"):
         interop.read(tmp_path / "x.pth")
 
@@ -375,7 +408,9 @@ def test_optional_names_may_be_missing(tmp_path):
 def test_one_state_dict_is_chosen(tmp_path):
     states = {f"at {seed}": interop.to_mainline(network(SMALL, seed=seed)) for seed in (1, 2)}
     path = _file(tmp_path, states)
-    with pytest.raises(UserError, match=r"one state dict with embed.W_E, and it has 'at 1', 'at 2'; choose one by key"):
+    with pytest.raises(
+        UserError, match=r"one state dict with embed.W_E, and it has 'at 1', 'at 2'; choose one by key"
+    ):
         interop.read(path)
     with pytest.raises(UserError, match=r"under 'at 3'"):
         interop.read(path, key="at 3")
@@ -407,7 +442,10 @@ def test_the_mainline_has_no_layer_norm():
         ({"rest": {(1, 2): 3}}, "key of a dictionary"),
         ({"rest": {"x": np.zeros(2, np.complex64)}}, "got complex64"),
         ({"optimizer": interop.Adam({}, {}, 0)}, "blocks should be numbered"),
-        ({"optimizer": interop.Adam(*[network(Transformer(d_model=4, heads=2, d_mlp=3))] * 2, 0)}, "names and shapes"),
+        (
+            {"optimizer": interop.Adam(*[network(Transformer(d_model=4, heads=2, d_mlp=3))] * 2, 0)},
+            "names and shapes",
+        ),
     ],
 )
 def test_what_cannot_be_written_is_refused_and_nothing_is_left(tmp_path, options, message):
@@ -482,8 +520,6 @@ def _zipped(path, pickled, storages=(), **options):
 
 
 def _file(folder, content):
-    from jaxadd.interop import pickling
-
     data, storages = pickling.dump(content)
     return _zipped(folder / "made.pth", data, [storage.tobytes() for storage in storages])
 
@@ -525,7 +561,7 @@ def _calls(canary):
         "open": _Call(open, (made, "w")),
         "mkdir": _Call(os.mkdir, (made,)),
         "popen": _Call(subprocess.Popen, (["touch", made],)),
-        "getattr": _Call(getattr, (os, "system")) if False else _Call(getattr, (OrderedDict, "fromkeys")),
+        "getattr": _Call(getattr, (OrderedDict, "fromkeys")),
         "method": _Call(Path(made).touch, ()),
         "inside": {"model": [{"x": (1, _Call(exec, (code,)))}]},
         "state": _Built({"__class__": _Call(exec, (code,))}),
@@ -635,17 +671,15 @@ for i in range(count):
 
 
 def test_the_canary_would_have_shown(tmp_path):
-    """The first pickles do run where they are trusted: the test above can fail."""
-    made = [pickle.loads(data) for name, data in _calls(tmp_path / "canary") if name == "exec 4"]
-    assert made == [None]
+    """Where pickles are trusted they do run, so the test above can fail."""
+    for name, data in _calls(tmp_path / "canary"):
+        if name == "mkdir 4":
+            pickle.loads(data)
     assert (tmp_path / "canary").exists()
 
 
-INT = struct.Struct("<q")
-
-
 def _long(number):
-    return b"\x8a\x08" + INT.pack(number)
+    return b"\x8a\x08" + struct.pack("<q", number)
 
 
 @pytest.mark.parametrize(
@@ -697,9 +731,10 @@ def test_a_view_of_everything_in_a_storage_is_read(tmp_path):
 
 
 def test_sharing_that_doubles_at_every_level_is_refused_at_once():
-    laughs = b"\x80\x02]" + b"".join(b"q" + bytes([i]) + b"]h" + bytes([i]) + b"ah" + bytes([i]) + b"a" for i in range(45))
-    with pytest.raises(UserError, match="parts"):
-        unpickling.load(laughs + b".", None)
+    """2⁴⁰ parts in 200 bytes."""
+    laughs = b"(" + b")q\x00" + b"".join(b"h%ch%c\x86q%c" % (i, i, i + 1) for i in range(40)) + b"t."
+    with pytest.raises(UserError, match="more than 2000000 parts"):
+        unpickling.load(laughs, None)
 
 
 @pytest.mark.parametrize(
@@ -707,22 +742,27 @@ def test_sharing_that_doubles_at_every_level_is_refused_at_once():
     [
         b"]q\0h\0a.",
         b"}q\0K\x01h\0s.",
-        b"](" + b"]" * 60 + b"a" * 0 + b"e.",
-        b")" + b"\x85" * 100_000 + b".",
-        b"]" * 100_000 + b"a" * 99_999 + b".",
+        b")" + b"\x85" * 51 + b".",
+        b")" + b"\x85" * 50_000 + b".",
+        b"]" * 50_000 + b"a" * 49_999 + b".",
+        b"(" + b")" + b"\x85" * 30 + b"q\0" + b"\x85" * 10 + b"h\0" + b"\x85" * 30 + b"t.",  # Deep where met again.
     ],
 )
 def test_cycles_and_depth_are_refused(data):
-    if data == b"](" + b"]" * 60 + b"e.":
-        assert unpickling.load(data, None) == [[]] * 60 or True
-        return
     with pytest.raises(UserError, match="levels deep"):
         unpickling.load(data, None)
 
 
+def test_depth_is_allowed_up_to_the_limit():
+    value = unpickling.load(b")" + b"\x85" * 49 + b".", None)
+    for _ in range(49):
+        (value,) = value
+    assert value == ()
+
+
 def test_a_deep_key_is_never_hashed():
     with pytest.raises(UserError, match="key of a dictionary"):
-        unpickling.load(b"})" + b"\x85" * 1_000_000 + b"Ns.", None)
+        unpickling.load(b"})" + b"\x85" * 100_000 + b"Ns.", None)
 
 
 def test_the_number_of_operations_is_limited(monkeypatch):
@@ -800,8 +840,6 @@ def test_sizes_are_limited(tmp_path):
     block = {name: array for name, array in state.items() if name.startswith("blocks.0.")}
     for i in range(1, 200):
         state |= {name.replace("blocks.0", f"blocks.{i}"): array for name, array in block.items()}
-    from jaxadd.interop import pickling
-
     data, storages = pickling.dump(state)
     unique = [i for i, storage in enumerate(storages)]
     kept = storages[:8]
@@ -815,14 +853,17 @@ def test_sizes_are_limited(tmp_path):
 
 
 def test_memory_is_bounded(tmp_path):
-    """Bombs are refused, not met with a dead process, in an address space of 1.5 GiB beside what JAX takes."""
+    """Bombs are refused, not met with a dead process, in an address space of 128 MiB beside what JAX takes.
+
+    The number of operations is a tenth of what it is, to be quick, and so is the space that they may take.
+    """
     bombs = {
         "memo": b"\x80\x02]r\xff\xff\xff\x7f.",
-        "dicts": b"\x80\x02(" + b"}" * 5_000_000 + b"t.",
-        "tuples": b"\x80\x02)" + b"\x85" * 5_000_000 + b".",
-        "memos": b"\x80\x04}" + b"\x94" * 5_000_000 + b".",
-        "marks": b"\x80\x02" + b"(" * 5_000_000 + b".",
-        "long": b"\x80\x02\x8b" + struct.pack("<i", 2**24) + b"\x7f" * 2**24 + b".",
+        "dicts": b"\x80\x02(" + b"}" * 300_000 + b"t.",
+        "tuples": b"\x80\x02)" + b"\x85" * 300_000 + b".",
+        "memos": b"\x80\x04}" + b"\x94" * 300_000 + b".",
+        "marks": b"\x80\x02" + b"(" * 300_000 + b".",
+        "long": b"\x80\x02\x8b" + struct.pack("<i", 2**23) + b"\x7f" * 2**23 + b".",
         "huge": b"\x80\x02" + _tensor(size=_long(2**60) + b"\x85", stride=b"K\0\x85") + b".",
         "empty": b"\x80\x02" + _tensor(size=_long(2**60) + b"K\0\x86", stride=b"K\0K\0\x86") + b".",
     }
@@ -832,8 +873,10 @@ def test_memory_is_bounded(tmp_path):
 import resource, sys
 from jaxadd import interop
 from jaxadd.errors import UserError
+from jaxadd.interop import unpickling
+unpickling.MAX_OPERATIONS = 200_000
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
-resource.setrlimit(resource.RLIMIT_AS, (used + 3 * 2**29,) * 2)
+resource.setrlimit(resource.RLIMIT_AS, (used + 2**27,) * 2)
 for path in sys.argv[1:]:
     try:
         interop.read(path)
@@ -845,7 +888,7 @@ for path in sys.argv[1:]:
     lines = done.stdout.splitlines()
     assert done.returncode == 0, done.stderr[-2000:]
     assert len(lines) == len(bombs), done.stdout
-    assert not any("memory" in line for line in lines), done.stdout
+    assert not any("not enough memory" in line for line in lines), done.stdout
 
 
 # --- damaged files -----------------------------------------------------------------------------------------------
@@ -865,8 +908,7 @@ def _survives(path):
     """Read a damaged file; what is not refused must be a checkpoint."""
     try:
         found = interop.read(path)
-    except UserError as error:
-        assert str(error).isprintable()
+    except UserError:
         return False
     assert isinstance(found, interop.Checkpoint)
     assert all(leaf.dtype == np.float32 for leaf in jax.tree.leaves(found.params))

@@ -42,13 +42,14 @@ def attention_maps(pattern: np.ndarray, queries: Sequence[str], tokens: Sequence
     layers, heads = pattern.shape[:2]
     columns, bands = min(heads, COLUMNS), -(-heads // COLUMNS)
     width, height = _cells(queries, tokens)
-    figure = new_figure((columns * width + 1.5, layers * bands * (height + 0.3) + 0.8), title, "compressed")
+    figure = new_figure((columns * width + 1.5, max(2, layers * bands * (height + 0.2) + 0.8)), title, "compressed")
     drawn = head_panels(figure, heads, layers)
     norm = from_zero(pattern)
     for layer, axes in enumerate(drawn):
         for head, ax in enumerate(axes):
             image = heat(ax, pattern[layer, head], queries, tokens, norm=norm, size=7)
             ax.set(title=f"L{layer}H{head}", aspect="equal")
+            ax.tick_params(axis="x", labelrotation=_turn(tokens))
     name_outer(figure, "to", "from")
     colour_bar(figure, image, [ax for axes in drawn for ax in axes], "mean attention", aspect=25)
     return figure
@@ -69,7 +70,7 @@ def attention_change(
     """
     layers, heads = before.shape[:2]
     width, height = _cells(queries, tokens)
-    figure = new_figure((3 * width + 2.6, layers * heads * (height + 0.08) + 1.2), title, "compressed")
+    figure = new_figure((3 * width + 2.6, layers * heads * (height - 0.04) + 1), title, "compressed")
     axes = figure.subplots(layers * heads, 3, squeeze=False, sharex=True, sharey=True)
     shared, change = from_zero(np.stack([before, after])), around_zero(after - before)
     for row, (layer, head) in zip(axes, np.ndindex(layers, heads), strict=True):
@@ -80,6 +81,7 @@ def attention_change(
         row[0].set_ylabel(f"L{layer}H{head}")
         for ax in row:
             ax.set_aspect("equal")
+            ax.tick_params(axis="x", labelrotation=_turn(tokens))
     for ax, name in zip(axes[0], ("before", "after", "after - before"), strict=True):
         ax.set_title(name)
     shrink = min(1, 3 / (layers * heads * height))
@@ -93,6 +95,11 @@ def _cells(rows: Sequence[str], columns: Sequence[str], side: float = 0.155) -> 
     return max(1.6, side * len(columns) + 0.3), max(0.5, side * len(rows) + 0.25)
 
 
+def _turn(tokens: Sequence[str]) -> int:
+    """Turn the names of tokens by so many degrees: names longer than "a4" do not fit side by side."""
+    return 90 if max(map(len, tokens)) > 2 else 0
+
+
 @styled
 def circuit_matrices(
     qk: np.ndarray,
@@ -102,7 +109,7 @@ def circuit_matrices(
     tokens: Sequence[str] | None = None,
     classes: Sequence[str] | None = None,
 ) -> Figure:
-    """Draw what every head of a layer attends to and what it then writes: QK and OV.
+    """Draw what every head of a layer attends to and what it then writes: QK, colours by square root, and OV.
 
     Args:
       qk: `[H, V, V]`, scores by query and key; or `[H, V]`, the scores of one query, drawn as a line.
@@ -117,7 +124,7 @@ def circuit_matrices(
     above, below = figure.subfigures(2, 1, height_ratios=(1 if qk.ndim == 3 else 0.7, 1))
     (axes,) = head_panels(above, heads)
     if qk.ndim == 3:
-        _matrices(axes, qk, tokens, tokens, "QK score")
+        _matrices(axes, qk, tokens, tokens, "QK score", 0.5)
     else:
         for ax, scores in zip(axes, qk, strict=True):
             ax.axhline(0, color=FLOOR, lw=0.8)
@@ -137,10 +144,15 @@ def circuit_matrices(
 
 
 def _matrices(
-    axes: Sequence[Axes], values: np.ndarray, rows: Sequence[str] | None, columns: Sequence[str] | None, label: str
+    axes: Sequence[Axes],
+    values: np.ndarray,
+    rows: Sequence[str] | None,
+    columns: Sequence[str] | None,
+    label: str,
+    power: float = 1,
 ) -> None:
     """Draw a signed matrix for every head on one scale of colours."""
-    norm = around_zero(values)
+    norm = around_zero(values, power)
     for ax, head in zip(axes, values, strict=True):
         image = heat(ax, head, rows, columns, cmap=diverging(), norm=norm, size=7)
     colour_bar(axes[0].figure, image, axes, label, shrink=0.8)
@@ -176,7 +188,9 @@ def composition(
     ax = figure.subplots()
     image = matrix(ax, shown, *names, signed=signed, power=0.5 if signed else 1)
     ax.set(xlabel="reads", ylabel="writes")
-    bar = colour_bar(figure, image, ax, label if chance is None else f"{label}; line: chance, {chance:.3f}")
+    bar = colour_bar(
+        figure, image, ax, label if chance is None else f"{label}; line: chance, {chance:.3f}", over=shown
+    )
     if chance is not None:
         bar.ax.axhline(chance, color="#222222", lw=1.5)
     return figure
@@ -196,7 +210,7 @@ def attribution(values: np.ndarray, components: Sequence[str], digits: Sequence[
     ax = figure.subplots()
     image = matrix(ax, values, components, digits, signed=True, power=0.5, least=5e-4)
     ax.set_xlabel("answer digit")
-    colour_bar(figure, image, ax, "correct logit minus\nmean of the others, nats", shrink=min(1, 8 / len(components)))
+    colour_bar(figure, image, ax, "correct logit minus\nmean of the others, nats", over=values)
     return figure
 
 

@@ -22,7 +22,7 @@ from jaxadd.figures.style import (
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_VERDICTS = (PALETTE[3], PALETTE[2], TEST)  # from best to worst
+_VERDICTS = (PALETTE[3], "#c98a1b", TEST)  # from best to worst
 _LOWEST = -0.3  # Scores have no lower end; what lies below is drawn at the edge.
 
 
@@ -53,8 +53,8 @@ def damage_map(
     many = len(units) > 30
     cell, row = 0.46, 0.17 if many else 0.24
     texts = 0.065 * (max(map(len, units)) + max(map(len, sentences or [""])))
-    figure = new_figure((cell * (len(digits) + len(classes)) + texts + 1.9, row * len(units) + 1.5), title)
-    ratio = (len(digits), len(classes))
+    ratio = max(len(digits), 3), max(len(classes), 3)  # Room for the panels' titles.
+    figure = new_figure((cell * sum(ratio) + texts + 1.9, max(row * len(units), 0.7) + 1.5), title)
     axes = figure.subplots(1, 2, width_ratios=ratio, sharey=True)
     everything = np.concatenate([damage, classes_damage], axis=1)
     for ax, values, names, title_ in zip(
@@ -72,10 +72,10 @@ def damage_map(
         words.set_yticks(range(len(sentences)), sentences, fontsize=7 if many else 8)
         words.tick_params(length=0)
         words.spines["right"].set_visible(False)
-    shrink = min(1, 3 / (row * len(units)))
-    bar = colour_bar(figure, image, axes, label, shrink=shrink, fraction=0.03, aspect=18)
-    # The scale is even to both sides, but only what occurs is shown.
-    bar.ax.set_ylim(min(0, np.nanmin(everything)), image.norm.vmax)
+    colour_bar(
+        figure, image, axes, label, over=everything, shrink=min(1, 3 / (row * len(units))), fraction=0.03, aspect=18
+    )
+    figure.align_titles()
     return figure
 
 
@@ -85,16 +85,16 @@ def hypotheses(
     thresholds: Mapping[str, float],
     title: str,
 ) -> Figure:
-    """Draw the score of every claim with its interval: a dot and a line for each lane, coloured by the verdict.
+    """Draw the score of every claim with its interval, coloured by the verdict: a dot for each lane.
 
     Args:
-      scores: claim to score `[S]`, the ends of its interval, `[S]` or one for all lanes, and the verdict. NaN for
-        a score that is not defined.
+      scores: claim to score `[S]`, the ends of its interval, and the verdict. The ends are `[S]`, drawn as a line
+        for each lane, or two numbers for all lanes, drawn as one band. NaN for a score that is not defined.
       thresholds: the verdicts, from best to worst, with the least score of each; -inf for the worst. At most three
         have a colour, and any other verdict is grey.
       title: of the figure.
     """
-    claims = [textwrap.fill(claim, 56) for claim in scores]
+    claims = [textwrap.fill(claim, 66) for claim in scores]
     heights = [max(1.25, 0.75 * (claim.count("\n") + 1)) for claim in claims]
     places = np.cumsum(heights) - np.array(heights) / 2
     figure = new_figure((10, 0.26 * float(np.sum(heights)) + 1.4), title)
@@ -103,11 +103,15 @@ def hypotheses(
     for place, (score, low, high, verdict) in zip(places, scores.values(), strict=True):
         colour = colours.get(verdict, FLOOR)
         at = place + np.linspace(-0.3, 0.3, len(score)) * (len(score) > 1)
-        low, high = (np.broadcast_to(np.maximum(end, _LOWEST), len(score)) for end in (low, high))
-        ax.hlines(at, low, high, color=colour, lw=1.6 if len(score) < 6 else 0.9, alpha=0.55)
+        few = len(score) < 6
+        if np.ndim(low):
+            ax.hlines(at, np.maximum(low, _LOWEST), high, color=colour, lw=1.6 if few else 0.9, alpha=0.55)
+        else:
+            ax.barh(place, high - (left := max(low, _LOWEST)), 0.8, left, color=colour, alpha=0.22, lw=0)
         below = score < _LOWEST
-        ax.plot(score[~below], at[~below], "o", color=colour, ms=5 if len(score) < 6 else 3)
-        ax.plot(np.full(below.sum(), _LOWEST), at[below], "<", color=colour, ms=5, clip_on=False)
+        ax.plot(score[~below], at[~below], "o", color=colour, ms=5 if few else 3)
+        if below.any():  # Also an empty line that is not clipped would take room.
+            ax.plot(np.full(below.sum(), _LOWEST), at[below], "<", color=colour, ms=5, clip_on=False)
     for name, least in thresholds.items():
         if np.isfinite(least):
             ax.axvline(least, color=FLOOR, lw=0.8, ls=(0, (4, 3)), zorder=1)

@@ -17,6 +17,7 @@ from jaxadd.figures.style import (
     SEQUENTIAL,
     TEST,
     colour_bar,
+    edges,
     frequency_colours,
     from_first_evaluation,
     from_zero,
@@ -25,7 +26,6 @@ from jaxadd.figures.style import (
     largest,
     name_outer,
     new_figure,
-    step_edges,
     styled,
     together,
 )
@@ -50,9 +50,12 @@ def embedding_norms(steps: np.ndarray, norms: np.ndarray, keys: Sequence[int], t
     figure = new_figure((8.4 if evolves else 4.4, height), title)
     if evolves:
         over, last = figure.subplots(1, 2, sharey=True, width_ratios=(3, 1.4))
-        edges = np.arange(count + 1) - 0.5
         image = over.pcolormesh(
-            step_edges(steps + 1), edges, np.ma.masked_invalid(norms).T, cmap=SEQUENTIAL, norm=from_zero(norms)
+            edges(steps + 1, log=True),
+            edges(np.arange(count)),
+            np.ma.masked_invalid(norms).T,
+            cmap=SEQUENTIAL,
+            norm=from_zero(norms),
         )
         over.set(xscale="log", xlabel="step + 1", title="over training")
         over.grid(visible=False)

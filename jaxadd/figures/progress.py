@@ -47,7 +47,8 @@ def measures(
     Args:
       steps: `[E]`, ascending.
       series: of each measure by name, `[S, E]`, NaN where it was not taken.
-      phases: the steps at which memorisation, circuit formation and clean-up end; None for one that did not.
+      phases: the steps at which memorisation, circuit formation and clean-up end, as of `phases`; None for one
+        that did not, or that was skipped where a later one ended.
       title: of the figure.
       log_steps: draw steps on a logarithmic axis.
     """
@@ -104,17 +105,19 @@ def _words(name: str) -> str:
 def _shade(
     figure: Figure, axes: Sequence[Axes], phases: Sequence[int | None], steps: np.ndarray, log_steps: bool
 ) -> None:
-    """Shade the phases, the one that did not end up to the last step, and name them with their ends below."""
+    """Shade the phases, up to the last step for the one that did not end, and name them with their ends below."""
     from matplotlib.patches import Patch
 
     handles, start = [], 0
-    for (name, colour), end in zip(_PHASES.items(), phases, strict=True):
-        until = steps[-1] if end is None else end
+    for i, ((name, colour), end) in enumerate(zip(_PHASES.items(), phases, strict=True)):
+        lasting = end is None
+        if lasting and any(later is not None for later in phases[i + 1 :]):
+            continue  # There was none: a network may generalise from the start.
+        until = steps[-1] if lasting else end
         for ax in axes:
             ax.axvspan(start + log_steps, until + log_steps, color=colour, alpha=0.6, lw=0, zorder=0)
-        said = "not ended" if end is None else f"to step {end:,}"
-        handles.append(Patch(color=colour, label=f"{name}, {said}"))
-        if end is None:
+        handles.append(Patch(color=colour, label=f"{name}, {'not ended' if lasting else f'to step {end:,}'}"))
+        if lasting:
             break
         start = end
     figure.legend(handles=handles, loc="outside lower center", ncols=3)

@@ -186,7 +186,8 @@ def write_values(ax: Axes, values: np.ndarray, image: ScalarMappable, *, size: f
     for (row, column), value in np.ndenumerate(values):
         if np.isfinite(value):
             brightness = np.dot(image.to_rgba(value)[:3], (0.3, 0.59, 0.11))
-            colour, text = "white" if brightness < 0.5 else "#222222", brief(value) if abs(value) >= least else "0"
+            colour = "white" if brightness < 0.5 else "#222222"
+            text, colour = (brief(value), colour) if abs(value) >= least else ("0", "#b0b0b0")
             ax.text(column, row, text, ha="center", va="center", fontsize=size, color=colour)
 
 
@@ -200,13 +201,21 @@ def brief(value: float) -> str:
 
 
 def colour_bar(
-    figure: Figure, image: ScalarMappable, axes: Axes | Sequence[Axes], label: str, **keywords: Any
+    figure: Figure,
+    image: ScalarMappable,
+    axes: Axes | Sequence[Axes],
+    label: str,
+    *,
+    over: np.ndarray | None = None,
+    **keywords: Any,
 ) -> Colorbar:
-    """Add a colour bar beside the axes that share it."""
+    """Add a colour bar beside the axes that share it; given `over`, show only the part that these values take."""
     bar = figure.colorbar(image, ax=axes, **keywords)
     bar.set_label(label, size=8)
     bar.ax.tick_params(labelsize=7)
     bar.ax.minorticks_off()
+    if over is not None and np.isfinite(over).any():
+        bar.ax.set_ylim(min(0, np.nanmin(over)), max(0, np.nanmax(over)) or None)
     return bar
 
 
@@ -255,7 +264,10 @@ def together(places: Sequence[float], gap: float) -> list[list[int]]:
     return groups
 
 
-def step_edges(steps: np.ndarray) -> np.ndarray:
-    """Give the edges `[E + 1]` of cells for a heat map over steps, halfway between them on a logarithmic axis."""
-    middle = np.sqrt(steps[1:] * steps[:-1])
-    return np.concatenate([[steps[0] ** 2 / middle[0]], middle, [steps[-1] ** 2 / middle[-1]]])
+def edges(places: np.ndarray, *, log: bool = False) -> np.ndarray:
+    """Give the edges `[n + 1]` of cells around ascending places, halfway between them, also on a logarithmic axis."""
+    if log:
+        return np.exp(edges(np.log(places)))
+    middle = (places[1:] + places[:-1]) / 2
+    first, last = (middle[0], middle[-1]) if len(middle) else (places[0] + 0.5, places[0] - 0.5)
+    return np.concatenate([[2 * places[0] - first], middle, [2 * places[-1] - last]])

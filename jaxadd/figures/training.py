@@ -19,6 +19,7 @@ from jaxadd.figures.style import (
     brief,
     colour_bar,
     diverging,
+    edges,
     line,
     new_figure,
     panels,
@@ -71,7 +72,7 @@ def spike(
     Norms are drawn relative to their median in this window, so that it shows which group leads and which follow.
 
     Args:
-      step: `[T]`, T at least 2.
+      step: `[T]`, ascending.
       losses: by name, `[T]` each, nats; the first is marked where it is largest.
       grad_norms: by group of parameters, `[T]` each; NaN or 0 is left blank.
       title: of the figure.
@@ -94,15 +95,16 @@ def spike(
     size = np.where(size > 0, size, np.nan)
     median = np.array([np.median(row[np.isfinite(row)]) if np.isfinite(row).any() else np.nan for row in size])
     change = np.log10(size / median[:, None])
-    rows = np.arange(len(size))
-    image = below.pcolormesh(
-        step, rows, np.ma.masked_invalid(change), cmap=diverging(), norm=around_zero(change), shading="nearest"
+    rows, cells = np.arange(len(size)), np.ma.masked_invalid(change)
+    image = below.pcolormesh(edges(step), edges(rows), cells, cmap=diverging(), norm=around_zero(change))
+    below.set_yticks(
+        rows, [f"{name}  {brief(np.nan_to_num(m))}" for name, m in zip(grad_norms, median, strict=True)], fontsize=8
     )
-    below.set_yticks(rows, [f"{name}  {brief(m)}" for name, m in zip(grad_norms, median, strict=True)], fontsize=8)
     below.set(xlabel="step", title="norm of the gradient; its median beside the name", facecolor=ABSENT)
     below.grid(visible=False)
     below.invert_yaxis()
-    colour_bar(figure, image, below, "powers of ten\nabove the median")
+    below.xaxis.get_major_locator().set_params(integer=True)
+    colour_bar(figure, image, below, "powers of ten\nabove the median", over=change)
     return figure
 
 

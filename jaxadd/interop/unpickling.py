@@ -1,7 +1,7 @@
 """Pickles of plain data and tensors, read without an unpickler.
 
-Why no file can run code. `load` is a small machine over `pickletools.genops`: its operations build lists, dicts,
-tuples, numbers and strings. A global is a name in a closed list, never an object that was imported or looked up,
+Why no file can run code. `load` is a small machine for the operations in _ARGUED and _BARE, which build lists,
+dicts, tuples, numbers and strings. A global is a name in a closed list, never an object that was imported or looked up,
 and a call is a case of one `match` statement below, which computes arrays from checked numbers. Nothing is
 looked up by a name from the file, no attribute is set, no object is constructed by its class.
 
@@ -11,9 +11,10 @@ never has more elements than its storage. What is built is at most MAX_DEPTH lev
 and has at most MAX_OPERATIONS parts even where shared parts are counted each time.
 """
 
+import io
 import math
 import pickletools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +23,7 @@ import numpy as np
 
 from jaxadd.errors import UserError
 
-MAX_OPERATIONS = 4_000_000
+MAX_OPERATIONS = 2_000_000
 MAX_DEPTH = 50
 _MAX_AXES = 8
 STORAGES = {
@@ -60,6 +61,14 @@ _PUSH = frozenset(
         *("BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8"),
     }
 )
+_ARGUED = _PUSH | {"BINPUT", "LONG_BINPUT", "BINGET", "LONG_BINGET", "PROTO", "FRAME"}
+_BARE = frozenset(
+    {
+        *("MARK", "STOP", "NONE", "NEWTRUE", "NEWFALSE", "EMPTY_TUPLE", "EMPTY_LIST", "EMPTY_DICT"),
+        *("TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "APPEND", "APPENDS", "SETITEM", "SETITEMS", "MEMOIZE"),
+        *("STACK_GLOBAL", "BINPERSID", "REDUCE", "BUILD"),
+    }
+)
 _PLAIN = (type(None), bool, int, float, str, bytes, np.ndarray)
 _KEYS = (str, int, float)
 
@@ -92,17 +101,36 @@ def load(data: bytes, storage: Storage) -> Any:
     """
     machine = _Machine(storage)
     try:
-        for count, (operation, argument, _) in enumerate(pickletools.genops(data)):
+        for count, (operation, argument) in enumerate(_operations(data)):
             if count == MAX_OPERATIONS:
                 raise UserError(f"its pickle has more than {MAX_OPERATIONS} operations")
-            machine.do(operation.name, argument)
+            machine.do(operation, argument)
     except UserError:
         raise
-    except (ValueError, IndexError, KeyError, OverflowError) as error:  # Of genops, an empty stack, an unknown memo.
+    except (ValueError, IndexError, KeyError, OverflowError) as error:  # A short argument, empty stack, unknown memo.
         raise UserError(f"its pickle is damaged ({type(error).__name__})") from error
     value = machine.result()
     _check_plain(value, 0, {})
     return value
+
+
+def _operations(data: bytes) -> Iterator[tuple[str, Any]]:
+    """List the operations of a pickle by name, with their arguments; one that is unknown is refused unread."""
+    file = io.BytesIO(data)
+    while code := file.read(1):
+        operation = pickletools.code2op.get(code.decode("latin1"))
+        name = operation.name if operation else f"{code!r}"
+        if name == "GLOBAL":
+            yield name, ".".join(file.readline().rstrip(b"\n").decode("ascii") for _ in range(2))
+        elif name in _ARGUED:
+            yield name, operation.arg.reader(file)
+        elif name in _BARE:
+            yield name, None
+        else:
+            raise UserError(f"its pickle has the operation {name}, which torch.save does not write")
+        if name == "STOP":
+            return
+    raise UserError("its pickle is damaged (it has no end)")
 
 
 class _Machine:
@@ -163,7 +191,7 @@ class _Machine:
                 items = self._since_mark()
                 _update(self._stack[-1], items)
             case "GLOBAL":
-                stack.append(_named(argument.replace(" ", ".", 1)))
+                stack.append(_named(argument))
             case "STACK_GLOBAL":
                 name, module = stack.pop(), stack.pop()
                 stack.append(_named(f"{module}.{name}" if type(module) is type(name) is str else "a nameless object"))
@@ -175,10 +203,6 @@ class _Machine:
             case "BUILD":
                 state = stack.pop()
                 _set_state(stack[-1], state)
-            case "PROTO" | "FRAME" | "STOP":
-                pass
-            case _:
-                raise UserError(f"its pickle has the operation {operation}, which torch.save does not write")
 
     def _since_mark(self) -> list[Any]:
         items, self._stack = self._stack, self._below.pop()

@@ -1,0 +1,78 @@
+"""Test the claims people make about networks that add: which of them hold for this run, and how well."""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import jax
+import numpy as np
+import tyro
+
+from jaxadd import cli, figures, report, subjects
+from jaxadd.analysis import claims, hypotheses
+from jaxadd.analysis.claims import Finding
+
+
+@dataclass(frozen=True)
+class Hypotheses:
+    """Test the claims people make about networks that add: which of them hold for this run, and how well.
+
+    "Activation X matters only through feature f" is tested by replacing X, for every problem, by X on another random
+    problem with the same f. The score is 1 - (L_scrubbed - L) / (L_random - L), where L_random takes any other
+    problem. A claim holds where the 95 % interval over problems lies above 0.9, and fails where it lies below 0.5.
+    The table and a figure go to RUN/hypotheses.
+    """
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """the run folder, such as runs/modular_addition/quick"""
+    step: int | None = None
+    """of a checkpoint of it; the end by default"""
+    seed: int = 0
+    """of the problems drawn and of the resampling"""
+
+
+def main(options: Hypotheses) -> int:
+    """Test, print and draw; gives the exit status."""
+    subject = subjects.from_run(options.run, options.step, note=lambda text: print(f"note: {text}", file=sys.stderr))
+    lanes = []
+    for s, seed in enumerate(subject.seeds):
+        params = jax.tree.map(lambda w, s=s: w[s], subject.params)
+        lanes.append(claims.assess(subject.task, params, subject.model.apply, jax.random.key(options.seed)))
+        print(f"seed {seed}: {len(lanes[-1])} claims tested", file=sys.stderr)
+    texts = list(dict.fromkeys(finding.text for lane in lanes for finding in lane))
+    by_text = {text: [f for lane in lanes for f in lane if f.text == text] for text in texts}
+    rows = [("claim", "borne out by", "score", "95 % interval", "matters by", "verdict")]
+    rows += [_row(text, found) for text, found in by_text.items()]
+    folder = options.run / "hypotheses"
+    folder.mkdir(exist_ok=True)
+    drawn = {
+        text: (*(np.array([getattr(f.score, n) for f in found]) for n in ("score", "low", "high")), _verdict(found))
+        for text, found in by_text.items()
+    }
+    thresholds = {"holds": hypotheses.HOLDS, "in part": hypotheses.FAILS, "fails": -np.inf}
+    figure = figures.hypotheses(drawn, thresholds, subject.title)
+    cli.show(folder, cli.Findings({"claims": figure}, report.table(rows)))
+    return 0
+
+
+def _verdict(found: list[Finding]) -> str:
+    verdicts = [f.score.verdict for f in found]
+    return max(dict.fromkeys(verdicts), key=verdicts.count)
+
+
+def _row(text: str, found: list[Finding]) -> tuple[str, ...]:
+    scores = np.array([f.score.score for f in found])
+    known = scores[np.isfinite(scores)]
+    median = "none" if not known.size else f"{np.median(known):.3f}"
+    if known.size > 1:
+        median += f" ({known.min():.3f} to {known.max():.3f})"
+    one = found[0].score
+    interval = "none" if np.isnan(one.low) else f"{one.low:.3f} to {one.high:.3f}"
+    verdicts = [f.score.verdict for f in found]
+    verdict = _verdict(found) + (f", {verdicts.count(_verdict(found))} of {len(found)}" if len(found) > 1 else "")
+    return text, found[0].claim, median, interval, f"{one.random - one.loss:.3g} nats", verdict
+
+
+if __name__ == "__main__":
+    sys.exit(cli.command("experiments.hypotheses", Hypotheses, main))

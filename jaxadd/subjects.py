@@ -1,0 +1,98 @@
+"""What is analysed: one trained network with its task, from a run folder, a step of it, or a torch checkpoint."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxadd import checkpoints, interop, report, runs
+from jaxadd.errors import UserError
+from jaxadd.model import Model, Params, Transformer
+from jaxadd.tasks import Addition, Modular
+from jaxadd.train import Trainer
+
+
+class Subject(NamedTuple):
+    """One or several trained networks and all that is known of their task.
+
+    Attributes:
+      task: what they were trained on.
+      model: its pure functions.
+      params: with a leading S axis.
+      lane: the task's data of each lane, with a leading S axis.
+      seeds: of the lanes.
+      title: for figures.
+      steps: `[E]`, the steps whose states are known; empty for a checkpoint from elsewhere.
+      history: parameters at these steps, with leading axes `[S, E]`; None where there are none.
+    """
+
+    task: Modular | Addition
+    model: Model
+    params: Params
+    lane: Any
+    seeds: tuple[int, ...]
+    title: str
+    steps: np.ndarray
+    history: Params | None
+
+
+def from_run(
+    folder: str | os.PathLike, step: int | None = None, *, history: bool = False, note: Callable[[str], None] = print
+) -> Subject:
+    """Read a run, at its end or at a saved step.
+
+    Args:
+      folder: the run folder.
+      step: of a checkpoint; the end by default, or the newest checkpoint of a run that is not complete.
+      history: read all saved states as well.
+      note: called with a sentence on what was passed over.
+
+    Raises:
+      ValueError: no such step was saved, or the run's network is no transformer.
+    """
+    record = runs.load(folder)
+    config = record.origin.config
+    if not isinstance(config.model, Transformer):
+        raise UserError(f"{folder} trained an {type(config.model).__name__}; analysis is for transformers")
+    trainer = Trainer(config)
+    saved = checkpoints.steps(Path(folder) / "checkpoints")
+    wanted = (saved[-1] if saved else None) if step is None and not record.params else step
+    found = {} if not history and wanted is None else dict(runs.states(folder, trainer, note))
+    if wanted is not None and wanted not in found:
+        raise UserError(f"step {wanted} of {folder} was not saved whole; there are {_few(sorted(found))}")
+    if wanted is None and not record.params:
+        raise UserError(f"{folder} has neither a checkpoint nor final parameters")
+    params = report.final_params(trainer, record) if wanted is None else found[wanted].params
+    title = report.title(config) + ("" if wanted is None else f", step {wanted:,}")
+    until = [s for s in found if wanted is None or s <= wanted] if history else []
+    past = jax.tree.map(lambda *w: jnp.stack(w, axis=1), *(found[s].params for s in until)) if until else None
+    return Subject(
+        config.task, trainer.model, params, trainer.data.lane, config.seeds, title, np.asarray(until, int), past
+    )
+
+
+def from_checkpoint(
+    path: str | os.PathLike, task: Modular | Addition, seed: int = 0, activation: str = "relu"
+) -> Subject:
+    """Read a torch checkpoint of a task; raises ValueError where their sizes do not fit each other."""
+    found = interop.read(path, activation=activation)
+    sizes = task.sizes
+    theirs = (found.length, found.vocabulary, found.classes)
+    if theirs != (ours := (sizes.length, sizes.vocabulary, sizes.classes)):
+        raise UserError(
+            f"{path} was made for {theirs[0]} tokens, a vocabulary of {theirs[1]} and {theirs[2]} classes, the task "
+            f"given has {ours[0]}, {ours[1]} and {ours[2]}; set its flags, such as --p, to what it learned"
+        )
+    params = jax.tree.map(lambda w: jnp.asarray(w)[None], found.params)
+    lane = task.data((seed,)).lane
+    title = f"{Path(path).name}: {task.title}"
+    return Subject(task, found.model.build(sizes), params, lane, (seed,), title, np.zeros(0, int), None)
+
+
+def _few(steps: list[int]) -> str:
+    shown = [f"{s:,}" for s in steps]
+    return ", ".join(shown if len(shown) <= 8 else [*shown[:4], "…", *shown[-3:]]) or "none"

@@ -1,0 +1,93 @@
+"""The commands that analyse: on a tiny run and on a checkpoint written from it."""
+
+import json
+import sys
+
+import jax
+import pytest
+
+from experiments import analyse, hypotheses
+from jaxadd import cli, interop, report, runs, subjects
+from jaxadd.config import RunConfig
+from jaxadd.model import Transformer
+from jaxadd.tasks import Addition, Modular
+from jaxadd.train import Trainer
+
+
+@pytest.fixture(scope="module")
+def folder(tiny, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "tiny"
+    runs.train(Trainer(tiny), folder, note=lambda _: None)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def addition(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "addition"
+    task = Addition(digits=2, batch_size=16, test_examples=16, cascade_examples=4)
+    config = RunConfig(task, Transformer(d_model=16, heads=2, d_mlp=16), steps=4, eval_every=2, checkpoint_every=2)
+    runs.train(Trainer(config), folder, note=lambda _: None)
+    return folder
+
+
+def call(monkeypatch, module, *arguments):
+    monkeypatch.setattr(sys, "argv", ["-", *map(str, arguments)])
+    name = module.__name__.rpartition(".")[2]
+    options = {"analyse": getattr(module, "Analyse", None), "hypotheses": getattr(module, "Hypotheses", None)}[name]
+    return cli.command(module.__name__, options, module.main)
+
+
+def test_a_run_and_its_checkpoint_give_the_same_numbers(folder, tiny, tmp_path, monkeypatch):
+    assert call(monkeypatch, analyse, folder, "--lane", 1) == 0
+    ours = json.loads((folder / "analysis" / "analysis.json").read_text())
+    record = runs.load(folder)
+    lane = jax.tree.map(lambda w: w[1], report.final_params(Trainer(tiny), record))
+    path = tmp_path / "network.pth"
+    interop.write(path, lane)
+    out = tmp_path / "out"
+    flags = ("--p", 7, "--train-fraction", 0.6, "--split-seed", 1, "--out", out)
+    assert call(monkeypatch, analyse, path, *flags) == 0
+    theirs = json.loads((out / "analysis.json").read_text())
+    assert ours["test_loss"] == pytest.approx(record.summary["lanes"][1]["final test_loss"], rel=1e-4)
+    assert {k for k in ours if not k.startswith("phase")} == set(theirs)
+    for name, value in theirs.items():
+        if isinstance(value, float):
+            assert value == pytest.approx(ours[name], rel=1e-4, abs=1e-6), name
+    assert (out / "figures" / "attention.png").stat().st_size > 1000
+    assert (folder / "analysis" / "figures" / "measures.png").stat().st_size > 1000
+
+
+def test_addition_is_mapped_and_its_claims_are_tested(addition, monkeypatch, capsys):
+    assert call(monkeypatch, analyse, addition) == 0
+    assert "L0H1" in capsys.readouterr().out
+    numbers = json.loads((addition / "analysis" / "analysis.json").read_text())
+    assert "damage.L0H0 at =.A2" in numbers
+    assert call(monkeypatch, hypotheses, addition) == 0
+    assert "a head carries column 1's sum" in (addition / "hypotheses" / "findings.txt").read_text()
+
+
+def test_a_step_of_a_run_is_what_was_saved_there(folder, tiny):
+    subject = subjects.from_run(folder, 20, history=True)
+    assert subject.steps.tolist() == [0, 10, 20]
+    assert subject.history["unembed"]["W_U"].shape[:2] == (2, 3)
+    assert (subject.history["unembed"]["W_U"][:, -1] == subject.params["unembed"]["W_U"]).all()
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (("--step", 15), "was not saved whole; there are 0, 10, 20"),
+        (("--lane", 2), "one of the 2"),
+    ],
+)
+def test_what_is_not_there_is_said(folder, monkeypatch, capsys, flags, words):
+    assert call(monkeypatch, analyse, folder, *flags) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_a_checkpoint_of_another_task_is_refused(tmp_path):
+    path = tmp_path / "network.pth"
+    model = Transformer(d_model=8, heads=1, d_mlp=8).build(Modular(p=5, train_fraction=0.5).sizes)
+    interop.write(path, model.init(jax.random.key(0)))
+    with pytest.raises(ValueError, match="set its flags"):
+        subjects.from_checkpoint(path, Modular(p=7))
