@@ -190,7 +190,9 @@ def _addition(subject: Subject, options: Analyse) -> tuple[dict[str, Any], cli.F
     said = damage.sentences(task, found)
     digits = [f"A{d}" for d in task.read_digits]
     worst = found.loss.max(axis=1)
-    shown = np.sort(np.argsort(-worst)[:40][worst[np.argsort(-worst)[:40]] > damage.NOTICEABLE])
+    order = np.argsort(-worst)[:40]
+    # Where nothing shows, what damages most is drawn all the same.
+    shown = np.sort(order[: max(5, int(np.sum(worst[order] > damage.NOTICEABLE)))])
     pick = lambda x: np.asarray(x)[shown]  # noqa: E731
     figure = figures.damage_map(
         pick(found.loss), pick(found.by_class), [units[i].label for i in shown], digits, CLASSES, None, subject.title

@@ -23,7 +23,7 @@ from jaxadd import interop
 from jaxadd.errors import UserError
 from jaxadd.interop import archive, pickling, unpickling
 from jaxadd.model import Transformer
-from jaxadd.tasks.task import Sizes
+from jaxadd.tasks import Addition, Modular, Sizes
 
 ROOT = Path(__file__).parent.parent
 FLOAT = b"ctorch\nFloatStorage\n"
@@ -198,6 +198,23 @@ def test_a_network_computes_what_the_other_system_computes(layout):
         theirs, back = _lens_logits(state, tokens, 2), interop.from_transformer_lens(state)
     np.testing.assert_allclose(model.apply(back, tokens)[0], theirs, rtol=2e-4, atol=2e-4)
     assert bits(back) == bits(params)
+
+
+def test_positions_that_a_task_never_reaches_are_left_out(tmp_path):
+    """A 2-digit network of the mainline has 9 positions, and 8 of them are ever an input."""
+    task, config = Addition(digits=2), Transformer(d_model=4, heads=2, d_mlp=3)
+    long = network(config, length=9, vocabulary=12, classes=10)
+    interop.write(tmp_path / "x.pth", long)
+    found = interop.read(tmp_path / "x.pth")
+    tokens = np.random.default_rng(0).integers(12, size=(5, 9))
+    assert task.sizes.length == 8
+    logits, _ = config.build(task.sizes).apply(found.params_for(task.sizes), tokens[:, :8])
+    theirs = _mainline_logits(interop.to_mainline(long), tokens, 1)[:, task.sizes.read]
+    np.testing.assert_allclose(logits, theirs, rtol=2e-4, atol=2e-4)
+    with pytest.raises(UserError, match="9 positions and the task has 11"):
+        found.params_for(Addition(digits=3).sizes)
+    with pytest.raises(UserError, match="12 tokens and the task has 114; 10 classes and the task has 114"):
+        found.params_for(Modular(p=113).sizes)
 
 
 def test_names_and_axes_of_the_mainline():

@@ -192,12 +192,11 @@ def write_values(ax: Axes, values: np.ndarray, image: ScalarMappable, *, size: f
 
 
 def brief(value: float) -> str:
-    """Write a number in at most six characters: 1234, 56.7, 0.89, 0.012, 3e-5."""
-    if value == 0 or abs(value) >= 100:
-        return f"{value:.0f}"
-    if abs(value) < 9.5e-4:
-        return f"{value:.0e}".replace("e-0", "e-")
-    return f"{value:.{1 if abs(value) >= 10 else 2 if abs(value) >= 0.0995 else 3}f}"
+    """Write a number in a few characters, to one significant digit at least: 1234, 56.7, 0.89, 0.012, 3e-5."""
+    size = abs(value)
+    if size != 0 and not 9.5e-4 <= size < 1e5:
+        return f"{value:.0e}".replace("e-0", "e-").replace("e+0", "e").replace("e+", "e")
+    return f"{value:.{0 if size == 0 or size >= 100 else 1 if size >= 10 else 2 if size >= 0.0995 else 3}f}"
 
 
 def colour_bar(

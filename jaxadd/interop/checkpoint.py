@@ -15,6 +15,7 @@ from jaxadd.interop.archive import Archive
 from jaxadd.interop.layouts import Layout
 from jaxadd.model import Params, Transformer
 from jaxadd.optimizers import AdamW
+from jaxadd.tasks import Sizes
 
 MAX_BYTES = 2**31
 _FROM = {"mainline": layouts.from_mainline, "transformer_lens": layouts.from_transformer_lens}
@@ -63,6 +64,22 @@ class Checkpoint:
     vocabulary: int
     classes: int
     layout: Layout
+
+    def params_for(self, sizes: Sizes) -> Params:
+        """Give `params` for a task, without the positions after its last: attention is causal, so none is read.
+
+        The mainline's n-digit networks have one position more than they need, for the last digit of the answer.
+
+        Raises:
+          UserError: the task has other tokens or classes, or more positions.
+        """
+        sides = (("tokens", self.vocabulary, sizes.vocabulary), ("classes", self.classes, sizes.classes))
+        wrong = [f"{mine} {word} and the task has {theirs}" for word, mine, theirs in sides if mine != theirs]
+        if self.length < sizes.length:
+            wrong.append(f"{self.length} positions and the task has {sizes.length}")
+        if wrong:
+            raise UserError(f"the checkpoint's network is for another task: it has {'; '.join(wrong)}")
+        return {**self.params, "pos_embed": {"W_pos": self.params["pos_embed"]["W_pos"][: sizes.length]}}
 
 
 def read(

@@ -1,9 +1,9 @@
 """Pickles of plain data and tensors, read without an unpickler.
 
 Why no file can run code. `load` is a small machine for the operations in _ARGUED and _BARE, which build lists,
-dicts, tuples, numbers and strings. A global is a name in a closed list, never an object that was imported or looked up,
-and a call is a case of one `match` statement below, which computes arrays from checked numbers. Nothing is
-looked up by a name from the file, no attribute is set, no object is constructed by its class.
+dicts, tuples, numbers and strings. A global is a name in a closed list, never an object imported or looked up, and
+a call is a case of the one `match` statement in `_call`, which computes arrays from checked numbers. No object is
+constructed by its class, and no attribute is read or set by a name from the file.
 
 Why memory is bounded. Each operation makes at most a few hundred bytes beside what its own argument holds, and
 there are at most MAX_OPERATIONS. Tensors are views of storages, however many refer to the same one, and a view
