@@ -81,13 +81,11 @@ def from_checkpoint(
     """Read a torch checkpoint of a task; raises ValueError where their sizes do not fit each other."""
     found = interop.read(path, activation=activation)
     sizes = task.sizes
-    theirs = (found.length, found.vocabulary, found.classes)
-    if theirs != (ours := (sizes.length, sizes.vocabulary, sizes.classes)):
-        raise UserError(
-            f"{path} was made for {theirs[0]} tokens, a vocabulary of {theirs[1]} and {theirs[2]} classes, the task "
-            f"given has {ours[0]}, {ours[1]} and {ours[2]}; set its flags, such as --p, to what it learned"
-        )
-    params = jax.tree.map(lambda w: jnp.asarray(w)[None], found.params)
+    try:
+        own = found.params_for(sizes)
+    except UserError as error:
+        raise UserError(f"{path}: {error}; set its flags, such as --p or --digits, to what it learned") from error
+    params = jax.tree.map(lambda w: jnp.asarray(w)[None], own)
     lane = task.data((seed,)).lane
     title = f"{Path(path).name}: {task.title}"
     return Subject(task, found.model.build(sizes), params, lane, (seed,), title, np.zeros(0, int), None)

@@ -187,7 +187,7 @@ def attention_over_pairs(pattern: np.ndarray, title: str) -> Figure:
         parts = {"attention to a": pattern[..., 0], "attention to =": pattern[..., 2]}
     heads = len(pattern)
     columns, bands = min(heads, COLUMNS), -(-heads // COLUMNS)
-    figure = new_figure((2.1 * columns + 1.2, 2.25 * bands * len(parts) + 0.4), title, "compressed")
+    figure = new_figure((2.1 * columns + 1.2, 2.25 * bands * len(parts) + 0.6), title, "compressed")
     for (label, values), axes in zip(parts.items(), head_panels(figure, heads, len(parts)), strict=True):
         norm = from_zero(np.ones(1) if label == "attention to a" else values)
         for head, ax in enumerate(axes):
