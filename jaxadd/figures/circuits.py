@@ -19,7 +19,6 @@ from jaxadd.figures.style import (
     heat,
     largest,
     matrix,
-    name_outer,
     new_figure,
     styled,
 )
@@ -43,14 +42,13 @@ def attention_maps(pattern: np.ndarray, queries: Sequence[str], tokens: Sequence
     columns, bands = min(heads, COLUMNS), -(-heads // COLUMNS)
     width, height = _cells(queries, tokens)
     figure = new_figure((columns * width + 1.5, max(2, layers * bands * (height + 0.2) + 0.8)), title, "compressed")
-    drawn = head_panels(figure, heads, layers)
+    drawn = head_panels(figure, heads, "to", "from", layers)
     norm = from_zero(pattern)
     for layer, axes in enumerate(drawn):
         for head, ax in enumerate(axes):
             image = heat(ax, pattern[layer, head], queries, tokens, norm=norm, size=7)
             ax.set(title=f"L{layer}H{head}", aspect="equal")
             ax.tick_params(axis="x", labelrotation=_turn(tokens))
-    name_outer(figure, "to", "from")
     colour_bar(figure, image, [ax for axes in drawn for ax in axes], "mean attention", aspect=25)
     return figure
 
@@ -122,7 +120,7 @@ def circuit_matrices(
     columns, bands = min(heads, COLUMNS), -(-heads // COLUMNS)
     figure = new_figure((2.5 * columns + 1.2, bands * (4.7 if qk.ndim == 3 else 4) + 0.6), title)
     above, below = figure.subfigures(2, 1, height_ratios=(1 if qk.ndim == 3 else 0.7, 1))
-    (axes,) = head_panels(above, heads)
+    (axes,) = head_panels(above, heads, *(("key", "query") if qk.ndim == 3 else ("token attended to", "score")))
     if qk.ndim == 3:
         _matrices(axes, qk, tokens, tokens, "QK score", 0.5)
     else:
@@ -132,12 +130,10 @@ def circuit_matrices(
             ax.tick_params(labelsize=7)
             if tokens is not None:
                 ax.set_xticks(range(len(tokens)), tokens)
-    name_outer(above, *(("key", "query") if qk.ndim == 3 else ("token attended to", "score")))
     for head, ax in enumerate(axes):
         ax.set_title(f"QK, head {head}")
-    (axes,) = head_panels(below, heads)
+    (axes,) = head_panels(below, heads, "class", "token attended to")
     _matrices(axes, ov, tokens, classes, "OV, logit")
-    name_outer(below, "class", "token attended to")
     for head, ax in enumerate(axes):
         ax.set_title(f"OV, head {head}")
     return figure

@@ -24,7 +24,6 @@ from jaxadd.figures.style import (
     head_panels,
     heat,
     largest,
-    name_outer,
     new_figure,
     styled,
     together,
@@ -188,13 +187,12 @@ def attention_over_pairs(pattern: np.ndarray, title: str) -> Figure:
     heads = len(pattern)
     columns, bands = min(heads, COLUMNS), -(-heads // COLUMNS)
     figure = new_figure((2.1 * columns + 1.2, 2.25 * bands * len(parts) + 0.6), title, "compressed")
-    for (label, values), axes in zip(parts.items(), head_panels(figure, heads, len(parts)), strict=True):
+    for (label, values), axes in zip(parts.items(), head_panels(figure, heads, "b", "a", len(parts)), strict=True):
         norm = from_zero(np.ones(1) if label == "attention to a" else values)
         for head, ax in enumerate(axes):
             image = heat(ax, values[head], norm=norm, size=7)
             ax.set(title=f"head {head}", aspect="equal")
         colour_bar(figure, image, axes, label, shrink=0.8, aspect=20 * bands)
-    name_outer(figure, "b", "a")
     return figure
 
 

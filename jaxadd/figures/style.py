@@ -95,10 +95,10 @@ def from_first_evaluation(ax: Axes, step: np.ndarray) -> None:
     ax.xaxis.set_minor_formatter(NullFormatter())
 
 
-def head_panels(figure: Figure, heads: int, groups: int = 1) -> list[list[Axes]]:
+def head_panels(figure: Figure, heads: int, xlabel: str, ylabel: str, groups: int = 1) -> list[list[Axes]]:
     """Lay out a panel for each head, `COLUMNS` in a row, in groups below each other that begin a new row each.
 
-    Tick labels and axis labels are left to the outermost panels, see `name_outer`.
+    Numbers and names of the axes are at the outermost panels: the lowest of each column, the first of each row.
 
     Returns:
       the H axes of every group.
@@ -110,18 +110,10 @@ def head_panels(figure: Figure, heads: int, groups: int = 1) -> list[list[Axes]]
         ax.remove()
     for ax in found[-1][max(0, heads - columns) : heads]:
         ax.tick_params(labelbottom=True)
+        ax.set_xlabel(xlabel)
+    for ax in axes[:, 0]:
+        ax.set_ylabel(ylabel)
     return [group[:heads] for group in found]
-
-
-def name_outer(figure: Figure, xlabel: str, ylabel: str) -> None:
-    """Name the axes of the panels that show tick labels: the lowest of each column, the first of each row."""
-    for ax in figure.axes:
-        if ax.get_subplotspec() is None:  # A colour bar.
-            continue
-        if ax.xaxis.get_tick_params()["labelbottom"]:
-            ax.set_xlabel(xlabel)
-        if ax.yaxis.get_tick_params()["labelleft"]:
-            ax.set_ylabel(ylabel)
 
 
 def heat(
