@@ -22,6 +22,7 @@ import tyro
 
 from jaxadd import losses, runs
 from jaxadd.config import RunConfig
+from jaxadd.lanes import take
 from jaxadd.tasks import Addition, Modular
 from jaxadd.train import Trainer
 
@@ -127,8 +128,8 @@ def _plain(trainer: Trainer, steps: int) -> Callable[[], None]:
         updates, opt_state = tx.update(jax.grad(loss)(params, batch), opt_state, params)
         return optax.apply_updates(params, updates), opt_state
 
-    params = jax.tree.map(lambda x: x[0], trainer.init().params)
-    data = trainer.data._replace(lane=jax.tree.map(lambda x: x[0], trainer.data.lane))
+    params = take(trainer.init().params, 0)
+    data = trainer.lane_data(0)
     batch = trainer.config.task.train_batch(data, jax.random.key(0), jnp.int32(0))
     carry = params, tx.init(params)
 
@@ -143,7 +144,7 @@ def _plain(trainer: Trainer, steps: int) -> Callable[[], None]:
 
 def _batches(trainer: Trainer, steps: int) -> Callable[[], None]:
     """Draw batches as the step does, and look at every number of them."""
-    data = trainer.data._replace(lane=jax.tree.map(lambda x: x[0], trainer.data.lane))
+    data = trainer.lane_data(0)
 
     def add(step: jax.Array, total: jax.Array) -> jax.Array:
         batch = trainer.config.task.train_batch(data, jax.random.key(0), step)
@@ -188,7 +189,7 @@ def _torch_transcription(trainer: Trainer) -> tuple[Callable[[], None], Callable
     def loss(batch: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
         return torch.nn.functional.cross_entropy(forward(batch[0]).double().flatten(0, 1), batch[1].flatten())
 
-    data = trainer.data._replace(lane=jax.tree.map(lambda x: x[0], trainer.data.lane))
+    data = trainer.lane_data(0)
     pairs = (task.train_batch(data, jax.random.key(0), jnp.int32(0)), task.test_batch(data))
     train, test = (
         tuple(torch.tensor(np.asarray(x), device=device).long() for x in (b.inputs, b.targets)) for b in pairs

@@ -12,6 +12,7 @@ import tyro
 from jaxadd import cli, figures, report, subjects
 from jaxadd.analysis import claims, hypotheses
 from jaxadd.analysis.claims import Finding
+from jaxadd.lanes import take
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ def main(options: Hypotheses) -> int:
     subject = subjects.from_run(options.run, options.step, note=lambda text: print(f"note: {text}", file=sys.stderr))
     lanes = []
     for s, seed in enumerate(subject.seeds):
-        params = jax.tree.map(lambda w, s=s: w[s], subject.params)
+        params = take(subject.params, s)
         lanes.append(claims.assess(subject.task, params, subject.model.apply, jax.random.key(options.seed)))
         print(f"seed {seed}: {len(lanes[-1])} claims tested", file=sys.stderr)
     texts = list(dict.fromkeys(finding.text for lane in lanes for finding in lane))

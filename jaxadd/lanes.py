@@ -27,3 +27,8 @@ def over_lanes(function: Callable, width: int | None = None) -> Callable:
         return jax.vmap(one)(arguments) if width is None else jax.lax.map(one, arguments, batch_size=width)
 
     return mapped
+
+
+def take(tree: Any, lane: int) -> Any:
+    """Take one lane of a tree whose leaves have a leading axis of lanes."""
+    return jax.tree.map(lambda x: x[lane], tree)

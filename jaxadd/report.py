@@ -16,6 +16,7 @@ from jaxadd import checkpoints, runs
 from jaxadd.analysis.answers import exact_match, free_run
 from jaxadd.config import RunConfig
 from jaxadd.fit import Progress
+from jaxadd.lanes import take
 from jaxadd.model import Params
 from jaxadd.tasks import Batch
 from jaxadd.train import Trainer
@@ -47,7 +48,7 @@ def final_params(trainer: Trainer, record: runs.Record) -> Params:
 
 def answers(trainer: Trainer, record: runs.Record, batch: Batch | None = None) -> Answers:
     """Let the first lane of a finished run answer a batch, its own test set by default."""
-    params, split = jax.tree.map(lambda x: x[0], (final_params(trainer, record), trainer.data.lane))
+    params, split = take((final_params(trainer, record), trainer.data.lane), 0)
     if batch is None:
         batch = trainer.config.task.test_batch(trainer.data._replace(lane=split))
     claims = np.asarray(claim(trainer, params, batch.inputs))
@@ -74,7 +75,7 @@ def accuracy(trainer: Trainer, record: runs.Record, batch: Batch, at_once: int =
     for start in range(0, count, at_once):
         part = jax.tree.map(lambda x: x[start : start + at_once], batch)  # noqa: B023
         for s in range(len(right)):
-            right[s] += _count_right(trainer.model.apply, jax.tree.map(lambda x: x[s], params), part)  # noqa: B023
+            right[s] += _count_right(trainer.model.apply, take(params, s), part)
     return right / count
 
 

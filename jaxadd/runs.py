@@ -173,6 +173,8 @@ def replay(
     snapshots: Sequence[int] = (),
     *,
     name: str | None = None,
+    replace: bool = False,
+    see: Callable[[TrainState], None] | None = None,
     watch: Callable[[Progress], None] | None = None,
     note: Note = print,
 ) -> Path:
@@ -184,6 +186,8 @@ def replay(
       stop: the last step recorded, at most the run's steps.
       snapshots: steps between them at which to keep the parameters.
       name: of the new folder, "START-STOP" by default.
+      replace: an earlier replay of that name is replaced.
+      see: called with the state before each of the steps, whose buffers the next one takes.
       watch: called after every chunk.
       note: called with a sentence on anything the user should know.
 
@@ -204,7 +208,7 @@ def replay(
     if outside := [step for step in snapshots if not start <= step <= stop]:
         raise UserError(f"snapshots must lie between {start} and {stop}, got {outside}")
     target = folder / "replays" / check_name(name or f"{start}-{stop}")
-    if target.exists():
+    if target.exists() and not replace:
         raise UserError(f"{target} exists already; remove it or choose another name")
     _warn_of_other_environment(origin, note)
     trainer = Trainer(config)
@@ -222,17 +226,24 @@ def replay(
     try:
         (part / "snapshots").mkdir()
 
-        def snapshot(state: TrainState, metrics: Metrics | None = None) -> None:
-            path = part / "snapshots" / f"{checkpoints.updates_made(state):08d}.npz"
-            _write_npz(path, checkpoints.flatten(state.params))
-
         wanted = sorted(set(snapshots))
-        if wanted and wanted[0] == start:
-            snapshot(state)
-        result = fit(trainer, state=state, until=stop + 1, eval_every=1, save_at=wanted, save=snapshot, watch=watch)
+        visited = range(start, stop + 1) if see else wanted
+
+        def visit(state: TrainState, metrics: Metrics | None = None) -> None:
+            step = checkpoints.updates_made(state)
+            if step in wanted:
+                _write_npz(part / "snapshots" / f"{step:08d}.npz", checkpoints.flatten(state.params))
+            if see:
+                see(state)
+
+        if visited and visited[0] == start:
+            visit(state)
+        result = fit(trainer, state=state, until=stop + 1, eval_every=1, save_at=visited, save=visit, watch=watch)
         _write_npz(part / "metrics.npz", result.metrics)
         _write_origin(part, origin, {"replay_of": str(folder), "from": start, "to": stop, "snapshots": wanted})
         part.chmod(0o755)
+        if target.exists():
+            shutil.rmtree(target)
         part.rename(target)
     finally:
         shutil.rmtree(part, ignore_errors=True)

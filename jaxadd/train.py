@@ -16,7 +16,7 @@ import optax
 
 from jaxadd import losses, optimizers
 from jaxadd.config import RunConfig
-from jaxadd.lanes import over_lanes
+from jaxadd.lanes import over_lanes, take
 from jaxadd.model import Params
 from jaxadd.tasks import Batch, Data, Predict
 
@@ -83,6 +83,10 @@ class Trainer:
         """Give one lane's network with its parameters: `predict(inputs, read=None)` gives logits `[B, R, C]`."""
         return lambda inputs, read=None: self.model.apply(params, inputs, read=read)[0]
 
+    def lane_data(self, lane: int) -> Data:
+        """Give the data of one lane, as the task's functions take it."""
+        return self.data._replace(lane=take(self.data.lane, lane))
+
     def evaluate(self, params: Params) -> dict[str, jax.Array]:
         """Compute the test metrics of every lane, each `[S]`, and what the task measures, `[S, ...]`."""
         return self._evaluate_compiled(params, self.data)
@@ -123,10 +127,9 @@ class Trainer:
 
     def abstract_batches(self) -> tuple[Batch, Batch]:
         """Give the shapes and dtypes of one lane's train and test batch without computing them."""
-        task, data = self.config.task, self.data
-        lane = data._replace(lane=jax.tree.map(lambda x: x[0], data.lane))
-        train = jax.eval_shape(lambda key: task.train_batch(lane, key, jnp.int32(0)), jax.random.key(0))
-        return train, jax.eval_shape(lambda: task.test_batch(lane))
+        task, data = self.config.task, self.lane_data(0)
+        train = jax.eval_shape(lambda key: task.train_batch(data, key, jnp.int32(0)), jax.random.key(0))
+        return train, jax.eval_shape(lambda: task.test_batch(data))
 
     def abstract_state(self) -> TrainState:
         """Give the shapes and dtypes of the state without computing it."""

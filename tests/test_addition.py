@@ -13,6 +13,7 @@ from jaxadd.analysis.carries import carries
 from jaxadd.config import RunConfig
 from jaxadd.errors import UserError
 from jaxadd.fit import fit
+from jaxadd.lanes import take
 from jaxadd.model import Transformer
 from jaxadd.optimizers import AdamW
 from jaxadd.tasks import Addition, Mixture
@@ -602,7 +603,7 @@ def test_no_test_problem_is_trained_on_early():
     """The keys of the fixed problems are not among those of the steps: fold_in and split are one function in JAX."""
     trainer = Trainer(RunConfig(task=Addition(), model=Transformer(d_model=8, heads=2, d_mlp=8)))
     state = trainer.init()
-    lane = jax.tree.map(lambda x: x[0], trainer.data)
+    lane = take(trainer.data, 0)
     fixed = {row.tobytes() for row in np.asarray(lane.lane["test"], np.int32)}
     fixed |= {row.tobytes() for row in np.asarray(lane.lane["cascades"], np.int32).reshape(-1, 2, 5)}
     for step in range(10):

@@ -12,6 +12,7 @@ import pytest
 from jaxadd import losses
 from jaxadd.analysis import answers, attribution
 from jaxadd.errors import UserError
+from jaxadd.lanes import take
 from jaxadd.model import Transformer
 from jaxadd.tasks import Addition, Batch, Modular
 
@@ -265,7 +266,7 @@ def test_lanes_equal_one_at_a_time(network):
     together = jax.jit(jax.vmap(everything))(jax.tree.map(lambda *w: np.stack(w), *lanes))
     for lane, params in enumerate(lanes):
         for name, one in jax.jit(everything)(params).items():
-            own = jax.tree.map(lambda x, lane=lane: x[lane], together[name])
+            own = take(together[name], lane)
             chex.assert_trees_all_close(own, one, rtol=1e-3, atol=1e-4)
     assert list(together["attribution"]) == components(network)
 

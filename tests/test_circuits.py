@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from jaxadd.analysis import circuits
 from jaxadd.errors import UserError
+from jaxadd.lanes import take
 from jaxadd.model import MLP, Transformer
 from jaxadd.tasks import Addition, Modular, Sizes
 
@@ -267,7 +268,7 @@ def test_lanes_equal_one_at_a_time(norm):
     together = jax.jit(jax.vmap(everything))(jax.tree.map(lambda *w: np.stack(w), *lanes))
     for lane, params in enumerate(lanes):
         for name, one in everything(params).items():
-            own = jax.tree.map(lambda x, lane=lane: x[lane], together[name])
+            own = take(together[name], lane)
             chex.assert_trees_all_close(own, one, rtol=1e-3, atol=1e-4)
 
 

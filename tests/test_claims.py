@@ -10,6 +10,7 @@ from jaxadd.analysis import claims, damage
 from jaxadd.analysis.hypotheses import Kept
 from jaxadd.config import RunConfig, Stop
 from jaxadd.fit import fit
+from jaxadd.lanes import take
 from jaxadd.model import Transformer
 from jaxadd.optimizers import AdamW
 from jaxadd.tasks import Addition, Modular
@@ -28,7 +29,7 @@ def learned():
         stop=Stop("test_accuracy", 0.99),
     )
     trainer = Trainer(config)
-    params = jax.tree.map(lambda w: w[0], fit(trainer).state.params)
+    params = take(fit(trainer).state.params, 0)
     return config.task, trainer.model, params
 
 

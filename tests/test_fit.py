@@ -11,6 +11,7 @@ from jaxadd import fit as fit_module
 from jaxadd.checkpoints import flatten
 from jaxadd.config import RunConfig, Stop
 from jaxadd.fit import fit
+from jaxadd.lanes import take
 from jaxadd.model import MLP, Transformer
 from jaxadd.optimizers import SGD, AdamW
 from jaxadd.tasks import Digits, Modular
@@ -55,9 +56,9 @@ def test_metrics_are_what_they_say(tiny, whole):
     trainer = Trainer(tiny)
     initial = trainer.init()
     for s in range(2):
-        data = trainer.data._replace(lane=jax.tree.map(lambda x, s=s: x[s], trainer.data.lane))
+        data = trainer.lane_data(s)
         for column, state in ((0, initial), (-1, whole.state)):
-            params = jax.tree.map(lambda x, s=s: x[s], state.params)
+            params = take(state.params, s)
             batch = tiny.task.train_batch(data, state.key[s], state.step[s])
             (loss, (accuracy, by_position)), grads = jax.value_and_grad(trainer.loss, has_aux=True)(params, batch)
             squares = lambda tree: sum(float((x**2).sum()) for x in jax.tree.leaves(tree))  # noqa: E731

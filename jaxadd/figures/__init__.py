@@ -18,8 +18,9 @@ from jaxadd.figures.modular import (
     neuron_maps,
 )
 from jaxadd.figures.progress import measures
+from jaxadd.figures.spikes import exchanged, spike, spike_damage, spikes
 from jaxadd.figures.studies import arms, loss_grid, loss_split, shelf_law
-from jaxadd.figures.training import curves, error_map, misread, norms, spike
+from jaxadd.figures.training import curves, error_map, misread, norms
 
 __all__ = [
     "arms",
@@ -36,6 +37,7 @@ __all__ = [
     "digit_curves",
     "embedding_norms",
     "error_map",
+    "exchanged",
     "hypotheses",
     "logit_lens",
     "logit_spectrum",
@@ -49,4 +51,6 @@ __all__ = [
     "offsets",
     "shelf_law",
     "spike",
+    "spike_damage",
+    "spikes",
 ]

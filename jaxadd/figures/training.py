@@ -1,25 +1,15 @@
-"""Figures of any run: loss, accuracy and norms over steps, a loss spike, and what is answered wrongly."""
+"""Figures of any run: loss, accuracy and norms over steps, and what is answered wrongly."""
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from jaxadd.figures.style import (
-    ABSENT,
-    FLOOR,
     OTHER,
-    PALETTE,
     TEST,
     TRAIN,
-    around_zero,
-    brief,
-    colour_bar,
-    diverging,
-    edges,
     line,
     new_figure,
     panels,
@@ -60,51 +50,6 @@ def norms(metrics: Metrics, title: str, *, log_steps: bool = True) -> Figure:
         ax.set(title=name.replace("grad", "gradient").replace("_", " "), ylabel="Euclidean norm")
         if name != "weight_norm":
             ax.set_yscale("log")
-    return figure
-
-
-@styled
-def spike(
-    step: np.ndarray, losses: Mapping[str, np.ndarray], grad_norms: Mapping[str, np.ndarray], title: str
-) -> Figure:
-    """Draw the steps around a loss spike: losses, and the gradient's norm in every group of parameters.
-
-    Norms are drawn relative to their median in this window, so that it shows which group leads and which follow.
-
-    Args:
-      step: `[T]`, ascending.
-      losses: by name, `[T]` each, nats; the first is marked where it is largest.
-      grad_norms: by group of parameters, `[T]` each; NaN or 0 is left blank.
-      title: of the figure.
-    """
-    figure = new_figure((8.4, 0.2 * len(grad_norms) + 4), title)
-    above, below = figure.subplots(2, 1, sharex=True, height_ratios=(2.4, 0.2 * len(grad_norms) + 0.3))
-    colours = itertools.cycle(PALETTE)
-    for i, (name, loss) in enumerate(losses.items()):
-        above.plot(
-            step, loss, color=next(colours) if i else OTHER, lw=1 if i else 1.8, label=name, zorder=3 - (i > 0)
-        )
-    main = np.asarray(next(iter(losses.values())))
-    peak = step[np.argmax(np.where(np.isnan(main), -np.inf, main))]
-    above.axvline(peak, color=FLOOR, lw=0.9, ls=(0, (4, 3)))
-    above.set(yscale="log", ylabel="nats", title=f"loss, highest at step {peak:,}")
-    if len(losses) > 1:
-        above.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8)
-
-    size = np.stack(list(grad_norms.values()))
-    size = np.where(size > 0, size, np.nan)
-    median = np.array([np.median(row[np.isfinite(row)]) if np.isfinite(row).any() else np.nan for row in size])
-    change = np.log10(size / median[:, None])
-    rows, cells = np.arange(len(size)), np.ma.masked_invalid(change)
-    image = below.pcolormesh(edges(step), edges(rows), cells, cmap=diverging(), norm=around_zero(change))
-    below.set_yticks(
-        rows, [f"{name}  {brief(np.nan_to_num(m))}" for name, m in zip(grad_norms, median, strict=True)], fontsize=8
-    )
-    below.set(xlabel="step", title="norm of the gradient; its median beside the name", facecolor=ABSENT)
-    below.grid(visible=False)
-    below.invert_yaxis()
-    below.xaxis.get_major_locator().set_params(integer=True)
-    colour_bar(figure, image, below, "powers of ten\nabove the median", over=change)
     return figure
 
 

@@ -385,7 +385,7 @@ class Addition:
         return self.text(operands, np.asarray(self.features(operands).answer))
 
     def describe(self, inputs: np.ndarray, target: np.ndarray, claim: np.ndarray) -> str:
-        """Put one wrong answer into words: "12345+67890: claims 080135, is 080235 (wrong in A2; 3 carries …)"."""
+        """Put one answer into words: "12345+67890: claims 080135, is 080235 (wrong in A2; 3 carries …)"."""
         operands = np.asarray(self._decode_question(inputs))
         facts = self.features(operands)
         wrong = ", ".join(f"A{k}" for k, t, c in zip(self.read_digits, target, claim, strict=True) if t != c)
@@ -394,7 +394,8 @@ class Addition:
         question = "+".join(map(self._numeral, operands))
         count, cascade = int(facts.count), int(facts.cascade)
         carried = f"{count} carr{'y' if count == 1 else 'ies'}, longest cascade {cascade}" if count else "no carry"
-        return f"{question}: claims {said}, is {right} (wrong in {wrong}; {carried})"
+        outcome = f"is {right} (wrong in {wrong}; " if wrong else "rightly ("
+        return f"{question}: claims {said}, {outcome}{carried})"
 
     # --- data ----------------------------------------------------------------------------------------------
 

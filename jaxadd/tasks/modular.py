@@ -113,7 +113,8 @@ class Modular:
         return {}
 
     def describe(self, inputs: np.ndarray, target: np.ndarray, claim: np.ndarray) -> str:
-        """Put one wrong answer into words, such as "18 + 34 mod 113: claims 51, is 52"."""
+        """Put one answer into words, such as "18 + 34 mod 113: claims 51, is 52"."""
         a, b, _ = inputs
         said = "=" if claim[0] == self.p else claim[0]
-        return f"{_SYMBOLS[self.operation].format(a=a, b=b)} mod {self.p}: claims {said}, is {target[0]}"
+        outcome = "rightly" if claim[0] == target[0] else f"is {target[0]}"
+        return f"{_SYMBOLS[self.operation].format(a=a, b=b)} mod {self.p}: claims {said}, {outcome}"

@@ -83,4 +83,4 @@ class Task(Protocol):
         """
 
     def describe(self, inputs: np.ndarray, target: np.ndarray, claim: np.ndarray) -> str:
-        """Put one example `[T]`, its target `[R]` and a wrong claim `[R]` into words."""
+        """Put one example `[T]`, its target `[R]` and what was claimed, `[R]`, into words."""
