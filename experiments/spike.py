@@ -16,7 +16,7 @@ from jaxadd.analysis.carries import CLASSES
 from jaxadd.analysis.spikes import Spike
 from jaxadd.errors import UserError
 from jaxadd.fit import Metrics
-from jaxadd.lanes import take
+from jaxadd.lanes import find, take
 from jaxadd.model import Params
 from jaxadd.tasks import Addition
 from jaxadd.train import Trainer, TrainState
@@ -111,9 +111,7 @@ def main(options: Options) -> int:
         raise UserError("--factor must be above 1 and --margin at least 1")
     record = runs.load(options.run)
     config, metrics = record.origin.config, record.metrics
-    if options.seed is not None and options.seed not in config.seeds:
-        raise UserError(f"this run has no seed {options.seed}; it has {', '.join(map(str, config.seeds))}")
-    lanes = [s for s, seed in enumerate(config.seeds) if options.seed in (None, seed)]
+    lanes = range(len(config.seeds)) if options.seed is None else [find(config.seeds, options.seed)]
     found = {s: spikes.find(metrics["train_loss"][s], metrics["step"], factor=options.factor) for s in lanes}
     listed = [(s, spike) for s in lanes for spike in found[s]]
     if not listed:

@@ -1,9 +1,11 @@
 """One way to do the same for many: lanes of a run, states of a training, interventions at a network."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+
+from jaxadd.errors import UserError
 
 
 def over_lanes(function: Callable, width: int | None = None) -> Callable:
@@ -32,3 +34,12 @@ def over_lanes(function: Callable, width: int | None = None) -> Callable:
 def take(tree: Any, lane: int) -> Any:
     """Take one lane of a tree whose leaves have a leading axis of lanes."""
     return jax.tree.map(lambda x: x[lane], tree)
+
+
+def find(seeds: Sequence[int], seed: int | None) -> int:
+    """Give the lane of a seed, the first for None; raises ValueError where no lane has it."""
+    if seed is None:
+        return 0
+    if seed not in seeds:
+        raise UserError(f"this run has no seed {seed}; it has {', '.join(map(str, seeds))}")
+    return list(seeds).index(seed)

@@ -94,6 +94,25 @@ def states(folder: str | os.PathLike, trainer: Trainer, note: Note = print) -> I
             yield step, state
 
 
+def state(folder: str | os.PathLike, trainer: Trainer, step: int | None = None) -> TrainState:
+    """Read one saved state, the newest by default; raises ValueError where it was not saved, or is not whole."""
+    places = Path(folder) / "checkpoints"
+    saved = checkpoints.steps(places)
+    if not saved:
+        raise UserError(f"{folder} has no saved states")
+    step = saved[-1] if step is None else step
+    if step not in saved:
+        shown = [f"{s:,}" for s in saved]
+        few = ", ".join(shown if len(shown) <= 8 else [*shown[:4], "…", *shown[-3:]])
+        raise UserError(f"step {step} of {folder} was not saved; there are {few}")
+    try:
+        return checkpoints.load(places, step, trainer.abstract_state(), trainer.config)
+    except checkpoints.UNREADABLE as error:
+        raise UserError(
+            f"step {step} of {folder} is damaged or foreign: {checkpoints.first_line(error)}; choose another"
+        ) from error
+
+
 def train(
     trainer: Trainer,
     folder: str | os.PathLike,

@@ -11,6 +11,7 @@ import numpy as np
 
 from jaxadd import checkpoints, interop, report, runs
 from jaxadd.errors import UserError
+from jaxadd.fit import Metrics, cut
 from jaxadd.model import Model, Params, Transformer
 from jaxadd.tasks import Addition, Modular
 from jaxadd.train import Trainer
@@ -28,6 +29,7 @@ class Subject(NamedTuple):
       title: for figures.
       steps: `[E]`, the steps whose states are known; empty for a checkpoint from elsewhere.
       history: parameters at these steps, with leading axes `[S, E]`; None where there are none.
+      metrics: what was recorded in training, as in `fit.Result`; empty for a checkpoint from elsewhere.
     """
 
     task: Modular | Addition
@@ -38,6 +40,7 @@ class Subject(NamedTuple):
     title: str
     steps: np.ndarray
     history: Params | None
+    metrics: Metrics
 
 
 def from_run(
@@ -61,18 +64,15 @@ def from_run(
     trainer = Trainer(config)
     saved = checkpoints.steps(Path(folder) / "checkpoints")
     wanted = (saved[-1] if saved else None) if step is None and not record.params else step
-    found = {} if not history and wanted is None else dict(runs.states(folder, trainer, note))
-    if wanted is not None and wanted not in found:
-        raise UserError(f"step {wanted} of {folder} was not saved whole; there are {_few(sorted(found))}")
     if wanted is None and not record.params:
         raise UserError(f"{folder} has neither a checkpoint nor final parameters")
-    params = report.final_params(trainer, record) if wanted is None else found[wanted].params
+    params = report.final_params(trainer, record) if wanted is None else runs.state(folder, trainer, wanted).params
     title = report.title(config) + ("" if wanted is None else f", step {wanted:,}")
-    until = [s for s in found if wanted is None or s <= wanted] if history else []
-    past = jax.tree.map(lambda *w: jnp.stack(w, axis=1), *(found[s].params for s in until)) if until else None
-    return Subject(
-        config.task, trainer.model, params, trainer.data.lane, config.seeds, title, np.asarray(until, int), past
-    )
+    found = {s: state.params for s, state in runs.states(folder, trainer, note)} if history else {}
+    until = [s for s in found if wanted is None or s <= wanted]
+    past = jax.tree.map(lambda *w: jnp.stack(w, axis=1), *(found[s] for s in until)) if until else None
+    steps, metrics = np.asarray(until, int), record.metrics if wanted is None else cut(record.metrics, wanted + 1)
+    return Subject(config.task, trainer.model, params, trainer.data.lane, config.seeds, title, steps, past, metrics)
 
 
 def from_checkpoint(
@@ -88,9 +88,4 @@ def from_checkpoint(
     params = jax.tree.map(lambda w: jnp.asarray(w)[None], own)
     lane = task.data((seed,)).lane
     title = f"{Path(path).name}: {task.title}"
-    return Subject(task, found.model.build(sizes), params, lane, (seed,), title, np.zeros(0, int), None)
-
-
-def _few(steps: list[int]) -> str:
-    shown = [f"{s:,}" for s in steps]
-    return ", ".join(shown if len(shown) <= 8 else [*shown[:4], "…", *shown[-3:]]) or "none"
+    return Subject(task, found.model.build(sizes), params, lane, (seed,), title, np.zeros(0, int), None, {})

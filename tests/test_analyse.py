@@ -3,12 +3,15 @@
 import json
 import sys
 
+import chex
 import jax
+import optax
 import pytest
 
-from experiments import analyse, hypotheses
+from experiments import analyse, export, hypotheses
 from jaxadd import cli, interop, report, runs, subjects
 from jaxadd.config import RunConfig
+from jaxadd.lanes import take
 from jaxadd.model import Transformer
 from jaxadd.tasks import Addition, Modular
 from jaxadd.train import Trainer
@@ -32,13 +35,12 @@ def addition(tmp_path_factory):
 
 def call(monkeypatch, module, *arguments):
     monkeypatch.setattr(sys, "argv", ["-", *map(str, arguments)])
-    name = module.__name__.rpartition(".")[2]
-    options = {"analyse": getattr(module, "Analyse", None), "hypotheses": getattr(module, "Hypotheses", None)}[name]
+    options = getattr(module, module.__name__.rpartition(".")[2].capitalize())
     return cli.command(module.__name__, options, module.main)
 
 
 def test_a_run_and_its_checkpoint_give_the_same_numbers(folder, tiny, tmp_path, monkeypatch):
-    assert call(monkeypatch, analyse, folder, "--lane", 1) == 0
+    assert call(monkeypatch, analyse, folder, "--seed", 1) == 0
     ours = json.loads((folder / "analysis" / "analysis.json").read_text())
     record = runs.load(folder)
     lane = jax.tree.map(lambda w: w[1], report.final_params(Trainer(tiny), record))
@@ -55,6 +57,9 @@ def test_a_run_and_its_checkpoint_give_the_same_numbers(folder, tiny, tmp_path, 
             assert value == pytest.approx(ours[name], rel=1e-4, abs=1e-6), name
     assert (out / "figures" / "attention.png").stat().st_size > 1000
     assert (folder / "analysis" / "figures" / "measures.png").stat().st_size > 1000
+    for page in (folder / "analysis" / "report.html", out / "report.html"):
+        assert "Who writes the correct logit" in page.read_text()
+    assert "all 2 seeds, median (range)" in (folder / "analysis" / "findings.txt").read_text()
 
 
 def test_addition_is_mapped_and_its_claims_are_tested(addition, monkeypatch, capsys):
@@ -62,6 +67,7 @@ def test_addition_is_mapped_and_its_claims_are_tested(addition, monkeypatch, cap
     assert "L0H1" in capsys.readouterr().out
     numbers = json.loads((addition / "analysis" / "analysis.json").read_text())
     assert "damage.L0H0 at =.A2" in numbers
+    assert "Confusion" in (addition / "analysis" / "report.html").read_text()
     assert call(monkeypatch, hypotheses, addition) == 0
     assert "a head carries column 1's sum" in (addition / "hypotheses" / "findings.txt").read_text()
 
@@ -76,8 +82,8 @@ def test_a_step_of_a_run_is_what_was_saved_there(folder, tiny):
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (("--step", 15), "was not saved whole; there are 0, 10, 20"),
-        (("--lane", 2), "one of the 2"),
+        (("--step", 15), "was not saved; there are 0, 10, 20"),
+        (("--seed", 2), "has no seed 2; it has 0, 1"),
     ],
 )
 def test_what_is_not_there_is_said(folder, monkeypatch, capsys, flags, words):
@@ -91,3 +97,16 @@ def test_a_checkpoint_of_another_task_is_refused(tmp_path):
     interop.write(path, model.init(jax.random.key(0)))
     with pytest.raises(ValueError, match="set its flags"):
         subjects.from_checkpoint(path, Modular(p=7))
+
+
+def test_an_export_is_read_back_with_its_optimizer(folder, tiny, tmp_path, monkeypatch, capsys):
+    path = tmp_path / "network.pth"
+    assert call(monkeypatch, export, folder, path, "--seed", 1, "--step", 20, "--optimizer") == 0
+    assert "step 20" in capsys.readouterr().out
+    state = take(runs.state(folder, Trainer(tiny), 20), 1)
+    read = interop.read(path)
+    chex.assert_trees_all_equal(read.params, jax.device_get(state.params))
+    assert (read.optimizer.count, read.optimizer.settings["lr"]) == (20, 1e-2)
+    chex.assert_trees_all_equal(read.optimizer.nu, jax.device_get(optax.tree.get(state.opt_state, "nu")))
+    assert call(monkeypatch, export, folder, path, "--step", 15) == 2
+    assert "was not saved" in capsys.readouterr().err

@@ -22,6 +22,10 @@ class Phases(NamedTuple):
     cleaned: int | None
 
 
+PHASES = {"memorised": "memorisation", "formed": "circuit formation", "cleaned": "clean-up"}
+"""What the phase is called that ends there."""
+
+
 def phases(
     steps: Sequence[int] | np.ndarray,
     train_loss: np.ndarray,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from jaxadd.analysis.phases import PHASES
 from jaxadd.figures.style import (
     OTHER,
     PALETTE,
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_PHASES = {"memorisation": "#f3e3c3", "circuit formation": "#d9e6d3", "clean-up": "#dcd6ea"}
+_SHADES = ("#f3e3c3", "#d9e6d3", "#dcd6ea")
 _ONE = "excluded loss of one frequency"
 _PANELS = {"loss": "loss", "sum_of_squares": "sum of squares", "gini": "Gini", "explained": "variance explained"}
 
@@ -109,7 +110,7 @@ def _shade(
     from matplotlib.patches import Patch
 
     handles, start = [], 0
-    for i, ((name, colour), end) in enumerate(zip(_PHASES.items(), phases, strict=True)):
+    for i, (name, colour, end) in enumerate(zip(PHASES.values(), _SHADES, phases, strict=True)):
         lasting = end is None
         if lasting and any(later is not None for later in phases[i + 1 :]):
             continue  # There was none: a network may generalise from the start.

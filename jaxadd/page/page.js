@@ -1,0 +1,495 @@
+"use strict";
+(() => {
+  const LINES = ["#3b6fb6", "#d1495b", "#d99a2b", "#4f9a72", "#8d6a9f", "#5c7793", "#7aa9d8", "#b5835a"];
+  const MAGMA = ["#fcfdbf", "#feca8d", "#fd9668", "#f1605d", "#cd4071", "#9e2f7f", "#721f81", "#440f76", "#180f3d", "#000004"];
+  const TWO_SIDED = ["#16324f", "#3b6fb6", "#9dbce0", "#f7f7f7", "#eba9b1", "#d1495b", "#7a1f2b"];
+  const TWO_SIDED_DARK = ["#9dbce0", "#6f9fe0", "#34507a", "#22272e", "#803543", "#ef7b8b", "#f6bcc4"];
+  const data = JSON.parse(document.getElementById("data").textContent);
+  const tip = document.getElementById("tip");
+  const slider = document.getElementById("step");
+  const dark = matchMedia("(prefers-color-scheme: dark)");
+  const redraws = [];
+  const ink = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
+
+  // --- numbers ---------------------------------------------------------------------------------------
+
+  function unpack(packed) {
+    const text = atob(packed.float32 ?? packed.uint16);
+    const bytes = new Uint8Array(text.length);
+    for (let i = 0; i < text.length; i++) bytes[i] = text.charCodeAt(i);
+    const view = new DataView(bytes.buffer);
+    if (packed.float32 !== undefined) {
+      return Float32Array.from({ length: bytes.length / 4 }, (_, i) => view.getFloat32(4 * i, true));
+    }
+    return Float32Array.from({ length: bytes.length / 2 }, (_, i) => {
+      const whole = view.getUint16(2 * i, true);
+      return whole === 65535 ? NaN : packed.low + whole * packed.scale;
+    });
+  }
+
+  function say(value) {
+    if (Number.isNaN(value)) return "none";
+    if (!Number.isFinite(value)) return value > 0 ? "∞" : "−∞";
+    const size = Math.abs(value);
+    if (size !== 0 && (size < 1e-3 || size >= 1e6)) return value.toExponential(3).replace("e+", "e").replace("-", "−");
+    return Number(value.toPrecision(4)).toLocaleString("en", { maximumFractionDigits: 6 }).replace("-", "−");
+  }
+
+  function range(arrays) {
+    let low = Infinity, high = -Infinity;
+    for (const array of arrays) {
+      for (const value of array) {
+        if (!Number.isFinite(value)) continue;
+        if (value < low) low = value;
+        if (value > high) high = value;
+      }
+    }
+    return low <= high ? [low, high] : [0, 1];
+  }
+
+  function median(sorted) {
+    const half = sorted.length >> 1;
+    return sorted.length % 2 ? sorted[half] : (sorted[half - 1] + sorted[half]) / 2;
+  }
+
+  function ticks(low, high, most) {
+    const rough = (high - low) / most || 1;
+    const power = 10 ** Math.floor(Math.log10(rough));
+    const step = [1, 2, 5, 10].map((m) => m * power).find((s) => s >= rough);
+    const found = [];
+    for (let t = Math.ceil(low / step - 1e-9) * step; t <= high + 1e-9 * step; t += step) found.push(Math.abs(t) < step / 1e6 ? 0 : t);
+    return found;
+  }
+
+  function decades(low, high, most) {
+    const first = Math.ceil(Math.log10(low) - 1e-9), last = Math.floor(Math.log10(high) + 1e-9);
+    const every = Math.max(1, Math.ceil((last - first + 1) / most));
+    const found = [];
+    for (let e = first; e <= last; e += every) found.push(10 ** e);
+    return found.length > 1 ? found : ticks(low, high, most).filter((t) => t > 0);
+  }
+
+  const sayTick = (t) => {
+    const e = Math.log10(Math.abs(t));
+    const small = "⁰¹²³⁴⁵⁶⁷⁸⁹";
+    if (t > 0 && Math.abs(e - Math.round(e)) < 1e-9 && (e < -2.5 || e > 4.5)) {
+      return "10" + String(Math.round(e)).replace("-", "⁻").replace(/\d/g, (d) => small[d]);
+    }
+    return say(t);
+  };
+
+  // --- drawing ---------------------------------------------------------------------------------------
+
+  function element(kind, parent, properties = {}, text = "") {
+    const made = document.createElement(kind);
+    for (const [name, value] of Object.entries(properties)) made.setAttribute(name, value);
+    if (text) made.textContent = text;
+    parent.append(made);
+    return made;
+  }
+
+  // Sizes a canvas in CSS pixels, sharp on any screen, and gives its cleared context.
+  function prepare(canvas, width, height) {
+    const ratio = window.devicePixelRatio || 1;
+    canvas.width = Math.round(width * ratio);
+    canvas.height = Math.round(height * ratio);
+    canvas.style.width = `${width}px`;
+    canvas.style.height = `${height}px`;
+    const context = canvas.getContext("2d");
+    context.setTransform(ratio, 0, 0, ratio, 0, 0);
+    context.clearRect(0, 0, width, height);
+    context.font = "11px system-ui, sans-serif";
+    return context;
+  }
+
+  function write(context, text, x, y, align = "center", baseline = "middle", colour = ink("faint")) {
+    context.fillStyle = colour;
+    context.textAlign = align;
+    context.textBaseline = baseline;
+    context.fillText(text, x, y);
+  }
+
+  function colours(anchors) {
+    const parsed = anchors.map((c) => [1, 3, 5].map((i) => parseInt(c.slice(i, i + 2), 16)));
+    const table = new Uint8ClampedArray(256 * 3);
+    for (let i = 0; i < 256; i++) {
+      const place = (i / 255) * (parsed.length - 1);
+      const before = Math.min(Math.floor(place), parsed.length - 2);
+      for (let c = 0; c < 3; c++) table[3 * i + c] = parsed[before][c] + (place - before) * (parsed[before + 1][c] - parsed[before][c]);
+    }
+    return table;
+  }
+
+  function palette(diverging) {
+    if (!diverging) return colours(dark.matches ? [...MAGMA].reverse() : MAGMA);
+    return colours(dark.matches ? TWO_SIDED_DARK : TWO_SIDED);
+  }
+
+  function showTip(event, text) {
+    tip.textContent = text;
+    tip.hidden = false;
+    const { width, height } = tip.getBoundingClientRect();
+    const beyond = event.clientX + 14 + width > innerWidth - 6;
+    tip.style.left = `${Math.max(6, beyond ? event.clientX - width - 14 : event.clientX + 14)}px`;
+    tip.style.top = `${Math.max(6, Math.min(event.clientY + 14, innerHeight - height - 6))}px`;
+  }
+
+  const brief = (text) => (text.length > 26 ? `${text.slice(0, 14)}…${text.slice(-11)}` : text);
+
+  function hover(canvas, textAt) {
+    canvas.addEventListener("pointermove", (event) => {
+      const box = canvas.getBoundingClientRect();
+      const text = textAt(event.clientX - box.left, event.clientY - box.top);
+      if (text) showTip(event, text);
+      else tip.hidden = true;
+    });
+    canvas.addEventListener("pointerleave", () => { tip.hidden = true; });
+  }
+
+  // How many panels go beside each other so that none is narrower than the least and rows are even.
+  function balanced(count, width, least) {
+    const most = Math.max(1, Math.floor((width + 20) / (least + 20)));
+    return Math.ceil(count / Math.ceil(count / most));
+  }
+
+  // The last frame at or before the step chosen; the first where all come after it.
+  function frameAt(steps) {
+    if (steps.length === 1 || !slider) return steps.length - 1;
+    const step = data.steps[slider.value];
+    let frame = 0;
+    while (frame + 1 < steps.length && steps[frame + 1] <= step) frame++;
+    return frame;
+  }
+
+  function stateLine(body, steps) {
+    if (steps.length < 2) return () => {};
+    const line = element("p", body, { class: "state" });
+    return (frame) => { line.textContent = `state at step ${steps[frame].toLocaleString("en")}`; };
+  }
+
+  // --- blocks ----------------------------------------------------------------------------------------
+
+  function lines(body, block, title) {
+    const x = unpack(block.x), count = x.length;
+    const series = block.series.map((packed, i) => {
+      const values = unpack(packed), lanes = packed.shape[0];
+      const middle = new Float32Array(count), low = new Float32Array(count), high = new Float32Array(count);
+      for (let t = 0; t < count; t++) {
+        const known = [];
+        for (let s = 0; s < lanes; s++) if (Number.isFinite(values[s * count + t])) known.push(values[s * count + t]);
+        known.sort((a, b) => a - b);
+        middle[t] = known.length ? median(known) : NaN;
+        low[t] = known.length ? known[0] : NaN;
+        high[t] = known.length ? known[known.length - 1] : NaN;
+      }
+      return { name: packed.name, middle, low, high, lanes, colour: LINES[i % LINES.length], shown: true };
+    });
+    const legend = element("div", body, { class: "legend" });
+    for (const one of series) {
+      const button = element("button", legend, { type: "button", "aria-pressed": "true" });
+      element("i", button).style.background = one.colour;
+      button.append(one.name);
+      button.addEventListener("click", () => {
+        one.shown = !one.shown;
+        button.setAttribute("aria-pressed", one.shown);
+        draw();
+      });
+    }
+    const canvas = element("canvas", body, { role: "img", "aria-label": `${title}: ${series.map((s) => s.name).join(", ")}` });
+    const shift = block.log_x ? 1 : 0;
+    let place = null;
+
+    function draw() {
+      const width = Math.max(280, body.clientWidth), height = Math.min(340, Math.max(220, width * 0.42));
+      const context = prepare(canvas, width, height);
+      const left = 58, right = width - 26, top = 14, bottom = height - 38;
+      const shown = series.filter((s) => s.shown);
+      const clean = (a) => (block.log_y ? a.filter((v) => v > 0) : a);
+      let [low, high] = range(shown.flatMap((s) => [clean(s.low), clean(s.high)]));
+      if (low === high) [low, high] = block.log_y ? [low / 2, high * 2] : [low - 0.5, high + 0.5];
+      const pad = block.log_y ? Math.pow(high / low, 0.04) : 0.04 * (high - low);
+      [low, high] = block.log_y ? [low / pad, high * pad] : [low - pad, high + pad];
+      const f = block.log_y ? Math.log : (v) => v, g = block.log_x ? Math.log : (v) => v;
+      // On a logarithmic axis the start would take most of the room.
+      const begin = x[block.log_x && count > 2 ? 1 : 0] + shift, end = x[count - 1] + shift;
+      const px = (v) => left + ((g(v + shift) - g(begin)) / (g(end) - g(begin) || 1)) * (right - left);
+      const py = (v) => bottom - ((f(v) - f(low)) / (f(high) - f(low))) * (bottom - top);
+
+      block.shades.forEach(([from, to, name], i) => {
+        context.fillStyle = ink("raised");
+        context.globalAlpha = i % 2 ? 0.55 : 1;
+        const a = Math.max(left, px(from)), b = Math.min(right, px(to));
+        context.fillRect(a, top, b - a, bottom - top);
+        context.globalAlpha = 1;
+        if (b - a > context.measureText(name).width + 6) write(context, name, (a + b) / 2, top + 9);
+      });
+      context.strokeStyle = ink("rule");
+      context.lineWidth = 1;
+      for (const t of block.log_y ? decades(low, high, 7) : ticks(low, high, 6)) {
+        context.beginPath(); context.moveTo(left, py(t)); context.lineTo(right, py(t)); context.stroke();
+        write(context, sayTick(t), left - 6, py(t), "right");
+      }
+      for (const t of block.log_x ? decades(begin, end, width / 90) : ticks(begin, end, width / 110)) {
+        write(context, sayTick(t), px(t - shift), bottom + 12);
+      }
+      write(context, block.log_x ? "step + 1" : "step", (left + right) / 2, height - 7);
+      context.save();
+      context.translate(9, (top + bottom) / 2);
+      context.rotate(-Math.PI / 2);
+      write(context, block.ylabel, 0, 0);
+      context.restore();
+
+      context.save();
+      context.beginPath(); context.rect(left, top - 2, right - left, bottom - top + 4); context.clip();
+      for (const one of shown) {
+        const known = [];
+        for (let t = 0; t < count; t++) if (Number.isFinite(one.middle[t]) && !(block.log_y && one.middle[t] <= 0)) known.push(t);
+        context.fillStyle = context.strokeStyle = one.colour;
+        if (one.lanes > 1 && known.length) {
+          context.globalAlpha = 0.18;
+          context.beginPath();
+          for (const t of known) context.lineTo(px(x[t]), py(one.high[t]));
+          for (const t of [...known].reverse()) context.lineTo(px(x[t]), py(Math.max(one.low[t], block.log_y ? low : -Infinity)));
+          context.fill();
+          context.globalAlpha = 1;
+        }
+        context.lineWidth = 1.6;
+        context.lineJoin = "round";
+        context.beginPath();
+        for (const t of known) context.lineTo(px(x[t]), py(one.middle[t]));
+        context.stroke();
+        if (known.length === 1) {
+          context.beginPath(); context.arc(px(x[known[0]]), py(one.middle[known[0]]), 3, 0, 7); context.fill();
+        }
+      }
+      context.restore();
+      if (slider) {
+        const at = px(data.steps[slider.value]);
+        if (at >= left && at <= right) {
+          context.strokeStyle = ink("faint");
+          context.setLineDash([3, 3]);
+          context.beginPath(); context.moveTo(at, top); context.lineTo(at, bottom); context.stroke();
+          context.setLineDash([]);
+        }
+      }
+      place = { left, right, top, bottom, px };
+    }
+
+    hover(canvas, (mouseX, mouseY) => {
+      if (!place || mouseX < place.left - 4 || mouseX > place.right + 4 || mouseY < place.top || mouseY > place.bottom) return "";
+      let near = 0, best = Infinity;
+      for (let t = 0; t < count; t++) {
+        const away = Math.abs(place.px(x[t]) - mouseX);
+        if (away < best) [near, best] = [t, away];
+      }
+      const rows = series.filter((s) => s.shown).map((s) => {
+        // What is measured now and then is shown as of the last time.
+        let t = near;
+        while (t > 0 && Number.isNaN(s.middle[t])) t--;
+        const spread = s.lanes > 1 ? `  (${say(s.low[t])} to ${say(s.high[t])})` : "";
+        return `${s.name}  ${say(s.middle[t])}${spread}`;
+      });
+      return [`step ${x[near].toLocaleString("en")}`, ...rows].join("\n");
+    });
+    redraws.push(draw);
+  }
+
+  function heatMaps(body, block, title) {
+    const { steps, row_labels: rows, column_labels: columns } = block;
+    const panels = block.frames.map((packed) => ({ name: packed.name, values: unpack(packed) }));
+    const R = rows.length, C = columns.length;
+    let [low, high] = block.limits ?? range(panels.map((p) => p.values));
+    if (block.diverging && !block.limits) [low, high] = [-1, 1].map((s) => s * (Math.max(Math.abs(low), Math.abs(high)) || 1));
+    if (low === high) high = low + 1;
+    // Where on the scale of colours a value is, 0 to 1.
+    const shade = (value) => {
+      const within = Math.max(low, Math.min(high, value));
+      if (block.diverging) return (1 + Math.sign(within) * Math.pow(Math.abs(within) / high, block.power)) / 2;
+      return Math.pow((within - low) / (high - low), block.power);
+    };
+    const state = stateLine(body, steps);
+    const holder = element("div", body, { class: "panels" });
+    for (const panel of panels) {
+      const figure = element("figure", holder);
+      panel.canvas = element("canvas", figure, { role: "img", "aria-label": `${title}, ${panel.name}: ${R} by ${C}` });
+      element("figcaption", figure, {}, panel.name);
+      panel.image = document.createElement("canvas");
+      [panel.image.width, panel.image.height] = [C, R];
+      hover(panel.canvas, (mouseX, mouseY) => {
+        if (!panel.place) return "";
+        const { left, top, cellWidth, cellHeight } = panel.place;
+        const c = Math.floor((mouseX - left) / cellWidth), r = Math.floor((mouseY - top) / cellHeight);
+        if (c < 0 || c >= C || r < 0 || r >= R) return "";
+        const value = panel.values[(frameAt(steps) * R + r) * C + c];
+        const named = (axis, label) => (axis ? `${axis} ${label}` : label);
+        return `${panel.name}\n${named(block.ylabel, rows[r])}\n${named(block.xlabel.split(";")[0], columns[c])}\n${say(value)}`;
+      });
+    }
+    const scale = element("div", body, { class: "scale" });
+    element("span", scale, {}, say(low));
+    const bar = element("canvas", scale, { "aria-hidden": "true" });
+    element("span", scale, {}, say(high));
+
+    // Names every label, or every second, third … where there is no room.
+    function label(context, labels, room, at) {
+      const every = Math.max(1, Math.ceil(labels.length / Math.max(1, Math.floor((labels.length * room.cell) / room.each))));
+      for (let i = 0; i < labels.length; i += every) at(brief(labels[i]), i);
+    }
+
+    function draw() {
+      const frame = frameAt(steps), table = palette(block.diverging), width = body.clientWidth;
+      state(frame);
+      const context0 = prepare(bar, 160, 10);
+      for (let i = 0; i < 160; i++) {
+        const k = 3 * Math.round((i / 159) * 255);
+        context0.fillStyle = `rgb(${table[k]} ${table[k + 1]} ${table[k + 2]})`;
+        context0.fillRect(i, 0, 1, 10);
+      }
+      const widest = (labels) => Math.max(...labels.map((text) => context0.measureText(brief(text)).width));
+      context0.font = "11px system-ui, sans-serif";
+      const left = widest(rows) + 8 + (block.ylabel ? 15 : 0);
+      const columnWidth = widest(columns), least = left + (C > 24 ? 200 : Math.max(C * 12, 110));
+      const across = balanced(panels.length, width, least);
+      const room = Math.min((width - 20 * (across - 1)) / across - 1, panels.length === 1 ? 600 : Infinity);
+      const ratio = window.devicePixelRatio || 1;
+      let cellWidth = Math.min((room - left) / C, C > 40 ? 8 : 44);
+      if (C <= 40) cellWidth = Math.max(1, Math.floor(cellWidth * ratio) / ratio);
+      const cellHeight = C > 40 || R === C ? cellWidth : Math.min(cellWidth, 20);
+      const turned = columnWidth + 4 > cellWidth && columnWidth > 14 && C <= 40;
+      const bottom = (turned ? columnWidth + 6 : 16) + (block.xlabel ? 15 : 0);
+      const absent = ink("absent").match(/\w\w/g).map((h) => parseInt(h, 16));
+      for (const panel of panels) {
+        const w = left + C * cellWidth, h = 4 + R * cellHeight + bottom;
+        const under = left + (C * cellWidth + context0.measureText(block.xlabel).width) / 2;
+        const context = prepare(panel.canvas, Math.ceil(Math.max(w, under)) + 1, Math.ceil(h));
+        const pixels = new ImageData(C, R), offset = frame * R * C;
+        for (let i = 0; i < R * C; i++) {
+          const value = panel.values[offset + i];
+          const k = 3 * Math.round(255 * shade(value));
+          pixels.data.set(Number.isNaN(value) ? absent : [table[k], table[k + 1], table[k + 2]], 4 * i);
+          pixels.data[4 * i + 3] = 255;
+        }
+        panel.image.getContext("2d").putImageData(pixels, 0, 0);
+        context.imageSmoothingEnabled = false;
+        context.drawImage(panel.image, left, 4, C * cellWidth, R * cellHeight);
+        context.strokeStyle = ink("rule");
+        context.strokeRect(left - 0.5, 3.5, C * cellWidth + 1, R * cellHeight + 1);
+        label(context, rows, { cell: cellHeight, each: R > 40 ? 34 : 11 }, (text, r) => write(context, text, left - 5, 4 + (r + 0.5) * cellHeight, "right"));
+        label(context, columns, { cell: cellWidth, each: C > 40 ? columnWidth + 30 : turned ? 11 : columnWidth + 3 }, (text, c) => {
+          context.save();
+          context.translate(left + (c + 0.5) * cellWidth, 4 + R * cellHeight + 4);
+          if (turned) context.rotate(-Math.PI / 2);
+          write(context, text, 0, 0, turned ? "right" : "center", turned ? "middle" : "top");
+          context.restore();
+        });
+        if (block.xlabel) write(context, block.xlabel, left + (C * cellWidth) / 2, h - 6);
+        if (block.ylabel) {
+          context.save();
+          context.translate(7, 4 + (R * cellHeight) / 2);
+          context.rotate(-Math.PI / 2);
+          write(context, block.ylabel, 0, 0);
+          context.restore();
+        }
+        panel.canvas.nextElementSibling.style.paddingLeft = `${left}px`;
+        panel.place = { left, top: 4, cellWidth, cellHeight };
+      }
+    }
+    redraws.push(draw);
+  }
+
+  function spectra(body, block, title) {
+    const { steps, labels } = block, n = labels.length;
+    const panels = block.frames.map((packed) => ({ name: packed.name, values: unpack(packed) }));
+    let [low, high] = range(panels.map((p) => p.values));
+    [low, high] = [Math.min(0, low), Math.max(0, high)];
+    if (low === high) high = 1;
+    const marked = new Set(block.highlight);
+    const state = stateLine(body, steps);
+    const holder = element("div", body, { class: "panels" });
+    for (const panel of panels) {
+      const figure = element("figure", holder);
+      panel.canvas = element("canvas", figure, { role: "img", "aria-label": `${title}, ${panel.name}: ${n} bars` });
+      element("figcaption", figure, {}, panel.name);
+      hover(panel.canvas, (mouseX) => {
+        const i = panel.place ? Math.floor((mouseX - panel.place.left) / panel.place.each) : -1;
+        if (i < 0 || i >= n) return "";
+        return `${panel.name}\n${block.xlabel.split(":")[0]} ${labels[i]}\n${say(panel.values[frameAt(steps) * n + i])}`;
+      });
+    }
+
+    function draw() {
+      const frame = frameAt(steps), width = body.clientWidth, left = 40;
+      state(frame);
+      const across = balanced(panels.length, width, Math.max(150, left + Math.min(n, 60) * 9));
+      const each = Math.min(60, ((width - 20 * (across - 1)) / across - 1 - left) / n);
+      const height = across === 1 ? 230 : 150, bottom = height - 32;
+      for (const panel of panels) {
+        const context = prepare(panel.canvas, left + n * each, height);
+        const py = (v) => bottom - ((v - low) / (high - low)) * (bottom - 8);
+        context.strokeStyle = ink("rule");
+        for (const t of ticks(low, high, 4)) {
+          context.beginPath(); context.moveTo(left, py(t)); context.lineTo(left + n * each, py(t)); context.stroke();
+          write(context, sayTick(t), left - 5, py(t), "right");
+        }
+        const every = Math.ceil(26 / each);
+        for (let i = 0; i < n; i++) {
+          const value = panel.values[frame * n + i];
+          context.fillStyle = ink(marked.has(labels[i]) ? "test" : "train");
+          if (Number.isFinite(value)) context.fillRect(left + (i + 0.1) * each, Math.min(py(value), py(0)), 0.8 * each, Math.abs(py(value) - py(0)));
+          if (i % every === 0) write(context, labels[i], left + (i + 0.5) * each, bottom + 10);
+        }
+        write(context, block.xlabel, left + (n * each) / 2, height - 6);
+        panel.place = { left, each };
+      }
+    }
+    redraws.push(draw);
+  }
+
+  // --- the page --------------------------------------------------------------------------------------
+
+  const makers = { Lines: lines, HeatMaps: heatMaps, Spectra: spectra };
+  for (const body of document.querySelectorAll(".body")) {
+    const block = data.blocks[body.dataset.block];
+    if (block) makers[block.kind](body, block, body.parentElement.querySelector("h2").textContent);
+  }
+  const redraw = () => {
+    if (slider) {
+      const step = data.steps[slider.value].toLocaleString("en");
+      document.getElementById("shown").value = step;
+      slider.setAttribute("aria-valuetext", `step ${step}`);
+    }
+    for (const draw of redraws) draw();
+  };
+  let waiting = false;
+  const soon = () => {
+    if (waiting) return;
+    waiting = true;
+    requestAnimationFrame(() => { waiting = false; redraw(); });
+  };
+  if (slider) {
+    slider.value = data.steps.length - 1; // A browser may remember another.
+    const play = document.getElementById("play");
+    let timer = null;
+    const stop = () => {
+      clearInterval(timer);
+      timer = null;
+      play.textContent = "▶";
+      play.setAttribute("aria-pressed", "false");
+    };
+    slider.addEventListener("input", () => { tip.hidden = true; soon(); });
+    play.addEventListener("click", () => {
+      if (timer) return stop();
+      if (Number(slider.value) === data.steps.length - 1) slider.value = 0;
+      play.textContent = "❚❚";
+      play.setAttribute("aria-pressed", "true");
+      timer = setInterval(() => {
+        slider.value = Number(slider.value) + 1;
+        if (Number(slider.value) === data.steps.length - 1) stop();
+        soon();
+      }, Math.max(60, 8000 / data.steps.length));
+    });
+  }
+  dark.addEventListener("change", soon);
+  addEventListener("resize", soon);
+  redraw();
+})();

@@ -1,0 +1,257 @@
+"""The page: one file that needs nothing else, says what was given, and works in a browser."""
+
+import base64
+import html.parser
+import json
+import re
+import shutil
+
+import numpy as np
+import pytest
+
+from jaxadd import page
+from jaxadd.errors import UserError
+
+VOID = {"meta", "link", "input"}
+HOSTILE = "</script><script>alert('1')</script>&amp; \" \u2028 µ"
+
+
+class Checker(html.parser.HTMLParser):
+    """Follow the elements that are open, and gather what the page says and fetches."""
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.seen, self.data, self.links, self.text = [], [], "", [], ""
+
+    def handle_starttag(self, tag, attrs):
+        attrs = dict(attrs)
+        self.seen.append((tag, attrs))
+        self.links += [v for k, v in attrs.items() if k in ("src", "href")]
+        if tag not in VOID:
+            self.open.append((tag, attrs))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop()[0] == tag
+
+    def handle_data(self, data):
+        if self.open and self.open[-1][1].get("id") == "data":
+            self.data += data
+        elif self.open and self.open[-1][0] not in ("script", "style"):
+            self.text += data
+
+
+def parsed(blocks, title="A title"):
+    checker = Checker()
+    checker.feed(page.render(title, "below", blocks))
+    assert not checker.open
+    return checker, json.loads(checker.data)
+
+
+def unpacked(packed):
+    if "float32" in packed:
+        return np.frombuffer(base64.b64decode(packed["float32"]), "<f4").reshape(packed["shape"])
+    whole = np.frombuffer(base64.b64decode(packed["uint16"]), "<u2").reshape(packed["shape"])
+    return np.where(whole == 65_535, np.nan, packed["low"] + packed["scale"] * whole.astype(float))
+
+
+STEPS = np.array([0, 100, 400])
+BLOCKS = [
+    page.Text("Words", ["one", HOSTILE]),
+    page.Lines(
+        "Curves",
+        np.arange(50),
+        {"train": np.geomspace(1, 1e-8, 50), "test": np.stack([np.full(50, np.nan), np.linspace(2, 1, 50)])},
+        "nats",
+        log_y=True,
+        shades=[(0, 10, "early")],
+    ),
+    page.HeatMaps(
+        "Maps",
+        STEPS,
+        {"L0H0": np.arange(18, dtype=float).reshape(3, 2, 3), "L0H1": np.full((3, 2, 3), np.nan)},
+        ["r0", "r1"],
+        ["c0", "c1", HOSTILE],
+        xlabel="to",
+        ylabel="from",
+        note="A note.",
+    ),
+    page.HeatMaps("Still", [400], {"only": np.array([[[-1.0, 2.0]]])}, ["row"], ["x", "y"], diverging=True),
+    page.Spectra("Bars", STEPS[1:], {"norms": np.array([[1.0, 2, 3], [3, 2, 1]])}, ["0", "1", "2"], "k", ["1"]),
+    page.Table("Cells", ["measure", "value"], [("loss", "1.5e-7"), (HOSTILE, "none")]),
+]
+
+
+def test_it_is_one_well_formed_file_that_fetches_nothing():
+    checker, data = parsed(BLOCKS)
+    assert all(link.startswith("#") or link == "data:," for link in checker.links)
+    text = page.render("t", "s", BLOCKS)
+    assert not re.search(r"https?:|//[a-z]|@import|url\(|eval\(|innerHTML", text)
+    assert data["steps"] == [0, 100, 400]
+    assert [tag for tag, _ in checker.seen].count("section") == len(BLOCKS)
+
+
+def test_numbers_come_back_and_hostile_words_stay_words():
+    checker, data = parsed(BLOCKS, title=HOSTILE)
+    assert [tag for tag, _ in checker.seen].count("script") == 2
+    assert checker.text.count(HOSTILE) == 4  # the title twice, a paragraph, a cell
+    assert data["blocks"][2]["column_labels"][2] == HOSTILE
+    np.testing.assert_array_equal(unpacked(data["blocks"][2]["frames"][0]), BLOCKS[2].frames["L0H0"])
+    np.testing.assert_array_equal(unpacked(data["blocks"][2]["frames"][1]), BLOCKS[2].frames["L0H1"])
+    np.testing.assert_array_equal(
+        unpacked(data["blocks"][1]["series"][0])[0], BLOCKS[1].series["train"].astype(np.float32)
+    )
+
+
+@pytest.mark.parametrize("special", [np.nan, np.inf])
+def test_large_arrays_keep_their_numbers_to_a_part_of_their_range(special):
+    values = np.random.default_rng(0).normal(size=(20, 60, 60)).astype(np.float32)
+    values[3, 4, 5] = special
+    _, data = parsed([page.HeatMaps("Large", np.arange(20), {"x": values}, range(60), range(60))])
+    packed = data["blocks"][0]["frames"][0]
+    assert ("uint16" in packed) == np.isnan(special)  # Infinity has no place in it.
+    span = np.ptp(values[np.isfinite(values)])
+    np.testing.assert_allclose(unpacked(packed), values, rtol=0, atol=span / 65_534 * 0.51)
+
+
+def test_constant_large_arrays_come_back():
+    _, data = parsed([page.Lines("Flat", np.arange(70_000), {"x": np.full(70_000, 2.5)})])
+    np.testing.assert_array_equal(unpacked(data["blocks"][0]["series"][0]), 2.5)
+
+
+def test_without_frames_there_is_no_slider():
+    checker, data = parsed([BLOCKS[0], BLOCKS[3]])
+    assert data["steps"] == []
+    assert "step" not in [attrs.get("id") for _, attrs in checker.seen]
+
+
+def test_shapes_that_do_not_fit_and_pages_too_large_are_refused(tmp_path, monkeypatch):
+    with pytest.raises(AssertionError):
+        page.render("t", "s", [BLOCKS[2]._replace(steps=STEPS[:2])])
+    monkeypatch.setattr(page, "MAX_BYTES", 1000)
+    with pytest.raises(UserError, match="give fewer frames"):
+        page.write(tmp_path / "report.html", "t", "s", BLOCKS)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if chromium is None or driver is None:
+        pytest.skip("needs chromium and chromedriver")
+    from selenium import webdriver
+    from selenium.webdriver.chrome.service import Service
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    flags = ("headless=new", "no-sandbox", "disable-gpu", "no-first-run", "disable-background-networking")
+    flags += ("disable-component-update", "disable-sync", "disable-quic", "window-size=1200,900")
+    for flag in (*flags, f"user-data-dir={tmp_path_factory.mktemp('profile')}"):
+        options.add_argument(f"--{flag}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    made = webdriver.Chrome(options=options, service=Service(driver))
+    yield made
+    made.quit()
+
+
+@pytest.fixture
+def opened(browser, tmp_path):
+    path = tmp_path / "report.html"
+    page.write(path, "A title", "below", BLOCKS)
+    browser.get_log("browser")
+    browser.get(path.as_uri())
+    yield browser
+    assert browser.get_log("browser") == []
+
+
+def point(browser, block, panel, x, y):
+    """Move the mouse to pixel (x, y) of a canvas, and give the lines of the tip, None where it is hidden."""
+    from selenium.webdriver import ActionChains
+    from selenium.webdriver.common.by import By
+
+    canvas = browser.find_elements(By.CSS_SELECTOR, f"[data-block='{block}'] canvas")[panel]
+    browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", canvas)
+    x, y = x - canvas.size["width"] // 2, y - canvas.size["height"] // 2
+    ActionChains(browser).move_to_element_with_offset(canvas, x, y).perform()
+    tip = browser.find_element(By.ID, "tip")
+    return tip.text.split("\n") if tip.is_displayed() else None
+
+
+def move_slider(browser, place):
+    browser.execute_script(
+        "const s = document.getElementById('step'); s.value = arguments[0]; s.dispatchEvent(new Event('input'));",
+        place,
+    )
+    browser.execute_async_script("requestAnimationFrame(() => requestAnimationFrame(arguments[0]))")
+
+
+def picture(browser, block, panel=0):
+    return browser.execute_script(
+        f"return document.querySelectorAll(\"[data-block='{block}'] canvas\")[{panel}].toDataURL()"
+    )
+
+
+def test_the_slider_moves_every_block_that_evolves(opened):
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.common.keys import Keys
+
+    state = lambda block: opened.find_element(By.CSS_SELECTOR, f"[data-block='{block}'] .state").text  # noqa: E731
+    assert (state(2), state(4)) == ("state at step 400", "state at step 400")
+    before = {block: picture(opened, block) for block in (2, 3, 4)}
+    opened.find_element(By.ID, "step").send_keys(Keys.ARROW_LEFT, Keys.ARROW_LEFT)
+    opened.execute_async_script("requestAnimationFrame(() => requestAnimationFrame(arguments[0]))")
+    assert opened.find_element(By.ID, "shown").text == "0"
+    # The bars' first frame is of step 100.
+    assert (state(2), state(4)) == ("state at step 0", "state at step 100")
+    assert [picture(opened, block) != before[block] for block in (2, 3, 4)] == [True, False, True]
+    assert not opened.find_elements(By.CSS_SELECTOR, "[data-block='3'] .state")
+    assert point(opened, 2, 0, 100, 10)[-1] == "1"
+
+
+def test_a_cell_a_bar_and_a_curve_say_what_they_are(opened):
+    said = point(opened, 3, 0, 100, 10)
+    assert said == ["only", "row", "y", "2"]
+    assert point(opened, 2, 1, 100, 10)[-1] == "none"
+    assert point(opened, 2, 0, 100, 10) == ["L0H0", "from r0", "to c1", "13"]
+    assert point(opened, 2, 0, 100, 35) == ["L0H0", "from r1", "to c1", "16"]
+    assert point(opened, 2, 0, 10, 35) is None
+    move_slider(opened, 0)
+    assert point(opened, 2, 0, 100, 10)[-1] == "1"
+    step, train, test = point(opened, 1, 0, 500, 100)
+    at = int(step.removeprefix("step "))
+    assert float(train.split()[1].replace("−", "-")) == pytest.approx(10 ** (-8 * at / 49), rel=2e-3)
+    assert test.startswith("test  ")
+    assert point(opened, 4, 0, 130, 100)[1] == "k 1"
+
+
+def test_the_legend_hides_a_curve(opened):
+    from selenium.webdriver.common.by import By
+
+    before = picture(opened, 1)
+    train, _ = opened.find_elements(By.CSS_SELECTOR, "[data-block='1'] .legend button")
+    train.click()
+    assert train.get_attribute("aria-pressed") == "false"
+    assert picture(opened, 1) != before
+    assert len(point(opened, 1, 0, 500, 100)) == 2
+    train.click()
+    assert picture(opened, 1) == before
+
+
+def test_it_plays_to_the_end_and_follows_theme_and_width(opened):
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.support.wait import WebDriverWait
+
+    play, shown = opened.find_element(By.ID, "play"), opened.find_element(By.ID, "shown")
+    play.click()
+    assert play.get_attribute("aria-pressed") == "true"
+    WebDriverWait(opened, 30).until(lambda _: play.get_attribute("aria-pressed") == "false" and shown.text == "400")
+    for width in (420, 1200):
+        size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+        opened.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+        opened.execute_async_script("requestAnimationFrame(() => requestAnimationFrame(arguments[0]))")
+        assert opened.execute_script("return document.documentElement.scrollWidth") <= width
+    light = picture(opened, 2)
+    theme = lambda name: {"features": [{"name": "prefers-color-scheme", "value": name}]}  # noqa: E731
+    opened.execute_cdp_cmd("Emulation.setEmulatedMedia", theme("dark"))
+    opened.execute_async_script("requestAnimationFrame(() => requestAnimationFrame(arguments[0]))")
+    assert picture(opened, 2) != light
+    opened.execute_cdp_cmd("Emulation.setEmulatedMedia", theme("light"))
