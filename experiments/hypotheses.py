@@ -63,16 +63,19 @@ def _verdict(found: list[Finding]) -> str:
 
 
 def _row(text: str, found: list[Finding]) -> tuple[str, ...]:
-    scores = np.array([f.score.score for f in found])
+    """Write a claim's outcome; of several seeds the median and range, and the outermost ends of the intervals."""
+    scores, low, high = (np.array([getattr(f.score, name) for f in found]) for name in ("score", "low", "high"))
     known = scores[np.isfinite(scores)]
     median = "none" if not known.size else f"{np.median(known):.3f}"
     if known.size > 1:
         median += f" ({known.min():.3f} to {known.max():.3f})"
-    one = found[0].score
-    interval = "none" if np.isnan(one.low) else f"{one.low:.3f} to {one.high:.3f}"
+    interval = "none" if np.isnan(low).all() else f"{np.nanmin(low):.3f} to {np.nanmax(high):.3f}"
     verdicts = [f.score.verdict for f in found]
     verdict = _verdict(found) + (f", {verdicts.count(_verdict(found))} of {len(found)}" if len(found) > 1 else "")
-    return text, found[0].claim, median, interval, f"{one.random - one.loss:.3g} nats", verdict
+    claims = list(dict.fromkeys(f.claim for f in found))
+    by = claims[0] if len(claims) == 1 else f"{claims[0]}, elsewhere others"
+    matters = np.median([f.score.random - f.score.loss for f in found])
+    return text, by, median, interval, f"{matters:.3g} nats", verdict
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Find the loss spikes of a run, run it again exactly around the largest, and look at what breaks."""
 
 import sys
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -117,11 +118,10 @@ def main(options: Options) -> int:
     if not listed:
         print(f"no spike: no train loss stays above {options.factor:g} times the median of the steps before it")
         return 0
-    size = lambda entry: entry[1].height - entry[1].before  # noqa: E731
     distance = lambda entry: abs(entry[1].peak - (options.step or 0))  # noqa: E731
-    lane, spike = max(listed, key=size) if options.step is None else min(listed, key=distance)
+    lane, spike = max(listed, key=_rise) if options.step is None else min(listed, key=distance)
     seed = config.seeds[lane]
-    overview = _overview(config.seeds, listed, size)
+    overview = _overview(listed, lanes, config.seeds)
     print(f"{overview}\n\nlooking into that of seed {seed} at step {spike.peak:,}\n")
 
     start = max(0, spike.start - options.margin)
@@ -153,21 +153,18 @@ def main(options: Options) -> int:
     return 0
 
 
-def _overview(seeds, listed, size) -> str:
+def _rise(entry: tuple[int, Spike]) -> float:
+    return entry[1].height - entry[1].before
+
+
+def _overview(listed: Sequence[tuple[int, Spike]], lanes: Iterable[int], seeds: Sequence[int]) -> str:
+    """Tell how many spikes the lanes had, and list the largest."""
     rows = [("seed", "steps", "peak", "loss before", "at the peak")]
-    for s, spike in sorted(listed, key=size, reverse=True)[:_SHOWN]:
-        until = "the end" if spike.end is None else f"{spike.end:,}"
-        rows.append(
-            (
-                str(seeds[s]),
-                f"{spike.start:,} to {until}",
-                f"{spike.peak:,}",
-                f"{spike.before:.2g}",
-                f"{spike.height:.2g}",
-            )
-        )
+    for s, spike in sorted(listed, key=_rise, reverse=True)[:_SHOWN]:
+        steps = f"{spike.start:,} to {'the end' if spike.end is None else f'{spike.end:,}'}"
+        rows.append((str(seeds[s]), steps, f"{spike.peak:,}", f"{spike.before:.2g}", f"{spike.height:.2g}"))
     more = f"\nand {len(listed) - _SHOWN} smaller ones" if len(listed) > _SHOWN else ""
-    per = ", ".join(f"{sum(s == lane for lane, _ in listed)} of seed {seed}" for s, seed in enumerate(seeds))
+    per = ", ".join(f"{sum(s == lane for s, _ in listed)} of seed {seeds[lane]}" for lane in lanes)
     return f"{len(listed)} spikes ({per}), the largest first\n{report.table(rows)}{more}"
 
 

@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import shutil
+import time
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -121,8 +122,13 @@ def _without_orbax_log() -> Iterator[None]:
 
 def _remove(part: Path) -> None:
     """Remove what was half written under a name, Orbax's own temporary folder beside it included."""
-    for path in part.parent.glob(f"{part.name}*"):
-        shutil.rmtree(path, ignore_errors=True)
+    for _ in range(100):  # Where a save failed, Orbax's threads may still be writing for a moment.
+        left = list(part.parent.glob(f"{part.name}*"))
+        if not left:
+            return
+        for path in left:
+            shutil.rmtree(path, ignore_errors=True)
+        time.sleep(0.01)
 
 
 def _about(config: RunConfig, path: Path) -> dict[str, Any]:

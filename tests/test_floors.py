@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 
 from jaxadd.analysis import floors
@@ -120,7 +120,10 @@ def test_knowing_less_never_lowers_the_entropy(question, data):
         information.answers[: data.draw(st.integers(0, len(information.answers)))],
         bags[data.draw(st.integers(0, bags.index(information.bag)))],
     )
-    lower, upper = floor(digit, information, **problem), floor(digit, less, **problem)
+    try:
+        lower, upper = floor(digit, information, **problem), floor(digit, less, **problem)
+    except UserError:  # More states than it tells apart, which it says and another test checks.
+        reject()
     assert 0 <= lower <= upper + 1e-9 <= np.log(problem["base"]) + 2e-9
 
 
