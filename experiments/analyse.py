@@ -28,7 +28,7 @@ class Analyse:
     and `clocks.MEASURES` explain.
     """
 
-    source: Annotated[Path, tyro.conf.Positional]
+    source: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN_OR_PTH")]
     """a run folder, or a torch checkpoint in the mainline's or TransformerLens's format"""
     step: int | None = None
     """of a run: a saved step; the end by default"""
@@ -50,6 +50,12 @@ class Analyse:
     """of a checkpoint: a + b or a - b"""
     digits: int = 5
     """of a checkpoint: of each operand"""
+    target: Literal["sequential", "parallel", "single"] = "sequential"
+    """of a checkpoint: what an addition network sees of the answer"""
+    digit: int = 0
+    """of a checkpoint with target single: the answer digit predicted, 0 is the units"""
+    answer_order: Literal["msd", "lsd"] = "msd"
+    """of a checkpoint: the answer digit that comes first"""
     activation: Literal["relu", "gelu"] = "relu"
     """of a checkpoint: it does not say"""
 
@@ -78,7 +84,9 @@ def _subject(options: Analyse) -> Subject:
         note = lambda text: print(f"note: {text}", file=sys.stderr)  # noqa: E731
         return subjects.from_run(options.source, options.step, history=True, note=note)
     if options.task == "addition":
-        task = Addition(digits=options.digits)
+        task = Addition(
+            digits=options.digits, target=options.target, digit=options.digit, answer_order=options.answer_order
+        )
     else:
         task = Modular(
             p=options.p,

@@ -19,7 +19,7 @@ from jaxadd.train import Trainer
 class Ask:
     """Ask a trained network for a sum: "12345+67890=" gets its own answer, digit by digit."""
 
-    run: Annotated[Path, tyro.conf.Positional]
+    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """a complete run of addition, such as runs/digit_addition/sequential"""
     problems: Annotated[tuple[str, ...], tyro.conf.Positional]
     """sums such as 12345+67890= or 12345+67890=080235, padded with zeros; an answer given must be right"""

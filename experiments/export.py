@@ -26,9 +26,9 @@ class Export:
     weights_only=True. `experiments.analyse FILE` reads it back.
     """
 
-    run: Annotated[Path, tyro.conf.Positional]
+    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """the run folder"""
-    file: Annotated[Path, tyro.conf.Positional]
+    file: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
     """the checkpoint to write, such as network.pth"""
     step: int | None = None
     """a saved step; the end by default"""

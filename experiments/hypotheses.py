@@ -25,7 +25,7 @@ class Hypotheses:
     The table and a figure go to RUN/hypotheses.
     """
 
-    run: Annotated[Path, tyro.conf.Positional]
+    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """the run folder, such as runs/modular_addition/quick"""
     step: int | None = None
     """of a checkpoint of it; the end by default"""

@@ -20,7 +20,7 @@ class Replay:
     to a folder of its own, RUN/replays/NAME.
     """
 
-    run: Annotated[Path, tyro.conf.Positional]
+    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """the run folder, such as runs/modular_addition/quick"""
     start: Annotated[int, tyro.conf.arg(name="from")]
     """the first step to record"""

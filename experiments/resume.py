@@ -16,7 +16,7 @@ from jaxadd.train import Trainer
 class Resume:
     """Go on with a run that was killed, from its newest whole checkpoint; or make a complete one longer."""
 
-    run: Annotated[Path, tyro.conf.Positional]
+    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """the run folder, such as runs/modular_addition/quick"""
     steps: int | None = None
     """go on to this many steps instead of the run's own number"""

@@ -37,7 +37,7 @@ class Options:
     RUN/spikes/STEP-seedSEED.
     """
 
-    run: Annotated[Path, tyro.conf.Positional]
+    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """the run folder, such as runs/digit_addition/cascades"""
     seed: int | None = None
     """look at this seed only"""
