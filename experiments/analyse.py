@@ -9,7 +9,8 @@ from typing import Annotated, Literal
 import numpy as np
 import tyro
 
-from jaxadd import cli, examine, page, runs, subjects
+from jaxadd import cli, examine, page, subjects
+from jaxadd.files import write_text
 from jaxadd.lanes import find
 from jaxadd.report import INDENT
 from jaxadd.subjects import Subject
@@ -34,8 +35,8 @@ class Analyse:
     """of a run: a saved step; the end by default"""
     seed: int | None = None
     """of a run with several: the one looked at closely; the first by default"""
-    keys: Literal["neurons", "neuron_logit_map", "embedding", "logits"] = "neurons"
-    """the rule that finds the key frequencies"""
+    keys: Literal["neurons", "neuron_logit_map", "embedding", "logits"] | None = None
+    """the rule that finds the key frequencies; neurons by default, logits where there are none"""
     out: Path | None = None
     """folder for the results"""
     task: Literal["modular", "addition"] = "modular"
@@ -72,7 +73,7 @@ def main(options: Analyse) -> int:
     folder = options.out or beside
     folder.mkdir(parents=True, exist_ok=True)
     finite = {name: None if isinstance(v, float) and not np.isfinite(v) else v for name, v in found.numbers.items()}
-    runs.write_text(folder / "analysis.json", json.dumps(finite, indent=2) + "\n")
+    write_text(folder / "analysis.json", json.dumps(finite, indent=2) + "\n")
     page.write(folder / "report.html", subject.title, f"seed {subject.seeds[lane]}", found.blocks)
     cli.show(folder, cli.Findings(found.figures, found.text))
     print(f"{'page':<{INDENT}}{folder / 'report.html'}")

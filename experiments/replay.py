@@ -9,6 +9,7 @@ import tyro
 
 from jaxadd import cli, report, runs
 from jaxadd.errors import UserError
+from jaxadd.files import read_npz
 
 
 @dataclass(frozen=True)
@@ -39,9 +40,7 @@ def main(options: Replay) -> int:
     with report.progress_bar(options.to) as (watch, note):
         folder = runs.replay(options.run, options.start, options.to, steps, name=options.name, watch=watch, note=note)
     title = f"{report.title(config)}: steps {options.start:,} to {options.to:,} again"
-    cli.show(
-        folder, cli.Findings(cli.standard_figures(runs.read_npz(folder / "metrics.npz"), title, log_steps=False))
-    )
+    cli.show(folder, cli.Findings(cli.standard_figures(read_npz(folder / "metrics.npz"), title, log_steps=False)))
     return 0
 
 

@@ -12,15 +12,17 @@ import numpy as np
 import tyro
 
 from jaxadd import cli, figures, losses, report, runs
-from jaxadd.analysis import damage, spikes
+from jaxadd.analysis import circuits, damage, spikes
 from jaxadd.analysis.carries import CLASSES
 from jaxadd.analysis.spikes import Spike
 from jaxadd.errors import UserError
+from jaxadd.files import read_npz
 from jaxadd.fit import Metrics
 from jaxadd.lanes import find, take
 from jaxadd.model import Params
 from jaxadd.tasks import Addition
 from jaxadd.train import Trainer, TrainState
+from jaxadd.trees import named_leaves
 
 _SHOWN = 12  # spikes in the table
 _LONGEST = 200  # steps looked into
@@ -140,7 +142,7 @@ def main(options: Options) -> int:
             watch=watch,
             note=note,
         )
-    replayed = take({k: v for k, v in runs.read_npz(again / "metrics.npz").items() if not k.endswith("step")}, lane)
+    replayed = take({k: v for k, v in read_npz(again / "metrics.npz").items() if not k.endswith("step")}, lane)
     findings = _conclude(trainer, lane, spike, inside, replayed, report.title(config))
     folder = options.run / "spikes" / f"{spike.peak}-seed{seed}"
     folder.mkdir(parents=True, exist_ok=True)
@@ -171,7 +173,7 @@ def _overview(listed: Sequence[tuple[int, Spike]], lanes: Iterable[int], seeds: 
 def _conclude(
     trainer: Trainer, lane: int, spike: Spike, inside: _Inside, replayed: Metrics, title: str
 ) -> cli.Findings:
-    task, names = trainer.config.task, spikes.names(inside.params[spike.peak])
+    task, names = trainer.config.task, [name for name, _ in named_leaves(inside.params[spike.peak])]
     step, norms = np.array(inside.step), np.stack(inside.norms)
     before, peak = inside.params[min(inside.params)], inside.params[spike.peak]
     digits = [f"A{d}" for d in task.read_digits] if isinstance(task, Addition) else []
@@ -243,23 +245,14 @@ def _conclude(
                 if np.isfinite(right[at, g])
             )
         )
-    hooks = [name for name in trainer.model.names if name.endswith("hook_pattern")]
-    if hooks:
-        patterns = [_mean_attention(apply, w, batch.inputs, hooks, task.sizes.read) for w in (before, peak)]
+    if any(name.endswith("hook_pattern") for name in trainer.model.names):
+        patterns = [circuits.mean_attention(w, apply, batch.inputs, task.sizes.read) for w in (before, peak)]
         tokens = damage.token_names(task) if digits else ("a", "b", "=")
         change = patterns[1] - patterns[0]
         layer, head = np.unravel_index(np.argmax(np.abs(change).max(axis=(2, 3))), change.shape[:2])
         lines.append(f"attention: that of L{layer}H{head} changes most, by {np.abs(change[layer, head]).max():.2f}")
         drawn["attention"] = figures.attention_change(*patterns, digits or ["="], tokens, where)
     return cli.Findings(drawn, "\n".join(lines))
-
-
-def _mean_attention(apply: Any, params: Params, inputs: jax.Array, hooks: list[str], read: tuple) -> np.ndarray:
-    """Give the mean attention at the positions read, `[L, H, R, T]`."""
-    _, seen = jax.jit(lambda w: apply(w, inputs, hooks))(params)
-    means = [np.asarray(jnp.mean(seen[name], axis=0)) for name in hooks]
-    # The last block computes it at these positions only.
-    return np.stack([x if x.shape[1] == len(read) else x[:, list(read)] for x in means])
 
 
 if __name__ == "__main__":

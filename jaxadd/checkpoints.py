@@ -1,4 +1,4 @@
-"""Trees as named arrays, and resumable states on disk (Orbax), each with a manifest that proves it whole."""
+"""Resumable states on disk (Orbax), each with a manifest that proves it whole."""
 
 import contextlib
 import json
@@ -6,55 +6,21 @@ import logging
 import os
 import shutil
 import time
-import zipfile
 import zlib
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 from jaxadd import config as configs
 from jaxadd.config import RunConfig
+from jaxadd.files import first_line
 from jaxadd.train import TrainState
+from jaxadd.trees import flatten, nest
 
 _MANIFEST = "manifest.json"
-# What reading a missing, truncated, corrupt or foreign file can raise.
-UNREADABLE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
-
-
-def named_leaves(tree: Any) -> list[tuple[str, Any]]:
-    """List the leaves of a pytree with their paths, as in "blocks.0.attn.W_Q"."""
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return [(jax.tree_util.keystr(path, simple=True, separator="."), leaf) for path, leaf in leaves]
-
-
-def flatten(tree: Any) -> dict[str, np.ndarray]:
-    """Copy the leaves of a pytree to the host, by path; a typed key becomes its data."""
-    return {
-        name: np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf) for name, leaf in named_leaves(tree)
-    }
-
-
-def nest(arrays: dict[str, np.ndarray], like: Any) -> Any:
-    """Undo `flatten`, into the structure, shapes and dtypes of `like`; raises ValueError where they differ."""
-    expected = dict(named_leaves(like))
-    if expected.keys() != arrays.keys():
-        raise ValueError(f"other arrays than this model has: {', '.join(sorted(expected.keys() ^ arrays.keys()))}")
-    nested = []
-    for name, leaf in expected.items():
-        array = jax.numpy.asarray(arrays[name])
-        array = jax.random.wrap_key_data(array) if _is_key(leaf) else array
-        if array.shape != leaf.shape or array.dtype != leaf.dtype:
-            raise ValueError(f"{name} is {array.dtype}{array.shape}, expected {leaf.dtype}{leaf.shape}")
-        nested.append(array)
-    return jax.tree.unflatten(jax.tree.structure(like), nested)
-
-
-def _is_key(leaf: Any) -> bool:
-    return jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
 def updates_made(state: TrainState) -> int:
@@ -138,8 +104,3 @@ def _about(config: RunConfig, path: Path) -> dict[str, Any]:
 def _checksums(folder: Path) -> dict[str, int]:
     files = (path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != _MANIFEST)
     return {path.relative_to(folder).as_posix(): zlib.crc32(path.read_bytes()) for path in files}
-
-
-def first_line(error: BaseException) -> str:
-    """Give the first line of what an error says."""
-    return (str(error) or type(error).__name__).splitlines()[0][:200]

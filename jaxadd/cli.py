@@ -18,6 +18,7 @@ from jaxadd import config as configs
 from jaxadd import figures, report, runs
 from jaxadd.config import RunConfig
 from jaxadd.errors import UserError
+from jaxadd.files import write_text
 from jaxadd.fit import Metrics
 from jaxadd.optimizers import Optimizer
 from jaxadd.train import Trainer
@@ -154,7 +155,7 @@ def show(folder: Path, findings: Findings) -> None:
     """Print findings, save them in a folder, and say where everything is."""
     if findings.text:
         print(f"\n{findings.text}\n")
-        runs.write_text(folder / "findings.txt", findings.text + "\n")
+        write_text(folder / "findings.txt", findings.text + "\n")
     target = folder / "figures"
     target.mkdir(exist_ok=True)
     for name, figure in findings.figures.items():

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxadd import checkpoints, runs
+from jaxadd import runs
 from jaxadd.analysis.answers import exact_match, free_run
 from jaxadd.config import RunConfig
 from jaxadd.fit import Progress
@@ -20,6 +20,7 @@ from jaxadd.lanes import take
 from jaxadd.model import Params
 from jaxadd.tasks import Batch
 from jaxadd.train import Trainer
+from jaxadd.trees import named_leaves, nest
 
 INDENT = 12
 _SHOWN_ANSWERS = 5
@@ -43,7 +44,7 @@ class Answers(NamedTuple):
 
 def final_params(trainer: Trainer, record: runs.Record) -> Params:
     """Give the final parameters of a complete run as the model takes them, with a leading S axis."""
-    return checkpoints.nest(record.params, trainer.abstract_state().params)
+    return nest(record.params, trainer.abstract_state().params)
 
 
 def answers(trainer: Trainer, record: runs.Record, batch: Batch | None = None) -> Answers:
@@ -161,7 +162,7 @@ def shapes(trainer: Trainer) -> str:
         "optimizer": state.opt_state,
         "activation": {name: seen[name] for name in model.names},
     }
-    rows = [(part, *row) for part, tree in parts.items() for row in checkpoints.named_leaves(tree)]
+    rows = [(part, *row) for part, tree in parts.items() for row in named_leaves(tree)]
     width = max(len(name) for _, name, _ in rows)
     return "\n".join(
         f"  {part:<11}{name:<{width}}  {leaf.dtype!s:<8} {list(leaf.shape)}" for part, name, leaf in rows

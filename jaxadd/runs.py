@@ -32,8 +32,10 @@ from jaxadd import checkpoints
 from jaxadd import config as configs
 from jaxadd.config import RunConfig
 from jaxadd.errors import UserError
+from jaxadd.files import UNREADABLE, first_line, read_npz, write_npz, write_text
 from jaxadd.fit import Metrics, Progress, Result, cut, fit
 from jaxadd.train import DIVERGED, RUNNING, STOPPED, Trainer, TrainState
+from jaxadd.trees import flatten
 
 STATUS = {RUNNING: "finished", STOPPED: "stopped at its threshold", DIVERGED: "diverged"}
 THRESHOLDS = (("train_accuracy", 0.99), ("test_accuracy", 0.99), ("train_loss", 0.1), ("test_loss", 1.0))
@@ -79,9 +81,9 @@ def load(folder: str | os.PathLike) -> Record:
         if not (folder / "summary.json").is_file():
             return Record(origin, metrics, {}, {})
         params, summary = read_npz(folder / "params.npz"), json.loads((folder / "summary.json").read_text())
-    except checkpoints.UNREADABLE as error:
+    except UNREADABLE as error:
         raise UserError(
-            f"the record in {folder} is missing or damaged ({checkpoints.first_line(error)}); resuming repairs it"
+            f"the record in {folder} is missing or damaged ({first_line(error)}); resuming repairs it"
         ) from error
     return Record(origin, metrics, params, summary)
 
@@ -107,9 +109,9 @@ def state(folder: str | os.PathLike, trainer: Trainer, step: int | None = None) 
         raise UserError(f"step {step} of {folder} was not saved; there are {few}")
     try:
         return checkpoints.load(places, step, trainer.abstract_state(), trainer.config)
-    except checkpoints.UNREADABLE as error:
+    except UNREADABLE as error:
         raise UserError(
-            f"step {step} of {folder} is damaged or foreign: {checkpoints.first_line(error)}; choose another"
+            f"step {step} of {folder} is damaged or foreign: {first_line(error)}; choose another"
         ) from error
 
 
@@ -173,14 +175,14 @@ def train(
             metrics = cut(metrics, rows)
 
         def save(state: TrainState, metrics: Metrics) -> None:
-            _write_npz(folder / "metrics.npz", metrics)
+            write_npz(folder / "metrics.npz", metrics)
             checkpoints.save(states, state, config)
 
         save_at = range(0, config.steps, config.checkpoint_every)
         watch = _telling_of_divergence(config, watch, note)
         result = fit(trainer, state=state, metrics=metrics, save_at=save_at, save=save, watch=watch)
         save(result.state, result.metrics)
-        _write_npz(folder / "params.npz", checkpoints.flatten(result.state.params))
+        write_npz(folder / "params.npz", flatten(result.state.params))
         write_text(folder / "summary.json", json.dumps(summarise(config, result), indent=2) + "\n")
     return load(folder)
 
@@ -251,14 +253,14 @@ def replay(
         def visit(state: TrainState, metrics: Metrics | None = None) -> None:
             step = checkpoints.updates_made(state)
             if step in wanted:
-                _write_npz(part / "snapshots" / f"{step:08d}.npz", checkpoints.flatten(state.params))
+                write_npz(part / "snapshots" / f"{step:08d}.npz", flatten(state.params))
             if see:
                 see(state)
 
         if visited and visited[0] == start:
             visit(state)
         result = fit(trainer, state=state, until=stop + 1, eval_every=1, save_at=visited, save=visit, watch=watch)
-        _write_npz(part / "metrics.npz", result.metrics)
+        write_npz(part / "metrics.npz", result.metrics)
         _write_origin(part, origin, {"replay_of": str(folder), "from": start, "to": stop, "snapshots": wanted})
         part.chmod(0o755)
         if target.exists():
@@ -278,8 +280,8 @@ def _newest_checkpoint(folder: Path, trainer: Trainer, at_most: int, note: Note)
             continue
         try:
             return checkpoints.load(states, step, like, trainer.config)
-        except checkpoints.UNREADABLE as error:
-            note(f"checkpoint {step} is damaged or foreign and is passed over: {checkpoints.first_line(error)}")
+        except UNREADABLE as error:
+            note(f"checkpoint {step} is damaged or foreign and is passed over: {first_line(error)}")
     return None
 
 
@@ -289,7 +291,7 @@ def _recorded(folder: Path) -> Metrics | None:
         return read_npz(folder / "metrics.npz")
     except PermissionError:
         raise
-    except checkpoints.UNREADABLE:
+    except UNREADABLE:
         return None
 
 
@@ -428,7 +430,7 @@ def read_origin(folder: str | os.PathLike) -> Origin:
     except (FileNotFoundError, NotADirectoryError) as error:
         raise UserError(f"{folder} is no run folder: there is no {path}") from error
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path} cannot be read as the config of a run: {checkpoints.first_line(error)}") from error
+        raise UserError(f"{path} cannot be read as the config of a run: {first_line(error)}") from error
 
 
 def _warn_of_other_environment(origin: Origin, note: Note) -> None:
@@ -450,37 +452,3 @@ def _compare(recorded: Metrics | None, again: Metrics, asked: int) -> str:
         return f"all {shared.size} recorded train losses were met again, bit for bit"
     step = shared[np.flatnonzero(~same.all(axis=0))[0]]
     return f"train losses differ from the recorded ones from step {step} on: this is not an exact replay"
-
-
-# --- files -------------------------------------------------------------------------------------------------
-
-
-def read_npz(path: Path) -> dict[str, np.ndarray]:
-    """Read all arrays of an npz file by name."""
-    with path.open("rb") as file, np.load(file) as arrays:
-        return {name: arrays[name] for name in arrays.files}
-
-
-def _write_npz(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    with _replacing(path) as part, part.open("wb") as file:
-        np.savez(file, **arrays)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file beside its place and rename it into it."""
-    with _replacing(path) as part, part.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-@contextlib.contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    part = path.with_name(f".{path.name}.part")
-    try:
-        yield part
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)

@@ -72,6 +72,29 @@ def test_addition_is_mapped_and_its_claims_are_tested(addition, monkeypatch, cap
     assert "a head carries column 1's sum" in (addition / "hypotheses" / "findings.txt").read_text()
 
 
+def test_a_checkpoint_of_another_target_and_order_says_what_it_is(tmp_path, monkeypatch):
+    task = Addition(digits=2, target="parallel", answer_order="lsd")
+    sizes = task.sizes
+    params = Transformer(d_model=16, heads=2, d_mlp=0).build(sizes).init(jax.random.key(0))
+    path, out = tmp_path / "network.pth", tmp_path / "out"
+    interop.write(path, params)
+    flags = ("--task", "addition", "--digits", 2, "--target", "parallel", "--answer-order", "lsd", "--out", out)
+    assert call(monkeypatch, analyse, path, *flags) == 0
+    numbers = json.loads((out / "analysis.json").read_text())
+    assert list(numbers)[:3] == [f"damage.L0H0 at =.A{k}" for k in range(3)]  # Units first, of which = is read.
+    assert "damage.L0H1 at ? A1.A2" in numbers
+
+
+def test_keys_are_those_of_the_logits_where_there_are_no_neurons(tmp_path, monkeypatch, capsys):
+    params = Transformer(d_model=16, heads=2, d_mlp=0).build(Modular(p=7).sizes).init(jax.random.key(0))
+    path, out = tmp_path / "network.pth", tmp_path / "out"
+    interop.write(path, params)
+    assert call(monkeypatch, analyse, path, "--p", 7, "--out", out) == 0
+    assert "Key frequencies by logits" in (out / "report.html").read_text()
+    assert call(monkeypatch, analyse, path, "--p", 7, "--keys", "neurons", "--out", out) == 2
+    assert "use logits or embedding" in capsys.readouterr().err
+
+
 def test_a_step_of_a_run_is_what_was_saved_there(folder, tiny):
     subject = subjects.from_run(folder, 20, history=True)
     assert subject.steps.tolist() == [0, 10, 20]

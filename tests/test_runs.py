@@ -20,11 +20,13 @@ import pytest
 from jaxadd import checkpoints, runs
 from jaxadd import config as configs
 from jaxadd.config import Stop
+from jaxadd.files import read_npz
 from jaxadd.fit import fit
 from jaxadd.model import MLP
 from jaxadd.optimizers import SGD, AdamW
 from jaxadd.tasks import Digits
 from jaxadd.train import Trainer
+from jaxadd.trees import flatten
 
 ROOT = Path(__file__).parent.parent
 QUIET = {"note": lambda text: None}
@@ -60,7 +62,7 @@ def unfinish(folder, keep):
 
 def assert_same_run(a, b):
     for name in ("metrics.npz", "params.npz"):
-        ours, theirs = runs.read_npz(a / name), runs.read_npz(b / name)
+        ours, theirs = read_npz(a / name), read_npz(b / name)
         assert ours.keys() == theirs.keys()
         for key in ours:
             np.testing.assert_array_equal(ours[key], theirs[key], err_msg=key)
@@ -318,7 +320,7 @@ def test_replay_is_exact_and_dense(tiny, copy, complete):
     folder = runs.replay(copy, 13, 27, snapshots=[13, 20, 27], note=notes.append)
     assert folder == copy / "replays" / "13-27"
     assert notes == ["running from step 10 to 13", "all 15 recorded train losses were met again, bit for bit"]
-    again, record = runs.read_npz(folder / "metrics.npz"), runs.load(complete).metrics
+    again, record = read_npz(folder / "metrics.npz"), runs.load(complete).metrics
     np.testing.assert_array_equal(again["step"], np.arange(13, 28))
     assert_met(again, record)
     assert all(np.isfinite(values).all() for values in again.values()), "the test set is measured at every step"
@@ -326,8 +328,8 @@ def test_replay_is_exact_and_dense(tiny, copy, complete):
     assert sorted(path.name for path in (folder / "snapshots").iterdir()) == [f"{i:08d}.npz" for i in (13, 20, 27)]
     trainer = Trainer(tiny)
     saved = checkpoints.load(complete / "checkpoints", 20, trainer.abstract_state(), tiny)
-    snapshot = runs.read_npz(folder / "snapshots" / "00000020.npz")
-    for name, value in checkpoints.flatten(saved.params).items():
+    snapshot = read_npz(folder / "snapshots" / "00000020.npz")
+    for name, value in flatten(saved.params).items():
         np.testing.assert_array_equal(snapshot[name], value)
     assert all(path.read_bytes() == raw for path, raw in before.items()), "the run itself is untouched"
 
@@ -340,7 +342,7 @@ def test_replay_meets_the_stop_of_the_run(tiny, tmp_path):
     assert 0 < max(ended) < 40
     notes = []
     folder = runs.replay(tmp_path / "a", 1, 40, note=notes.append)
-    again = runs.read_npz(folder / "metrics.npz")
+    again = read_npz(folder / "metrics.npz")
     assert again["step"][-1] == max(ended)
     assert_met(again, record.metrics)
     assert "bit for bit" in notes[-1]
@@ -349,7 +351,7 @@ def test_replay_meets_the_stop_of_the_run(tiny, tmp_path):
 
 
 def test_replay_tells_of_a_difference(copy):
-    metrics = runs.read_npz(copy / "metrics.npz")
+    metrics = read_npz(copy / "metrics.npz")
     metrics["train_loss"][0, 15] += 1e-6
     np.savez(copy / "metrics.npz", **metrics)
     notes = []
@@ -385,6 +387,7 @@ CHILD = """
 import sys
 from jaxadd import config, runs
 from jaxadd.train import Trainer
+from jaxadd.trees import flatten
 import json
 runs.train(Trainer(config.from_json(json.loads(sys.argv[1]))), sys.argv[2], note=lambda text: None)
 """

@@ -8,6 +8,7 @@ see `folded`. Source of the vocabulary: Elhage et al. 2021, "A Mathematical Fram
 
 import functools
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import chex
@@ -246,6 +247,20 @@ def composition(params: Params) -> Composition:
         jnp.where(after, jnp.sqrt(jnp.maximum(square, 0)), jnp.nan),
         jnp.where(after, (square - chance) / jnp.sqrt(variance), jnp.nan),
     )
+
+
+def mean_attention(params: Params, apply: Callable, inputs: jax.Array, read: tuple[int, ...]) -> np.ndarray:
+    """Give the attention of every head at the positions read, its mean over examples: `[L, H, R, T]`."""
+    return np.asarray(_mean_attention(params, apply, inputs, read))
+
+
+@functools.partial(jax.jit, static_argnames=("apply", "read"))
+def _mean_attention(params: Params, apply: Callable, inputs: jax.Array, read: tuple[int, ...]) -> jax.Array:
+    names = [f"blocks.{i}.attn.hook_pattern" for i in range(layers(params))]
+    _, seen = apply(params, inputs, names)
+    means = [jnp.mean(seen[name], axis=0) for name in names]
+    # The last block computes it at these positions only.
+    return jnp.stack([x if x.shape[1] == len(read) else x[:, jnp.asarray(read)] for x in means])
 
 
 def _gram(outer: jax.Array, inner: jax.Array) -> jax.Array:

@@ -20,6 +20,7 @@ from jaxadd.errors import UserError
 from jaxadd.lanes import over_lanes
 from jaxadd.model import Params
 from jaxadd.tasks import Modular
+from jaxadd.trees import named_leaves
 
 _EXPLAINED = 0.85  # of a neuron's variance, by one frequency
 _ROOM = 2**31  # bytes of activations at once, on an accelerator
@@ -236,7 +237,5 @@ def _losses_by_wave(logits: jax.Array, table: Table, keys: jax.Array) -> dict[st
 
 
 def _sums_of_squares(params: Params) -> dict[str, jax.Array]:
-    leaves = jax.tree_util.tree_leaves_with_path(params)
-    names = [jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in leaves]
-    sums = {f"sum_of_squares.{name}": jnp.sum(w**2) for name, (_, w) in zip(names, leaves, strict=True)}
+    sums = {f"sum_of_squares.{name}": jnp.sum(w**2) for name, w in named_leaves(params)}
     return {"sum_of_squares": sum(sums.values())} | sums

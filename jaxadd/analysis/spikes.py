@@ -91,7 +91,7 @@ class Look(NamedTuple):
     """What is seen of one state on its next batch.
 
     Attributes:
-      norms: `[n]`, the gradient's Euclidean norm in each parameter, in the order of the leaves, see `names`.
+      norms: `[n]`, the gradient's Euclidean norm in each parameter, in the order of `trees.named_leaves`.
       direction: `[·]`, the whole gradient, flat, of length 1: its product with that of the step before is the cosine
         of the angle between them.
       sharpness: the largest curvature of the loss as Adam sees it, see `sharpness`; NaN for another optimiser.
@@ -100,12 +100,6 @@ class Look(NamedTuple):
     norms: jax.Array
     direction: jax.Array
     sharpness: jax.Array
-
-
-def names(params: Params) -> tuple[str, ...]:
-    """Name the parameters of a network in the order of its leaves, such as "blocks.0.attn.W_Q"."""
-    leaves = jax.tree_util.tree_leaves_with_path(params)
-    return tuple(jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in leaves)
 
 
 def look(loss: Callable[[Params], jax.Array], params: Params, scale: Params | None) -> Look:
@@ -168,7 +162,7 @@ def adam_limit(lr: float, b1: float) -> float:
 
 
 class Exchanged(NamedTuple):
-    """What single parameters do to the loss, each array `[n, ...]` in the order of `names`.
+    """What single parameters do to the loss, each array `[n, ...]` in the order of `trees.named_leaves`.
 
     Attributes:
       moved: the loss before, with only this parameter from after.

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -55,7 +54,10 @@ def examine_addition(subject: Subject, lane: int) -> Examination:
     drawn = {
         "damage": figures.damage_map(loss, by_class, labels, digits, CLASSES, None, subject.title),
         "attention": figures.attention_maps(
-            _mean_attention(subject, params, batch.inputs), digits, damage.token_names(task), subject.title
+            circuits.mean_attention(params, apply, batch.inputs, task.sizes.read),
+            digits,
+            damage.token_names(task),
+            subject.title,
         ),
         **_circuits(task, params, subject.title),
         **more,
@@ -89,19 +91,6 @@ def _problems(task: Addition) -> jax.Array:
         each = max(1, _EXAMPLES // 2 // task.digits)
         drawn += [task.cascade(key, each, length) for length, key in enumerate(keys)]
     return jnp.concatenate(drawn)
-
-
-def _mean_attention(subject: Subject, params: Params, inputs: jax.Array) -> np.ndarray:
-    """Give the mean attention at the positions read, `[L, H, R, T]`."""
-    names = [f"blocks.{i}.attn.hook_pattern" for i in range(circuits.layers(params))]
-    return np.asarray(_means(subject.model.apply, params, inputs, tuple(names), subject.task.sizes.read))
-
-
-@functools.partial(jax.jit, static_argnums=(0, 3, 4))
-def _means(apply: Callable, params: Params, inputs: jax.Array, names: tuple, read: tuple) -> jax.Array:
-    means = [jnp.mean(apply(params, inputs, names)[1][name], axis=0) for name in names]
-    # The last block computes it at these positions only.
-    return jnp.stack([x if x.shape[1] == len(read) else x[:, jnp.asarray(read)] for x in means])
 
 
 def _circuits(task: Addition, params: Params, title: str) -> dict[str, Figure]:
@@ -175,7 +164,8 @@ def _attention_blocks(subject: Subject, lane: int, inputs: jax.Array, digits: Se
         at = thin(len(subject.steps))
         history = take(subject.history, lane)
         steps, states = subject.steps[at], [take(history, i) for i in at]
-    maps = np.stack([_mean_attention(subject, params, inputs) for params in states])  # [E, L, H, R, T]
+    attention = lambda params: circuits.mean_attention(params, subject.model.apply, inputs, subject.task.sizes.read)  # noqa: E731
+    maps = np.stack([attention(params) for params in states])  # [E, L, H, R, T]
     heads = {f"L{i}H{h}": maps[:, i, h] for i, h in np.ndindex(maps.shape[1:3])}
     return [
         page.HeatMaps(

@@ -37,17 +37,18 @@ class _State(NamedTuple):
     pattern: np.ndarray
     activations: jax.Array | None
     rules: dict[str, jax.Array]
+    rule: str
     keys: jax.Array
     numbers: dict[str, Any]
 
 
-def examine_modular(subject: Subject, lane: int, rule: str = "neurons") -> Examination:
+def examine_modular(subject: Subject, lane: int, rule: str | None = None) -> Examination:
     """Examine one lane of modular addition, and measure the others beside it.
 
     Args:
       subject: what is examined.
       lane: which is drawn, and whose numbers are given.
-      rule: of RULES, by which the key frequencies are found.
+      rule: by which the key frequencies are found, see `fourier`; by default neurons, or logits where there are none.
 
     Raises:
       ValueError: the operation is no sum, or the rule needs neurons and there are none.
@@ -86,7 +87,7 @@ def examine_modular(subject: Subject, lane: int, rule: str = "neurons") -> Exami
             labels=[str(k) for k in range(norms.shape[1])],
             xlabel="frequency k",
             highlight=[str(k) for k in found],
-            note=f"Key frequencies by {rule}: {', '.join(map(str, found)) or 'none'}.",
+            note=f"Key frequencies by {mine.rule}: {', '.join(map(str, found)) or 'none'}.",
         )
     )
     pairs = jax.random.choice(jax.random.key(0), p * p, (min(2000, p * p),), replace=False)
@@ -103,7 +104,7 @@ def examine_modular(subject: Subject, lane: int, rule: str = "neurons") -> Exami
     return Examination(numbers, "\n".join(text), drawn | more, blocks)
 
 
-def _measure(subject: Subject, lane: int, rule: str) -> _State:
+def _measure(subject: Subject, lane: int, rule: str | None) -> _State:
     task, apply, p = subject.task, subject.model.apply, subject.task.p
     params, pairs = take((subject.params, subject.lane), lane)
     table = progress.table(task, pairs)
@@ -125,6 +126,7 @@ def _measure(subject: Subject, lane: int, rule: str) -> _State:
         frequency = np.asarray(fourier.clusters(fourier.neuron_shares(activations)).frequency)
         counts = zip(*np.unique(frequency, return_counts=True), strict=True)
         numbers |= {f"neurons_{'none' if k == 0 else k}": int(n) for k, n in counts}
+    rule = rule or ("neurons" if "neurons" in rules else "logits")
     if rule not in rules:
         raise UserError(f"rule {rule} needs neurons, and this network has none; use {' or '.join(rules)}")
     keys = rules[rule]
@@ -133,7 +135,7 @@ def _measure(subject: Subject, lane: int, rule: str) -> _State:
     some = jax.random.choice(jax.random.key(0), p * p, (min(500, p * p),), replace=False)
     numbers |= {k: float(v) for k, v in clocks.measures(params, apply, table, some).items()}
     pattern = np.asarray(seen["blocks.0.attn.hook_pattern"])[:, :, -1]  # [P², H, 3]
-    return _State(params, table, logits, pattern, activations, rules, keys, numbers)
+    return _State(params, table, logits, pattern, activations, rules, rule, keys, numbers)
 
 
 def _most_varied(activations: jax.Array) -> np.ndarray:

@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from jaxadd.errors import UserError
+from jaxadd.files import replacing
 from jaxadd.interop import archive, layouts, pickling, unpickling
 from jaxadd.interop.archive import Archive
 from jaxadd.interop.layouts import Layout
@@ -159,16 +160,10 @@ def write(
         raise UserError(f"rest holds {', '.join(sorted(taken))}, which is written from the other arguments")
     content |= rest or {}
     pickle, storages = pickling.dump(content if nested else state)
-    path = Path(path)
-    part = path.with_name(f".{path.name}.part")
-    try:
-        with part.open("wb") as file:
-            archive.write(file, pickle, storages)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    with replacing(Path(path)) as part, part.open("wb") as file:
+        archive.write(file, pickle, storages)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _checkpoint(content: Any, key: str | None, activation: str, max_bytes: int) -> Checkpoint:

@@ -16,6 +16,7 @@ import chex
 import numpy as np
 
 from jaxadd.errors import UserError
+from jaxadd.files import write_text
 
 MAX_BYTES = 64 * 2**20  # of a page; a browser opens this in a few seconds
 _QUANTISED = 2**16  # From so many numbers on, an array takes two bytes each.
@@ -117,14 +118,8 @@ Block = Lines | HeatMaps | Spectra | Table | Text
 
 
 def write(path: str | os.PathLike, title: str, subtitle: str, blocks: Sequence[Block]) -> None:
-    """Write a page as a file, beside its place and then renamed into it; see `render`."""
-    path, text = Path(path), render(title, subtitle, blocks)
-    part = path.with_name(f".{path.name}.part")
-    try:
-        part.write_text(text, encoding="utf-8")
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    """Write a page as a file; see `render`."""
+    write_text(Path(path), render(title, subtitle, blocks))
 
 
 def render(title: str, subtitle: str, blocks: Sequence[Block]) -> str:

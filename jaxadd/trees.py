@@ -1,0 +1,38 @@
+"""Trees as named arrays: the names that parameters and states have on disk, in tables and in figures."""
+
+from typing import Any
+
+import jax
+import numpy as np
+
+
+def named_leaves(tree: Any) -> list[tuple[str, Any]]:
+    """List the leaves of a pytree with their paths, as in "blocks.0.attn.W_Q"."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return [(jax.tree_util.keystr(path, simple=True, separator="."), leaf) for path, leaf in leaves]
+
+
+def flatten(tree: Any) -> dict[str, np.ndarray]:
+    """Copy the leaves of a pytree to the host, by path; a typed key becomes its data."""
+    return {
+        name: np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf) for name, leaf in named_leaves(tree)
+    }
+
+
+def nest(arrays: dict[str, np.ndarray], like: Any) -> Any:
+    """Undo `flatten`, into the structure, shapes and dtypes of `like`; raises ValueError where they differ."""
+    expected = dict(named_leaves(like))
+    if expected.keys() != arrays.keys():
+        raise ValueError(f"other arrays than this model has: {', '.join(sorted(expected.keys() ^ arrays.keys()))}")
+    nested = []
+    for name, leaf in expected.items():
+        array = jax.numpy.asarray(arrays[name])
+        array = jax.random.wrap_key_data(array) if _is_key(leaf) else array
+        if array.shape != leaf.shape or array.dtype != leaf.dtype:
+            raise ValueError(f"{name} is {array.dtype}{array.shape}, expected {leaf.dtype}{leaf.shape}")
+        nested.append(array)
+    return jax.tree.unflatten(jax.tree.structure(like), nested)
+
+
+def _is_key(leaf: Any) -> bool:
+    return jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
