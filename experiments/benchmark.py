@@ -21,6 +21,7 @@ import optax
 import tyro
 
 from jaxadd import losses, runs
+from jaxadd.analysis import progress
 from jaxadd.config import RunConfig
 from jaxadd.lanes import take
 from jaxadd.tasks import Addition, Modular
@@ -53,6 +54,8 @@ def main(config: Benchmark) -> None:
         "jaxadd: train step, plain model": (_plain(trainer, 5), 5),
         "jaxadd: batch alone": (_batches(trainer, 10 * config.steps), 10 * config.steps),
     }
+    if isinstance(trainer.config.task, Modular):
+        rows["jaxadd: all progress measures of a saved state"] = (_measures(trainer, 10), 10)
     try:
         import torch
     except ModuleNotFoundError:
@@ -152,6 +155,14 @@ def _batches(trainer: Trainer, steps: int) -> Callable[[], None]:
 
     draw = jax.jit(lambda: jax.lax.fori_loop(0, steps, add, jnp.int32(0)))
     return lambda: draw().block_until_ready()
+
+
+def _measures(trainer: Trainer, states: int) -> Callable[[], None]:
+    """Measure states in one call; those of a fresh network cost what any others do."""
+    many = jax.tree.map(lambda w: jnp.broadcast_to(w, (states, *w.shape[1:])), trainer.init().params)
+    table = progress.table(trainer.config.task, take(trainer.data.lane, 0))
+    keys = jnp.arange(trainer.config.task.p // 2) < 5
+    return lambda: jax.block_until_ready(progress.over_states(many, trainer.model.apply, table, keys))
 
 
 def _torch_transcription(trainer: Trainer) -> tuple[Callable[[], None], Callable[[], None]]:

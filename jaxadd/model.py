@@ -32,6 +32,7 @@ Positions = tuple[int, ...] | jax.Array  # Traced positions are an int32 array.
 Precision = Literal["highest", "high", "default"]
 Dtype = Literal["float32", "bfloat16"]
 _ACTIVATIONS = {"relu": nn.relu, "gelu": lambda x: nn.gelu(x, approximate=False)}
+LAYER_NORM_EPSILON = 1e-5  # Added to the variance.
 _MASKED = -1e10  # The score of a position that may not be seen, as in the published code.
 
 
@@ -289,7 +290,8 @@ class _LayerNorm(nn.Module):
         weight = self.param("w", nn.initializers.ones, x.shape[-1:])
         bias = self.param("b", nn.initializers.zeros, x.shape[-1:])
         centred = x - jnp.mean(x, axis=-1, keepdims=True)
-        return centred * jax.lax.rsqrt(jnp.mean(centred**2, axis=-1, keepdims=True) + 1e-5) * weight + bias
+        variance = jnp.mean(centred**2, axis=-1, keepdims=True)
+        return centred * jax.lax.rsqrt(variance + LAYER_NORM_EPSILON) * weight + bias
 
 
 class _Block(nn.Module):

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from jaxadd import losses
 from jaxadd.analysis import answers
 from jaxadd.model import Transformer
 from jaxadd.tasks import Addition
@@ -33,7 +34,7 @@ def softmax(logits):
 def test_loss_and_rightness_of_every_digit():
     logits, targets = random_logits(), random_digits(1)
     p = np.take_along_axis(softmax(logits), np.asarray(targets)[..., None], 2)[..., 0]
-    np.testing.assert_allclose(answers.digit_loss(logits, targets), -np.log(p), rtol=1e-4)
+    np.testing.assert_allclose(losses.cross_entropy(logits, targets), -np.log(p), rtol=1e-4)
     right = np.argmax(logits, -1) == np.asarray(targets)
     assert 0 < right.mean() < 1
     np.testing.assert_array_equal(answers.correct(logits, targets), right)
@@ -47,7 +48,7 @@ def test_loss_and_rightness_of_every_digit():
 def test_leak_and_carry_loss_are_the_digit_loss(seed, candidates, scale):
     logits, naive, carry = random_logits(seed, scale), random_digits(seed + 1), random_digits(seed + 2, candidates)
     parts = answers.split(logits, naive, carry, candidates)
-    whole = answers.digit_loss(logits, (naive + carry) % C).mean(0)
+    whole = losses.cross_entropy(logits, (naive + carry) % C).mean(0)
     assert parts.keys() == {"leak", "carry_loss", "carry_entropy"}
     np.testing.assert_allclose(parts["leak"] + parts["carry_loss"], whole, rtol=1e-4, atol=1e-5)
     for part in parts.values():
@@ -124,7 +125,7 @@ def test_mean_by_a_group_for_each_digit():
 def test_measures_can_be_jitted_and_vmapped():
     logits, digits = random_logits(), random_digits(6)
     lanes = jnp.stack([logits, -logits])
-    for measure in (answers.offset_from_naive, answers.confusion, answers.exact_match, answers.digit_loss):
+    for measure in (answers.offset_from_naive, answers.confusion, answers.exact_match, answers.correct):
         found = jax.jit(jax.vmap(measure, in_axes=(0, None)))(lanes, digits)
         np.testing.assert_allclose(found[1], measure(-logits, digits), rtol=1e-4, atol=1e-6)
 

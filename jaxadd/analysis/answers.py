@@ -12,11 +12,6 @@ import jax.numpy as jnp
 from jaxadd import losses
 
 
-def digit_loss(logits: jax.Array, targets: jax.Array) -> jax.Array:
-    """Compute the cross-entropy of every digit, `[B, R]`, nats."""
-    return losses.cross_entropy(logits, targets)
-
-
 def correct(logits: jax.Array, targets: jax.Array) -> jax.Array:
     """Tell which digits are answered rightly: float32 `[B, R]`, 1 or 0; a tie is wrong."""
     return (losses.margin(logits, targets) > 0).astype(jnp.float32)

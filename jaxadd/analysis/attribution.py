@@ -20,10 +20,9 @@ import jax.numpy as jnp
 from jaxadd import losses
 from jaxadd.analysis import answers
 from jaxadd.analysis.circuits import einsum, folded, layers, mlp_weights, neuron_to_logit
-from jaxadd.model import Params, Positions
+from jaxadd.model import LAYER_NORM_EPSILON, Params, Positions
 from jaxadd.tasks import Batch
 
-_EPSILON = 1e-5  # Added to LayerNorm's variance in model.py.
 _compiled = functools.partial(jax.jit, static_argnames="apply")
 
 
@@ -215,7 +214,7 @@ def _seen_and_scale(
 
 def _scale(stream: jax.Array) -> jax.Array:
     """Give the factor by which the final LayerNorm scales a stream `[B, R, D]`: `[B, R, 1]`."""
-    return jax.lax.rsqrt(jnp.var(stream, axis=-1, keepdims=True) + _EPSILON)
+    return jax.lax.rsqrt(jnp.var(stream, axis=-1, keepdims=True) + LAYER_NORM_EPSILON)
 
 
 def _constant(params: Params) -> jax.Array:

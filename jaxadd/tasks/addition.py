@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxadd import losses
 from jaxadd.analysis import answers, floors
 from jaxadd.analysis.carries import CLASSES, Carries, answer_length, carries
 from jaxadd.errors import UserError, check_choices
@@ -482,7 +483,7 @@ class Addition:
         forced_batch = self.batch(forced.reshape(-1, *forced.shape[2:]))
         by_cascade = answers.correct(predict(forced_batch.inputs), forced_batch.targets)
         by_cascade = by_cascade.reshape(*forced.shape[:2], -1)  # [N, n, R]
-        loss = answers.digit_loss(logits, batch.targets)
+        loss = losses.cross_entropy(logits, batch.targets)
         measured = {
             "digit_loss": jnp.mean(loss, axis=0),
             "digit_accuracy": jnp.mean(answers.correct(logits, batch.targets), axis=0),
