@@ -41,6 +41,9 @@ def main(options: Hypotheses) -> int:
         params = take(subject.params, s)
         lanes.append(claims.assess(subject.task, params, subject.model.apply, jax.random.key(options.seed)))
         print(f"seed {seed}: {len(lanes[-1])} claims tested", file=sys.stderr)
+    if not any(lanes):
+        print("no registered claim is about this task; `jaxadd.analysis.hypotheses` tests those of your own")
+        return 0
     texts = list(dict.fromkeys(finding.text for lane in lanes for finding in lane))
     by_text = {text: [f for lane in lanes for f in lane if f.text == text] for text in texts}
     rows = [("claim", "borne out by", "score", "95 % interval", "matters by", "verdict")]

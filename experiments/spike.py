@@ -20,6 +20,7 @@ from jaxadd.files import read_npz
 from jaxadd.fit import Metrics
 from jaxadd.lanes import find, take
 from jaxadd.model import Params
+from jaxadd.optimizers import Adam, AdamW
 from jaxadd.tasks import Addition
 from jaxadd.train import Trainer, TrainState
 from jaxadd.trees import named_leaves
@@ -73,9 +74,9 @@ class _Inside:
         def look(state: TrainState) -> tuple[spikes.Look, "_Worst"]:
             batch = task.train_batch(data, state.key, state.step)
             scale = None
-            if hasattr(hyper, "b2"):
-                scale = spikes.adam_scale(state.opt_state, hyper.b2, hyper.eps)
-            seen = spikes.look(lambda w: self.trainer.loss(w, batch)[0], state.params, scale)
+            if isinstance(hyper.optimizer, AdamW | Adam):
+                scale = spikes.adam_scale(state.opt_state, hyper.optimizer.b2, hyper.optimizer.eps)
+            seen = spikes.look(lambda w: self.trainer.objective(w, batch, hyper)[0], state.params, scale)
             logits = self.trainer.predict(state.params)(batch.inputs)
             loss = jnp.mean(losses.cross_entropy(logits, batch.targets), axis=1)
             i = jnp.argmax(loss)
@@ -181,7 +182,7 @@ def _conclude(
     curves = {"train batch": train, "test": test}
     curves |= {f"test {name}": replayed["evaluation/digit_loss"][:, r] for r, name in enumerate(digits)}
     sharp = np.array(inside.sharpness)
-    optimizer = trainer.config.optimizer
+    optimizer = take(trainer.hyper, lane).optimizer
     limit = spikes.adam_limit(optimizer.lr, optimizer.b1) if np.isfinite(sharp).any() else np.nan
     worst = np.array([w.share for w in inside.worst])
     dynamics = {

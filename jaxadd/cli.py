@@ -7,24 +7,31 @@ import io
 import itertools
 import sys
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Generic, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Generic, Literal, NamedTuple, Protocol, TypeVar
 
 import tyro
 
 from jaxadd import config as configs
-from jaxadd import figures, report, runs
+from jaxadd import figures, processes, report, runs, sweeps
 from jaxadd.config import RunConfig
 from jaxadd.errors import UserError
 from jaxadd.files import write_text
 from jaxadd.fit import Metrics
-from jaxadd.optimizers import Optimizer
+from jaxadd.losses import Loss
+from jaxadd.optimizers import Gradient, Norm, Optimizer
+from jaxadd.sweeps import Sweep, axis_of
 from jaxadd.train import Trainer
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+_KINDS = {
+    part: {kind.__name__.lower(): kind for kind in typing.get_args(union)}
+    for part, union in (("optimizer", Optimizer), ("gradient", Gradient), ("norm", Norm), ("loss", Loss))
+}
 
 
 class Findings(NamedTuple):
@@ -46,8 +53,50 @@ class Study(Protocol):
         """Give the runs by name."""
 
 
+@dataclass(frozen=True)
+class SweepConfig:
+    """A sweep as the command line writes it."""
+
+    base: Annotated[RunConfig, tyro.conf.arg(name="")] = dataclasses.field(default_factory=RunConfig)
+    """what no axis says"""
+    axes: tuple[str, ...] = ()
+    """optimizer.lr=1e-3,1e-2 for values, optimizer.lr=log:1e-4..1e-1 for a range of a random design; any field"""
+    design: Literal["grid", "list", "random"] = "grid"
+    """grid: all combinations; list: the i-th values of all axes together; random: --points drawn from the axes"""
+    points: int = 0
+    """of a random design"""
+    design_seed: int = 0
+    """of a random design"""
+    count: int | None = None
+    """this many seeds, from 0 on, in place of --seeds"""
+
+    def sweep(self) -> Sweep:
+        """Give the sweep; raises ValueError where it cannot be one."""
+        base = self.base
+        if self.count is not None:
+            if self.count < 1:
+                raise UserError("the design is empty: --count must be at least 1")
+            base = dataclasses.replace(base, seeds=tuple(range(self.count)))
+        axes = tuple(axis_of(text, base) for text in self.axes)
+        return Sweep(base, axes, self.design, self.points, self.design_seed)
+
+
+@dataclass(frozen=True)
+class _Workers:
+    width: int | None = None
+    """lanes trained at once; as many as fit the memory by default"""
+    part: str = "0/1"
+    """I/N: train only the I-th of N parts, for job arrays; the folder is shared, and whoever ends last concludes"""
+    coordinator: str | None = None
+    """HOST:PORT of process 0, to work as several processes with jax.distributed"""
+    processes: int = 1
+    """with --coordinator: how many"""
+    process: int = 0
+    """with --coordinator: which of them this is, from 0"""
+
+
 Conclude = Callable[[Trainer, runs.Record], Findings]
-Config = TypeVar("Config", RunConfig, Study)
+Config = TypeVar("Config", RunConfig, Study, SweepConfig)
 
 
 @dataclass(frozen=True)
@@ -57,6 +106,11 @@ class _Arguments(Generic[Config]):
     """folder that run folders go to"""
     name: str | None = None
     """name of the run folder; by default the preset and what was changed of it"""
+
+
+@dataclass(frozen=True)
+class _SweepArguments(_Arguments[Config], Generic[Config]):
+    workers: Annotated[_Workers, tyro.conf.arg(name="")] = _Workers()
 
 
 def main(module: str, about: str, presets: Mapping[str, RunConfig], conclude: Conclude) -> int:
@@ -124,6 +178,65 @@ def study(
     return _guard(action, "; the same command goes on from the last checkpoint")
 
 
+def sweep(
+    module: str,
+    about: str,
+    presets: Mapping[str, SweepConfig],
+    conclude: Callable[[Sweep, Path, Sequence[sweeps.Row]], Findings],
+    *,
+    experiment: str,
+) -> int:
+    """Run a sweep from the process's arguments: this process's part of it, and the conclusion where all is done.
+
+    Args:
+      module: its name, such as "experiments.seed_sweep".
+      about: as for `main`.
+      presets: sweeps by name; the first is the default.
+      conclude: draws the sweep, its folder and its rows together.
+      experiment: what each run counts as, where it is resumed on its own.
+
+    Returns:
+      the exit status, as for `main`.
+    """
+    argv = sys.argv[1:]
+
+    def action() -> int:
+        arguments, default_name = _parse(module, about, presets, argv, _SweepArguments)
+        workers, planned = arguments.workers, arguments.config.sweep()
+        folder = arguments.runs / module.rpartition(".")[2] / runs.check_name(arguments.name or default_name)
+        with processes.joined(workers.coordinator, workers.processes, workers.process, planned) as joined:
+            part = processes.part_of(workers.part) if joined is None else joined
+            structures = sweeps.structures(planned)
+            lanes = sum(len(structure.lanes) for structure in structures)
+            print(f"{about.strip()}\n\n{lanes} lanes, {len(structures)} to compile, in {folder}")
+
+            @contextlib.contextmanager
+            def watching(first: int, last: int, structure: sweeps.Structure) -> Iterator:
+                label = f"lane {first}" if first == last else f"lanes {first} to {last}"
+                with report.progress_bar(structure.config.steps, f"{label} of {lanes} ") as bar:
+                    yield bar
+
+            note = lambda text: print(f"note: {text}", file=sys.stderr)  # noqa: E731
+            rows = sweeps.run(
+                planned,
+                folder,
+                experiment=experiment,
+                part=part,
+                width=workers.width,
+                watching=watching,
+                note=note,
+            )
+        unfinished = sum(row["status"] in (sweeps.WAITING, sweeps.UNFINISHED) for row in rows)
+        if unfinished:
+            print(f"\n{unfinished} of {lanes} lanes are left to other parts; the last to end draws the figures")
+        elif part[0] == 0 or joined is None:
+            show(folder, conclude(planned, folder, rows))
+        print(f"{'table':<{report.INDENT}}{folder / 'sweep.csv'}")
+        return 0
+
+    return _guard(action, "; the same command goes on from the last checkpoint")
+
+
 def command(module: str, options: type, function: Callable[[Any], int]) -> int:
     """Run a command that is no experiment: parse `options`, a dataclass, and give the function's exit status."""
     return _guard(lambda: function(_tyro(options, prog=f"python -m {module}")))
@@ -176,38 +289,54 @@ def _guard(action: Callable[[], int], after_interrupt: str = "") -> int:
         return 130
 
 
-def _parse(module: str, about: str, presets: Mapping[str, Config], argv: list[str]) -> tuple[_Arguments, str]:
+def _parse(
+    module: str, about: str, presets: Mapping[str, Config], argv: list[str], kind: type = _Arguments
+) -> tuple[Any, str]:
     """Read the arguments, and name the run after its preset and what was changed of it."""
     preset, *rest = argv if argv and not argv[0].startswith("-") else [next(iter(presets)), *argv]
     if preset not in presets:
         raise UserError(f"no preset is named {preset!r}; there are {', '.join(presets)}")
     config, name = presets[preset], [preset]
-    kinds = {c.__name__.lower(): c for c in typing.get_args(Optimizer)}
-    if isinstance(config, RunConfig) and "--optimizer" in rest:
-        place = rest.index("--optimizer")
-        kind = (rest[place + 1 : place + 2] or ["nothing"])[0]
-        if kind not in kinds:
-            raise UserError(f"--optimizer must be one of {', '.join(kinds)}, got {kind}")
-        config, name = dataclasses.replace(config, optimizer=kinds[kind]()), [preset, kind]
-        del rest[place : place + 2]
-    optimizer = f"[--optimizer {' | '.join(kinds)}] " if isinstance(config, RunConfig) else ""
+    base = config.base if isinstance(config, SweepConfig) else config
+    choices = ""
+    if isinstance(base, RunConfig):
+        base, chosen, rest = _choose_kinds(base, rest)
+        name += chosen
+        config = dataclasses.replace(config, base=base) if isinstance(config, SweepConfig) else base
+        choices = "".join(f"[--{part} {' | '.join(kinds)}] " for part, kinds in _KINDS.items())
     description = (
         f"{about.strip()}\n\n"
-        f"python -m {module} [{' | '.join(presets)}] {optimizer}[options]\n"
+        f"python -m {module} [{' | '.join(presets)}] {choices}[options]\n"
         f"The options and defaults below are those of preset {preset}."
     )
     arguments = _tyro(
-        _Arguments[type(config)],
-        default=_Arguments(config),
+        kind[type(config)],
+        default=kind(config),
         args=rest,
         prog=f"python -m {module} {preset}",
         description=description,
         config=(tyro.conf.AvoidSubcommands,),
     )
-    base = configs.flat(config)
-    name += [f"{path}={value}" for path, value in configs.flat(arguments.config).items() if value != base.get(path)]
+    before, after = configs.flat(config), configs.flat(arguments.config)
+    name += [f"{path.removeprefix('base.')}={v}" for path, v in after.items() if v != before.get(path)]
     text = ",".join(name).translate(str.maketrans("/\\", "__", "[]' "))
     return arguments, text if len(text) <= 100 else f"{text[:88]}~{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+
+def _choose_kinds(config: RunConfig, argv: list[str]) -> tuple[RunConfig, list[str], list[str]]:
+    """Take flags such as `--optimizer sgd` out of the arguments: the config with them, what they say, and the rest."""
+    chosen, rest = [], list(argv)
+    for part, kinds in _KINDS.items():
+        if f"--{part}" not in rest:
+            continue
+        place = rest.index(f"--{part}")
+        kind = (rest[place + 1 : place + 2] or ["nothing"])[0]
+        if kind not in kinds:
+            raise UserError(f"--{part} must be one of {', '.join(kinds)}, got {kind}")
+        config = dataclasses.replace(config, **{part: kinds[kind]()})
+        chosen.append(kind)
+        del rest[place : place + 2]
+    return config, chosen, rest
 
 
 def _tyro(options: type, **keywords: Any) -> Any:

@@ -1,12 +1,18 @@
 """RunConfig: everything that determines a run, and its form as JSON."""
 
+import copy
 import math
-from dataclasses import dataclass, field, fields, is_dataclass
-from typing import Any, Literal, get_args, get_type_hints
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
+
+import jax.numpy as jnp
+import optax
 
 from jaxadd.errors import UserError, check_choices
+from jaxadd.losses import CrossEntropy, Loss
 from jaxadd.model import Network, Transformer
-from jaxadd.optimizers import AdamW, Optimizer
+from jaxadd.optimizers import AdamW, FreeNorm, Gradient, Norm, Optimizer, PlainGradient
 from jaxadd.tasks import Addition, Digits, Modular
 
 
@@ -38,10 +44,20 @@ class RunConfig:
     """the network"""
     optimizer: Optimizer = field(default_factory=AdamW)
     """the optimiser"""
+    gradient: Gradient = field(default_factory=PlainGradient)
+    """what is done to the gradient before the optimiser sees it"""
+    norm: Norm = field(default_factory=FreeNorm)
+    """whether the norm of all parameters together is held"""
+    loss: Loss = field(default_factory=CrossEntropy)
+    """what is minimised; the losses recorded are cross-entropy all the same"""
+    init_scale: float = 1.0
+    """initial parameters are multiplied by this"""
     steps: int = 25_000
     """updates to make"""
     seeds: tuple[int, ...] = (0,)
     """one lane per seed, trained side by side; a seed names initial parameters, batches and split"""
+    vary: tuple[tuple[str, tuple[float, ...]], ...] = ()
+    """numbers in which lanes differ: names such as optimizer.lr, each with one value per lane; sweeps set it"""
     eval_every: int = 10
     """steps between evaluations on the whole test set"""
     checkpoint_every: int = 500
@@ -55,25 +71,101 @@ class RunConfig:
         for name, least in (("steps", 0), ("eval_every", 1), ("checkpoint_every", 1)):
             if not least <= getattr(self, name) < 2**31 - 1:  # Steps are counted in int32.
                 raise UserError(f"{name} must be at least {least} and below 2**31 - 1, got {getattr(self, name)}")
-        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
+        names = [name for name, _ in self.vary]
+        if unknown := [name for name in names if name not in traced(self)]:
+            raise UserError(f"lanes cannot differ in {', '.join(unknown)}; they can in {', '.join(traced(self))}")
+        if len(set(names)) < len(names) or any(len(values) != len(self.seeds) for _, values in self.vary):
+            raise UserError("vary must name every number once, with one value for each seed")
+        for name, values in self.vary:
+            for value in values:
+                with_values(self, {name: value}, check=False)
+        lanes = list(zip(self.seeds, *(values for _, values in self.vary), strict=True))
+        if not lanes or len(set(lanes)) < len(lanes):
             raise UserError(f"seeds must name at least one seed and none twice, got {self.seeds}")
         if not all(0 <= seed < 2**32 for seed in self.seeds):
             raise UserError(f"seeds must be from 0 to 2**32 - 1, got {self.seeds}")
 
 
+def traced(config: RunConfig) -> dict[str, float]:
+    """List the numbers in which the lanes of a run may differ, by path; all else is structure, compiled in."""
+    found: dict[str, float] = {"init_scale": config.init_scale}
+    for part in ("optimizer", "gradient", "norm", "loss"):
+        value = getattr(config, part)
+        found |= {f"{part}.{f.name}": getattr(value, f.name) for f in fields(value) if not f.metadata.get("static")}
+    return found
+
+
+class Hyper(NamedTuple):
+    """The numbers in which lanes may differ, float32 with a leading S axis; one lane's make its step.
+
+    Attributes:
+      optimizer, gradient, norm, loss: as in RunConfig, with arrays for numbers.
+      init_scale: as in RunConfig.
+    """
+
+    optimizer: Optimizer
+    gradient: Gradient
+    norm: Norm
+    loss: Loss
+    init_scale: Any
+
+    def transform(self) -> optax.GradientTransformation:
+        """Build what turns a gradient into an update."""
+        return optax.chain(self.gradient.transform(), self.optimizer.transform(), self.norm.transform())
+
+
+def hyper(config: RunConfig) -> Hyper:
+    """Give each lane its numbers: leaves are float32 `[S]`."""
+    varied = dict(config.vary)
+    columns = {
+        name: jnp.asarray(varied.get(name, (value,) * len(config.seeds)), jnp.float32)
+        for name, value in traced(config).items()
+    }
+    own = with_values(config, columns, check=False)
+    return Hyper(*(getattr(own, part) for part in Hyper._fields))
+
+
+def with_values(config: RunConfig, values: Mapping[str, Any], *, check: bool = True) -> RunConfig:
+    """Replace fields by path, as in "optimizer.lr"; raises ValueError for a name that is none, or a wrong value.
+
+    Args:
+      config: left as it is.
+      values: by path.
+      check: check the whole config; False checks only the part that a value belongs to.
+    """
+    own: dict[str, Any] = {}
+    for name, value in values.items():
+        head, _, rest = name.partition(".")
+        part = own.get(head, getattr(config, head, None))
+        known = {f.name for f in fields(part)} if is_dataclass(part) else set()
+        if (rest and rest not in known) or (not rest and head not in {f.name for f in fields(config)}):
+            raise UserError(f"no field is named {name}; there are {', '.join(flat(config))}")
+        own[head] = replace(part, **{rest: value}) if rest else value
+    if check:
+        return replace(config, **own)
+    changed = copy.copy(config)
+    for name, value in own.items():
+        object.__setattr__(changed, name, value)
+    return changed
+
+
 def to_json(config: Any) -> dict[str, Any]:
     """Write a config as plain data; a nested dataclass gets its class name as "kind"."""
     values = {f.name: getattr(config, f.name) for f in fields(config)}
-    return {"kind": type(config).__name__} | {
-        name: to_json(value) if is_dataclass(value) else list(value) if isinstance(value, tuple) else value
-        for name, value in values.items()
-    }
+    return {"kind": type(config).__name__} | {name: _plain(value) for name, value in values.items()}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    return to_json(value) if is_dataclass(value) else value
 
 
 def from_json(data: Any, kind: Any = RunConfig) -> Any:
     """Read what `to_json` wrote back into the same dataclass; raises ValueError where it does not fit."""
     if not isinstance(data, dict):
-        return tuple(data) if isinstance(data, list) else data
+        of = get_args(kind)[0] if get_origin(kind) is tuple else None
+        return tuple(from_json(item, of) for item in data) if isinstance(data, list) else data
     choices = {c.__name__: c for c in (get_args(kind) or (kind,)) if is_dataclass(c)}
     chosen = choices.get(data.get("kind"))
     if chosen is None:

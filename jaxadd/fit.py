@@ -81,13 +81,14 @@ def fit(
     Returns:
       the final state and all metrics.
     """
-    state = trainer.init() if state is None else state
+    state = trainer.place(trainer.init() if state is None else state)
     eval_every = trainer.config.eval_every if eval_every is None else eval_every
     last = trainer.config.steps
     end = last + 1 if until is None else until
     # The last step is evaluated whatever the interval, hence one less.
     longest = min(CAPACITY, (EVALUATIONS - 1) * eval_every)
-    recorder = _Recorder(metrics, len(trainer.config.seeds), eval_every, last)
+    lanes = len(trainer.config.seeds)
+    recorder = _Recorder(metrics, lanes, eval_every, last)
     step = first = int(jnp.max(jnp.where(state.status == RUNNING, state.step, -1)))
     running = first >= 0
     compiled, run_seconds, pace, pending, clock = trainer.compile_seconds, 0.0, 1, None, time.perf_counter()
@@ -98,8 +99,12 @@ def fit(
         if pending is None:
             return
         start, asked, rows, taken, report = pending
-        report = jax.device_get(report)
-        recorder.add(start, jax.device_get(rows), jax.device_get(taken), report)
+        report, rows, taken = jax.device_get((report, rows, taken))
+        report["rows"] = int(report["rows"].max())
+        report, rows, taken = (
+            {k: v if k == "rows" else v[:lanes] for k, v in part.items()} for part in (report, rows, taken)
+        )
+        recorder.add(start, rows, taken, report)
         seconds, clock = time.perf_counter() - clock, time.perf_counter()
         run_seconds += seconds
         running = bool(np.any(report["status"] == RUNNING))
@@ -129,9 +134,10 @@ def fit(
             settle()
             pending = None
             if running:
-                save(state, recorder.metrics)
+                save(trainer.trim(state), recorder.metrics)
             clock = time.perf_counter()
     settle()
+    state = trainer.trim(state)
     recorder.complete(state, trainer)
     made = int(jnp.max(state.step)) - first if first >= 0 else 0
     return Result(state, recorder.metrics, trainer.compile_seconds, run_seconds, made)

@@ -1,8 +1,12 @@
-"""Losses that keep, in float32, the relative precision that float64 would give."""
+"""Losses that keep, in float32, the relative precision that float64 would give; those to minimise as configs."""
+
+from dataclasses import dataclass
 
 import chex
 import jax
 import jax.numpy as jnp
+
+from jaxadd.errors import UserError
 
 
 def _strongest_rival(logits: jax.Array, targets: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -70,3 +74,46 @@ def _cross_entropy_and_gradient(logits: jax.Array, targets: jax.Array) -> tuple[
     denominator = jnp.where(top > 0, total + winning, 1 + odds)
     gradient = jnp.where(is_target, -(half * total * half), rivals * half * half) / denominator
     return loss[..., 0], gradient
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class CrossEntropy:
+    """Cross-entropy, precise however small it is."""
+
+    def __call__(self, logits: jax.Array, targets: jax.Array, cross_entropy: jax.Array) -> jax.Array:
+        """Give what is minimised, `[...]`, of logits `[..., C]`, targets `[...]` and their cross-entropy `[...]`."""
+        return cross_entropy
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class LabelSmoothing:
+    """Cross-entropy with targets that are partly uniform (Szegedy et al. 2016)."""
+
+    amount: float = 0.1
+    """share of the target that is spread over all classes"""
+
+    def __post_init__(self) -> None:
+        if isinstance(self.amount, int | float) and not 0 <= self.amount < 1:
+            raise UserError(f"LabelSmoothing.amount must be from 0 to below 1, got {self.amount}")
+
+    def __call__(self, logits: jax.Array, targets: jax.Array, cross_entropy: jax.Array) -> jax.Array:
+        """Give what is minimised; arguments as for CrossEntropy."""
+        uniform = -jnp.mean(jax.nn.log_softmax(logits), axis=-1)
+        return (1 - self.amount) * cross_entropy + self.amount * uniform
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class StableMax:
+    """Cross-entropy of s(z) / Σ s(z), s(x) = x + 1 for x ≥ 0 and 1 / (1 - x) below (Prieto et al. 2025)."""
+
+    def __call__(self, logits: jax.Array, targets: jax.Array, cross_entropy: jax.Array) -> jax.Array:
+        """Give what is minimised; arguments as for CrossEntropy."""
+        log_s = jnp.where(logits >= 0, jnp.log1p(jnp.maximum(logits, 0)), -jnp.log1p(-jnp.minimum(logits, 0)))
+        own = jnp.take_along_axis(log_s, jnp.asarray(targets)[..., None], axis=-1)[..., 0]
+        return jax.nn.logsumexp(log_s, axis=-1) - own
+
+
+Loss = CrossEntropy | LabelSmoothing | StableMax

@@ -8,14 +8,19 @@ last lane is done.
 
 import math
 import time
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 
-from jaxadd import losses, optimizers
-from jaxadd.config import RunConfig
+from jaxadd import losses
+from jaxadd.config import Hyper, RunConfig, hyper
 from jaxadd.lanes import over_lanes, take
 from jaxadd.model import Params
 from jaxadd.tasks import Batch, Data, Predict
@@ -55,20 +60,51 @@ class Trainer:
         self.config = config
         self.model = config.model.build(config.task.sizes)
         self.data = config.task.data(config.seeds)
-        self.hyper = optimizers.lanes(config.optimizer, len(config.seeds))
+        self.hyper = hyper(config)
+        # Lanes never look at each other, so each process trains on its own devices, and no device waits for another.
+        devices = jax.local_devices()[: len(config.seeds)]
+        self.mesh = Mesh(np.array(devices), ("lanes",))
+        self._hyper, self._lane_data = self._spread(self.hyper), self._spread(self.data.lane)
         self.compile_seconds = 0.0
         self._compiled = None
-        self._evaluate_compiled = jax.jit(self._evaluate)
+        self._evaluate_compiled = jax.jit(over_lanes(self._evaluate))
 
     def init(self) -> TrainState:
         """Draw the initial state of every lane."""
 
-        def lane(hyper: Any, seed: jax.Array) -> TrainState:
+        def lane(hyper: Hyper, seed: jax.Array) -> TrainState:
             init_key, data_key = jax.random.split(jax.random.key(seed))
-            params = self.model.init(init_key)
+            params = jax.tree.map(lambda w: w * hyper.init_scale, self.model.init(init_key))
             return TrainState(params, hyper.transform().init(params), data_key, jnp.int32(0), jnp.int32(RUNNING))
 
         return jax.jit(jax.vmap(lane))(self.hyper, jnp.asarray(self.config.seeds, jnp.uint32))
+
+    def place(self, state: TrainState) -> TrainState:
+        """Lay the lanes of a state out over the devices, with idle ones at the end where they do not divide."""
+        placed = self._spread(state)
+        idle = np.arange(len(placed.step)) >= len(self.config.seeds)
+        return placed._replace(status=jnp.where(idle, STOPPED, placed.status)) if idle.any() else placed
+
+    def trim(self, tree: Any) -> Any:
+        """Give the S lanes of what `place` or `chunk` made."""
+        lanes = len(self.config.seeds)
+        return tree if self._rows() == lanes else jax.tree.map(lambda x: x[:lanes], tree)
+
+    def _rows(self) -> int:
+        return -(-len(self.config.seeds) // self.mesh.size) * self.mesh.size
+
+    def _spread(self, tree: Any) -> Any:
+        lanes, rows = len(self.config.seeds), self._rows()
+        if rows != lanes:
+            tree = jax.tree.map(lambda x: x[np.minimum(np.arange(rows), lanes - 1)], tree)
+        return jax.device_put(tree, NamedSharding(self.mesh, P("lanes")))
+
+    def objective(self, params: Params, batch: Batch, hyper: Hyper) -> tuple[jax.Array, tuple]:
+        """Compute what one lane minimises, a scalar, and beside it what `loss` gives."""
+        logits = self.model.apply(params, batch.inputs)[0]
+        cross_entropy = losses.cross_entropy(logits, batch.targets)
+        minimised = jnp.mean(hyper.loss(logits, batch.targets, cross_entropy))
+        return minimised, _score(logits, batch.targets, cross_entropy)
 
     def loss(self, params: Params, batch: Batch) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
         """Compute the mean loss over examples and positions read, nats.
@@ -77,7 +113,8 @@ class Trainer:
           the loss; and beside it the accuracy, the share of examples answered rightly at every position,
           and the mean loss at each position read, `[R]`.
         """
-        return _score(self.model.apply(params, batch.inputs)[0], batch.targets)
+        logits = self.model.apply(params, batch.inputs)[0]
+        return _score(logits, batch.targets, losses.cross_entropy(logits, batch.targets))
 
     def predict(self, params: Params) -> Predict:
         """Give one lane's network with its parameters: `predict(inputs, read=None)` gives logits `[B, R, C]`."""
@@ -89,7 +126,7 @@ class Trainer:
 
     def evaluate(self, params: Params) -> dict[str, jax.Array]:
         """Compute the test metrics of every lane, each `[S]`, and what the task measures, `[S, ...]`."""
-        return self._evaluate_compiled(params, self.data)
+        return self._evaluate_compiled(params, self.data.lane, shared=(self.data.shared,))
 
     def chunk(
         self, state: TrainState, start: int, count: int, eval_every: int
@@ -97,7 +134,7 @@ class Trainer:
         """Record up to `count` rows and make the update of each, fewer when every lane is done.
 
         Args:
-          state: the state to go on from; donated.
+          state: the state to go on from, as `place` gives it; donated.
           start: the updates made so far, `state.step` of every lane that runs.
           count: at most CAPACITY, and few enough for EVALUATIONS.
           eval_every: the test set is evaluated at multiples of this, and at the config's last step, where
@@ -106,18 +143,49 @@ class Trainer:
         Returns:
           the new state; for each of METRICS and POSITION_LOSS a buffer `[S, CAPACITY, ...]`, whose first rows
           are set; for each array that the task measures a buffer `[S, EVALUATIONS + 1, ...]`, whose first
-          entries are the evaluations made; and "rows" (how many), "step" `[S]` and "status" `[S]`.
+          entries are the evaluations made; and "rows" (how many each device made), "step" `[S]` and "status"
+          `[S]`. Where S does not divide among the devices, all have idle lanes at the end; see `trim`.
         """
-        numbers = [jnp.int32(n) for n in (start, count, eval_every, self.config.steps)]
+        arguments = self._arguments(state, start, count, eval_every)
         if self.config.debug:
             with jax.disable_jit(), jax.debug_nans(True):
-                return self._chunk(state, self.hyper, self.data, *numbers)
+                return self._chunk(*arguments)
         if self._compiled is None:
-            clock = time.perf_counter()
-            traced = jax.jit(self._chunk, donate_argnums=0).lower(state, self.hyper, self.data, *numbers)
-            self._compiled = traced.compile()
-            self.compile_seconds = time.perf_counter() - clock
-        return self._compiled(state, self.hyper, self.data, *numbers)
+            self.compile(arguments)
+        return self._compiled(*arguments)
+
+    def _arguments(self, state: TrainState, *numbers: int) -> tuple:
+        data = Data(self.data.shared, self._lane_data)
+        return state, self._hyper, data, *(np.int32(n) for n in (*numbers, self.config.steps))
+
+    def compile(self, arguments: tuple) -> None:
+        """Compile the chunk for arguments of these shapes; every device runs it on its own lanes, and no other's."""
+        clock = time.perf_counter()
+        lanes, same = P("lanes"), P()
+        chunk = jax.shard_map(
+            self._chunk,
+            mesh=self.mesh,
+            in_specs=(lanes, lanes, Data(same, lanes), same, same, same, same),
+            out_specs=lanes,
+            check_vma=False,  # It has no rule for the loops inside.
+        )
+        self._compiled = jax.jit(chunk, donate_argnums=0).lower(*arguments).compile()
+        self.compile_seconds = time.perf_counter() - clock
+
+    def for_lanes(self, seeds: Sequence[int], vary: Any = ()) -> "Trainer":
+        """Give a trainer of other lanes that shares what is compiled, where there are as many of them."""
+        other = Trainer(replace(self.config, seeds=tuple(seeds), vary=vary))
+        if len(seeds) == len(self.config.seeds):
+            other._compiled, other._evaluate_compiled = self._compiled, self._evaluate_compiled
+        return other
+
+    def memory(self) -> int:
+        """Give the bytes that the compiled chunk takes on each device, by the compiler's own analysis."""
+        if self._compiled is None:
+            self.compile(self._arguments(self.place(self.init()), 0, 1, self.config.eval_every))
+        found = self._compiled.memory_analysis()
+        sizes = found.argument_size_in_bytes + found.output_size_in_bytes - found.alias_size_in_bytes
+        return int(sizes + found.temp_size_in_bytes + found.generated_code_size_in_bytes)
 
     def arithmetic(self) -> int:
         """Count the floating-point operations in the matrix products of one step of one lane."""
@@ -136,9 +204,20 @@ class Trainer:
         return jax.eval_shape(self.init)
 
     def _chunk(self, state, hyper, data, start, count, eval_every, last):
-        lanes = len(self.config.seeds)
+        lanes = len(state.step)  # Those of one device.
+        evaluated = jax.eval_shape(lambda: self._evaluate(*take((state.params, data.lane), 0), data.shared))
+        unmeasured, unrecorded = (
+            jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes) for shapes in (evaluated, self._row())
+        )
 
-        evaluated = jax.eval_shape(self._evaluate, state.params, data)
+        # A lane that is done costs nothing where lanes are taken in turn.
+        def evaluate(status, *rest):
+            return jax.lax.cond(status == RUNNING, lambda: self._evaluate(*rest), lambda: unmeasured)
+
+        def make_step(state, *rest):
+            return jax.lax.cond(
+                state.status == RUNNING, lambda: self._step(state, *rest), lambda: (state, unrecorded)
+            )
 
         def body(carry):
             i, state, rows, evaluation, taken = carry
@@ -148,13 +227,13 @@ class Trainer:
             due = measured & ((step % self.config.eval_every == 0) | (step == last))
             test = jax.lax.cond(
                 measured,
-                lambda: self._evaluate(state.params, data),
-                lambda: jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), evaluated),
+                lambda: over_lanes(evaluate)(state.status, state.params, data.lane, shared=(data.shared,)),
+                lambda: jax.tree.map(lambda x: jnp.zeros((lanes, *x.shape), x.dtype), evaluated),
             )
             # Where nothing was measured, zeros go where the next evaluation will.
             taken = {name: buffer.at[:, evaluation].set(test[name]) for name, buffer in taken.items()}
             test = {name: test[name] for name in TEST_METRICS}
-            state, row = over_lanes(self._step)(state, hyper, data.lane, test, shared=(data.shared, due, last))
+            state, row = over_lanes(make_step)(state, hyper, data.lane, test, shared=(data.shared, due, last))
             rows = {name: buffer.at[:, i].set(row[name]) for name, buffer in rows.items()}
             return i + 1, state, rows, evaluation + measured, taken
 
@@ -162,34 +241,36 @@ class Trainer:
             i, state, *_ = carry
             return (i < count) & jnp.any(state.status == RUNNING)
 
-        rows = {name: jnp.zeros((lanes, CAPACITY)) for name in METRICS}
-        rows[POSITION_LOSS] = jnp.zeros((lanes, CAPACITY, len(self.config.task.sizes.read)))
+        rows = {name: jnp.zeros((lanes, CAPACITY, *x.shape)) for name, x in self._row().items()}
         taken = {
-            name: jnp.zeros((lanes, EVALUATIONS + 1, *x.shape[1:]), x.dtype)
+            name: jnp.zeros((lanes, EVALUATIONS + 1, *x.shape), x.dtype)
             for name, x in evaluated.items()
             if name not in TEST_METRICS
         }
         carry = jnp.int32(0), state, rows, jnp.int32(0), taken
         i, state, rows, _, taken = jax.lax.while_loop(unfinished, body, carry)
         # Copies, because the state itself is given away to the next chunk before these are read.
-        return state, rows, taken, {"rows": i, "step": jnp.copy(state.step), "status": jnp.copy(state.status)}
+        return state, rows, taken, {"rows": i[None], "step": jnp.copy(state.step), "status": jnp.copy(state.status)}
 
-    def _evaluate(self, params: Params, data: Data) -> dict[str, jax.Array]:
-        def lane(params: Params, split: Any, shared: Any) -> dict[str, jax.Array]:
-            task, own = self.config.task, Data(shared, split)
-            batch = task.test_batch(own)
+    def _row(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """Give the shapes of what is recorded of one step of one lane."""
+        shapes = dict.fromkeys(METRICS, ()) | {POSITION_LOSS: (len(self.config.task.sizes.read),)}
+        return {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in shapes.items()}
 
-            predict = self.predict(params)
-            logits = predict(batch.inputs)
-            loss, (accuracy, _) = _score(logits, batch.targets)
-            return {"test_loss": loss, "test_accuracy": accuracy, **task.measure(own, batch, logits, predict)}
-
-        return over_lanes(lane)(params, data.lane, shared=(data.shared,))
+    def _evaluate(self, params: Params, split: Any, shared: Any) -> dict[str, jax.Array]:
+        """Compute the test metrics of one lane, and what the task measures."""
+        task, own = self.config.task, Data(shared, split)
+        batch = task.test_batch(own)
+        predict = self.predict(params)
+        logits = predict(batch.inputs)
+        loss, (accuracy, _) = _score(logits, batch.targets, losses.cross_entropy(logits, batch.targets))
+        return {"test_loss": loss, "test_accuracy": accuracy, **task.measure(own, batch, logits, predict)}
 
     def _step(self, state, hyper, split, test, shared, due, last) -> tuple[TrainState, dict[str, jax.Array]]:
         """Make one step of one lane. `test` are its test metrics, by which it may stop where they are `due`."""
         batch = self.config.task.train_batch(Data(shared, split), state.key, state.step)
-        (loss, (accuracy, position_loss)), grads = jax.value_and_grad(self.loss, has_aux=True)(state.params, batch)
+        differentiated = jax.value_and_grad(self.objective, has_aux=True)(state.params, batch, hyper)
+        (minimised, (loss, (accuracy, position_loss))), grads = differentiated
         updates, opt_state = hyper.transform().update(grads, state.opt_state, state.params)
         row = {
             "train_loss": loss,
@@ -200,7 +281,7 @@ class Trainer:
             "weight_norm": optax.tree.norm(state.params),
             **test,
         }
-        finite = jnp.isfinite(loss) & jnp.isfinite(row["grad_norm"])
+        finite = jnp.isfinite(loss) & jnp.isfinite(minimised) & jnp.isfinite(row["grad_norm"])
         verdict = jnp.where(finite, jnp.where(self._reached(row, due), STOPPED, RUNNING), DIVERGED)
         status = jnp.where(state.status == RUNNING, verdict, state.status)
         update = (status == RUNNING) & (state.step < last)
@@ -218,8 +299,7 @@ class Trainer:
         return reached & due if stop.metric in TEST_METRICS else reached
 
 
-def _score(logits: jax.Array, targets: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    loss = losses.cross_entropy(logits, targets)
+def _score(logits: jax.Array, targets: jax.Array, loss: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
     right = jnp.all(losses.margin(logits, targets) > 0, axis=-1)
     return jnp.mean(loss), (jnp.mean(right.astype(jnp.float32)), jnp.mean(loss, axis=0))
 

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from jaxadd import fit as fit_module
-from jaxadd.checkpoints import flatten
 from jaxadd.config import RunConfig, Stop
 from jaxadd.fit import fit
 from jaxadd.lanes import take
@@ -16,6 +15,7 @@ from jaxadd.model import MLP, Transformer
 from jaxadd.optimizers import SGD, AdamW
 from jaxadd.tasks import Digits, Modular
 from jaxadd.train import DIVERGED, METRICS, RUNNING, STOPPED, Trainer
+from jaxadd.trees import flatten
 
 
 @pytest.fixture(scope="module")
@@ -157,9 +157,8 @@ def test_a_lane_stops_at_the_very_step_and_is_frozen(easy, metric):
 
 def test_a_diverged_lane_is_frozen_and_the_other_goes_on(tiny):
     config = replace(tiny, optimizer=SGD(lr=0.1))
-    trainer = Trainer(config)
-    want = fit(trainer)
-    trainer.hyper = replace(trainer.hyper, lr=trainer.hyper.lr.at[1].set(1e30))
+    want = fit(Trainer(config))
+    trainer = Trainer(replace(config, vary=(("optimizer.lr", (0.1, 1e30)),)))
     seen = []
     result = fit(trainer, watch=seen.append)
     np.testing.assert_array_equal(result.state.status, [RUNNING, DIVERGED])

@@ -20,6 +20,7 @@ from jaxadd.figures.modular import (
 from jaxadd.figures.progress import measures
 from jaxadd.figures.spikes import exchanged, spike, spike_damage, spikes
 from jaxadd.figures.studies import arms, loss_grid, loss_split, shelf_law
+from jaxadd.figures.sweeps import fractions, lane_bands, phase_diagram, survival
 from jaxadd.figures.training import curves, error_map, misread, norms
 
 __all__ = [
@@ -38,7 +39,9 @@ __all__ = [
     "embedding_norms",
     "error_map",
     "exchanged",
+    "fractions",
     "hypotheses",
+    "lane_bands",
     "logit_lens",
     "logit_spectrum",
     "loss_grid",
@@ -49,8 +52,10 @@ __all__ = [
     "neuron_maps",
     "norms",
     "offsets",
+    "phase_diagram",
     "shelf_law",
     "spike",
     "spike_damage",
     "spikes",
+    "survival",
 ]

@@ -1,0 +1,92 @@
+"""Train one setting over many seeds, and over any axes besides: when does each network learn?
+
+Each seed has its own initial parameters, batches and split. Expected of `quick`, addition mod 113 from 30 % of its
+sums: every seed generalises, within a factor of two of each other; of `mainline`, the published setting: between
+steps 5,000 and 15,000. A lane ends once it answers 99 % of the test set rightly. On two cores `quick` takes about
+four minutes; on a CPU lanes are trained in turn, on an accelerator side by side.
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from jaxadd import cli, figures, report, sweeps
+from jaxadd.analysis.outcomes import kaplan_meier
+from jaxadd.config import RunConfig, Stop
+from jaxadd.model import MLP, Transformer
+from jaxadd.optimizers import AdamW
+from jaxadd.sweeps import Row, Sweep
+from jaxadd.tasks import Addition, Digits, Modular
+
+LEARNED = Stop("test_accuracy", 0.99)
+EIGHT = tuple(range(8))
+PRESETS = {
+    "quick": cli.SweepConfig(
+        RunConfig(optimizer=AdamW(lr=3e-3, weight_decay=3.0), steps=1_500, seeds=EIGHT, stop=LEARNED)
+    ),
+    "mainline": cli.SweepConfig(RunConfig(steps=30_000, seeds=EIGHT, checkpoint_every=2_500, stop=LEARNED)),
+    "addition": cli.SweepConfig(
+        RunConfig(
+            task=Addition(answer_order="lsd"),
+            optimizer=AdamW(weight_decay=0.1),
+            steps=3_000,
+            seeds=EIGHT,
+            eval_every=25,
+            stop=LEARNED,
+        )
+    ),
+    "digits": cli.SweepConfig(
+        RunConfig(
+            task=Digits(), model=MLP(), optimizer=AdamW(), steps=2_000, seeds=EIGHT, stop=Stop("test_accuracy", 0.95)
+        )
+    ),
+    "debug": cli.SweepConfig(
+        RunConfig(
+            task=Modular(p=7, train_fraction=0.6),
+            model=Transformer(d_model=16, heads=2, d_mlp=32),
+            optimizer=AdamW(lr=1e-2),
+            steps=60,
+            seeds=(0, 1, 2, 3),
+            eval_every=5,
+            checkpoint_every=20,
+            stop=LEARNED,
+        )
+    ),
+}
+
+
+def conclude(sweep: Sweep, folder: Path, rows: Sequence[Row]) -> cli.Findings:
+    """Tell when the lanes of each setting learned, and draw curves and survival."""
+    axes = [axis.name for axis in sweep.axes]
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(
+            ", ".join(
+                f"{name} {row[name]:.4g}" if isinstance(row[name], float) else f"{name} {row[name]}" for name in axes
+            )
+            or "all",
+            [],
+        ).append(row)
+    names = [key for key in rows[0] if key.startswith("step_of_")]
+    table = [("setting", "lanes", "diverged", *(name.removeprefix("step_of_").replace("_", " ") for name in names))]
+    for name, members in groups.items():
+        steps = (report.spread([row[key] for row in members]) for key in names)
+        table.append((name, str(len(members)), str(sum(row["status"] == "diverged" for row in members)), *steps))
+    text = f"first step of each threshold: median (range), how many reached it\n{report.table(table)}"
+    seeds = f"{len(sweep.base.seeds)} seeds"
+    title = f"{sweep.base.task.title}, {seeds}"
+    curves = {
+        n: sweeps.lane_curves(folder, n) for n in ("train_loss", "test_loss", "train_accuracy", "test_accuracy")
+    }
+    pick = lambda name: {part: list(curves[f"{part}_{name}"].values()) for part in ("train", "test")}  # noqa: E731
+    drawn = {"curves": figures.lane_bands(pick("loss"), pick("accuracy"), title)}
+    reached = {
+        name: kaplan_meier([row["step_of_test_accuracy_0.99"] for row in members], [row["steps"] for row in members])
+        for name, members in groups.items()
+    }
+    drawn["survival"] = figures.survival(reached, title)
+    return cli.Findings(drawn, text)
+
+
+if __name__ == "__main__":
+    sys.exit(cli.sweep("experiments.seed_sweep", __doc__, PRESETS, conclude, experiment="modular_addition"))

@@ -1,0 +1,179 @@
+"""Figures of sweeps: curves of many lanes, survival curves, phase diagrams."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from jaxadd.analysis.outcomes import OUTCOMES, Survival
+from jaxadd.figures.style import ABSENT, PALETTE, SEQUENTIAL, brief, colour_bar, new_figure, panels, styled
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Curves = Sequence[tuple[np.ndarray, np.ndarray]]
+"""Of each lane its steps and values."""
+_QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+_OUTCOME_COLOURS = ("#66a182", "#edae49", "#d1495b", "#9a9a9a")
+
+
+@styled
+def lane_bands(loss: Mapping[str, Curves], accuracy: Mapping[str, Curves], title: str) -> Figure:
+    """Draw loss and accuracy of many lanes: the median, and bands of the middle half and of nine tenths.
+
+    Args:
+      loss: by name, such as "train" and "test".
+      accuracy: the same names.
+      title: of the figure.
+    """
+    figure, (left, right) = panels(2, title, log_steps=True, width=5.0)
+    for ax, curves in ((left, loss), (right, accuracy)):
+        for (name, lanes), colour in zip(curves.items(), PALETTE, strict=False):
+            _bands(ax, lanes, colour, name)
+    left.set(yscale="log", ylabel="cross-entropy, nats", title="loss")
+    right.set(ylim=(-0.03, 1.03), ylabel="share answered rightly", title="accuracy")
+    left.legend(title="median, 25 to 75 %, 5 to 95 %", title_fontsize=8, fontsize=9)
+    return figure
+
+
+def _bands(ax: Axes, lanes: Curves, colour: str, label: str) -> None:
+    lanes = [(step, values) for step, values in lanes if len(step)]
+    if not lanes:
+        return
+    last = max(step[-1] for step, _ in lanes)
+    grid = np.unique(np.geomspace(1, last + 1, 300).round()) - 1
+    # A lane that ended early keeps its last value.
+    values = np.stack([np.interp(grid, step, value) for step, value in lanes])
+    low, quarter, middle, upper, high = np.quantile(values, _QUANTILES, axis=0)
+    if len(lanes) > 1:
+        ax.fill_between(grid + 1, low, high, color=colour, alpha=0.13, lw=0)
+        ax.fill_between(grid + 1, quarter, upper, color=colour, alpha=0.28, lw=0)
+    ax.plot(grid + 1, middle, color=colour, lw=1.4, label=label)
+
+
+@styled
+def survival(curves: Mapping[str, Survival], title: str, what: str = "99 % test accuracy") -> Figure:
+    """Draw the share of lanes that have not yet reached a threshold over steps; ticks where lanes are censored.
+
+    Args:
+      curves: by name of a group of lanes.
+      title: of the figure.
+      what: is reached.
+    """
+    figure = new_figure((6.4, 4.0), title)
+    ax = figure.subplots()
+    end = max(max(c.step[-1], *c.censored, 1) if c.censored.size else c.step[-1] for c in curves.values())
+    for i, (name, curve) in enumerate(curves.items()):
+        colour = PALETTE[i % len(PALETTE)]
+        step = np.append(curve.step, end)
+        share, low, high = (np.append(x, x[-1]) for x in (curve.share, curve.low, curve.high))
+        ax.step(step, share, where="post", color=colour, lw=1.6, label=name)
+        if len(curves) <= 4:
+            ax.fill_between(step, low, high, step="post", color=colour, alpha=0.15, lw=0)
+        if curve.censored.size:
+            at = np.unique(curve.censored)
+            ax.plot(
+                at, curve.share[np.searchsorted(curve.step, at, side="right") - 1], "|", color=colour, ms=11, mew=1.6
+            )
+    ax.set(xlabel="step", ylabel=f"share of lanes before {what}", ylim=(-0.03, 1.03), xlim=(0, end * 1.02))
+    if len(curves) > 1 or any(c.censored.size for c in curves.values()):
+        ax.legend(title="| ended without it", title_fontsize=8, fontsize=8)
+    return figure
+
+
+@styled
+def phase_diagram(
+    steps: np.ndarray,
+    outcomes: np.ndarray,
+    x: Sequence,
+    y: Sequence,
+    names: tuple[str, str],
+    title: str,
+    panels_by: tuple[str, Sequence] | None = None,
+) -> Figure:
+    """Draw two axes of a sweep against each other: steps to grok above, the most frequent outcome below.
+
+    Args:
+      steps: `[K, Y, X]`, the median step over lanes; inf for never.
+      outcomes: `[K, Y, X]`, share of lanes with each of OUTCOMES, `[K, Y, X, 4]`.
+      x: values of the axis to the right.
+      y: values of the axis upwards.
+      names: of both.
+      title: of the figure.
+      panels_by: name and values `[K]` of a third axis.
+    """
+    from matplotlib.colors import ListedColormap, LogNorm
+    from matplotlib.patches import Patch
+
+    count = len(steps)
+    figure = new_figure((2.0 + 2.7 * count, 6.0), title)
+    axes = figure.subplots(2, count, squeeze=False, sharex=True, sharey=True)
+    known = steps[np.isfinite(steps)]
+    norm = LogNorm(max(known.min(), 1), max(known.max(), known.min() + 1)) if known.size else LogNorm(1, 10)
+    for k in range(count):
+        above, below = axes[:, k]
+        for ax in (above, below):
+            ax.grid(visible=False)
+            ax.set_xticks(range(len(x)), [brief(v) if isinstance(v, float) else str(v) for v in x], rotation=45)
+            ax.set_yticks(range(len(y)), [brief(v) if isinstance(v, float) else str(v) for v in y])
+        above.set_facecolor(ABSENT)
+        drawn = above.imshow(
+            np.ma.masked_invalid(steps[k]), origin="lower", norm=norm, cmap=SEQUENTIAL, aspect="auto"
+        )
+        winner = np.argmax(outcomes[k], axis=-1)
+        below.imshow(
+            winner, origin="lower", cmap=ListedColormap(_OUTCOME_COLOURS), vmin=-0.5, vmax=3.5, aspect="auto"
+        )
+        for i, j in np.ndindex(winner.shape):
+            share = outcomes[k, i, j].max()
+            if share < 1:
+                below.text(j, i, f"{share:.0%}", ha="center", va="center", fontsize=7)
+        below.set_xlabel(names[0])
+        if panels_by:
+            above.set_title(f"{panels_by[0]} {panels_by[1][k]}")
+    for row in axes[:, 0]:
+        row.set_ylabel(names[1])
+    colour_bar(figure, drawn, axes[0, -1], "median step to 99 % test\n(grey: most lanes never)")
+    figure.legend(
+        handles=[Patch(color=c, label=o) for c, o in zip(_OUTCOME_COLOURS, OUTCOMES, strict=True)],
+        loc="outside lower center",
+        ncols=4,
+        fontsize=8,
+    )
+    return figure
+
+
+@styled
+def fractions(
+    fraction: Sequence[float], steps: Sequence[Sequence[float | None]], published: Mapping[float, int], title: str
+) -> Figure:
+    """Draw the step to a test loss below 1 by train fraction: every seed, the median, and published single runs.
+
+    Args:
+      fraction: ascending.
+      steps: of each, the seeds'; None for never.
+      published: step by fraction.
+      title: of the figure.
+    """
+    figure = new_figure((6.4, 4.2), title)
+    ax = figure.subplots()
+    for x, values in zip(fraction, steps, strict=True):
+        known = [v for v in values if v is not None]
+        ax.plot(
+            [x] * len(known),
+            known,
+            "o",
+            ms=4,
+            color=PALETTE[0],
+            alpha=0.6,
+            label="a seed" if x == fraction[0] else None,
+        )
+    middle = [np.median([np.inf if v is None else v for v in values]) if values else np.inf for values in steps]
+    ax.plot(fraction, np.where(np.isfinite(middle), middle, np.nan), color=PALETTE[0], lw=1.4, label="median")
+    ax.plot(list(published), list(published.values()), "x", ms=7, color=PALETTE[1], label="published, one run each")
+    ax.set(yscale="log", xlabel="share of the pairs trained on", ylabel="step of test loss < 1")
+    ax.legend()
+    return figure

@@ -1,0 +1,20 @@
+"""Sweeps: one experiment over seeds and settings. `design` says which lanes there are, `run` trains them."""
+
+from jaxadd.sweeps.design import Axis, Lane, Structure, Sweep, axis_of, structures
+from jaxadd.sweeps.run import UNFINISHED, WAITING, Row, lane_curves, load, rows, run
+
+__all__ = [
+    "UNFINISHED",
+    "WAITING",
+    "Axis",
+    "Lane",
+    "Row",
+    "Structure",
+    "Sweep",
+    "axis_of",
+    "lane_curves",
+    "load",
+    "rows",
+    "run",
+    "structures",
+]

@@ -1,0 +1,199 @@
+"""What a sweep consists of: axes, their design, and the lanes and structures that follow from them."""
+
+import itertools
+import math
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, NamedTuple
+
+from jaxadd import config as configs
+from jaxadd.config import RunConfig
+from jaxadd.errors import UserError, check_choices
+
+_OWN = ("seeds", "vary", "debug")  # Fields of a run that are no axis: lanes have them in another way.
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One field of the config and the values that it takes; a range for a random design."""
+
+    name: str
+    """path of the field, such as optimizer.lr or task.train_fraction"""
+    values: tuple[Any, ...] = ()
+    """what a grid combines, a list goes through, and a random design draws from"""
+    low: float | None = None
+    """of a range, in place of values"""
+    high: float | None = None
+    """of a range"""
+    log: bool = False
+    """draw evenly in the logarithm"""
+
+    def __post_init__(self) -> None:
+        ranged = self.low is not None and self.high is not None
+        if ranged == bool(self.values):
+            raise UserError(f"axis {self.name} needs values, or low and high of a range")
+        if ranged and not (self.low < self.high and (self.low > 0 or not self.log)):
+            raise UserError(f"the range of {self.name} must ascend, from above 0 if it is logarithmic")
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A run over and over: its seeds × the points of a design over axes."""
+
+    base: RunConfig = field(default_factory=RunConfig)
+    """what no axis says; its seeds are taken at every point"""
+    axes: tuple[Axis, ...] = ()
+    """fields that vary: numbers of the optimiser, gradient, norm, loss and init_scale lane by lane, all others, the
+    structure, by compiling again"""
+    design: Literal["grid", "list", "random"] = "grid"
+    """grid: all combinations; list: the i-th values of all axes together; random: points drawn independently"""
+    points: int = 0
+    """of a random design"""
+    design_seed: int = 0
+    """of a random design"""
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+        if self.base.vary or self.base.debug:
+            raise UserError("the base of a sweep has lanes alike, and debug off")
+        names = [axis.name for axis in self.axes]
+        if len(set(names)) < len(names):
+            raise UserError(f"every axis may be named once, got {', '.join(names)}")
+        numbers = configs.traced(self.base)
+        possible = [name for name in configs.flat(self.base) if name.partition(".")[0] not in _OWN]
+        for axis in self.axes:
+            if axis.name not in possible or isinstance(configs.flat(self.base)[axis.name], type):
+                structural = [name for name in possible if name not in numbers]
+                raise UserError(
+                    f"no axis can be named {axis.name}; lanes can differ in {', '.join(numbers)}; "
+                    f"structure, compiled for each value, are {', '.join(structural)}"
+                )
+            if axis.low is not None and self.design != "random":
+                raise UserError(f"axis {axis.name} is a range, which only a random design draws from")
+        lengths = {len(axis.values) for axis in self.axes}
+        if self.design == "list" and len(lengths) > 1:
+            raise UserError("in a list all axes need as many values as each other")
+        if (self.design == "random") != (self.points > 0):
+            raise UserError("a random design needs points of at least 1, and no other design takes any")
+        if self.design == "random" and not self.axes:
+            raise UserError("the design is empty: there is no axis to draw from")
+        for point in self.settings():
+            configs.with_values(self.base, point)
+
+    def settings(self) -> list[dict[str, Any]]:
+        """Give the points of the design, each as values by name, structure varying slowest."""
+        names = [axis.name for axis in self.axes]
+        if self.design == "grid":
+            chosen = itertools.product(*(axis.values for axis in self.axes))
+        elif self.design == "list":
+            chosen = zip(*(axis.values for axis in self.axes), strict=True) if self.axes else [()]
+        else:
+            rng = random.Random(self.design_seed)
+            chosen = [tuple(_draw(axis, rng) for axis in self.axes) for _ in range(self.points)]
+        settings = [dict(zip(names, values, strict=True)) for values in chosen]
+        numbers = configs.traced(self.base)
+        groups: dict[tuple, list[dict[str, Any]]] = {}
+        for setting in settings:
+            groups.setdefault(tuple((k, v) for k, v in setting.items() if k not in numbers), []).append(setting)
+        return [setting for group in groups.values() for setting in group]
+
+
+def _draw(axis: Axis, rng: random.Random) -> Any:
+    if axis.values:
+        return rng.choice(axis.values)
+    if axis.log:
+        return math.exp(rng.uniform(math.log(axis.low), math.log(axis.high)))
+    return rng.uniform(axis.low, axis.high)
+
+
+class Lane(NamedTuple):
+    """One training run of a sweep.
+
+    Attributes:
+      index: its place in the whole sweep.
+      seed: of its parameters, batches and split.
+      setting: values by name of the axes.
+    """
+
+    index: int
+    seed: int
+    setting: dict[str, Any]
+
+
+class Structure(NamedTuple):
+    """The lanes that one compiled program trains.
+
+    Attributes:
+      config: what they have in common; its seeds are those of the sweep's base.
+      lanes: in the order of their index, without a gap.
+    """
+
+    config: RunConfig
+    lanes: list[Lane]
+
+    def part(self, lanes: Sequence[Lane]) -> RunConfig:
+        """Give the config of a run of some of the lanes."""
+        numbers = configs.traced(self.config)
+        names = [name for name in lanes[0].setting if name in numbers]
+        vary = tuple((name, tuple(float(lane.setting[name]) for lane in lanes)) for name in names)
+        return replace(self.config, seeds=tuple(lane.seed for lane in lanes), vary=vary)
+
+
+def structures(sweep: Sweep) -> list[Structure]:
+    """List all lanes of a sweep, by what has to be compiled together."""
+    numbers = configs.traced(sweep.base)
+    found: list[Structure] = []
+    index = 0
+    previous = None
+    for setting in sweep.settings():
+        own = {name: value for name, value in setting.items() if name not in numbers}
+        if own != previous or not found:
+            found.append(Structure(configs.with_values(sweep.base, own), []))
+            previous = own
+        for seed in sweep.base.seeds:
+            found[-1].lanes.append(Lane(index, seed, setting))
+            index += 1
+    return found
+
+
+def axis_of(text: str, base: RunConfig) -> Axis:
+    """Read an axis as it is written on a command line.
+
+    Args:
+      text: "optimizer.lr=1e-3,1e-2", or "optimizer.lr=1e-4..1e-1" for a range, "log:1e-4..1e-1" for one that is even
+        in the logarithm.
+      base: tells the types of values.
+    """
+    name, equals, said = text.partition("=")
+    name = name.strip().replace("-", "_")
+    if not equals or not said:
+        raise UserError(f"an axis is written as NAME=VALUE,VALUE or NAME=LOW..HIGH, got {text!r}")
+    known = configs.flat(base)
+    if name not in known:
+        return Sweep(base, (Axis(name, (0,)),)).axes[0]  # Raises, telling which there are.
+    if ".." in said:
+        log = said.startswith("log:")
+        low, _, high = said.removeprefix("log:").partition("..")
+        return Axis(name, low=_number(low, text), high=_number(high, text), log=log)
+    return Axis(name, tuple(_value(part.strip(), known[name], text) for part in said.split(",")))
+
+
+def _number(text: str, whole: str) -> float:
+    try:
+        return float(text)
+    except ValueError as error:
+        raise UserError(f"{text!r} in {whole!r} is no number") from error
+
+
+def _value(text: str, like: Any, whole: str) -> Any:
+    if text == "None":
+        return None
+    if isinstance(like, bool):
+        if text not in ("True", "False"):
+            raise UserError(f"{text!r} in {whole!r} must be True or False")
+        return text == "True"
+    if isinstance(like, str):
+        return text
+    number = _number(text, whole)
+    return int(number) if not isinstance(like, float) and number.is_integer() else number
