@@ -86,7 +86,7 @@ class _Workers:
     width: int | None = None
     """lanes trained at once; as many as fit the memory by default"""
     part: str = "0/1"
-    """I/N: train only the I-th of N parts, for job arrays; the folder is shared, and whoever ends last concludes"""
+    """I/N: train only the I-th of N parts, as in a job array; whoever ends last draws the figures"""
     coordinator: str | None = None
     """HOST:PORT of process 0, to work as several processes with jax.distributed"""
     processes: int = 1
@@ -210,12 +210,6 @@ def sweep(
             lanes = sum(len(structure.lanes) for structure in structures)
             print(f"{about.strip()}\n\n{lanes} lanes, {len(structures)} to compile, in {folder}")
 
-            @contextlib.contextmanager
-            def watching(first: int, last: int, structure: sweeps.Structure) -> Iterator:
-                label = f"lane {first}" if first == last else f"lanes {first} to {last}"
-                with report.progress_bar(structure.config.steps, f"{label} of {lanes} ") as bar:
-                    yield bar
-
             note = lambda text: print(f"note: {text}", file=sys.stderr)  # noqa: E731
             rows = sweeps.run(
                 planned,
@@ -223,7 +217,7 @@ def sweep(
                 experiment=experiment,
                 part=part,
                 width=workers.width,
-                watching=watching,
+                watching=_watching("", lanes),
                 note=note,
             )
         unfinished = sum(row["status"] in (sweeps.WAITING, sweeps.UNFINISHED) for row in rows)
@@ -235,6 +229,48 @@ def sweep(
         return 0
 
     return _guard(action, "; the same command goes on from the last checkpoint")
+
+
+def contest(
+    module: str,
+    about: str,
+    presets: Mapping[str, Any],
+    contend: Callable[[Any, Path, Callable[[str], Callable]], Findings],
+) -> int:
+    """Run an experiment whose later sweeps follow from its earlier ones.
+
+    Args:
+      module: its name, such as "experiments.time_to_generalise".
+      about: as for `main`.
+      presets: frozen dataclasses by name; the first is the default.
+      contend: given one, a folder, and what makes the `watching` of `sweeps.run` from a label: does it all.
+
+    Returns:
+      the exit status, as for `main`.
+    """
+    argv = sys.argv[1:]
+
+    def action() -> int:
+        arguments, default_name = _parse(module, about, presets, argv)
+        folder = arguments.runs / module.rpartition(".")[2] / runs.check_name(arguments.name or default_name)
+        print(f"{about.strip()}\n\n{'folder':<{report.INDENT}}{folder}")
+        show(folder, contend(arguments.config, folder, _watching))
+        return 0
+
+    return _guard(action, "; the same command goes on from the last checkpoint")
+
+
+def _watching(label: str, total: int | None = None) -> Callable:
+    """Make the `watching` of `sweeps.run`: a bar for each wave."""
+
+    @contextlib.contextmanager
+    def watching(first: int, last: int, structure: sweeps.Structure) -> Iterator:
+        lanes = f"lane {first}" if first == last else f"lanes {first} to {last}"
+        of = f" of {total}" if total else ""
+        with report.progress_bar(structure.config.steps, f"{label}{lanes}{of} ") as bar:
+            yield bar
+
+    return watching
 
 
 def command(module: str, options: type, function: Callable[[Any], int]) -> int:

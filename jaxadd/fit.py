@@ -46,6 +46,7 @@ class Result(NamedTuple):
       compile_seconds: time to trace and compile the chunk.
       run_seconds: time in training and evaluation, compilation and saving left out.
       steps_made: steps that this call made; a resumed run made fewer than it has.
+      lane_steps_made: the same, of all lanes together.
     """
 
     state: TrainState
@@ -53,6 +54,7 @@ class Result(NamedTuple):
     compile_seconds: float
     run_seconds: float
     steps_made: int
+    lane_steps_made: int
 
 
 def fit(
@@ -82,6 +84,7 @@ def fit(
       the final state and all metrics.
     """
     state = trainer.place(trainer.init() if state is None else state)
+    before = np.asarray(trainer.trim(state.step))
     eval_every = trainer.config.eval_every if eval_every is None else eval_every
     last = trainer.config.steps
     end = last + 1 if until is None else until
@@ -140,7 +143,14 @@ def fit(
     state = trainer.trim(state)
     recorder.complete(state, trainer)
     made = int(jnp.max(state.step)) - first if first >= 0 else 0
-    return Result(state, recorder.metrics, trainer.compile_seconds, run_seconds, made)
+    return Result(
+        state,
+        recorder.metrics,
+        trainer.compile_seconds,
+        run_seconds,
+        made,
+        int((np.asarray(state.step) - before).sum()),
+    )
 
 
 def cut(metrics: Metrics, step: int) -> Metrics:

@@ -15,7 +15,7 @@ import optax.contrib
 
 from jaxadd.errors import UserError
 
-_TINY = 1e-38  # Below it a squared norm is 0 in float32.
+_TINY = 1e-30  # In place of a squared norm of 0; far below it a float32 is flushed to 0.
 
 
 def _check(config: object, **limits: tuple[float, float]) -> None:

@@ -305,8 +305,9 @@ def _telling_of_divergence(
             watch(progress)
         for lane in set(np.flatnonzero(progress.status == DIVERGED)) - told:
             told.add(lane)
+            own = "".join(f", {name} {values[lane]:g}" for name, values in config.vary)
             note(
-                f"seed {config.seeds[lane]} diverged and is frozen: its loss or gradient was not finite "
+                f"seed {config.seeds[lane]}{own} diverged and is frozen: its loss or gradient was not finite "
                 f"at step {progress.step[lane]}"
             )
 
@@ -333,6 +334,7 @@ def summarise(config: RunConfig, result: Result) -> dict[str, Any]:
         "lanes": lanes,
         "compile_seconds": round(result.compile_seconds, 3),
         "run_seconds": round(result.run_seconds, 3),
+        "lane_steps_made": result.lane_steps_made,
         "steps_per_second": round(result.steps_made / result.run_seconds, 2) if result.run_seconds else None,
     }
 

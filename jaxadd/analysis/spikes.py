@@ -19,7 +19,7 @@ FACTOR = 10.0  # A spike is a loss this much above the median before it; a singl
 WINDOW = 100  # records that the median is taken over
 LASTING = 3  # steps; what is over sooner is a batch of hard problems
 _ITERATIONS = 10  # of the power method, which begins at the gradient, near its end
-_TINY = 1e-38  # Norms below it are 0 in float32.
+_TINY = 1e-30  # In place of a norm of 0; far below it a float32 is flushed to 0.
 
 
 class Spike(NamedTuple):

@@ -234,16 +234,22 @@ def rows(folder: str | os.PathLike, sweep: Sweep) -> list[Row]:
 
     Returns:
       one dict per lane, all with the same keys: "lane", "seed", the axes by name, "status", "steps" made,
+      "seconds", its share by steps of the time that its wave ran, without compiling (None where that was resumed),
       "step_of_<metric>_<threshold>" for each of `runs.THRESHOLDS`, and "final_<metric>"; None where it is not known,
       or was not reached.
     """
     results: dict[int, dict[str, Any]] = {}
     status: dict[int, str] = {}
+    seconds: dict[int, float] = {}
     for first, last, path in _waves(Path(folder)):
         status |= dict.fromkeys(range(first, last + 1), UNFINISHED)
         if (path / "summary.json").is_file():
-            lanes = json.loads((path / "summary.json").read_text())["lanes"]
+            summary = json.loads((path / "summary.json").read_text())
+            lanes = summary["lanes"]
             results |= dict(zip(range(first, last + 1), lanes, strict=True))
+            made = sum(lane["steps"] for lane in lanes)
+            if made == summary["lane_steps_made"]:
+                seconds |= {first + i: summary["run_seconds"] * lane["steps"] / made for i, lane in enumerate(lanes)}
     found = []
     for structure in structures(sweep):
         for lane in structure.lanes:
@@ -251,6 +257,7 @@ def rows(folder: str | os.PathLike, sweep: Sweep) -> list[Row]:
             row: Row = {"lane": lane.index, "seed": lane.seed} | lane.setting
             row["status"] = result.get("status", status.get(lane.index, WAITING))
             row["steps"] = result.get("steps")
+            row["seconds"] = round(seconds[lane.index], 3) if lane.index in seconds else None
             for metric, threshold in runs.THRESHOLDS:
                 sign = ">=" if metric.endswith("accuracy") else "<="
                 row[f"step_of_{metric}_{threshold:g}"] = result.get(f"step of {metric} {sign} {threshold:g}")
