@@ -1,7 +1,7 @@
 """Which optimiser, gradient filter, loss or norm generalises first, when each is tuned alike?
 
-Every recipe gets a random search of the same size over its own two numbers, on a seed of its own; the best by steps to
-99 % test accuracy is then trained on eight other seeds. Expected, before it ran: AdamW with a high rate and strong
+Every recipe gets a random search of the same size over its own two numbers, on a seed of its own; the best by steps
+to 99 % test accuracy is then trained on eight other seeds. Expected, before it ran: AdamW with a high rate and strong
 decay is hard to beat, and the published speed-ups are against untuned baselines. `quick` takes about 40 minutes on
 two cores, `debug` a few.
 """
@@ -104,9 +104,8 @@ PRESETS = {
 
 def contend(contest: Contest, folder: Path, watching: Any) -> cli.Findings:
     """Search and repeat every recipe, and set them beside each other."""
-    table = [
-        ("recipe", "found", "reached", "steps, median (quartiles)", "seconds, median (quartiles)", "in the search")
-    ]
+    columns = ("steps, median (quartiles)", "seconds, median (quartiles)", "steps in the search")
+    table = [("recipe", "found", "reached", *columns)]
     curves, rows = {}, {}
     for recipe in contest.recipes:
         name = recipe.replace(" ", "-").replace("⊥", "orthogonal-")

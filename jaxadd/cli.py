@@ -204,26 +204,24 @@ def sweep(
         arguments, default_name = _parse(module, about, presets, argv, _SweepArguments)
         workers, planned = arguments.workers, arguments.config.sweep()
         folder = arguments.runs / module.rpartition(".")[2] / runs.check_name(arguments.name or default_name)
-        with processes.joined(workers.coordinator, workers.processes, workers.process, planned) as joined:
-            part = processes.part_of(workers.part) if joined is None else joined
-            structures = sweeps.structures(planned)
-            lanes = sum(len(structure.lanes) for structure in structures)
-            print(f"{about.strip()}\n\n{lanes} lanes, {len(structures)} to compile, in {folder}")
-
-            note = lambda text: print(f"note: {text}", file=sys.stderr)  # noqa: E731
-            rows = sweeps.run(
-                planned,
-                folder,
-                experiment=experiment,
-                part=part,
-                width=workers.width,
-                watching=_watching("", lanes),
-                note=note,
-            )
+        joined = processes.join(workers.coordinator, workers.processes, workers.process, planned)
+        part = joined or processes.part_of(workers.part)
+        structures = sweeps.structures(planned)
+        lanes = sum(len(structure.lanes) for structure in structures)
+        print(f"{about.strip()}\n\n{lanes} lanes, {len(structures)} to compile, in {folder}")
+        rows = sweeps.run(
+            planned,
+            folder,
+            experiment=experiment,
+            part=part,
+            width=workers.width,
+            watching=_watching("", lanes),
+            note=lambda text: print(f"note: {text}", file=sys.stderr),
+        )
         unfinished = sum(row["status"] in (sweeps.WAITING, sweeps.UNFINISHED) for row in rows)
         if unfinished:
             print(f"\n{unfinished} of {lanes} lanes are left to other parts; the last to end draws the figures")
-        elif part[0] == 0 or joined is None:
+        else:
             show(folder, conclude(planned, folder, rows))
         print(f"{'table':<{report.INDENT}}{folder / 'sweep.csv'}")
         return 0
@@ -360,7 +358,7 @@ def _parse(
 
 
 def _choose_kinds(config: RunConfig, argv: list[str]) -> tuple[RunConfig, list[str], list[str]]:
-    """Take flags such as `--optimizer sgd` out of the arguments: the config with them, what they say, and the rest."""
+    """Take flags such as `--optimizer sgd` out of arguments: the config with them, what they say, and the rest."""
     chosen, rest = [], list(argv)
     for part, kinds in _KINDS.items():
         if f"--{part}" not in rest:

@@ -1,9 +1,10 @@
 """Several processes on one sweep: which part each of them takes, and that they agree on what they do."""
 
-import contextlib
 import hashlib
 import json
-from collections.abc import Iterator
+import os
+import subprocess
+import sys
 
 import numpy as np
 
@@ -20,11 +21,10 @@ def part_of(text: str) -> tuple[int, int]:
     return int(index), int(parts)
 
 
-@contextlib.contextmanager
-def joined(coordinator: str | None, count: int, index: int, sweep: Sweep) -> Iterator[tuple[int, int] | None]:
-    """Work as one of several processes of `jax.distributed`; gives this one's part, None where there is one process.
+def join(coordinator: str | None, count: int, index: int, sweep: Sweep) -> tuple[int, int] | None:
+    """Join the other processes of `jax.distributed`, agree with them on the sweep, and give this one's part of it.
 
-    All check that they were given the same sweep before they begin, and wait for each other at the end.
+    Lanes never look at each other, so after this the processes work by themselves: one that is killed stops no other.
 
     Args:
       coordinator: HOST:PORT of process 0; None for a process of its own.
@@ -32,33 +32,50 @@ def joined(coordinator: str | None, count: int, index: int, sweep: Sweep) -> Ite
       index: of this one.
       sweep: what this process was told to do.
 
+    Returns:
+      (index, count); None without a coordinator.
+
     Raises:
       ValueError: the processes were told different things, or are more than there are lanes.
     """
     if coordinator is None:
         if count != 1 or index != 0:
             raise UserError("--processes and --process need --coordinator HOST:PORT")
-        yield None
-        return
+        return None
     if not 0 <= index < count:
         raise UserError(f"--process must be from 0 to {count - 1}, got {index}")
     lanes = sum(len(structure.lanes) for structure in structures(sweep))
     if count > lanes:
         raise UserError(f"{count} processes cannot share {lanes} lanes; start at most {lanes}")
+    text = json.dumps(configs.to_json(sweep), sort_keys=True)
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    # In a process of its own, so that this one never waits for another again, and on its CPU.
+    command = [sys.executable, "-m", "jaxadd.processes", coordinator, str(count), str(index), digest]
+    asked = subprocess.run(
+        command, env=os.environ | {"JAX_PLATFORMS": "cpu"}, capture_output=True, text=True, check=False
+    )
+    if asked.returncode:
+        reason = (asked.stderr.strip().splitlines() or ["no reason given"])[-1]
+        raise UserError(f"the {count} processes did not meet at {coordinator}: {reason}")
+    theirs = json.loads(asked.stdout.splitlines()[-1])
+    if other := [i for i in range(count) if theirs[i] != theirs[0]]:
+        raise UserError(
+            f"the processes were told different sweeps: {', '.join(map(str, other))} differ from process 0; "
+            "start all with the same arguments"
+        )
+    return index, count
+
+
+def _gather(coordinator: str, count: str, index: str, digest: str) -> None:
+    """Print what every process says, in their order."""
     import jax
     from jax.experimental import multihost_utils
 
-    jax.distributed.initialize(coordinator, num_processes=count, process_id=index)
-    try:
-        text = json.dumps(configs.to_json(sweep), sort_keys=True)
-        mine = np.frombuffer(hashlib.sha256(text.encode()).digest(), np.uint8)
-        theirs = np.asarray(multihost_utils.process_allgather(mine)).reshape(count, -1)
-        if other := [i for i in range(count) if (theirs[i] != theirs[0]).any()]:
-            raise UserError(
-                f"the processes were told different sweeps: {', '.join(map(str, other))} differ from process 0; "
-                "start all with the same arguments"
-            )
-        yield index, count
-        multihost_utils.sync_global_devices("the sweep is done")
-    finally:
-        jax.distributed.shutdown()
+    jax.distributed.initialize(coordinator, num_processes=int(count), process_id=int(index))
+    said = multihost_utils.process_allgather(np.frombuffer(bytes.fromhex(digest), np.uint8))
+    jax.distributed.shutdown()
+    print(json.dumps([row.tobytes().hex() for row in np.asarray(said).reshape(int(count), -1)]))
+
+
+if __name__ == "__main__":
+    _gather(*sys.argv[1:])

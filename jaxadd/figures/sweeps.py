@@ -175,5 +175,6 @@ def fractions(
     ax.plot(fraction, np.where(np.isfinite(middle), middle, np.nan), color=PALETTE[0], lw=1.4, label="median")
     ax.plot(list(published), list(published.values()), "x", ms=7, color=PALETTE[1], label="published, one run each")
     ax.set(yscale="log", xlabel="share of the pairs trained on", ylabel="step of test loss < 1")
+    ax.yaxis.set_major_formatter("{x:,.0f}")
     ax.legend()
     return figure

@@ -1,7 +1,7 @@
-"""Sweeps: one experiment over seeds and settings. `design` says which lanes there are, `run` trains them."""
+"""Sweeps: one experiment over seeds and settings. `design` says which lanes there are, `waves` trains them."""
 
 from jaxadd.sweeps.design import Axis, Lane, Structure, Sweep, axis_of, structures
-from jaxadd.sweeps.run import UNFINISHED, WAITING, Row, lane_curves, load, rows, run
+from jaxadd.sweeps.waves import UNFINISHED, WAITING, Row, lane_curves, load, rows, run
 
 __all__ = [
     "UNFINISHED",

@@ -4,7 +4,7 @@ import itertools
 import math
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 from jaxadd import config as configs
@@ -61,9 +61,10 @@ class Sweep:
         if len(set(names)) < len(names):
             raise UserError(f"every axis may be named once, got {', '.join(names)}")
         numbers = configs.traced(self.base)
-        possible = [name for name in configs.flat(self.base) if name.partition(".")[0] not in _OWN]
+        kinds = [f.name for f in fields(self.base) if is_dataclass(getattr(self.base, f.name))]
+        possible = [n for n in configs.flat(self.base) if n.partition(".")[0] not in _OWN and n not in kinds]
         for axis in self.axes:
-            if axis.name not in possible or isinstance(configs.flat(self.base)[axis.name], type):
+            if axis.name not in possible:
                 structural = [name for name in possible if name not in numbers]
                 raise UserError(
                     f"no axis can be named {axis.name}; lanes can differ in {', '.join(numbers)}; "

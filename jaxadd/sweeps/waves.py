@@ -19,6 +19,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from filelock import FileLock
 
 from jaxadd import config as configs
 from jaxadd import runs
@@ -69,7 +70,8 @@ def run(
         raise UserError(f"a part is one of 0 to {parts - 1} of {parts}, got {index}")
     if parts > count:
         raise UserError(f"{parts} processes cannot share {count} lanes; start at most {count}")
-    _claim(folder, sweep)
+    with _alone(folder):
+        _claim(folder, sweep)
     write_table(folder, sweep)
     for structure in planned:
         _train(structure, folder, experiment, part, width, watching, note, lambda: write_table(folder, sweep))
@@ -203,7 +205,7 @@ def _claim(folder: Path, sweep: Sweep) -> None:
             what = ", ".join(sorted(changed)) or "axes or design"
             raise UserError(f"{folder} holds another sweep, which differs in {what}; choose another name")
         return
-    if folder.is_dir() and any(folder.iterdir()):
+    if any(path.name != ".lock" for path in folder.iterdir()):
         raise UserError(f"{folder} holds other files and is no sweep; choose another name")
     (folder / "lanes").mkdir(parents=True, exist_ok=True)
     write_text(path, text)
@@ -220,13 +222,20 @@ def load(folder: str | os.PathLike) -> Sweep:
 
 def write_table(folder: Path, sweep: Sweep) -> list[Row]:
     """Write sweep.csv anew from what there is, and give its rows."""
-    found = rows(folder, sweep)
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(found[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(found)
-    write_text(Path(folder) / "sweep.csv", text.getvalue())
+    with _alone(folder):
+        found = rows(folder, sweep)
+        text = io.StringIO()
+        writer = csv.DictWriter(text, list(found[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(found)
+        write_text(folder / "sweep.csv", text.getvalue())
     return found
+
+
+def _alone(folder: Path) -> FileLock:
+    """Keep other processes of the same sweep from writing the same file."""
+    folder.mkdir(parents=True, exist_ok=True)
+    return FileLock(folder / ".lock")
 
 
 def rows(folder: str | os.PathLike, sweep: Sweep) -> list[Row]:
@@ -284,12 +293,9 @@ def lane_curves(folder: str | os.PathLike, name: str, most: int = 400) -> dict[i
         for i, values in enumerate(metrics[name]):
             known = np.flatnonzero(~np.isnan(values))
             step = metrics["step"][known]
-            keep = (
-                np.unique(
-                    np.searchsorted(step, np.geomspace(1, max(step[-1], 1), most).round()).clip(max=len(step) - 1)
-                )
-                if known.size
-                else known
-            )
+            if not known.size:
+                continue
+            wanted = np.geomspace(1, step[-1] + 1, most).round() - 1
+            keep = np.unique(np.searchsorted(step, wanted).clip(max=len(step) - 1))
             found[first + i] = step[keep], values[known][keep]
     return found

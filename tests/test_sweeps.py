@@ -1,0 +1,321 @@
+"""Sweeps: what they consist of, that their lanes are runs, and that nothing is lost."""
+
+import csv
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import jax
+import numpy as np
+import pytest
+
+from jaxadd import processes, runs, sweeps
+from jaxadd.config import Stop, hyper
+from jaxadd.fit import fit
+from jaxadd.sweeps import Axis, Sweep, axis_of, waves
+from jaxadd.train import METRICS, Trainer
+
+QUIET = {"note": lambda _: None}
+
+
+@pytest.fixture(scope="module")
+def base(tiny):
+    return replace(tiny, steps=20, seeds=(0, 1, 2))
+
+
+@pytest.fixture(scope="module")
+def sweep(base):
+    """Three lanes of twelve diverge at once."""
+    return Sweep(base, (Axis("task.train_fraction", (0.5, 0.6)), Axis("optimizer.lr", (1e-2, 1e30))))
+
+
+@pytest.fixture(scope="module")
+def swept(sweep, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sweeps") / "whole"
+    sweeps.run(sweep, folder, **QUIET)
+    return folder
+
+
+def test_a_grid_is_every_combination_and_structure_is_compiled_once(base, sweep):
+    planned = sweeps.structures(sweep)
+    assert [s.config.task.train_fraction for s in planned] == [0.5, 0.6]
+    lanes = [lane for structure in planned for lane in structure.lanes]
+    assert [lane.index for lane in lanes] == list(range(12))
+    assert len({(lane.seed, *lane.setting.values()) for lane in lanes}) == 12
+    config = planned[1].part(planned[1].lanes)
+    assert config.seeds == (0, 1, 2, 0, 1, 2)
+    np.testing.assert_allclose(hyper(config).optimizer.lr, [1e-2] * 3 + [1e30] * 3)
+    np.testing.assert_allclose(hyper(config).optimizer.b1, [0.9] * 6)
+
+
+def test_structure_that_varies_fastest_is_still_compiled_once(base):
+    planned = sweeps.structures(Sweep(base, (Axis("optimizer.lr", (1e-3, 1e-2)), Axis("task.p", (5, 7)))))
+    assert [s.config.task.p for s in planned] == [5, 7]
+    assert [len(s.lanes) for s in planned] == [6, 6]
+
+
+def test_a_list_goes_through_axes_together(base):
+    axes = (Axis("optimizer.lr", (1.0, 2.0)), Axis("init_scale", (3.0, 4.0)))
+    settings = Sweep(base, axes, "list").settings()
+    assert settings == [{"optimizer.lr": 1.0, "init_scale": 3.0}, {"optimizer.lr": 2.0, "init_scale": 4.0}]
+
+
+def test_a_random_design_stays_in_its_ranges_and_is_repeatable(base):
+    axes = (Axis("optimizer.lr", low=1e-4, high=1e-1, log=True), Axis("optimizer.b1", (0.8, 0.9)))
+    settings = Sweep(base, axes, "random", points=200).settings()
+    assert settings == Sweep(base, axes, "random", points=200).settings()
+    rates = np.array([s["optimizer.lr"] for s in settings])
+    assert rates.min() > 1e-4
+    assert rates.max() < 1e-1
+    assert np.median(np.log10(rates)) == pytest.approx(-2.5, abs=0.3)
+    assert {s["optimizer.b1"] for s in settings} == {0.8, 0.9}
+
+
+@pytest.mark.parametrize(
+    ("axes", "more", "said"),
+    [
+        ([Axis("optimizer.speed", (1,))], {}, "lanes can differ in init_scale, optimizer.lr.*structure, .*task.p"),
+        ([Axis("seeds", (1,))], {}, "no axis can be named seeds"),
+        ([Axis("optimizer", ("SGD",))], {}, "no axis can be named optimizer"),
+        ([Axis("optimizer.lr", (-1.0,))], {}, "AdamW.lr must be a number at least 0"),
+        ([Axis("task.p", (1,))], {}, "modulus from 2"),
+        ([Axis("optimizer.lr", (1.0,)), Axis("optimizer.lr", (1.0,))], {}, "named once"),
+        ([Axis("optimizer.lr", (1.0,)), Axis("init_scale", (1.0, 2.0))], {"design": "list"}, "as many values"),
+        ([Axis("optimizer.lr", low=1.0, high=2.0)], {}, "only a random design"),
+        ([], {"design": "random", "points": 3}, "design is empty"),
+        ([], {"design": "random"}, "points of at least 1"),
+    ],
+)
+def test_designs_that_are_none(base, axes, more, said):
+    with pytest.raises(ValueError, match=said):
+        Sweep(base, tuple(axes), **more)
+
+
+def test_axes_in_words(base):
+    assert axis_of("optimizer.lr=1e-3,0.1", base) == Axis("optimizer.lr", (1e-3, 0.1))
+    assert axis_of("task.p=5,7", base) == Axis("task.p", (5, 7))
+    assert axis_of("task.train-fraction=.5", base) == Axis("task.train_fraction", (0.5,))
+    assert axis_of("task.batch_size=None,8", base) == Axis("task.batch_size", (None, 8))
+    assert axis_of("model.activation=relu,gelu", base) == Axis("model.activation", ("relu", "gelu"))
+    assert axis_of("init_scale=log:0.1..2", base) == Axis("init_scale", low=0.1, high=2.0, log=True)
+    for text in ("optimizer.lr", "optimizer.lr=", "optimizer.lr=fast", "speed=1", "optimizer.lr=2..1"):
+        with pytest.raises(ValueError, match=r"speed|written|no number|ascend"):
+            axis_of(text, base)
+
+
+def test_a_lane_equals_the_run_of_its_seed_and_numbers(base, swept):
+    curves = sweeps.lane_curves(swept, "train_loss")
+    alone = fit(Trainer(replace(base, seeds=(1,))))
+    np.testing.assert_array_equal(curves[7][0], alone.metrics["step"])
+    np.testing.assert_allclose(curves[7][1], alone.metrics["train_loss"][0], rtol=1e-4)
+
+
+def test_the_table_has_a_row_for_each_lane(sweep, swept):
+    with (swept / "sweep.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["lane"]) for row in rows] == list(range(12))
+    assert [row["status"] for row in rows] == (["finished"] * 3 + ["diverged"] * 3) * 2
+    assert [row["optimizer.lr"] for row in rows[2:4]] == ["0.01", "1e+30"]
+    record = runs.load(next((swept / "lanes").glob("000006-*")))
+    assert float(rows[8]["final_test_loss"]) == pytest.approx(record.summary["lanes"][2]["final test_loss"])
+    assert sum(float(row["seconds"]) for row in rows[6:]) == pytest.approx(record.summary["run_seconds"], abs=0.01)
+
+
+def lanes_of(folder):
+    """Read all that was recorded of each lane."""
+    found = {}
+    for path in sorted((folder / "lanes").iterdir()):
+        record, first = runs.load(path), int(path.name[:6])
+        for s in range(len(record.origin.config.seeds)):
+            end = record.summary["lanes"][s]["steps"] + 1  # Others of its wave may have gone on for longer.
+            own = {name: record.metrics[name][s, :end] for name in METRICS}
+            found[first + s] = own | {name: w[s] for name, w in record.params.items()}
+    return found
+
+
+def assert_same_lanes(a, b, exactly=True):
+    assert a.keys() == b.keys()
+    for lane in a:
+        for name in a[lane]:
+            if exactly:
+                np.testing.assert_array_equal(a[lane][name], b[lane][name], err_msg=f"{lane} {name}")
+            else:
+                np.testing.assert_allclose(a[lane][name], b[lane][name], rtol=1e-4, atol=1e-5, err_msg=name)
+
+
+def test_lanes_that_diverge_leave_the_others_as_they_are(base, swept, tmp_path):
+    calm = Sweep(base, (Axis("task.train_fraction", (0.5, 0.6)), Axis("optimizer.lr", (1e-2, 2e-2))))
+    sweeps.run(calm, tmp_path / "calm", **QUIET)
+    mine, theirs = lanes_of(tmp_path / "calm"), lanes_of(swept)
+    keep = [0, 1, 2, 6, 7, 8]
+    assert_same_lanes({i: mine[i] for i in keep}, {i: theirs[i] for i in keep})
+
+
+def test_width_and_parts_do_not_matter_and_finished_waves_are_left_alone(sweep, swept, tmp_path):
+    folder = tmp_path / "parts"
+    rows = sweeps.run(sweep, folder, part=(1, 2), width=2, **QUIET)
+    assert [row["status"] == "waiting" for row in rows] == ([True] * 3 + [False] * 3) * 2
+    before = {path: path.stat().st_mtime_ns for path in (folder / "lanes").rglob("*") if path.is_file()}
+    rows = sweeps.run(sweep, folder, **QUIET)
+    assert not {"waiting", "unfinished"} & {row["status"] for row in rows}
+    assert all(path.stat().st_mtime_ns == stamp for path, stamp in before.items() if path.suffix != ".lock")
+    assert_same_lanes(lanes_of(folder), lanes_of(swept), exactly=False)
+
+
+def test_memory_chooses_the_width(base, sweep, monkeypatch, tmp_path):
+    notes, trainer = [], Trainer(replace(base, seeds=tuple(range(6))))
+    room = trainer.memory()
+    assert room > Trainer(replace(base, seeds=(0, 1))).memory()
+    monkeypatch.setattr(waves, "_free", lambda trainer: room)  # Of which a part is used.
+    sweeps.run(sweep, tmp_path / "narrow", note=notes.append)
+    assert "6 lanes at once need" in notes[0]
+    names = sorted(path.name for path in (tmp_path / "narrow" / "lanes").iterdir())
+    assert names == ["000000-000002", "000003-000005", "000006-000008", "000009-000011"]
+
+
+def test_out_of_memory_becomes_a_smaller_width(sweep, swept, monkeypatch, tmp_path):
+    train, notes = runs.train, []
+
+    def refuse(trainer, folder, **keywords):
+        if len(trainer.config.seeds) > 3:
+            folder.mkdir(parents=True)
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1 bytes")
+        return train(trainer, folder, **keywords)
+
+    monkeypatch.setattr(runs, "train", refuse)
+    rows = sweeps.run(sweep, tmp_path / "tight", note=notes.append)
+    assert "out of memory with 6 lanes at once, so they are trained 3 at a time" in notes
+    assert not {"waiting", "unfinished"} & {row["status"] for row in rows}
+
+
+def test_another_sweep_under_the_same_name_is_refused(sweep, swept, tmp_path):
+    with pytest.raises(ValueError, match=r"holds another sweep, which differs in optimizer\.lr"):
+        sweeps.run(replace(sweep, base=replace(sweep.base, optimizer=replace(sweep.base.optimizer, lr=5.0))), swept)
+    with pytest.raises(ValueError, match="axes or design"):
+        sweeps.run(replace(sweep, axes=sweep.axes[:1]), swept)
+    (tmp_path / "thesis.tex").write_text("dear")
+    with pytest.raises(ValueError, match="is no sweep"):
+        sweeps.run(sweep, tmp_path)
+    with pytest.raises(ValueError, match="13 processes cannot share 12 lanes"):
+        sweeps.run(sweep, tmp_path / "new", part=(0, 13))
+    assert sweeps.load(swept) == sweep
+
+
+@pytest.mark.parametrize("text", ["3", "2/2", "a/b", "-1/2", "1/"])
+def test_parts_that_are_none(text):
+    assert processes.part_of("0/3") == (0, 3)
+    with pytest.raises(ValueError, match="written as I/N"):
+        processes.part_of(text)
+
+
+COMMAND = [
+    *(sys.executable, "-m", "experiments.seed_sweep", "debug", "--name", "it", "--axes"),
+    *("task.train_fraction=0.5,0.6", "optimizer.lr=1e-2,1e30", "--seeds", "0", "1", "2", "--steps", "20"),
+]
+
+
+def environment(devices=1):
+    return os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}", "JAX_PLATFORMS": "cpu"}
+
+
+@pytest.fixture(scope="module")
+def commanded(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("commanded")
+    done = subprocess.run(
+        [*COMMAND, "--runs", folder], env=environment(), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "optimizer.lr 1e+30" in done.stdout
+    return folder / "seed_sweep" / "it"
+
+
+@pytest.mark.slow
+def test_killed_at_random_it_loses_no_finished_lane(commanded, tmp_path):
+    rng, command = random.Random(0), [*COMMAND, "--runs", tmp_path]
+    for _ in range(3):
+        process = subprocess.Popen(command, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        time.sleep(rng.uniform(4, 9))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    subprocess.run(command, env=environment(), check=True, capture_output=True)
+    assert_same_lanes(lanes_of(tmp_path / "seed_sweep" / "it"), lanes_of(commanded))
+
+
+@pytest.mark.slow
+def test_devices_and_processes_give_what_one_device_gives(commanded, tmp_path):
+    eight = subprocess.Popen([*COMMAND, "--runs", tmp_path / "8"], env=environment(8), stdout=subprocess.DEVNULL)
+    with open_port() as port:
+        several = [*COMMAND, "--runs", tmp_path / "2", "--coordinator", f"127.0.0.1:{port}", "--processes", "2"]
+    pair = [subprocess.Popen([*several, "--process", str(i)], env=environment(2)) for i in range(2)]
+    assert [process.wait(timeout=300) for process in (eight, *pair)] == [0, 0, 0]
+    for folder in ("8", "2"):
+        assert_same_lanes(lanes_of(tmp_path / folder / "seed_sweep" / "it"), lanes_of(commanded), exactly=False)
+    assert len(list((tmp_path / "2" / "seed_sweep" / "it" / "lanes").iterdir())) == 4
+    assert (tmp_path / "2" / "seed_sweep" / "it" / "figures" / "survival.png").stat().st_size > 1000
+
+
+def open_port():
+    import contextlib
+    import socket
+
+    @contextlib.contextmanager
+    def opened():
+        with socket.socket() as s:
+            s.bind(("127.0.0.1", 0))
+            port = s.getsockname()[1]
+        yield port
+
+    return opened()
+
+
+@pytest.mark.slow
+def test_processes_that_disagree_are_told(tmp_path):
+    with open_port() as port:
+        several = [*COMMAND, "--runs", tmp_path, "--coordinator", f"127.0.0.1:{port}", "--processes", "2"]
+    pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+    pair = [
+        subprocess.Popen([*several, "--process", str(i), "--optimizer.b1", f"0.{i + 1}"], env=environment(), **pipes)
+        for i in range(2)
+    ]
+    for process in pair:
+        _, error = process.communicate(timeout=200)
+        assert process.returncode == 2, error
+        assert "told different sweeps: 1 differ from process 0" in error
+    assert not (tmp_path / "seed_sweep" / "it").exists()
+
+
+DEVICES = """
+import json, sys
+import jax, numpy as np
+from jaxadd.config import from_json
+from jaxadd.fit import fit
+from jaxadd.train import Trainer
+trainer = Trainer(from_json(json.loads(sys.argv[1])))
+result = fit(trainer)
+np.savez(sys.argv[2], **{name: x for name, x in result.metrics.items() if x.ndim == 2})
+print(json.dumps([trainer.mesh.size, list(result.state.step.shape), trainer._compiled.as_text()]))
+"""
+
+
+@pytest.mark.slow
+def test_the_chunk_has_no_collective_and_padding_does_not_show(tiny, tmp_path):
+    """Eleven lanes on eight devices: five of their sixteen places are idle."""
+    from jaxadd.config import to_json
+
+    config = replace(tiny, steps=20, seeds=tuple(range(11)), stop=Stop("train_loss", 1.8))
+    arguments = [sys.executable, "-c", DEVICES, json.dumps(to_json(config)), tmp_path / "8.npz"]
+    done = subprocess.run(arguments, env=environment(8), capture_output=True, text=True, check=True)
+    devices, shape, hlo = json.loads(done.stdout)
+    assert (devices, shape) == (8, [11])
+    assert "while" in hlo
+    for collective in ("all-reduce", "all-gather", "all-to-all", "collective", "reduce-scatter", "send", "recv"):
+        assert f" {collective}" not in hlo
+    one = fit(Trainer(config)).metrics
+    with np.load(tmp_path / "8.npz") as eight:
+        for name in eight:
+            np.testing.assert_allclose(eight[name], one[name], rtol=1e-4, atol=1e-5, err_msg=name)
