@@ -1,4 +1,4 @@
-"""Time a training step: ours, fast and plain, beside eager PyTorch and the machine's own limit.
+"""Time a training step: ours, fast and plain, beside PyTorch and the machine's own limit; or many lanes at once.
 
 `--task modular` is the mainline setting; `--task addition` is five digits, sequential, 256 fresh problems a step.
 
@@ -6,12 +6,15 @@ Prints a table: medians over repeats, interleaved so that a change of the machin
 "plain" is our model asked for its embeddings, which makes it compute everything for every example and position.
 PyTorch rows need torch (`uv run --group bench python -m experiments.benchmark`): a tidy transcription of
 the model with batched matrix products, eager, float64 cross-entropy, AdamW; fresh problems are drawn in the step.
+
+With `--lanes 1 8 64 256 1024` it times that many networks side by side instead, as training runs per hour: lane-steps a
+second, their share of the machine's matrix products, and PyTorch's single network, eager and compiled, beside them.
 """
 
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import jax
@@ -20,7 +23,7 @@ import numpy as np
 import optax
 import tyro
 
-from jaxadd import losses, runs
+from jaxadd import losses, report, runs
 from jaxadd.analysis import progress
 from jaxadd.config import RunConfig
 from jaxadd.lanes import take
@@ -40,15 +43,21 @@ class Benchmark:
     """steps per timing"""
     threads: int | None = None
     """PyTorch's threads; None takes its own choice"""
+    lanes: tuple[int, ...] = ()
+    """time these numbers of networks at once instead"""
 
 
 def main(config: Benchmark) -> None:
     """Measure and print the table."""
-    trainer = Trainer(RunConfig(task=Modular() if config.task == "modular" else Addition()))
+    run = RunConfig(task=Modular() if config.task == "modular" else Addition())
+    if config.lanes:
+        return _side_by_side(run, config)
+    trainer = Trainer(run)
     flop = trainer.arithmetic()
     rows: dict[str, tuple[Callable[[], None], int]] = {
         "machine: 2048³ float32 product (GFLOP/s)": (_product(2048), 1),
         "jaxadd: train step": (_chunk(trainer, config.steps, 10**9), config.steps),
+        "jaxadd: train step, no lanes, nothing recorded": (_without_lanes(trainer, config.steps), config.steps),
         "jaxadd: train step, test loss every 10": (_chunk(trainer, config.steps, 10), config.steps),
         "jaxadd: train step + full test loss": (_chunk(trainer, config.steps, 1), config.steps),
         "jaxadd: train step, plain model": (_plain(trainer, 5), 5),
@@ -117,6 +126,72 @@ def _chunk(trainer: Trainer, steps: int, eval_every: int) -> Callable[[], None]:
     return function
 
 
+def _without_lanes(trainer: Trainer, steps: int) -> Callable[[], None]:
+    """Make the same update of one network in a bare loop."""
+    hyper, data = take(trainer.hyper, 0), trainer.lane_data(0)
+    transform = hyper.transform()
+
+    def update(i: jax.Array, carry: tuple) -> tuple:
+        params, opt_state, key = carry
+        batch = trainer.config.task.train_batch(data, key, i)
+        grads = jax.grad(lambda w: trainer.objective(w, batch, hyper)[0])(params)
+        updates, opt_state = transform.update(grads, opt_state, params)
+        return optax.apply_updates(params, updates), opt_state, key
+
+    loop = jax.jit(lambda carry: jax.lax.fori_loop(0, steps, update, carry), donate_argnums=0)
+    state = take(trainer.init(), 0)
+    carry = state.params, state.opt_state, state.key
+
+    def function() -> None:
+        nonlocal carry
+        carry = jax.block_until_ready(loop(carry))
+
+    return function
+
+
+def _side_by_side(run: RunConfig, config: Benchmark) -> None:
+    """Print the rate of many networks at once, and of PyTorch's one."""
+    product = _product(4096 if jax.default_backend() != "cpu" else 2048)
+    size = 4096 if jax.default_backend() != "cpu" else 2048
+    rate = 2 * size**3 / _median_seconds(product, config.repeats)
+    place = runs.environment()
+    print(f"{run.task.title}; {place['device']}; JAX {place['jax']}; {rate / 1e12:.3g} TFLOP/s in a {size}³ product")
+    rows = [("", "lane-steps/s", "share of that", "runs of 10,000 steps an hour")]
+    for count in config.lanes:
+        trainer = Trainer(replace(run, seeds=tuple(range(count))))
+        seconds = _median_seconds(_chunk(trainer, config.steps, 10**9), config.repeats) / config.steps
+        share = count * trainer.arithmetic() / seconds / rate
+        rows.append((f"jaxadd, {count} at once", *_rates(count / seconds), f"{share:.0%}"))
+    trainer = Trainer(run)
+    try:
+        import torch
+    except ModuleNotFoundError:
+        print("torch is not installed, so its rows are left out; add --group bench to uv run")
+    else:
+        for name, wrap in (("eager", lambda f: f), ("compiled", torch.compile)):
+            step, _ = _torch_transcription(trainer, wrap)
+            seconds = _median_seconds(lambda: [step() for _ in range(config.steps)], config.repeats) / config.steps  # noqa: B023
+            rows.append(
+                (f"PyTorch {name}, one", *_rates(1 / seconds), f"{trainer.arithmetic() / seconds / rate:.0%}")
+            )
+    rows = [rows[0], *((name, per_second, share, hourly) for name, per_second, hourly, share in rows[1:])]
+    print(report.table(rows))
+
+
+def _rates(per_second: float) -> tuple[str, str]:
+    return f"{per_second:,.0f}", f"{3600 * per_second / 10_000:,.1f}"
+
+
+def _median_seconds(function: Callable[[], None], repeats: int) -> float:
+    function()  # Compilation and warm-up.
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        function()
+        times.append(time.perf_counter() - start)
+    return float(np.median(times))
+
+
 def _plain(trainer: Trainer, steps: int) -> Callable[[], None]:
     apply, tx = trainer.model.apply, trainer.config.optimizer.transform()
     keep = lambda x: x  # noqa: E731
@@ -165,7 +240,9 @@ def _measures(trainer: Trainer, states: int) -> Callable[[], None]:
     return lambda: jax.block_until_ready(progress.over_states(many, trainer.model.apply, table, keys))
 
 
-def _torch_transcription(trainer: Trainer) -> tuple[Callable[[], None], Callable[[], None]]:
+def _torch_transcription(
+    trainer: Trainer, wrap: Callable = lambda f: f
+) -> tuple[Callable[[], None], Callable[[], None]]:
     """Transcribe the model tidily: one product per projection over all heads and positions."""
     import torch
 
@@ -221,9 +298,11 @@ def _torch_transcription(trainer: Trainer) -> tuple[Callable[[], None], Callable
         first, second = digits.flip(2).unbind(1)
         return torch.cat([first, plus, second, equals, answer[:, :-1]], 1), answer
 
+    compiled = wrap(loss)
+
     def step() -> None:
         adamw.zero_grad()
-        loss(fresh()).backward()
+        compiled(fresh()).backward()
         adamw.step()
         schedule.step()
         synchronize()

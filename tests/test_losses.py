@@ -75,3 +75,22 @@ def test_extreme_and_wrong_shapes():
     assert np.isnan(losses.cross_entropy(jnp.asarray([jnp.nan, 0.0]), 1))
     with pytest.raises(AssertionError):
         losses.cross_entropy(jnp.zeros((4, 3)), jnp.zeros(5, jnp.int32))
+
+
+def test_label_smoothing_and_stablemax_by_their_definitions():
+    logits = jnp.array([[2.0, -1.0, 0.5], [0.0, -3.0, 4.0]])
+    targets = jnp.array([0, 2])
+    plain = losses.cross_entropy(logits, targets)
+    p = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    smooth = 0.8 * np.eye(3)[np.asarray(targets)] + 0.2 / 3
+    np.testing.assert_allclose(
+        losses.LabelSmoothing(0.2)(logits, targets, plain), -(smooth * np.log(p)).sum(-1), rtol=1e-5
+    )
+    s = np.where(np.asarray(logits) >= 0, np.asarray(logits) + 1, 1 / (1 - np.asarray(logits)))
+    own = np.array([s[0, 0] / s[0].sum(), s[1, 2] / s[1].sum()])
+    np.testing.assert_allclose(losses.StableMax()(logits, targets, plain), -np.log(own), rtol=1e-5)
+    assert losses.CrossEntropy()(logits, targets, plain) is plain
+    grads = jax.grad(lambda z: losses.StableMax()(z, targets, plain).sum())(logits * 1e4)
+    assert np.isfinite(grads).all()
+    with pytest.raises(ValueError, match="from 0 to below 1"):
+        losses.LabelSmoothing(1.0)

@@ -1,12 +1,31 @@
 """Optimisers against their definitions, and their numbers as traced arguments."""
 
+import json
+from dataclasses import replace
+
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxadd.optimizers import SGD, Adam, AdamW
+from jaxadd.config import from_json, hyper, to_json, traced
+from jaxadd.fit import fit
+from jaxadd.losses import LabelSmoothing, StableMax
+from jaxadd.model import Transformer
+from jaxadd.optimizers import (
+    SGD,
+    Adam,
+    AdamW,
+    FixedNorm,
+    GrokfastEMA,
+    GrokfastMA,
+    Lion,
+    Muon,
+    OrthogonalGradient,
+)
+from jaxadd.tasks import Modular
+from jaxadd.train import Trainer
 
 
 def run(optimizer, steps=25, w=(1.0, -2.0)):
@@ -89,3 +108,102 @@ def test_a_change_of_numbers_does_not_trace_again():
 def test_numbers_out_of_range(make):
     with pytest.raises(ValueError, match="must be a number"):
         make()
+
+
+def follow(transform, grads, params):
+    """Give the updates of gradients in turn, parameters left where they are."""
+    state, found = transform.init(params), []
+    for grad in grads:
+        update, state = transform.update(grad, state, params)
+        found.append(update)
+    return found
+
+
+def test_lion_takes_signs():
+    path = run(Lion(lr=0.01, b1=0.8, b2=0.9, weight_decay=0.5, warmup=0), steps=15)
+    w, mean, want = np.array([1.0, -2.0]), np.zeros(2), []
+    for i in range(15):
+        g = np.cos(w) * (1 + i)
+        w = w - 0.01 * (np.sign(0.8 * mean + 0.2 * g) + 0.5 * w)
+        mean = 0.9 * mean + 0.1 * g
+        want.append(w)
+    np.testing.assert_allclose(path, want, rtol=1e-5)
+
+
+def test_muon_makes_each_head_orthogonal_and_leaves_the_rest_to_adam():
+    keys = jax.random.split(jax.random.key(0), 4)
+    params = Transformer(d_model=16, heads=2, d_mlp=32).build(Modular(p=7).sizes).init(keys[0])
+    grads = jax.tree.map(lambda w: jax.random.normal(keys[1], w.shape), params)
+    muon = Muon(lr=1.0, adam_lr=0.5, weight_decay=0.0, warmup=0)
+    (update,) = follow(muon.transform(), [grads], params)
+    for head in range(2):
+        values = np.linalg.svd(update["blocks.0"]["attn"]["W_Q"][head], compute_uv=False)
+        assert values.min() > 0.5  # The five iterations leave singular values between 0.68 and 1.13.
+        assert values.max() < 1.3
+    for leaf in (update["embed"]["W_E"], update["blocks.0"]["mlp"]["b_in"], update["unembed"]["W_U"]):
+        np.testing.assert_allclose(np.abs(leaf), 0.5, rtol=1e-3)  # Adam's first step is its learning rate.
+
+
+def test_grokfast_adds_the_slow_part():
+    grads = [jnp.array([float(i), 1.0]) for i in range(1, 7)]
+    found = follow(GrokfastEMA(decay=0.5, gain=2.0).transform(), grads, grads[0])
+    mean = np.array(grads[0])
+    for i, grad in enumerate(grads):
+        mean = mean if i == 0 else 0.5 * mean + 0.5 * np.array(grad)
+        np.testing.assert_allclose(found[i], np.array(grad) + 2 * mean, rtol=1e-6)
+    found = follow(GrokfastMA(window=3, gain=2.0).transform(), grads, grads[0])
+    for i, grad in enumerate(grads):
+        want = np.array(grad) + (2 * np.mean(grads[i - 2 : i + 1], axis=0) if i >= 2 else 0)
+        np.testing.assert_allclose(found[i], want, rtol=1e-6)
+
+
+def test_the_orthogonal_gradient_keeps_its_norm_and_leaves_the_weights_direction():
+    params = {"a": jax.random.normal(jax.random.key(0), (3, 4)), "zero": jnp.zeros(2)}
+    grads = {"a": jax.random.normal(jax.random.key(1), (3, 4)), "zero": jnp.array([1.0, 2.0])}
+    (found,) = follow(OrthogonalGradient().transform(), [grads], params)
+    assert float(jnp.vdot(found["a"], params["a"])) == pytest.approx(0, abs=1e-5)
+    assert jnp.linalg.norm(found["a"]) == pytest.approx(float(jnp.linalg.norm(grads["a"])), rel=1e-5)
+    np.testing.assert_allclose(found["zero"], grads["zero"], rtol=1e-6)
+
+
+def test_a_fixed_norm_stays(tiny):
+    config = replace(tiny, norm=FixedNorm(), init_scale=2.0, steps=15)
+    norms = fit(Trainer(config)).metrics["weight_norm"]
+    free = fit(Trainer(replace(tiny, steps=15))).metrics["weight_norm"]
+    np.testing.assert_allclose(norms, np.broadcast_to(2 * free[:, :1], norms.shape), rtol=1e-4)
+    assert abs(free[:, -1] / free[:, 0] - 1).min() > 0.01
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"optimizer": Lion(lr=3e-3)},
+        {"optimizer": Muon()},
+        {"gradient": GrokfastEMA()},
+        {"gradient": GrokfastMA(window=5)},
+        {"gradient": OrthogonalGradient()},
+        {"loss": StableMax()},
+        {"loss": LabelSmoothing()},
+        {"norm": FixedNorm()},
+    ],
+    ids=lambda change: type(next(iter(change.values()))).__name__,
+)
+def test_every_recipe_learns_the_train_set_and_is_a_config_like_the_rest(tiny, change):
+    calm = {"optimizer": AdamW(lr=1e-2, weight_decay=0.0)}
+    config = replace(tiny, steps=120, seeds=(0,), **(calm | change))
+    metrics = fit(Trainer(config)).metrics
+    assert metrics["train_accuracy"][0, -1] > 0.9
+    assert from_json(json.loads(json.dumps(to_json(config)))) == config
+    for name in traced(config):  # Lanes may differ in each of its numbers.
+        part, _, number = name.partition(".")
+        lane = getattr(hyper(replace(config, vary=((name, (0.5,)),))), part)
+        np.testing.assert_array_equal(getattr(lane, number) if number else lane, [0.5])
+
+
+@pytest.mark.parametrize(
+    ("kind", "number"),
+    [(Lion, {"lr": -1}), (Muon, {"momentum": 1}), (GrokfastEMA, {"decay": 1.0}), (GrokfastMA, {"window": 0})],
+)
+def test_numbers_of_other_recipes_out_of_range(kind, number):
+    with pytest.raises(ValueError, match=next(iter(number))):
+        kind(**number)

@@ -235,6 +235,18 @@ def commanded(tmp_path_factory):
 
 
 @pytest.mark.slow
+def test_a_job_array_does_all_parts(commanded, tmp_path):
+    words = " ".join(map(str, [*COMMAND[2:], "--runs", tmp_path]))
+    array = [sys.executable, "-m", "experiments.submit", "2", words, "--cluster", "local", "--wait"]
+    done = subprocess.run(
+        [*array, "--logs", tmp_path / "logs"], env=environment(), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("--part") == 2
+    assert_same_lanes(lanes_of(tmp_path / "seed_sweep" / "it"), lanes_of(commanded), exactly=False)
+
+
+@pytest.mark.slow
 def test_killed_at_random_it_loses_no_finished_lane(commanded, tmp_path):
     rng, command = random.Random(0), [*COMMAND, "--runs", tmp_path]
     for _ in range(3):

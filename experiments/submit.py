@@ -1,0 +1,84 @@
+"""Submit a sweep to a Slurm cluster as a job array, each task its own part; or run the same tasks here."""
+
+import shlex
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from jaxadd import cli
+from jaxadd.errors import UserError
+
+
+@dataclass(frozen=True)
+class Submit:
+    """Submit a sweep to a Slurm cluster as a job array, each task its own part; or run the same tasks here.
+
+    `submit 8 "experiments.seed_sweep mainline --count 1000 --name thousand" --partition gpu --gpus 1`: every task runs
+    that command with its own --part I/8, in this folder, which the nodes must share. A task that is killed or requeued
+    goes on from its last checkpoint; the last to end draws the figures. Needs submitit (`uv run --extra slurm …`).
+    """
+
+    parts: Annotated[int, tyro.conf.Positional]
+    """tasks of the array"""
+    command: Annotated[str, tyro.conf.Positional]
+    """module and arguments of a sweep, in quotes"""
+    cluster: Literal["slurm", "local"] = "slurm"
+    """local: as processes of this machine, to try it"""
+    hours: float = 4.0
+    """time limit of a task"""
+    gpus: int = 0
+    """of a task"""
+    cpus: int = 4
+    """of a task"""
+    memory: int = 16
+    """of a task, GB"""
+    partition: str | None = None
+    """of the cluster"""
+    at_once: int = 64
+    """tasks running at the same time"""
+    logs: Path = Path("runs/submitted")
+    """folder for what the tasks print"""
+    wait: bool = False
+    """stay until all have ended"""
+
+
+def main(options: Submit) -> int:
+    """Submit, and tell the jobs; gives the exit status."""
+    try:
+        import submitit
+    except ModuleNotFoundError as error:
+        raise UserError("submitit is not installed; add --extra slurm to uv run") from error
+    module, *arguments = shlex.split(options.command)
+    if options.parts < 1:
+        raise UserError(f"an array has at least one task, got {options.parts}")
+    if "--part" in arguments:
+        raise UserError("the command gets its --part from here; leave it out")
+    commands = [
+        [sys.executable, "-m", module, *arguments, "--part", f"{i}/{options.parts}"] for i in range(options.parts)
+    ]
+    executor = submitit.AutoExecutor(folder=options.logs, cluster=options.cluster)
+    asked = {"timeout_min": round(60 * options.hours), "cpus_per_task": options.cpus, "mem_gb": options.memory}
+    asked |= {"gpus_per_node": options.gpus} if options.gpus else {}
+    if options.cluster == "slurm":
+        asked |= {"slurm_array_parallelism": options.at_once}
+        asked |= {"slurm_partition": options.partition} if options.partition else {}
+    executor.update_parameters(name="jaxadd", **asked)
+    jobs = executor.map_array(subprocess.check_call, commands)
+    for job, command in zip(jobs, commands, strict=True):
+        print(f"{job.job_id}  {shlex.join(command[1:])}")
+    if not options.wait:
+        return 0
+    failed = [job.job_id for job in jobs if job.exception() is not None]
+    if failed:
+        raise UserError(
+            f"{len(failed)} tasks failed: {', '.join(failed)}; see {options.logs}; the same command goes on"
+        )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(cli.command("experiments.submit", Submit, main))
