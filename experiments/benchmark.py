@@ -7,8 +7,8 @@ Prints a table: medians over repeats, interleaved so that a change of the machin
 PyTorch rows need torch (`uv run --group bench python -m experiments.benchmark`): a tidy transcription of
 the model with batched matrix products, eager, float64 cross-entropy, AdamW; fresh problems are drawn in the step.
 
-With `--lanes 1 8 64 256 1024` it times that many networks side by side instead, as training runs per hour: lane-steps a
-second, their share of the machine's matrix products, and PyTorch's single network, eager and compiled, beside them.
+With `--lanes 1 8 64 256 1024` it times that many networks side by side instead, as training runs per hour: lane-steps
+a second, their share of the machine's matrix products, and PyTorch's single network, eager and compiled, beside them.
 """
 
 import sys
@@ -151,17 +151,20 @@ def _without_lanes(trainer: Trainer, steps: int) -> Callable[[], None]:
 
 def _side_by_side(run: RunConfig, config: Benchmark) -> None:
     """Print the rate of many networks at once, and of PyTorch's one."""
-    product = _product(4096 if jax.default_backend() != "cpu" else 2048)
-    size = 4096 if jax.default_backend() != "cpu" else 2048
-    rate = 2 * size**3 / _median_seconds(product, config.repeats)
+    size = 2048 if jax.default_backend() == "cpu" else 8192
+    rate = 2 * size**3 / _median_seconds(_product(size), config.repeats)
     place = runs.environment()
     print(f"{run.task.title}; {place['device']}; JAX {place['jax']}; {rate / 1e12:.3g} TFLOP/s in a {size}³ product")
     rows = [("", "lane-steps/s", "share of that", "runs of 10,000 steps an hour")]
+    flop = Trainer(run).arithmetic()
+
+    def row(name: str, per_second: float) -> tuple[str, ...]:
+        return name, f"{per_second:,.0f}", f"{per_second * flop / rate:.0%}", f"{3600 * per_second / 10_000:,.1f}"
+
     for count in config.lanes:
         trainer = Trainer(replace(run, seeds=tuple(range(count))))
         seconds = _median_seconds(_chunk(trainer, config.steps, 10**9), config.repeats) / config.steps
-        share = count * trainer.arithmetic() / seconds / rate
-        rows.append((f"jaxadd, {count} at once", *_rates(count / seconds), f"{share:.0%}"))
+        rows.append(row(f"jaxadd, {count} at once", count / seconds))
     trainer = Trainer(run)
     try:
         import torch

@@ -17,9 +17,10 @@ from jaxadd.errors import UserError
 class Submit:
     """Submit a sweep to a Slurm cluster as a job array, each task its own part; or run the same tasks here.
 
-    `submit 8 "experiments.seed_sweep mainline --count 1000 --name thousand" --partition gpu --gpus 1`: every task runs
-    that command with its own --part I/8, in this folder, which the nodes must share. A task that is killed or requeued
-    goes on from its last checkpoint; the last to end draws the figures. Needs submitit (`uv run --extra slurm …`).
+    `submit 8 "experiments.seed_sweep mainline --count 1000 --name thousand" --partition gpu --gpus 1`: every task
+    runs that command with its own --part I/8, in this folder, which the nodes must share. A task that is killed or
+    requeued goes on from its last checkpoint; the last to end draws the figures. Needs submitit (`uv run --extra
+    slurm …`).
     """
 
     parts: Annotated[int, tyro.conf.Positional]

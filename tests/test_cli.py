@@ -71,7 +71,7 @@ def assert_one_line(error, words):
         (["--steps", "3000000000"], "below 2**31 - 1"),
         (["--name", "../x"], "without slashes"),
         (["--stop.metric", "test_accuracy", "--stop.threshold", "99"], "at most 1"),
-        (["--optimizer", "lion"], "--optimizer must be one of adamw, adam, sgd, got lion"),
+        (["--optimizer", "adagrad"], "--optimizer must be one of adamw, adam, sgd, lion, muon, got adagrad"),
         (["--optimizer"], "got nothing"),
         (["--optimizer.lr", "-1"], "AdamW.lr must be a number at least 0"),
         (["--task.batch-size", "0"], "batch_size must be from 1"),
