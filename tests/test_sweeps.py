@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -165,6 +166,18 @@ def test_width_and_parts_do_not_matter_and_finished_waves_are_left_alone(sweep, 
     assert not {"waiting", "unfinished"} & {row["status"] for row in rows}
     assert all(path.stat().st_mtime_ns == stamp for path, stamp in before.items() if path.suffix != ".lock")
     assert_same_lanes(lanes_of(folder), lanes_of(swept), exactly=False)
+
+
+def test_a_wave_that_was_begun_is_ended_whole_by_whoever_holds_its_first_lane(sweep, swept, tmp_path):
+    shutil.copytree(swept, tmp_path / "it")
+    (first, _) = sorted((tmp_path / "it" / "lanes").iterdir())
+    (first / "summary.json").unlink()
+    rows = sweeps.run(sweep, tmp_path / "it", part=(1, 3), **QUIET)
+    assert [row["status"] for row in rows[:6]] == ["unfinished"] * 6
+    rows = sweeps.run(sweep, tmp_path / "it", part=(0, 3), **QUIET)
+    assert not {"waiting", "unfinished"} & {row["status"] for row in rows}
+    assert len(list((tmp_path / "it" / "lanes").iterdir())) == 2
+    assert_same_lanes(lanes_of(tmp_path / "it"), lanes_of(swept))
 
 
 def test_memory_chooses_the_width(base, sweep, monkeypatch, tmp_path):

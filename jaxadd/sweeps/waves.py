@@ -87,7 +87,7 @@ def _train(structure, folder, experiment, part, width, watching, note, done) -> 
     covered = {i for low, high in begun for i in range(low, high + 1)}
     missing = [lane for lane in mine if lane.index not in covered]
     waves = [
-        [lane for lane in mine if low <= lane.index <= high]
+        [lane for lane in structure.lanes if low <= lane.index <= high]
         for low, high in sorted(begun)
         if mine and mine[0].index <= low <= mine[-1].index
     ]
