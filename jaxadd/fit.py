@@ -104,9 +104,8 @@ def fit(
         start, asked, rows, taken, report = pending
         report, rows, taken = jax.device_get((report, rows, taken))
         report["rows"] = int(report["rows"].max())
-        report, rows, taken = (
-            {k: v if k == "rows" else v[:lanes] for k, v in part.items()} for part in (report, rows, taken)
-        )
+        rows, taken = ({name: x[:lanes] for name, x in part.items()} for part in (rows, taken))
+        report |= {name: report[name][:lanes] for name in ("step", "status")}
         recorder.add(start, rows, taken, report)
         seconds, clock = time.perf_counter() - clock, time.perf_counter()
         run_seconds += seconds
@@ -117,7 +116,7 @@ def fit(
             watch(
                 Progress(
                     start + int(report["rows"]),
-                    {name: lanes.copy() for name, lanes in recorder.latest.items()},
+                    {name: values.copy() for name, values in recorder.latest.items()},
                     report["step"],
                     report["status"],
                 )
