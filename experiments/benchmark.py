@@ -156,7 +156,8 @@ def _side_by_side(run: RunConfig, config: Benchmark) -> None:
     place = runs.environment()
     print(f"{run.task.title}; {place['device']}; JAX {place['jax']}; {rate / 1e12:.3g} TFLOP/s in a {size}³ product")
     rows = [("", "lane-steps/s", "share of that", "runs of 10,000 steps an hour")]
-    flop = Trainer(run).arithmetic()
+    single = Trainer(run)
+    flop = single.arithmetic()
 
     def row(name: str, per_second: float) -> tuple[str, ...]:
         return name, f"{per_second:,.0f}", f"{per_second * flop / rate:.0%}", f"{3600 * per_second / 10_000:,.1f}"
@@ -165,24 +166,16 @@ def _side_by_side(run: RunConfig, config: Benchmark) -> None:
         trainer = Trainer(replace(run, seeds=tuple(range(count))))
         seconds = _median_seconds(_chunk(trainer, config.steps, 10**9), config.repeats) / config.steps
         rows.append(row(f"jaxadd, {count} at once", count / seconds))
-    trainer = Trainer(run)
     try:
         import torch
     except ModuleNotFoundError:
         print("torch is not installed, so its rows are left out; add --group bench to uv run")
     else:
         for name, wrap in (("eager", lambda f: f), ("compiled", torch.compile)):
-            step, _ = _torch_transcription(trainer, wrap)
-            seconds = _median_seconds(lambda: [step() for _ in range(config.steps)], config.repeats) / config.steps  # noqa: B023
-            rows.append(
-                (f"PyTorch {name}, one", *_rates(1 / seconds), f"{trainer.arithmetic() / seconds / rate:.0%}")
-            )
-    rows = [rows[0], *((name, per_second, share, hourly) for name, per_second, hourly, share in rows[1:])]
+            step, _ = _torch_transcription(single, wrap)
+            many = lambda: [step() for _ in range(config.steps)]  # noqa: B023, E731
+            rows.append(row(f"PyTorch {name}, one", config.steps / _median_seconds(many, config.repeats)))
     print(report.table(rows))
-
-
-def _rates(per_second: float) -> tuple[str, str]:
-    return f"{per_second:,.0f}", f"{3600 * per_second / 10_000:,.1f}"
 
 
 def _median_seconds(function: Callable[[], None], repeats: int) -> float:

@@ -75,9 +75,7 @@ def conclude(sweep: Sweep, folder: Path, rows: Sequence[Row]) -> cli.Findings:
     text = f"first step of each threshold: median (range), how many reached it\n{report.table(table)}"
     seeds = f"{len(sweep.base.seeds)} seeds"
     title = f"{sweep.base.task.title}, {seeds}"
-    curves = {
-        n: sweeps.lane_curves(folder, n) for n in ("train_loss", "test_loss", "train_accuracy", "test_accuracy")
-    }
+    curves = sweeps.lane_curves(folder, "train_loss", "test_loss", "train_accuracy", "test_accuracy")
     pick = lambda name: {part: list(curves[f"{part}_{name}"].values()) for part in ("train", "test")}  # noqa: E731
     drawn = {"curves": figures.lane_bands(pick("loss"), pick("accuracy"), title)}
     reached = {

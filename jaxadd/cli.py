@@ -128,11 +128,9 @@ def main(module: str, about: str, presets: Mapping[str, RunConfig], conclude: Co
     argv = sys.argv[1:]
 
     def experiment() -> int:
-        arguments, default_name = _parse(module, about, presets, argv)
-        name = runs.check_name(arguments.name or default_name)
-        experiment = module.rpartition(".")[2]
+        arguments, folder = _parse(module, about, presets, argv)
         print(f"{about.strip()}\n")
-        return run(experiment, Trainer(arguments.config), arguments.runs / experiment / name, conclude)
+        return run(module.rpartition(".")[2], Trainer(arguments.config), folder, conclude)
 
     return _guard(experiment, "; the same command goes on from the last checkpoint")
 
@@ -160,8 +158,7 @@ def study(
     argv = sys.argv[1:]
 
     def action() -> int:
-        arguments, default_name = _parse(module, about, presets, argv)
-        folder = arguments.runs / module.rpartition(".")[2] / runs.check_name(arguments.name or default_name)
+        arguments, folder = _parse(module, about, presets, argv)
         arms = arguments.config.arms()
         if not arms:
             raise UserError("this study has no runs")
@@ -201,9 +198,8 @@ def sweep(
     argv = sys.argv[1:]
 
     def action() -> int:
-        arguments, default_name = _parse(module, about, presets, argv, _SweepArguments)
+        arguments, folder = _parse(module, about, presets, argv, _SweepArguments)
         workers, planned = arguments.workers, arguments.config.sweep()
-        folder = arguments.runs / module.rpartition(".")[2] / runs.check_name(arguments.name or default_name)
         joined = processes.join(workers.coordinator, workers.processes, workers.process, planned)
         part = joined or processes.part_of(workers.part)
         structures = sweeps.structures(planned)
@@ -249,8 +245,7 @@ def contest(
     argv = sys.argv[1:]
 
     def action() -> int:
-        arguments, default_name = _parse(module, about, presets, argv)
-        folder = arguments.runs / module.rpartition(".")[2] / runs.check_name(arguments.name or default_name)
+        arguments, folder = _parse(module, about, presets, argv)
         print(f"{about.strip()}\n\n{'folder':<{report.INDENT}}{folder}")
         show(folder, contend(arguments.config, folder, _watching))
         return 0
@@ -325,8 +320,8 @@ def _guard(action: Callable[[], int], after_interrupt: str = "") -> int:
 
 def _parse(
     module: str, about: str, presets: Mapping[str, Config], argv: list[str], kind: type = _Arguments
-) -> tuple[Any, str]:
-    """Read the arguments, and name the run after its preset and what was changed of it."""
+) -> tuple[Any, Path]:
+    """Read the arguments, and choose the folder, named after the preset and what was changed of it by default."""
     preset, *rest = argv if argv and not argv[0].startswith("-") else [next(iter(presets)), *argv]
     if preset not in presets:
         raise UserError(f"no preset is named {preset!r}; there are {', '.join(presets)}")
@@ -354,7 +349,8 @@ def _parse(
     before, after = configs.flat(config), configs.flat(arguments.config)
     name += [f"{path.removeprefix('base.')}={v}" for path, v in after.items() if v != before.get(path)]
     text = ",".join(name).translate(str.maketrans("/\\", "__", "[]' "))
-    return arguments, text if len(text) <= 100 else f"{text[:88]}~{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+    text = text if len(text) <= 100 else f"{text[:88]}~{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+    return arguments, arguments.runs / module.rpartition(".")[2] / runs.check_name(arguments.name or text)
 
 
 def _choose_kinds(config: RunConfig, argv: list[str]) -> tuple[RunConfig, list[str], list[str]]:

@@ -1,6 +1,5 @@
 """RunConfig: everything that determines a run, and its form as JSON."""
 
-import copy
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
@@ -78,7 +77,7 @@ class RunConfig:
             raise UserError("vary must name every number once, with one value for each seed")
         for name, values in self.vary:
             for value in values:
-                with_values(self, {name: value}, check=False)
+                _parts(self, {name: value})
         lanes = list(zip(self.seeds, *(values for _, values in self.vary), strict=True))
         if not lanes or len(set(lanes)) < len(lanes):
             raise UserError(f"seeds must name at least one seed and none twice, got {self.seeds}")
@@ -121,18 +120,17 @@ def hyper(config: RunConfig) -> Hyper:
         name: jnp.asarray(varied.get(name, (value,) * len(config.seeds)), jnp.float32)
         for name, value in traced(config).items()
     }
-    own = with_values(config, columns, check=False)
-    return Hyper(*(getattr(own, part) for part in Hyper._fields))
+    own = _parts(config, columns)
+    return Hyper(*(own.get(part, getattr(config, part)) for part in Hyper._fields))
 
 
-def with_values(config: RunConfig, values: Mapping[str, Any], *, check: bool = True) -> RunConfig:
-    """Replace fields by path, as in "optimizer.lr"; raises ValueError for a name that is none, or a wrong value.
+def with_values(config: RunConfig, values: Mapping[str, Any]) -> RunConfig:
+    """Replace fields by path, as in "optimizer.lr"; raises ValueError for a name that is none, or a wrong value."""
+    return replace(config, **_parts(config, values))
 
-    Args:
-      config: left as it is.
-      values: by path.
-      check: check the whole config; False checks only the part that a value belongs to.
-    """
+
+def _parts(config: RunConfig, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Give the fields of the config that values by path change, each checked by itself."""
     own: dict[str, Any] = {}
     for name, value in values.items():
         head, _, rest = name.partition(".")
@@ -141,12 +139,7 @@ def with_values(config: RunConfig, values: Mapping[str, Any], *, check: bool = T
         if (rest and rest not in known) or (not rest and head not in {f.name for f in fields(config)}):
             raise UserError(f"no field is named {name}; there are {', '.join(flat(config))}")
         own[head] = replace(part, **{rest: value}) if rest else value
-    if check:
-        return replace(config, **own)
-    changed = copy.copy(config)
-    for name, value in own.items():
-        object.__setattr__(changed, name, value)
-    return changed
+    return own
 
 
 def to_json(config: Any) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import optax
 import optax.contrib
 
 from jaxadd.errors import UserError
+from jaxadd.trees import named_leaves
 
 _TINY = 1e-30  # In place of a squared norm of 0; far below it a float32 is flushed to 0.
 
@@ -34,6 +35,16 @@ def _scale_by_warm_up(lr: jax.typing.ArrayLike, warmup: jax.typing.ArrayLike) ->
         return lr * jnp.where(step < warmup, step / jnp.maximum(warmup, 1), 1.0)
 
     return optax.scale_by_learning_rate(schedule)
+
+
+def _decoupled(
+    scale: optax.GradientTransformation,
+    weight_decay: jax.typing.ArrayLike,
+    lr: jax.typing.ArrayLike,
+    warmup: jax.typing.ArrayLike,
+) -> optax.GradientTransformation:
+    """Scale gradients, add decoupled weight decay, and take the learning rate's share of both."""
+    return optax.chain(scale, optax.add_decayed_weights(weight_decay), _scale_by_warm_up(lr, warmup))
 
 
 @jax.tree_util.register_dataclass
@@ -60,11 +71,7 @@ class AdamW:
 
     def transform(self) -> optax.GradientTransformation:
         """Build the optax transformation."""
-        return optax.chain(
-            optax.scale_by_adam(self.b1, self.b2, self.eps),
-            optax.add_decayed_weights(self.weight_decay),
-            _scale_by_warm_up(self.lr, self.warmup),
-        )
+        return _decoupled(optax.scale_by_adam(self.b1, self.b2, self.eps), self.weight_decay, self.lr, self.warmup)
 
 
 @jax.tree_util.register_dataclass
@@ -147,11 +154,7 @@ class Lion:
 
     def transform(self) -> optax.GradientTransformation:
         """Build the optax transformation."""
-        return optax.chain(
-            optax.scale_by_lion(self.b1, self.b2),
-            optax.add_decayed_weights(self.weight_decay),
-            _scale_by_warm_up(self.lr, self.warmup),
-        )
+        return _decoupled(optax.scale_by_lion(self.b1, self.b2), self.weight_decay, self.lr, self.warmup)
 
 
 @jax.tree_util.register_dataclass
@@ -184,21 +187,22 @@ class Muon:
 
     def transform(self) -> optax.GradientTransformation:
         """Build the optax transformation."""
-        decay = optax.add_decayed_weights(self.weight_decay)
         matrices = optax.contrib.scale_by_muon(beta=self.momentum, weight_dimension_numbers=_matrices)
         others = optax.scale_by_adam(self.b1, self.b2)
         return optax.partition(
             {
-                "matrix": optax.chain(matrices, decay, _scale_by_warm_up(self.lr, self.warmup)),
-                "other": optax.chain(others, decay, _scale_by_warm_up(self.adam_lr, self.warmup)),
+                "matrix": _decoupled(matrices, self.weight_decay, self.lr, self.warmup),
+                "other": _decoupled(others, self.weight_decay, self.adam_lr, self.warmup),
             },
-            lambda params: jax.tree_util.tree_map_with_path(_muon_label, params),
+            _muon_labels,
         )
 
 
-def _muon_label(path: tuple, leaf: jax.Array) -> str:
-    name = jax.tree_util.keystr(path, simple=True, separator=".")
-    return "matrix" if ".W_" in name and name.startswith("blocks.") else "other"
+def _muon_labels(params: Any) -> Any:
+    labels = [
+        "matrix" if name.startswith("blocks.") and ".W_" in name else "other" for name, _ in named_leaves(params)
+    ]
+    return jax.tree.unflatten(jax.tree.structure(params), labels)
 
 
 def _matrices(params: Any) -> Any:

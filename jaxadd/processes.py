@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxadd import config as configs
 from jaxadd.errors import UserError
-from jaxadd.sweeps import Sweep, structures
+from jaxadd.sweeps import Sweep, check_parts, structures
 
 
 def part_of(text: str) -> tuple[int, int]:
@@ -44,9 +44,7 @@ def join(coordinator: str | None, count: int, index: int, sweep: Sweep) -> tuple
         return None
     if not 0 <= index < count:
         raise UserError(f"--process must be from 0 to {count - 1}, got {index}")
-    lanes = sum(len(structure.lanes) for structure in structures(sweep))
-    if count > lanes:
-        raise UserError(f"{count} processes cannot share {lanes} lanes; start at most {lanes}")
+    check_parts(structures(sweep), count)
     text = json.dumps(configs.to_json(sweep), sort_keys=True)
     digest = hashlib.sha256(text.encode()).hexdigest()
     # In a process of its own, so that this one never waits for another again, and on its CPU.

@@ -110,7 +110,7 @@ def test_axes_in_words(base):
 
 
 def test_a_lane_equals_the_run_of_its_seed_and_numbers(base, swept):
-    curves = sweeps.lane_curves(swept, "train_loss")
+    curves = sweeps.lane_curves(swept, "train_loss")["train_loss"]
     alone = fit(Trainer(replace(base, seeds=(1,))))
     np.testing.assert_array_equal(curves[7][0], alone.metrics["step"])
     np.testing.assert_allclose(curves[7][1], alone.metrics["train_loss"][0], rtol=1e-4)

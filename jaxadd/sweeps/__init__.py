@@ -1,6 +1,6 @@
 """Sweeps: one experiment over seeds and settings. `design` says which lanes there are, `waves` trains them."""
 
-from jaxadd.sweeps.design import Axis, Lane, Structure, Sweep, axis_of, structures
+from jaxadd.sweeps.design import Axis, Lane, Structure, Sweep, axis_of, check_parts, structures
 from jaxadd.sweeps.waves import UNFINISHED, WAITING, Row, lane_curves, load, rows, run
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "Structure",
     "Sweep",
     "axis_of",
+    "check_parts",
     "lane_curves",
     "load",
     "rows",

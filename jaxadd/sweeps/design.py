@@ -158,6 +158,13 @@ def structures(sweep: Sweep) -> list[Structure]:
     return found
 
 
+def check_parts(planned: Sequence[Structure], parts: int) -> None:
+    """Raise ValueError where there are more parts than lanes to share."""
+    lanes = sum(len(structure.lanes) for structure in planned)
+    if parts > lanes:
+        raise UserError(f"{parts} processes cannot share {lanes} lanes; start at most {lanes}")
+
+
 def axis_of(text: str, base: RunConfig) -> Axis:
     """Read an axis as it is written on a command line.
 

@@ -25,13 +25,14 @@ from jaxadd import config as configs
 from jaxadd import runs
 from jaxadd.errors import UserError
 from jaxadd.files import UNREADABLE, first_line, write_text
-from jaxadd.sweeps.design import Lane, Structure, Sweep, structures
+from jaxadd.sweeps.design import Lane, Structure, Sweep, check_parts, structures
 from jaxadd.train import METRICS, Trainer
 
 Note = Callable[[str], None]
 Row = dict[str, Any]
 WAITING, UNFINISHED = "waiting", "unfinished"
 _SHARE = 0.8  # of the memory that is free
+_POINTS = 400  # of a lane's curve, evenly spaced in the logarithm of the step
 
 
 def run(
@@ -64,12 +65,10 @@ def run(
     """
     folder = Path(folder)
     planned = structures(sweep)
-    count = sum(len(structure.lanes) for structure in planned)
     index, parts = part
     if not 0 <= index < parts:
         raise UserError(f"a part is one of 0 to {parts - 1} of {parts}, got {index}")
-    if parts > count:
-        raise UserError(f"{parts} processes cannot share {count} lanes; start at most {count}")
+    check_parts(planned, parts)
     with _alone(folder):
         _claim(folder, sweep)
     write_table(folder, sweep)
@@ -83,15 +82,14 @@ def _train(structure, folder, experiment, part, width, watching, note, done) -> 
     index, parts = part
     first, last = (round(len(structure.lanes) * i / parts) for i in (index, index + 1))
     mine = structure.lanes[first:last]
-    begun = {(low, high): path for low, high, path in _waves(folder)}
-    covered = {i for low, high in begun for i in range(low, high + 1)}
+    begun = list(_waves(folder))
+    covered = {i for low, high, _ in begun for i in range(low, high + 1)}
     missing = [lane for lane in mine if lane.index not in covered]
     waves = [
         [lane for lane in structure.lanes if low <= lane.index <= high]
-        for low, high in sorted(begun)
-        if mine and mine[0].index <= low <= mine[-1].index
+        for low, high, path in begun
+        if mine and mine[0].index <= low <= mine[-1].index and not (path / "summary.json").is_file()
     ]
-    waves = [wave for wave in waves if not (_place(folder, wave) / "summary.json").is_file()]
     trainer = None
     if missing:
         trainer = _widest(structure, missing, width, note)
@@ -276,26 +274,24 @@ def rows(folder: str | os.PathLike, sweep: Sweep) -> list[Row]:
     return found
 
 
-def lane_curves(folder: str | os.PathLike, name: str, most: int = 400) -> dict[int, tuple[np.ndarray, np.ndarray]]:
-    """Read one metric of every lane begun, thinned: lane to (steps, values), measured ones only.
+def lane_curves(folder: str | os.PathLike, *names: str) -> dict[str, dict[int, tuple[np.ndarray, np.ndarray]]]:
+    """Read metrics of every lane begun, thinned: by name and lane (steps, values), measured ones only.
 
     Args:
       folder: of the sweep.
-      name: of the metric, such as "test_loss".
-      most: points of a lane at most, evenly spaced in the logarithm of the step.
+      names: of the metrics, such as "test_loss".
     """
-    found = {}
+    found: dict[str, dict[int, tuple[np.ndarray, np.ndarray]]] = {name: {} for name in names}
     for first, _, path in _waves(Path(folder)):
         try:
             metrics = runs.load(path).metrics
         except UserError:
             continue  # It has not recorded anything yet.
-        for i, values in enumerate(metrics[name]):
-            known = np.flatnonzero(~np.isnan(values))
-            step = metrics["step"][known]
-            if not known.size:
-                continue
-            wanted = np.geomspace(1, step[-1] + 1, most).round() - 1
-            keep = np.unique(np.searchsorted(step, wanted).clip(max=len(step) - 1))
-            found[first + i] = step[keep], values[known][keep]
+        for name in names:
+            for i, values in enumerate(metrics[name]):
+                if (known := np.flatnonzero(~np.isnan(values))).size:
+                    step = metrics["step"][known]
+                    wanted = np.geomspace(1, step[-1] + 1, _POINTS).round() - 1
+                    keep = np.unique(np.searchsorted(step, wanted).clip(max=len(step) - 1))
+                    found[name][first + i] = step[keep], values[known][keep]
     return found
