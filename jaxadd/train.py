@@ -271,24 +271,29 @@ class Trainer:
         batch = self.config.task.train_batch(Data(shared, split), state.key, state.step)
         differentiated = jax.value_and_grad(self.objective, has_aux=True)(state.params, batch, hyper)
         (minimised, (loss, (accuracy, position_loss))), grads = differentiated
-        updates, opt_state = hyper.transform().update(grads, state.opt_state, state.params)
         row = {
             "train_loss": loss,
             "train_accuracy": accuracy,
             POSITION_LOSS: position_loss,
             "grad_norm": optax.tree.norm(grads),
-            "update_norm": optax.tree.norm(updates),
             "weight_norm": optax.tree.norm(state.params),
             **test,
         }
         finite = jnp.isfinite(loss) & jnp.isfinite(minimised) & jnp.isfinite(row["grad_norm"])
         verdict = jnp.where(finite, jnp.where(self._reached(row, due), STOPPED, RUNNING), DIVERGED)
         status = jnp.where(state.status == RUNNING, verdict, state.status)
-        update = (status == RUNNING) & (state.step < last)
-        row["update_norm"] = jnp.where(update, row["update_norm"], 0)
-        new = TrainState(optax.apply_updates(state.params, updates), opt_state, state.key, state.step + 1, status)
-        frozen = state._replace(status=status)
-        return jax.tree.map(lambda new, old: jnp.where(update, new, old), new, frozen), row
+
+        def update() -> tuple[TrainState, jax.Array]:
+            updates, opt_state = hyper.transform().update(grads, state.opt_state, state.params)
+            params = optax.apply_updates(state.params, updates)
+            return TrainState(params, opt_state, state.key, state.step + 1, status), optax.tree.norm(updates)
+
+        def freeze() -> tuple[TrainState, jax.Array]:
+            return state._replace(status=status), jnp.float32(0)
+
+        # Choosing between two finished states would read and write every parameter once more.
+        state, row["update_norm"] = jax.lax.cond((status == RUNNING) & (state.step < last), update, freeze)
+        return state, row
 
     def _reached(self, row: dict[str, jax.Array], due: jax.Array) -> jax.Array:
         stop = self.config.stop
