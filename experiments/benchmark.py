@@ -11,10 +11,12 @@ With `--lanes 1 8 64 256 1024` it times that many networks side by side instead,
 a second, their share of the machine's matrix products, and PyTorch's single network, eager and compiled, beside them.
 """
 
+import functools
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal
 
 import jax
@@ -23,7 +25,7 @@ import numpy as np
 import optax
 import tyro
 
-from jaxadd import losses, report, runs
+from jaxadd import figures, losses, report, runs
 from jaxadd.analysis import progress
 from jaxadd.config import RunConfig
 from jaxadd.lanes import take
@@ -44,7 +46,9 @@ class Benchmark:
     threads: int | None = None
     """PyTorch's threads; None takes its own choice"""
     lanes: tuple[int, ...] = ()
-    """time these numbers of networks at once instead"""
+    """time these numbers of networks at once instead, ascending"""
+    figure: Path | None = None
+    """with --lanes: draw the time by the number of networks here, as PNG"""
 
 
 def main(config: Benchmark) -> None:
@@ -71,9 +75,9 @@ def main(config: Benchmark) -> None:
         print("torch is not installed, so its rows are left out; add --group bench to uv run")
     else:
         torch.set_num_threads(config.threads or torch.get_num_threads())
-        step, evaluate = _torch_transcription(trainer)
-        rows["PyTorch eager: train step"] = (lambda: [step() for _ in range(5)], 5)
-        rows["PyTorch eager: train step + full test loss"] = (lambda: [(step(), evaluate()) for _ in range(5)], 5)
+        steps, evaluate = _torch_transcription(trainer)
+        rows["PyTorch eager: train step"] = (lambda: steps(5), 5)
+        rows["PyTorch eager: train step + full test loss"] = (lambda: [(steps(1), evaluate()) for _ in range(5)], 5)
     times = {name: [] for name in rows}
     for function, _ in rows.values():
         function()  # Compilation and warm-up.
@@ -115,7 +119,7 @@ def _product(n: int) -> Callable[[], None]:
 
 def _chunk(trainer: Trainer, steps: int, eval_every: int) -> Callable[[], None]:
     """Run chunks from step 1 on again and again; step 0 would be evaluated whatever the interval."""
-    state = trainer.init()
+    state = trainer.place(trainer.init())
     state = state._replace(step=state.step + 1)
 
     def function() -> None:
@@ -162,20 +166,24 @@ def _side_by_side(run: RunConfig, config: Benchmark) -> None:
     def row(name: str, per_second: float) -> tuple[str, ...]:
         return name, f"{per_second:,.0f}", f"{per_second * flop / rate:.0%}", f"{3600 * per_second / 10_000:,.1f}"
 
+    seconds = []
     for count in config.lanes:
         trainer = Trainer(replace(run, seeds=tuple(range(count))))
-        seconds = _median_seconds(_chunk(trainer, config.steps, 10**9), config.repeats) / config.steps
-        rows.append(row(f"jaxadd, {count} at once", count / seconds))
+        seconds.append(_median_seconds(_chunk(trainer, config.steps, 10**9), config.repeats) / config.steps)
+        rows.append(row(f"jaxadd, {count} at once", count / seconds[-1]))
     try:
         import torch
     except ModuleNotFoundError:
         print("torch is not installed, so its rows are left out; add --group bench to uv run")
     else:
         for name, wrap in (("eager", lambda f: f), ("compiled", torch.compile)):
-            step, _ = _torch_transcription(single, wrap)
-            many = lambda: [step() for _ in range(config.steps)]  # noqa: B023, E731
-            rows.append(row(f"PyTorch {name}, one", config.steps / _median_seconds(many, config.repeats)))
+            steps, _ = _torch_transcription(single, wrap)
+            per_step = _median_seconds(functools.partial(steps, config.steps), config.repeats) / config.steps
+            rows.append(row(f"PyTorch {name}, one", 1 / per_step))
     print(report.table(rows))
+    if config.figure:
+        title = f"{run.task.title}, {place['device']}"
+        figures.time_by_lanes(config.lanes, seconds, title).savefig(config.figure)
 
 
 def _median_seconds(function: Callable[[], None], repeats: int) -> float:
@@ -238,7 +246,7 @@ def _measures(trainer: Trainer, states: int) -> Callable[[], None]:
 
 def _torch_transcription(
     trainer: Trainer, wrap: Callable = lambda f: f
-) -> tuple[Callable[[], None], Callable[[], None]]:
+) -> tuple[Callable[[int], None], Callable[[], None]]:
     """Transcribe the model tidily: one product per projection over all heads and positions."""
     import torch
 
@@ -296,18 +304,20 @@ def _torch_transcription(
 
     compiled = wrap(loss)
 
-    def step() -> None:
-        adamw.zero_grad()
-        compiled(fresh()).backward()
-        adamw.step()
-        schedule.step()
+    def steps(count: int) -> None:
+        """Make steps, and wait for the last of them only."""
+        for _ in range(count):
+            adamw.zero_grad()
+            compiled(fresh()).backward()
+            adamw.step()
+            schedule.step()
         synchronize()
 
     def evaluate() -> None:
         with torch.inference_mode():
             loss(test).item()
 
-    return step, evaluate
+    return steps, evaluate
 
 
 if __name__ == "__main__":

@@ -11,9 +11,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
 from jaxadd import cli, figures, report
+from jaxadd.analysis.outcomes import or_never
 from jaxadd.config import RunConfig, Stop
 from jaxadd.sweeps import Row, Sweep
 from jaxadd.tasks import Modular
@@ -22,11 +21,12 @@ from jaxadd.tasks import Modular
 PUBLISHED = {
     0.95: 123, 0.9: 156, 0.8: 177, 0.7: 129, 0.6: 270, 0.5: 744, 0.4: 2_615, 0.3: 7_583, 0.28: 14_465, 0.25: 21_419,
 }  # fmt: skip
+AXIS = "task.train_fraction"
 BASE = RunConfig(steps=40_000, seeds=tuple(range(5)), checkpoint_every=2_500, stop=Stop("test_loss", 1.0))
 
 
 def _axis(fractions: Sequence[float]) -> tuple[str]:
-    return (f"task.train_fraction={','.join(map(str, fractions))}",)
+    return (f"{AXIS}={','.join(map(str, fractions))}",)
 
 
 PRESETS = {
@@ -40,13 +40,13 @@ PRESETS = {
 
 def conclude(sweep: Sweep, folder: Path, rows: Sequence[Row]) -> cli.Findings:
     """Set every share's seeds beside the published run."""
-    shares = sorted({row["task.train_fraction"] for row in rows})
-    steps = [[row["step_of_test_loss_1"] for row in rows if row["task.train_fraction"] == share] for share in shares]
+    shares = sorted({row[AXIS] for row in rows})
+    steps = [[row["step_of_test_loss_1"] for row in rows if row[AXIS] == share] for share in shares]
     table = [("share trained on", "step of test loss < 1, median (range)", "published, one run", "inside the range")]
     for share, values in zip(reversed(shares), reversed(steps), strict=True):
-        known = [np.inf if v is None else v for v in values]
+        known = or_never(values)
         theirs = PUBLISHED.get(share)
-        inside = "" if theirs is None else "yes" if min(known) <= theirs <= max(known) else "no"
+        inside = "" if theirs is None else "yes" if known.min() <= theirs <= known.max() else "no"
         table.append((f"{share:g}", report.spread(values), f"{theirs:,}" if theirs else "", inside))
     text = f"{len(sweep.base.seeds)} seeds, evaluated every {sweep.base.eval_every} steps\n{report.table(table)}"
     title = f"a + b mod {sweep.base.task.p}, {len(sweep.base.seeds)} seeds"
@@ -55,4 +55,6 @@ def conclude(sweep: Sweep, folder: Path, rows: Sequence[Row]) -> cli.Findings:
 
 
 if __name__ == "__main__":
-    sys.exit(cli.sweep("experiments.frac_train", __doc__, PRESETS, conclude, experiment="modular_addition"))
+    sys.exit(
+        cli.sweep("experiments.frac_train", __doc__, PRESETS, conclude, experiment="modular_addition", needs=(AXIS,))
+    )

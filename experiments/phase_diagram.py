@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 
 from jaxadd import cli, figures, report
-from jaxadd.analysis.outcomes import OUTCOMES, outcome
+from jaxadd.analysis.outcomes import OUTCOMES, or_never, outcome
 from jaxadd.config import RunConfig, Stop
 from jaxadd.model import Transformer
-from jaxadd.sweeps import Row, Sweep
+from jaxadd.sweeps import Row, Sweep, column
 from jaxadd.tasks import Modular
 
 X, Y, PANEL = "optimizer.lr", "optimizer.weight_decay", "task.train_fraction"
@@ -60,8 +60,8 @@ def conclude(sweep: Sweep, folder: Path, rows: Sequence[Row]) -> cli.Findings:
     table = [("share trained on", "weight decay", "lr", "step to 99 % test", *OUTCOMES, "diverged")]
     for k, i, j in np.ndindex(steps.shape):
         lanes = [row for row in rows if (row[PANEL], row[Y], row[X]) == (panels[k], y[i], x[j])]
-        reached = [(row["step_of_train_accuracy_0.99"], row["step_of_test_accuracy_0.99"]) for row in lanes]
-        steps[k, i, j] = np.median([np.inf if test is None else test for _, test in reached])
+        reached = [(row[column("train_accuracy", 0.99)], row[column("test_accuracy", 0.99)]) for row in lanes]
+        steps[k, i, j] = np.median(or_never([test for _, test in reached]))
         found = [outcome(*pair) for pair in reached]
         shares[k, i, j] = [found.count(name) / len(found) for name in OUTCOMES]
         counts = (str(found.count(name)) for name in OUTCOMES)
@@ -75,4 +75,13 @@ def conclude(sweep: Sweep, folder: Path, rows: Sequence[Row]) -> cli.Findings:
 
 
 if __name__ == "__main__":
-    sys.exit(cli.sweep("experiments.phase_diagram", __doc__, PRESETS, conclude, experiment="modular_addition"))
+    sys.exit(
+        cli.sweep(
+            "experiments.phase_diagram",
+            __doc__,
+            PRESETS,
+            conclude,
+            experiment="modular_addition",
+            needs=(X, Y, PANEL),
+        )
+    )

@@ -7,16 +7,19 @@ four minutes; on a CPU lanes are trained in turn, on an accelerator side by side
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from jaxadd import cli, figures, report, sweeps
-from jaxadd.analysis.outcomes import kaplan_meier
 from jaxadd.config import RunConfig, Stop
 from jaxadd.model import MLP, Transformer
 from jaxadd.optimizers import AdamW
-from jaxadd.sweeps import Row, Sweep
+from jaxadd.sweeps import Row, Sweep, column
 from jaxadd.tasks import Addition, Digits, Modular
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 LEARNED = Stop("test_accuracy", 0.99)
 EIGHT = tuple(range(8))
@@ -73,17 +76,33 @@ def conclude(sweep: Sweep, folder: Path, rows: Sequence[Row]) -> cli.Findings:
         steps = (report.spread([row[key] for row in members]) for key in names)
         table.append((name, str(len(members)), str(sum(row["status"] == "diverged" for row in members)), *steps))
     text = f"first step of each threshold: median (range), how many reached it\n{report.table(table)}"
-    seeds = f"{len(sweep.base.seeds)} seeds"
-    title = f"{sweep.base.task.title}, {seeds}"
-    curves = sweeps.lane_curves(folder, "train_loss", "test_loss", "train_accuracy", "test_accuracy")
-    pick = lambda name: {part: list(curves[f"{part}_{name}"].values()) for part in ("train", "test")}  # noqa: E731
-    drawn = {"curves": figures.lane_bands(pick("loss"), pick("accuracy"), title)}
+    title = f"{sweep.base.task.title}, {len(sweep.base.seeds)} seeds"
+    stop = sweep.base.stop if sweep.base.stop.metric != "none" else LEARNED
     reached = {
-        name: kaplan_meier([row["step_of_test_accuracy_0.99"] for row in members], [row["steps"] for row in members])
+        name: sweeps.survival(members, column(stop.metric, stop.threshold), sweep.base.steps)
         for name, members in groups.items()
     }
-    drawn["survival"] = figures.survival(reached, title)
-    return cli.Findings(drawn, text)
+    level = f"{stop.threshold:.0%}" if stop.metric.endswith("accuracy") else f"{stop.threshold:g} nats"
+    what = f"{level} {stop.metric.replace('_', ' ')}"
+    return cli.Findings(
+        {"curves": _curves(folder, groups, title), "survival": figures.survival(reached, title, what)}, text
+    )
+
+
+def _curves(folder: Path, groups: Mapping[str, Sequence[Row]], title: str) -> "Figure":
+    """Draw train and test set of one setting, or the test set of several."""
+    curves = sweeps.lane_curves(folder, "train_loss", "test_loss", "train_accuracy", "test_accuracy")
+    if len(groups) == 1:
+        pick = lambda name: {part: list(curves[f"{part}_{name}"].values()) for part in ("train", "test")}  # noqa: E731
+        return figures.lane_bands(pick("loss"), pick("accuracy"), title)
+
+    def of_settings(metric: str) -> dict[str, list]:
+        found = curves[f"test_{metric}"]
+        return {
+            name: [found[row["lane"]] for row in members if row["lane"] in found] for name, members in groups.items()
+        }
+
+    return figures.lane_bands(of_settings("loss"), of_settings("accuracy"), f"{title}, test set")
 
 
 if __name__ == "__main__":

@@ -15,22 +15,21 @@ from typing import TYPE_CHECKING, Annotated, Any, Generic, Literal, NamedTuple, 
 import tyro
 
 from jaxadd import config as configs
-from jaxadd import figures, processes, report, runs, sweeps
+from jaxadd import figures, report, runs, sweeps
 from jaxadd.config import RunConfig
 from jaxadd.errors import UserError
 from jaxadd.files import write_text
 from jaxadd.fit import Metrics
-from jaxadd.losses import Loss
-from jaxadd.optimizers import Gradient, Norm, Optimizer
-from jaxadd.sweeps import Sweep, axis_of
+from jaxadd.sweeps import Sweep, axis_of, processes
 from jaxadd.train import Trainer
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+
 _KINDS = {
-    part: {kind.__name__.lower(): kind for kind in typing.get_args(union)}
-    for part, union in (("optimizer", Optimizer), ("gradient", Gradient), ("norm", Norm), ("loss", Loss))
+    part: {kind.__name__.lower(): kind for kind in typing.get_args(typing.get_type_hints(RunConfig)[part])}
+    for part in ("task", "model", "optimizer", "gradient", "norm", "loss")
 }
 
 
@@ -86,9 +85,9 @@ class _Workers:
     width: int | None = None
     """lanes trained at once; as many as fit the memory by default"""
     part: str = "0/1"
-    """I/N: train only the I-th of N parts, as in a job array; whoever ends last draws the figures"""
+    """I/N: train only the I-th of N parts, from 0/N on, as in a job array; whoever ends last draws the figures"""
     coordinator: str | None = None
-    """HOST:PORT of process 0, to work as several processes with jax.distributed"""
+    """HOST:PORT of process 0, to share the lanes among processes, one to a machine or to a device of its own"""
     processes: int = 1
     """with --coordinator: how many"""
     process: int = 0
@@ -182,6 +181,7 @@ def sweep(
     conclude: Callable[[Sweep, Path, Sequence[sweeps.Row]], Findings],
     *,
     experiment: str,
+    needs: Sequence[str] = (),
 ) -> int:
     """Run a sweep from the process's arguments: this process's part of it, and the conclusion where all is done.
 
@@ -191,6 +191,7 @@ def sweep(
       presets: sweeps by name; the first is the default.
       conclude: draws the sweep, its folder and its rows together.
       experiment: what each run counts as, where it is resumed on its own.
+      needs: the axes that `conclude` draws; any by default.
 
     Returns:
       the exit status, as for `main`.
@@ -200,7 +201,15 @@ def sweep(
     def action() -> int:
         arguments, folder = _parse(module, about, presets, argv, _SweepArguments)
         workers, planned = arguments.workers, arguments.config.sweep()
-        joined = processes.join(workers.coordinator, workers.processes, workers.process, planned)
+        axes = [axis.name for axis in planned.axes]
+        if needs and set(axes) != set(needs):
+            raise UserError(
+                f"this experiment draws {' × '.join(needs)}, and needs just these axes, got "
+                f"{', '.join(axes) or 'none'}; seed_sweep takes any"
+            )
+        if workers.coordinator is not None and workers.part != _Workers.part:
+            raise UserError("--part and --coordinator are two ways to share the lanes; choose one")
+        joined = processes.join(workers.coordinator, workers.processes, workers.process, planned, folder)
         part = joined or processes.part_of(workers.part)
         structures = sweeps.structures(planned)
         lanes = sum(len(structure.lanes) for structure in structures)
@@ -329,10 +338,13 @@ def _parse(
     base = config.base if isinstance(config, SweepConfig) else config
     choices = ""
     if isinstance(base, RunConfig):
-        base, chosen, rest = _choose_kinds(base, rest)
+        # A single run's experiment looks for the circuits of its own task; a sweep takes any.
+        own = () if isinstance(config, SweepConfig) else ("task", "model")
+        kinds = {part: names for part, names in _KINDS.items() if part not in own}
+        base, chosen, rest = _choose_kinds(base, kinds, rest)
         name += chosen
         config = dataclasses.replace(config, base=base) if isinstance(config, SweepConfig) else base
-        choices = "".join(f"[--{part} {' | '.join(kinds)}] " for part, kinds in _KINDS.items())
+        choices = "".join(f"[--{part} {' | '.join(names)}] " for part, names in kinds.items())
     description = (
         f"{about.strip()}\n\n"
         f"python -m {module} [{' | '.join(presets)}] {choices}[options]\n"
@@ -353,10 +365,12 @@ def _parse(
     return arguments, arguments.runs / module.rpartition(".")[2] / runs.check_name(arguments.name or text)
 
 
-def _choose_kinds(config: RunConfig, argv: list[str]) -> tuple[RunConfig, list[str], list[str]]:
+def _choose_kinds(
+    config: RunConfig, choices: Mapping[str, Mapping[str, type]], argv: list[str]
+) -> tuple[RunConfig, list[str], list[str]]:
     """Take flags such as `--optimizer sgd` out of arguments: the config with them, what they say, and the rest."""
     chosen, rest = [], list(argv)
-    for part, kinds in _KINDS.items():
+    for part, kinds in choices.items():
         if f"--{part}" not in rest:
             continue
         place = rest.index(f"--{part}")

@@ -3,15 +3,17 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
-from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 import jax.numpy as jnp
 import optax
+import tyro
 
 from jaxadd.errors import UserError, check_choices
+from jaxadd.filters import FreeNorm, Gradient, Norm, PlainGradient
 from jaxadd.losses import CrossEntropy, Loss
 from jaxadd.model import Network, Transformer
-from jaxadd.optimizers import AdamW, FreeNorm, Gradient, Norm, Optimizer, PlainGradient
+from jaxadd.optimizers import AdamW, Optimizer
 from jaxadd.tasks import Addition, Digits, Modular
 
 
@@ -55,7 +57,7 @@ class RunConfig:
     """updates to make"""
     seeds: tuple[int, ...] = (0,)
     """one lane per seed, trained side by side; a seed names initial parameters, batches and split"""
-    vary: tuple[tuple[str, tuple[float, ...]], ...] = ()
+    vary: Annotated[tuple[tuple[str, tuple[float, ...]], ...], tyro.conf.Suppress] = ()
     """numbers in which lanes differ: names such as optimizer.lr, each with one value per lane; sweeps set it"""
     eval_every: int = 10
     """steps between evaluations on the whole test set"""
@@ -78,6 +80,9 @@ class RunConfig:
         for name, values in self.vary:
             for value in values:
                 _parts(self, {name: value})
+        for scale in (self.init_scale, *dict(self.vary).get("init_scale", ())):
+            if not 0 < scale < math.inf:
+                raise UserError(f"init_scale must be above 0 and finite, got {scale}")
         lanes = list(zip(self.seeds, *(values for _, values in self.vary), strict=True))
         if not lanes or len(set(lanes)) < len(lanes):
             raise UserError(f"seeds must name at least one seed and none twice, got {self.seeds}")

@@ -1,5 +1,6 @@
-"""The one exception of this package that is meant for its user, and the check that many configs share."""
+"""The one exception of this package that is meant for its user, and checks that many configs share."""
 
+import math
 from typing import Literal, get_args, get_origin, get_type_hints
 
 
@@ -12,3 +13,12 @@ def check_choices(config: object) -> None:
     for name, hint in get_type_hints(type(config)).items():
         if get_origin(hint) is Literal and getattr(config, name) not in get_args(hint):
             raise UserError(f"{name} must be one of {', '.join(get_args(hint))}, got {getattr(config, name)!r}")
+
+
+def check_numbers(config: object, **limits: tuple[float, float]) -> None:
+    """Raise UserError for a number outside its half-open range; traced numbers are left alone."""
+    for name, (low, high) in limits.items():
+        value = getattr(config, name)
+        if isinstance(value, int | float) and not (math.isfinite(value) and low <= value < high):
+            expected = f"at least {low:g}" if high == math.inf else f"from {low:g} to below {high:g}"
+            raise UserError(f"{type(config).__name__}.{name} must be a number {expected}, got {value}")

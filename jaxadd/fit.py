@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxadd.lanes import take
 from jaxadd.train import CAPACITY, EVALUATIONS, METRICS, RUNNING, TEST_METRICS, Trainer, TrainState
 
 CHUNK_SECONDS = 0.5  # Between two looks at a run.
@@ -83,73 +84,66 @@ def fit(
     Returns:
       the final state and all metrics.
     """
-    state = trainer.place(trainer.init() if state is None else state)
-    before = np.asarray(trainer.trim(state.step))
+    state = trainer.init() if state is None else state
+    before = np.asarray(state.step)
     eval_every = trainer.config.eval_every if eval_every is None else eval_every
     last = trainer.config.steps
     end = last + 1 if until is None else until
     # The last step is evaluated whatever the interval, hence one less.
     longest = min(CAPACITY, (EVALUATIONS - 1) * eval_every)
-    lanes = len(trainer.config.seeds)
-    recorder = _Recorder(metrics, lanes, eval_every, last)
+    recorder = _Recorder(metrics, state, eval_every, last)
     step = first = int(jnp.max(jnp.where(state.status == RUNNING, state.step, -1)))
     running = first >= 0
-    compiled, run_seconds, pace, pending, clock = trainer.compile_seconds, 0.0, 1, None, time.perf_counter()
+    compile_seconds, run_seconds, pace, pending, clock = trainer.compile_seconds, 0.0, 1, None, time.perf_counter()
 
     def settle() -> None:
         """Read what the chunk before the newest recorded, while the device computes the newest."""
-        nonlocal running, run_seconds, pace, clock
+        nonlocal running, run_seconds, pace, pending, clock
         if pending is None:
             return
-        start, asked, rows, taken, report = pending
-        report, rows, taken = jax.device_get((report, rows, taken))
+        lanes, start, asked, *outputs = pending
+        pending = None
+        rows, taken, report = jax.device_get(outputs)
         report["rows"] = int(report["rows"].max())
-        rows, taken = ({name: x[:lanes] for name, x in part.items()} for part in (rows, taken))
-        report |= {name: report[name][:lanes] for name in ("step", "status")}
-        recorder.add(start, rows, taken, report)
+        rows, taken = ({name: x[: len(lanes)] for name, x in part.items()} for part in (rows, taken))
+        report |= {name: report[name][: len(lanes)] for name in ("step", "status")}
+        recorder.add(start, lanes, rows, taken, report)
         seconds, clock = time.perf_counter() - clock, time.perf_counter()
         run_seconds += seconds
         running = bool(np.any(report["status"] == RUNNING))
         # One step, then a few, then as many as fill the time between two looks.
         pace = int(np.clip(CHUNK_SECONDS * report["rows"] / seconds, 1, min(8 * asked, longest)))
         if watch and report["rows"]:
-            watch(
-                Progress(
-                    start + int(report["rows"]),
-                    {name: values.copy() for name, values in recorder.latest.items()},
-                    report["step"],
-                    report["status"],
-                )
-            )
+            latest = {name: values.copy() for name, values in recorder.latest.items()}
+            watch(Progress(start + report["rows"], latest, recorder.step.copy(), recorder.status.copy()))
 
     while running and step < end:
         place = bisect.bisect_right(save_at, step)
-        stop = min(end, save_at[place]) if place < len(save_at) else end
-        count = min(pace, stop - step)
-        state, rows, taken, report = trainer.chunk(state, step, count, eval_every)
-        if trainer.compile_seconds > compiled:
-            compiled, clock = trainer.compile_seconds, time.perf_counter()
-        settle()
-        pending = (step, count, rows, taken, report)
-        step += count
-        if save and running and step == stop < end:
+        due = save_at[place] if place < len(save_at) else end
+        lanes, until_others = trainer.active(state, step)
+        stop = min(end, due, until_others)
+        own = trainer.of_lanes(lanes)
+        part = own.place(state if own is trainer else take(state, lanes))
+        compiled = own.compile_seconds
+        while running and step < stop:
+            count = min(pace, stop - step)
+            part, *outputs = own.chunk(part, step, count, eval_every)
+            if own.compile_seconds > compiled:
+                compile_seconds += own.compile_seconds - compiled
+                compiled, clock = own.compile_seconds, time.perf_counter()
             settle()
-            pending = None
-            if running:
-                save(trainer.trim(state), recorder.metrics)
-            clock = time.perf_counter()
-    settle()
-    state = trainer.trim(state)
+            pending = (lanes, step, count, *outputs)
+            step += count
+        settle()
+        part = own.trim(part)
+        state = part if own is trainer else jax.tree.map(lambda x, y: x.at[lanes].set(y), state, part)  # noqa: B023
+        if save and running and step == due < end:
+            save(state, recorder.metrics)
+        clock = time.perf_counter()
     recorder.complete(state, trainer)
     made = int(jnp.max(state.step)) - first if first >= 0 else 0
-    return Result(
-        state,
-        recorder.metrics,
-        trainer.compile_seconds,
-        run_seconds,
-        made,
-        int((np.asarray(state.step) - before).sum()),
-    )
+    lane_steps = int((np.asarray(state.step) - before).sum())
+    return Result(state, recorder.metrics, compile_seconds, run_seconds, made, lane_steps)
 
 
 def cut(metrics: Metrics, step: int) -> Metrics:
@@ -168,7 +162,9 @@ def _axis(name: str) -> str:
 class _Recorder:
     """Collects rows on the host and blanks what was not measured."""
 
-    def __init__(self, metrics: Metrics | None, lanes: int, eval_every: int, last: int):
+    def __init__(self, metrics: Metrics | None, state: TrainState, eval_every: int, last: int):
+        self.step, self.status = np.array(state.step), np.array(state.status)
+        lanes = len(self.step)
         if metrics is None:
             axes = dict.fromkeys(("step", _axis(EVALUATION)), np.zeros(0, np.int64))
             metrics = axes | {name: np.zeros((lanes, 0), np.float32) for name in METRICS}
@@ -176,21 +172,31 @@ class _Recorder:
         self._eval_every, self._last = eval_every, last
         self.latest = {name: np.full(lanes, np.nan, np.float32) for name in METRICS}
 
-    def add(self, start: int, rows: Metrics, taken: Metrics, report: dict[str, np.ndarray]) -> None:
+    def add(self, start: int, lanes: np.ndarray, rows: Metrics, taken: Metrics, report: dict) -> None:
+        """Take what a chunk gave of some of the lanes; the others were done before it."""
+        self.step[lanes], self.status[lanes] = report["step"], report["status"]
         step = np.arange(start, start + report["rows"])
         measured = (step % self._eval_every == 0) | (step == self._last)
-        over = (report["status"] != RUNNING)[:, None] & (step > report["step"][:, None])
+        over = (self.status != RUNNING)[:, None] & (step > self.step[:, None])
         part = {"step": step, _axis(EVALUATION): step[measured]}
         for name, buffer in rows.items():
             blank = over | ~measured if name in TEST_METRICS else over
-            part[name] = _blanked(buffer[:, : len(step)], blank)
+            part[name] = _blanked(self._of_all(lanes, buffer[:, : len(step)]), blank)
         for name, buffer in taken.items():
-            part[EVALUATION + name] = _blanked(buffer[:, : measured.sum()], over[:, measured])
+            values = self._of_all(lanes, buffer[:, : measured.sum()])
+            part[EVALUATION + name] = _blanked(values, over[:, measured])
         for name in METRICS:
             for s, values in enumerate(part[name]):
                 if (known := values[~np.isnan(values)]).size:
                     self.latest[name][s] = known[-1]
         self._parts.append(part)
+
+    def _of_all(self, lanes: np.ndarray, values: np.ndarray) -> np.ndarray:
+        if len(lanes) == len(self.step):
+            return values
+        whole = np.zeros((len(self.step), *values.shape[1:]), values.dtype)
+        whole[lanes] = values
+        return whole
 
     def complete(self, state: TrainState, trainer: Trainer) -> None:
         """Measure the test set at the step where a lane was frozen, where that fell between two evaluations."""

@@ -8,6 +8,11 @@ import jax
 from jaxadd.errors import UserError
 
 
+def side_by_side() -> bool:
+    """Tell whether lanes are computed at the same time, so that one that is done costs what the others do."""
+    return jax.default_backend() != "cpu"
+
+
 def over_lanes(function: Callable, width: int | None = None) -> Callable:
     """Map a function over the leading axis of every argument; those in `shared`, which follow, all have in common.
 
@@ -24,15 +29,15 @@ def over_lanes(function: Callable, width: int | None = None) -> Callable:
 
     def mapped(*arguments: Any, shared: tuple = ()) -> Any:
         one = lambda lane: function(*lane, *shared)  # noqa: E731
-        if jax.default_backend() == "cpu":
+        if not side_by_side():
             return jax.lax.map(one, arguments)
         return jax.vmap(one)(arguments) if width is None else jax.lax.map(one, arguments, batch_size=width)
 
     return mapped
 
 
-def take(tree: Any, lane: int) -> Any:
-    """Take one lane of a tree whose leaves have a leading axis of lanes."""
+def take(tree: Any, lane: Any) -> Any:
+    """Take one lane, or an array of them, of a tree whose leaves have a leading axis of lanes."""
     return jax.tree.map(lambda x: x[lane], tree)
 
 

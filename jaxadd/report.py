@@ -14,6 +14,7 @@ import numpy as np
 
 from jaxadd import runs
 from jaxadd.analysis.answers import exact_match, free_run
+from jaxadd.analysis.outcomes import or_never
 from jaxadd.config import RunConfig
 from jaxadd.fit import Progress
 from jaxadd.lanes import take
@@ -99,10 +100,10 @@ def spread(values: Sequence[float | None], form: str = "{:,.0f}") -> str:
 
     None, inf and NaN (a lane that diverged) mean never, which comes after all others; how many reached is then told.
     """
-    known = sorted(np.inf if value is None or np.isnan(value) else value for value in values)
+    known = np.sort(or_never(values))
     say = lambda value: "never" if np.isinf(value) else form.format(value)  # noqa: E731
     middle = float(np.median(known)) if np.isfinite(known[len(known) // 2]) else np.inf
-    reached = sum(np.isfinite(known))
+    reached = np.isfinite(known).sum()
     count = f", {reached} of {len(known)}" if 0 < reached < len(known) else ""
     return say(middle) if known[0] == known[-1] else f"{say(middle)} ({say(known[0])} to {say(known[-1])}{count})"
 

@@ -314,6 +314,12 @@ def _telling_of_divergence(
     return watching
 
 
+def thresholds(config: RunConfig) -> list[tuple[str, float]]:
+    """List the metrics and thresholds whose first step is told of each lane: the usual ones, and where it stops."""
+    own = ((config.stop.metric, config.stop.threshold),) if config.stop.metric != "none" else ()
+    return list(dict.fromkeys((*THRESHOLDS, *own)))
+
+
 def summarise(config: RunConfig, result: Result) -> dict[str, Any]:
     """Compute the headline numbers of a run, per lane, as plain data."""
     metrics, status, step = result.metrics, np.asarray(result.state.status), np.asarray(result.state.step)
@@ -321,7 +327,7 @@ def summarise(config: RunConfig, result: Result) -> dict[str, Any]:
     for s, seed in enumerate(config.seeds):
         end = int(np.searchsorted(metrics["step"], step[s]))
         lane: dict[str, Any] = {"seed": seed, "status": STATUS[int(status[s])], "steps": int(step[s])}
-        for name, threshold in THRESHOLDS:
+        for name, threshold in thresholds(config):
             values = metrics[name][s]
             reached = values >= threshold if name.endswith("accuracy") else values <= threshold
             sign = ">=" if name.endswith("accuracy") else "<="

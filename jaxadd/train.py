@@ -21,7 +21,7 @@ from jax.sharding import PartitionSpec as P
 
 from jaxadd import losses
 from jaxadd.config import Hyper, RunConfig, hyper
-from jaxadd.lanes import over_lanes, take
+from jaxadd.lanes import over_lanes, side_by_side, take
 from jaxadd.model import Params
 from jaxadd.tasks import Batch, Data, Predict
 
@@ -66,7 +66,7 @@ class Trainer:
         self.mesh = Mesh(np.array(devices), ("lanes",))
         self._hyper, self._lane_data = self._spread(self.hyper), self._spread(self.data.lane)
         self.compile_seconds = 0.0
-        self._compiled = None
+        self._compiled: dict[int, Any] = {}  # By the number of lanes.
         self._evaluate_compiled = jax.jit(over_lanes(self._evaluate))
 
     def init(self) -> TrainState:
@@ -77,7 +77,10 @@ class Trainer:
             params = jax.tree.map(lambda w: w * hyper.init_scale, self.model.init(init_key))
             return TrainState(params, hyper.transform().init(params), data_key, jnp.int32(0), jnp.int32(RUNNING))
 
-        return jax.jit(jax.vmap(lane))(self.hyper, jnp.asarray(self.config.seeds, jnp.uint32))
+        # Each device draws its own lanes where they divide, so that none holds those of all.
+        where = NamedSharding(self.mesh, P("lanes")) if self._rows() == len(self.config.seeds) else None
+        drawn = jax.jit(jax.vmap(lane), out_shardings=where)
+        return drawn(self.hyper, jnp.asarray(self.config.seeds, jnp.uint32))
 
     def place(self, state: TrainState) -> TrainState:
         """Lay the lanes of a state out over the devices, with idle ones at the end where they do not divide."""
@@ -150,9 +153,10 @@ class Trainer:
         if self.config.debug:
             with jax.disable_jit(), jax.debug_nans(True):
                 return self._chunk(*arguments)
-        if self._compiled is None:
+        lanes = len(self.config.seeds)
+        if lanes not in self._compiled:
             self.compile(arguments)
-        return self._compiled(*arguments)
+        return self._compiled[lanes](*arguments)
 
     def _arguments(self, state: TrainState, *numbers: int) -> tuple:
         data = Data(self.data.shared, self._lane_data)
@@ -169,21 +173,56 @@ class Trainer:
             out_specs=lanes,
             check_vma=False,  # It has no rule for the loops inside.
         )
-        self._compiled = jax.jit(chunk, donate_argnums=0).lower(*arguments).compile()
+        program = jax.jit(chunk, donate_argnums=0).lower(*arguments).compile()
+        self._compiled[len(self.config.seeds)] = program
         self.compile_seconds = time.perf_counter() - clock
 
     def for_lanes(self, seeds: Sequence[int], vary: Any = ()) -> "Trainer":
-        """Give a trainer of other lanes that shares what is compiled, where there are as many of them."""
+        """Give a trainer of other lanes that shares what is compiled, once for each number of lanes."""
         other = Trainer(replace(self.config, seeds=tuple(seeds), vary=vary))
-        if len(seeds) == len(self.config.seeds):
-            other._compiled, other._evaluate_compiled = self._compiled, self._evaluate_compiled
+        other._compiled, other._evaluate_compiled = self._compiled, self._evaluate_compiled
         return other
+
+    def of_lanes(self, lanes: np.ndarray) -> "Trainer":
+        """Give the trainer of some of these lanes, by their places."""
+        if len(lanes) == len(self.config.seeds):
+            return self
+        vary = tuple((name, tuple(values[i] for i in lanes)) for name, values in self.config.vary)
+        return self.for_lanes([self.config.seeds[i] for i in lanes], vary)
+
+    def active(self, state: TrainState, step: int) -> tuple[np.ndarray, float]:
+        """Choose which lanes to train from a step on, so that those that are done do not cost what the others do.
+
+        Where lanes are computed side by side, there are half as many places, or a quarter …, as soon as that is
+        enough for those that were not done at the last multiple of `checkpoint_every`. So it follows from the state
+        alone, and a resumed run computes the same.
+
+        Args:
+          state: of all lanes.
+          step: the updates made so far.
+
+        Returns:
+          the places of the lanes, ascending; and the step up to which that holds.
+        """
+        lanes = width = len(self.config.seeds)
+        if not side_by_side():
+            return np.arange(lanes), math.inf
+        every = self.config.checkpoint_every
+        done = (np.asarray(state.status) != RUNNING) & (np.asarray(state.step) < step // every * every)
+        while width // 2 >= max(1, np.sum(~done)):
+            width //= 2
+        return np.sort(np.argsort(done, kind="stable")[:width]), (step // every + 1) * every
 
     def memory(self) -> int:
         """Give the bytes that the compiled chunk takes on each device, by the compiler's own analysis."""
-        if self._compiled is None:
-            self.compile(self._arguments(self.place(self.init()), 0, 1, self.config.eval_every))
-        found = self._compiled.memory_analysis()
+        lanes = len(self.config.seeds)
+        if lanes not in self._compiled:
+            rows, where = self._rows(), NamedSharding(self.mesh, P("lanes"))
+            state = jax.tree.map(
+                lambda x: jax.ShapeDtypeStruct((rows, *x.shape[1:]), x.dtype, sharding=where), self.abstract_state()
+            )
+            self.compile(self._arguments(state, 0, 1, self.config.eval_every))
+        found = self._compiled[lanes].memory_analysis()
         sizes = found.argument_size_in_bytes + found.output_size_in_bytes - found.alias_size_in_bytes
         return int(sizes + found.temp_size_in_bytes + found.generated_code_size_in_bytes)
 

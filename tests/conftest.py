@@ -1,6 +1,8 @@
 """Small configs that many tests train."""
 
 import os
+import runpy
+import sys
 import tempfile
 from dataclasses import replace
 
@@ -39,3 +41,19 @@ def tiny():
 def tiny_one(tiny):
     """The same with one lane."""
     return replace(tiny, seeds=(0,))
+
+
+@pytest.fixture
+def shell(tmp_path, monkeypatch, capsys):
+    """Run a command line in an empty folder: gives its exit status, standard output and standard error."""
+
+    def run(module, *words):
+        name = f"experiments.{module}"
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "argv", [name, *map(str, words)])
+        monkeypatch.delitem(sys.modules, name, raising=False)  # As if it had not been imported.
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_module(name, run_name="__main__", alter_sys=True)
+        return (ended.value.code or 0, *capsys.readouterr())
+
+    return run

@@ -55,12 +55,13 @@ def test_record_of_a_run(tiny, whole):
 def test_metrics_are_what_they_say(tiny, whole):
     trainer = Trainer(tiny)
     initial = trainer.init()
+    gradient = jax.jit(jax.value_and_grad(trainer.loss, has_aux=True))
     for s in range(2):
         data = trainer.lane_data(s)
         for column, state in ((0, initial), (-1, whole.state)):
             params = take(state.params, s)
             batch = tiny.task.train_batch(data, state.key[s], state.step[s])
-            (loss, (accuracy, by_position)), grads = jax.value_and_grad(trainer.loss, has_aux=True)(params, batch)
+            (loss, (accuracy, by_position)), grads = gradient(params, batch)
             squares = lambda tree: sum(float((x**2).sum()) for x in jax.tree.leaves(tree))  # noqa: E731
             want = {
                 "train_loss": loss,
@@ -68,7 +69,7 @@ def test_metrics_are_what_they_say(tiny, whole):
                 "grad_norm": squares(grads) ** 0.5,
                 "weight_norm": squares(params) ** 0.5,
                 "train_position_loss": by_position[0],
-                "test_loss": trainer.loss(params, tiny.task.test_batch(data))[0],
+                "test_loss": gradient(params, tiny.task.test_batch(data))[0][0],
             }
             for name, value in want.items():
                 assert whole.metrics[name][s, column] == pytest.approx(float(value), rel=1e-4), name
@@ -186,7 +187,7 @@ def test_debug_run_checks_for_nan(tiny_one):
         fit(Trainer(replace(config, debug=False))).metrics["train_loss"],
         rtol=1e-5,
     )
-    trainer = Trainer(config)
+    trainer = Trainer(replace(config, steps=0))
     state = trainer.init()
     state.params["unembed"]["W_U"] = state.params["unembed"]["W_U"].at[0, 0].set(jnp.nan)
     with pytest.raises(FloatingPointError):
@@ -236,3 +237,36 @@ def test_it_groks():
     assert near < 0.5
     assert metrics["test_accuracy"][0, -1] >= 0.99
     assert metrics["step"][-1] > 2 * memorised
+
+
+def test_lanes_that_are_done_free_their_places_where_lanes_are_side_by_side(tiny, monkeypatch):
+    """Three of five lanes diverge at once, one stops; on an accelerator the places are cut at steps 10 and 20."""
+    rates = (1e30, 1e-2, 1e30, 1e-3, 1e30)
+    config = replace(tiny, seeds=(0, 1, 2, 3, 4), vary=(("optimizer.lr", rates),), stop=Stop("train_loss", 1.7))
+    alike = fit(Trainer(config))
+    assert alike.state.status.tolist() == [DIVERGED, STOPPED, DIVERGED, RUNNING, DIVERGED]
+    assert 10 <= alike.state.step[1] < 20
+
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(fit_module, "CHUNK_SECONDS", 0.0)
+    widths, chunk = {}, Trainer.chunk
+    saved = {}
+
+    def counted(self, state, start, *rest):
+        widths[start] = len(state.step)
+        return chunk(self, state, start, *rest)
+
+    monkeypatch.setattr(Trainer, "chunk", counted)
+    keep = lambda state, metrics: saved.update(at=jax.tree.map(jnp.copy, (state, metrics)))  # noqa: E731
+    trainer = Trainer(config)
+    found = fit(trainer, save_at=[15], save=keep)
+    assert [widths[step] for step in (0, 9, 10, 19, 20, 40)] == [5, 5, 2, 2, 1, 1]
+    for name in METRICS:
+        np.testing.assert_allclose(found.metrics[name], alike.metrics[name], rtol=1e-4, atol=1e-5, err_msg=name)
+    np.testing.assert_array_equal(found.state.step, alike.state.step)
+    np.testing.assert_array_equal(found.state.status, alike.state.status)
+
+    state, metrics = saved["at"]
+    resumed = fit(trainer, state=state, metrics=metrics)
+    assert_same(resumed.metrics, found.metrics)
+    assert_same(flatten(resumed.state.params), flatten(found.state.params))

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from jaxadd.config import from_json, hyper, to_json, traced
+from jaxadd.filters import FixedNorm, GrokfastEMA, GrokfastMA, OrthogonalGradient
 from jaxadd.fit import fit
 from jaxadd.losses import LabelSmoothing, StableMax
 from jaxadd.model import Transformer
@@ -17,12 +18,8 @@ from jaxadd.optimizers import (
     SGD,
     Adam,
     AdamW,
-    FixedNorm,
-    GrokfastEMA,
-    GrokfastMA,
     Lion,
     Muon,
-    OrthogonalGradient,
 )
 from jaxadd.tasks import Modular
 from jaxadd.train import Trainer
@@ -139,6 +136,10 @@ def test_muon_makes_each_head_orthogonal_and_leaves_the_rest_to_adam():
     for head in range(2):
         values = np.linalg.svd(update["blocks.0"]["attn"]["W_Q"][head], compute_uv=False)
         assert values.min() > 0.5  # The five iterations leave singular values between 0.68 and 1.13.
+        assert values.max() < 1.3
+        # Twice as many outputs as inputs: √2 larger.
+        values = np.linalg.svd(update["blocks.0"]["attn"]["W_O"][head], compute_uv=False) / 2**0.5
+        assert values.min() > 0.5
         assert values.max() < 1.3
     for leaf in (update["embed"]["W_E"], update["blocks.0"]["mlp"]["b_in"], update["unembed"]["W_U"]):
         np.testing.assert_allclose(np.abs(leaf), 0.5, rtol=1e-3)  # Adam's first step is its learning rate.

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from jaxadd.analysis.outcomes import kaplan_meier, outcome, quantile
+from jaxadd.analysis.outcomes import kaplan_meier, outcome, quantiles
 
 
 def test_without_censoring_it_is_the_share_left():
@@ -12,7 +12,6 @@ def test_without_censoring_it_is_the_share_left():
     curve = kaplan_meier(steps, [100] * 200)
     for step, share in zip(curve.step, curve.share, strict=True):
         assert share == pytest.approx(np.mean(np.array(steps) > step))
-    assert quantile(curve) == pytest.approx(np.quantile(steps, 0.5, method="inverted_cdf"))
     assert curve.share[-1] == 0
     assert curve.censored.size == 0
 
@@ -23,7 +22,6 @@ def test_censored_lanes_leave_the_number_at_risk():
     np.testing.assert_array_equal(curve.step, [0, 10, 20, 30])
     np.testing.assert_allclose(curve.share, [1, 4 / 5, 4 / 5 * 2 / 3, 0])
     np.testing.assert_array_equal(curve.censored, [15, 25])
-    assert quantile(curve, 0.25) == 20
     assert (curve.low[1:3] < curve.share[1:3]).all()
     assert (curve.high[1:3] > curve.share[1:3]).all()
 
@@ -39,10 +37,14 @@ def test_what_is_censored_is_not_called_late():
     assert curve.low[at] < np.exp(-1) < curve.high[at]
 
 
-def test_never_has_no_median():
-    curve = kaplan_meier([None, None, 5], [9, 9, 9])
-    assert quantile(curve) is None
-    assert quantile(curve, 0.3) == 5
+def test_quantiles_are_those_of_numpy_and_never_comes_last():
+    steps = np.random.default_rng(2).integers(1, 99, 8).tolist()
+    np.testing.assert_allclose(quantiles(steps), np.quantile(steps, (0.25, 0.5, 0.75)))
+    np.testing.assert_array_equal(quantiles([None, 5, float("nan")]), [np.inf] * 3)
+    np.testing.assert_array_equal(quantiles([None, 5, 7], (0, 0.5, 1)), [5, 7, np.inf])
+
+
+def test_what_does_not_fit_is_refused():
     with pytest.raises(ValueError, match="as many ends"):
         kaplan_meier([1], [])
 

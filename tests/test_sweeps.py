@@ -6,6 +6,7 @@ import os
 import random
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -15,10 +16,10 @@ import jax
 import numpy as np
 import pytest
 
-from jaxadd import processes, runs, sweeps
+from jaxadd import runs, sweeps
 from jaxadd.config import Stop, hyper
 from jaxadd.fit import fit
-from jaxadd.sweeps import Axis, Sweep, axis_of, waves
+from jaxadd.sweeps import Axis, Sweep, axis_of, processes, waves
 from jaxadd.train import METRICS, Trainer
 
 QUIET = {"note": lambda _: None}
@@ -75,6 +76,9 @@ def test_a_random_design_stays_in_its_ranges_and_is_repeatable(base):
     assert rates.max() < 1e-1
     assert np.median(np.log10(rates)) == pytest.approx(-2.5, abs=0.3)
     assert {s["optimizer.b1"] for s in settings} == {0.8, 0.9}
+    whole = Sweep(base, (Axis("task.p", low=5, high=40),), "random", points=9).settings()
+    assert len({s["task.p"] for s in whole}) == 9
+    assert all(type(s["task.p"]) is int for s in whole)
 
 
 @pytest.mark.parametrize(
@@ -90,6 +94,10 @@ def test_a_random_design_stays_in_its_ranges_and_is_repeatable(base):
         ([Axis("optimizer.lr", low=1.0, high=2.0)], {}, "only a random design"),
         ([], {"design": "random", "points": 3}, "design is empty"),
         ([], {"design": "random"}, "points of at least 1"),
+        ([Axis("optimizer.lr", (0.1, 0.1))], {}, "same point twice"),
+        ([Axis("optimizer.lr", (0.1, 0.2))], {"design": "random", "points": 3}, "3 different points cannot be drawn"),
+        ([Axis("task.p", (5.5,))], {}, "whole numbers"),
+        ([Axis("init_scale", (float("nan"),))], {}, "init_scale must be above 0"),
     ],
 )
 def test_designs_that_are_none(base, axes, more, said):
@@ -160,7 +168,7 @@ def test_lanes_that_diverge_leave_the_others_as_they_are(base, swept, tmp_path):
 def test_width_and_parts_do_not_matter_and_finished_waves_are_left_alone(sweep, swept, tmp_path):
     folder = tmp_path / "parts"
     rows = sweeps.run(sweep, folder, part=(1, 2), width=2, **QUIET)
-    assert [row["status"] == "waiting" for row in rows] == ([True] * 3 + [False] * 3) * 2
+    assert [row["status"] == "waiting" for row in rows] == [True] * 6 + [False] * 6
     before = {path: path.stat().st_mtime_ns for path in (folder / "lanes").rglob("*") if path.is_file()}
     rows = sweeps.run(sweep, folder, **QUIET)
     assert not {"waiting", "unfinished"} & {row["status"] for row in rows}
@@ -204,6 +212,27 @@ def test_out_of_memory_becomes_a_smaller_width(sweep, swept, monkeypatch, tmp_pa
     rows = sweeps.run(sweep, tmp_path / "tight", note=notes.append)
     assert "out of memory with 6 lanes at once, so they are trained 3 at a time" in notes
     assert not {"waiting", "unfinished"} & {row["status"] for row in rows}
+    assert sum("out of memory" in text for text in notes) == 2, "once for each structure, not for each wave"
+
+
+def test_out_of_memory_takes_nothing_that_was_trained(sweep, swept, monkeypatch, tmp_path):
+    shutil.copytree(swept, tmp_path / "it")
+    (first, _) = sorted((tmp_path / "it" / "lanes").iterdir())
+    (first / "summary.json").unlink()
+
+    def refuse(trainer, folder, **keywords):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1 bytes")
+
+    monkeypatch.setattr(runs, "train", refuse)
+    with pytest.raises(ValueError, match="which fitted before"):
+        sweeps.run(sweep, tmp_path / "it", **QUIET)
+    assert (first / "checkpoints").is_dir()
+
+
+def test_a_lane_that_diverged_stays_among_those_that_never_arrive(sweep, swept):
+    curve = sweeps.survival(sweeps.rows(swept, sweep), sweeps.column("train_loss", 0.1), sweep.base.steps)
+    assert curve.share[-1] >= 0.5
+    np.testing.assert_array_equal(curve.censored, [20] * len(curve.censored))
 
 
 def test_another_sweep_under_the_same_name_is_refused(sweep, swept, tmp_path):
@@ -262,7 +291,7 @@ def test_a_job_array_does_all_parts(commanded, tmp_path):
 @pytest.mark.slow
 def test_killed_at_random_it_loses_no_finished_lane(commanded, tmp_path):
     rng, command = random.Random(0), [*COMMAND, "--runs", tmp_path]
-    for _ in range(3):
+    for _ in range(2):
         process = subprocess.Popen(command, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         time.sleep(rng.uniform(4, 9))
         process.send_signal(signal.SIGKILL)
@@ -274,34 +303,24 @@ def test_killed_at_random_it_loses_no_finished_lane(commanded, tmp_path):
 @pytest.mark.slow
 def test_devices_and_processes_give_what_one_device_gives(commanded, tmp_path):
     eight = subprocess.Popen([*COMMAND, "--runs", tmp_path / "8"], env=environment(8), stdout=subprocess.DEVNULL)
-    with open_port() as port:
-        several = [*COMMAND, "--runs", tmp_path / "2", "--coordinator", f"127.0.0.1:{port}", "--processes", "2"]
+    several = [*COMMAND, "--runs", tmp_path / "2", "--coordinator", f"127.0.0.1:{open_port()}", "--processes", "2"]
     pair = [subprocess.Popen([*several, "--process", str(i)], env=environment(2)) for i in range(2)]
     assert [process.wait(timeout=300) for process in (eight, *pair)] == [0, 0, 0]
     for folder in ("8", "2"):
         assert_same_lanes(lanes_of(tmp_path / folder / "seed_sweep" / "it"), lanes_of(commanded), exactly=False)
-    assert len(list((tmp_path / "2" / "seed_sweep" / "it" / "lanes").iterdir())) == 4
+    assert len(list((tmp_path / "2" / "seed_sweep" / "it" / "lanes").iterdir())) == 2
     assert (tmp_path / "2" / "seed_sweep" / "it" / "figures" / "survival.png").stat().st_size > 1000
 
 
 def open_port():
-    import contextlib
-    import socket
-
-    @contextlib.contextmanager
-    def opened():
-        with socket.socket() as s:
-            s.bind(("127.0.0.1", 0))
-            port = s.getsockname()[1]
-        yield port
-
-    return opened()
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
 
 
 @pytest.mark.slow
 def test_processes_that_disagree_are_told(tmp_path):
-    with open_port() as port:
-        several = [*COMMAND, "--runs", tmp_path, "--coordinator", f"127.0.0.1:{port}", "--processes", "2"]
+    several = [*COMMAND, "--runs", tmp_path, "--coordinator", f"127.0.0.1:{open_port()}", "--processes", "2"]
     pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
     pair = [
         subprocess.Popen([*several, "--process", str(i), "--optimizer.b1", f"0.{i + 1}"], env=environment(), **pipes)
@@ -310,7 +329,7 @@ def test_processes_that_disagree_are_told(tmp_path):
     for process in pair:
         _, error = process.communicate(timeout=200)
         assert process.returncode == 2, error
-        assert "told different sweeps: 1 differ from process 0" in error
+        assert "told different sweeps or folders: 1 differ from process 0" in error
     assert not (tmp_path / "seed_sweep" / "it").exists()
 
 
@@ -323,7 +342,7 @@ from jaxadd.train import Trainer
 trainer = Trainer(from_json(json.loads(sys.argv[1])))
 result = fit(trainer)
 np.savez(sys.argv[2], **{name: x for name, x in result.metrics.items() if x.ndim == 2})
-print(json.dumps([trainer.mesh.size, list(result.state.step.shape), trainer._compiled.as_text()]))
+print(json.dumps([trainer.mesh.size, list(result.state.step.shape), trainer._compiled[11].as_text()]))
 """
 
 
@@ -344,3 +363,20 @@ def test_the_chunk_has_no_collective_and_padding_does_not_show(tiny, tmp_path):
     with np.load(tmp_path / "8.npz") as eight:
         for name in eight:
             np.testing.assert_allclose(eight[name], one[name], rtol=1e-4, atol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize(
+    ("experiment", "words", "said", "figure"),
+    [
+        ("frac_train", [], "published, one run", "fractions"),
+        ("phase_diagram", [], "comprehension", "phases"),
+        ("time_to_generalise", ["--recipes", "AdamW", "Lion"], "0 of 2", "survival"),
+        ("seed_sweep", ["--task", "addition", "--task.digits", "1", "--steps", "10"], "seed", "curves"),
+    ],
+)
+def test_other_sweeps_from_the_command_line(shell, tmp_path, experiment, words, said, figure):
+    status, out, error = shell(experiment, "debug", *words, "--name", "it")
+    assert status == 0, error
+    assert said in out
+    assert (tmp_path / "runs" / experiment / "it" / "figures" / f"{figure}.png").stat().st_size > 1000
+    assert shell(experiment, "debug", *words, "--name", "it")[1] == out, "nothing is trained again"

@@ -10,6 +10,12 @@ OUTCOMES: tuple[Outcome, ...] = ("comprehension", "grokking", "memorisation", "c
 GAP = 1_000  # steps between train and test accuracy beyond which generalisation counts as delayed
 
 
+def or_never(steps: Sequence[float | None]) -> np.ndarray:
+    """Give steps as float64 `[·]`, infinite where a lane never came so far: None, or NaN of one that diverged."""
+    values = np.array([np.inf if step is None else step for step in steps], float)
+    return np.where(np.isnan(values), np.inf, values)
+
+
 class Survival(NamedTuple):
     """The share of lanes that have not yet reached a threshold, by Kaplan and Meier (1958).
 
@@ -56,14 +62,17 @@ def kaplan_meier(reached: Sequence[float | None], ended: Sequence[float]) -> Sur
     )
 
 
-def quantile(survival: Survival, share: float = 0.5) -> float | None:
-    """Give the first step by which a share of the lanes has reached it; None where the curve does not go so far."""
-    below = np.flatnonzero(survival.share <= 1 - share + 1e-12)
-    return float(survival.step[below[0]]) if below.size else None
+def quantiles(steps: Sequence[float | None], shares: Sequence[float] = (0.25, 0.5, 0.75)) -> np.ndarray:
+    """Interpolate quantiles of steps, infinite where that needs a lane that never came so far."""
+    values = np.sort(or_never(steps))
+    place = np.asarray(shares) * (len(values) - 1)
+    low, high = (values[round_(place).astype(int)] for round_ in (np.floor, np.ceil))
+    gap = np.subtract(high, low, out=np.zeros_like(low), where=np.isfinite(high))
+    return np.where(np.isfinite(high), low + (place % 1) * gap, high)
 
 
 def outcome(train: float | None, test: float | None, gap: float = GAP) -> Outcome:
-    """Name how a training ended, as Liu et al. (2022), "Towards understanding grokking", do.
+    """Name how a training ended by the four outcomes of Liu et al. (2022), "Towards understanding grokking".
 
     Args:
       train: the step at which the train set was learned; None for never.

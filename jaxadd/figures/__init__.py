@@ -20,7 +20,7 @@ from jaxadd.figures.modular import (
 from jaxadd.figures.progress import measures
 from jaxadd.figures.spikes import exchanged, spike, spike_damage, spikes
 from jaxadd.figures.studies import arms, loss_grid, loss_split, shelf_law
-from jaxadd.figures.sweeps import fractions, lane_bands, phase_diagram, survival
+from jaxadd.figures.sweeps import fractions, lane_bands, phase_diagram, survival, time_by_lanes
 from jaxadd.figures.training import curves, error_map, misread, norms
 
 __all__ = [
@@ -58,4 +58,5 @@ __all__ = [
     "spike_damage",
     "spikes",
     "survival",
+    "time_by_lanes",
 ]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from jaxadd.analysis.outcomes import OUTCOMES, Survival
+from jaxadd.analysis.outcomes import OUTCOMES, Survival, or_never
 from jaxadd.figures.style import ABSENT, PALETTE, SEQUENTIAL, brief, colour_bar, new_figure, panels, styled
 
 if TYPE_CHECKING:
@@ -147,6 +147,29 @@ def phase_diagram(
 
 
 @styled
+def time_by_lanes(lanes: Sequence[int], seconds: Sequence[float], title: str) -> Figure:
+    """Draw how long a step of all lanes takes by their number, beside as many single ones in turn.
+
+    Args:
+      lanes: numbers of lanes, ascending.
+      seconds: of one step of all of them.
+      title: of the figure.
+    """
+    figure = new_figure((5.6, 4.0), title)
+    ax = figure.subplots()
+    milliseconds = 1e3 * np.asarray(seconds)
+    alone = milliseconds[0] / lanes[0] * np.asarray(lanes)
+    ax.plot(lanes, alone, "--", color=PALETTE[1], lw=1.2, label=f"{lanes[0]} at once, again and again")
+    ax.plot(lanes, milliseconds, "o-", color=PALETTE[0], ms=4, lw=1.4, label="all at once")
+    ax.set(xscale="log", yscale="log", xlabel="networks S", ylabel="time of one step of all, ms")
+    ax.set_xticks(lanes, [f"{count:,}" for count in lanes])
+    ax.minorticks_off()
+    ax.yaxis.set_major_formatter("{x:g}")
+    ax.legend()
+    return figure
+
+
+@styled
 def fractions(
     fraction: Sequence[float], steps: Sequence[Sequence[float | None]], published: Mapping[float, int], title: str
 ) -> Figure:
@@ -171,7 +194,7 @@ def fractions(
             alpha=0.6,
             label="a seed" if x == fraction[0] else None,
         )
-    middle = [np.median([np.inf if v is None else v for v in values]) if values else np.inf for values in steps]
+    middle = [np.median(or_never(values)) for values in steps]
     ax.plot(fraction, np.where(np.isfinite(middle), middle, np.nan), color=PALETTE[0], lw=1.4, label="median")
     ax.plot(list(published), list(published.values()), "x", ms=7, color=PALETTE[1], label="published, one run each")
     ax.set(yscale="log", xlabel="share of the pairs trained on", ylabel="step of test loss < 1")

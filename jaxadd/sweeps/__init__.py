@@ -1,7 +1,9 @@
-"""Sweeps: one experiment over seeds and settings. `design` says which lanes there are, `waves` trains them."""
+"""Sweeps: one experiment over seeds and settings. `design` says which lanes there are, `waves`
+trains them, `results` reads what they gave, and `processes` lets several processes agree."""
 
 from jaxadd.sweeps.design import Axis, Lane, Structure, Sweep, axis_of, check_parts, structures
-from jaxadd.sweeps.waves import UNFINISHED, WAITING, Row, lane_curves, load, rows, run
+from jaxadd.sweeps.results import UNFINISHED, WAITING, Row, column, lane_curves, load, rows, survival
+from jaxadd.sweeps.waves import run
 
 __all__ = [
     "UNFINISHED",
@@ -13,9 +15,11 @@ __all__ = [
     "Sweep",
     "axis_of",
     "check_parts",
+    "column",
     "lane_curves",
     "load",
     "rows",
     "run",
     "structures",
+    "survival",
 ]

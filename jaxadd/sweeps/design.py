@@ -79,8 +79,17 @@ class Sweep:
             raise UserError("a random design needs points of at least 1, and no other design takes any")
         if self.design == "random" and not self.axes:
             raise UserError("the design is empty: there is no axis to draw from")
-        for point in self.settings():
+        known = configs.flat(self.base)
+        settings = self.settings()
+        for point in settings:
             configs.with_values(self.base, point)
+            for name, value in point.items():
+                if type(known[name]) is int and type(value) is not int:
+                    raise UserError(f"{name} takes whole numbers, got {value}")
+        if len({tuple(point.items()) for point in settings}) < len(settings):
+            raise UserError("the design names the same point twice")
+        if self.design == "random" and len(settings) < self.points:
+            raise UserError(f"{self.points} different points cannot be drawn; the axes have about {len(settings)}")
 
     def settings(self) -> list[dict[str, Any]]:
         """Give the points of the design, each as values by name, structure varying slowest."""
@@ -91,7 +100,12 @@ class Sweep:
             chosen = zip(*(axis.values for axis in self.axes), strict=True) if self.axes else [()]
         else:
             rng = random.Random(self.design_seed)
-            chosen = [tuple(_draw(axis, rng) for axis in self.axes) for _ in range(self.points)]
+            known = configs.flat(self.base)
+            drawn: dict[tuple, None] = {}  # Each point once.
+            for _ in range(100 * self.points):
+                if len(drawn) < self.points:
+                    drawn[tuple(_draw(axis, type(known[axis.name]) is int, rng) for axis in self.axes)] = None
+            chosen = list(drawn)
         settings = [dict(zip(names, values, strict=True)) for values in chosen]
         numbers = configs.traced(self.base)
         groups: dict[tuple, list[dict[str, Any]]] = {}
@@ -100,12 +114,15 @@ class Sweep:
         return [setting for group in groups.values() for setting in group]
 
 
-def _draw(axis: Axis, rng: random.Random) -> Any:
+def _draw(axis: Axis, whole: bool, rng: random.Random) -> Any:
     if axis.values:
         return rng.choice(axis.values)
-    if axis.log:
-        return math.exp(rng.uniform(math.log(axis.low), math.log(axis.high)))
-    return rng.uniform(axis.low, axis.high)
+    value = (
+        math.exp(rng.uniform(math.log(axis.low), math.log(axis.high)))
+        if axis.log
+        else rng.uniform(axis.low, axis.high)
+    )
+    return round(value) if whole else value
 
 
 class Lane(NamedTuple):
@@ -132,6 +149,10 @@ class Structure(NamedTuple):
 
     config: RunConfig
     lanes: list[Lane]
+
+    def indices(self) -> range:
+        """Give the indices of its lanes."""
+        return range(self.lanes[0].index, self.lanes[-1].index + 1)
 
     def part(self, lanes: Sequence[Lane]) -> RunConfig:
         """Give the config of a run of some of the lanes."""

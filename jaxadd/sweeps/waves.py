@@ -8,31 +8,25 @@ A wave resumes exactly, whoever continues it, and a finished one is left alone. 
 moment, go on with another width or on other machines, and be worked on by several processes, each at its own part.
 """
 
-import csv
-import io
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
-from filelock import FileLock
 
+from jaxadd import checkpoints, runs
 from jaxadd import config as configs
-from jaxadd import runs
 from jaxadd.errors import UserError
-from jaxadd.files import UNREADABLE, first_line, write_text
+from jaxadd.files import write_text
 from jaxadd.sweeps.design import Lane, Structure, Sweep, check_parts, structures
+from jaxadd.sweeps.results import Row, alone, load, waves_of, write_table
 from jaxadd.train import METRICS, Trainer
 
 Note = Callable[[str], None]
-Row = dict[str, Any]
-WAITING, UNFINISHED = "waiting", "unfinished"
 _SHARE = 0.8  # of the memory that is free
-_POINTS = 400  # of a lane's curve, evenly spaced in the logarithm of the step
 
 
 def run(
@@ -51,7 +45,7 @@ def run(
       sweep: what to train.
       folder: made if it does not exist; refused if it holds another sweep.
       experiment: recorded as what made the runs.
-      part: (i, n) trains only the i-th of n parts of every structure's lanes; each process takes its own.
+      part: (i, n) trains only the i-th of n parts of the lanes; each process takes its own.
       width: lanes at once; by default as many as fit the memory of the devices.
       watching: called before each wave with its first and last lane and the structure; gives a context manager
         whose value is (watch, note), as `report.progress_bar` does.
@@ -69,35 +63,30 @@ def run(
     if not 0 <= index < parts:
         raise UserError(f"a part is one of 0 to {parts - 1} of {parts}, got {index}")
     check_parts(planned, parts)
-    with _alone(folder):
+    with alone(folder):
         _claim(folder, sweep)
     write_table(folder, sweep)
+    lanes = sum(len(structure.lanes) for structure in planned)
+    mine = range(lanes * index // parts, lanes * (index + 1) // parts)
     for structure in planned:
-        _train(structure, folder, experiment, part, width, watching, note, lambda: write_table(folder, sweep))
+        _train(structure, mine, folder, experiment, width, watching, note, lambda: write_table(folder, sweep))
     return write_table(folder, sweep)
 
 
-def _train(structure, folder, experiment, part, width, watching, note, done) -> None:
-    """Train this part's lanes of a structure, in the waves that exist already and in new ones for the others."""
-    index, parts = part
-    first, last = (round(len(structure.lanes) * i / parts) for i in (index, index + 1))
-    mine = structure.lanes[first:last]
-    begun = list(_waves(folder))
+def _train(structure, mine, folder, experiment, width, watching, note, done) -> None:
+    """Train my lanes of a structure, in the waves that exist already, and in new ones where there are none."""
+    begun = list(waves_of(folder))
     covered = {i for low, high, _ in begun for i in range(low, high + 1)}
-    missing = [lane for lane in mine if lane.index not in covered]
+    missing = [lane for lane in structure.lanes if lane.index in mine and lane.index not in covered]
     waves = [
         [lane for lane in structure.lanes if low <= lane.index <= high]
         for low, high, path in begun
-        if mine and mine[0].index <= low <= mine[-1].index and not (path / "summary.json").is_file()
+        if low in mine and low in structure.indices() and not (path / "summary.json").is_file()
     ]
     trainer = None
     if missing:
         trainer = _widest(structure, missing, width, note)
-        size = len(trainer.config.seeds)
-        for stretch in _stretches(missing):
-            # Equally wide, so that they share what is compiled.
-            fair = -(-len(stretch) // -(-len(stretch) // size))
-            waves += [stretch[i : i + fair] for i in range(0, len(stretch), fair)]
+        waves += _cut(missing, len(trainer.config.seeds))
     while waves:
         wave = waves.pop(0)
         config = structure.part(wave)
@@ -112,11 +101,17 @@ def _train(structure, folder, experiment, part, width, watching, note, done) -> 
         except jax.errors.JaxRuntimeError as error:
             if "RESOURCE_EXHAUSTED" not in str(error) or len(wave) == 1:
                 raise
+            if checkpoints.steps(place / "checkpoints"):
+                raise UserError(
+                    f"out of memory with {len(wave)} lanes at once, which fitted before: something else takes the "
+                    "memory; free it, and the same command goes on"
+                ) from error
             half = len(wave) // 2
             note(f"out of memory with {len(wave)} lanes at once, so they are trained {half} at a time")
             shutil.rmtree(place)
-            waves = [wave[:half], wave[half:], *waves]
-            trainer = None
+            kept = [other for other in waves if _place(folder, other).exists()]
+            new = [lane for other in (wave, *waves) if other not in kept for lane in other]
+            waves, trainer = [*kept, *_cut(new, half)], None
         done()
 
 
@@ -172,23 +167,19 @@ def _place(folder: Path, wave: Sequence[Lane]) -> Path:
     return folder / "lanes" / f"{wave[0].index:06d}-{wave[-1].index:06d}"
 
 
-def _waves(folder: Path) -> Iterator[tuple[int, int, Path]]:
-    """List the waves that were begun: first lane, last lane, run folder."""
-    for path in sorted((folder / "lanes").glob("*-*")):
-        first, _, last = path.name.partition("-")
-        if first.isdecimal() and last.isdecimal() and (path / "config.json").is_file():
-            yield int(first), int(last), path
-
-
-def _stretches(lanes: Sequence[Lane]) -> list[list[Lane]]:
-    """Cut lanes where their indices have a gap."""
+def _cut(lanes: Sequence[Lane], size: int) -> list[list[Lane]]:
+    """Cut lanes into waves of at most `size`, equally wide, so that they share what is compiled, and without gaps."""
     stretches: list[list[Lane]] = []
     for lane in lanes:
         if stretches and lane.index == stretches[-1][-1].index + 1:
             stretches[-1].append(lane)
         else:
             stretches.append([lane])
-    return stretches
+    waves = []
+    for stretch in stretches:
+        fair = -(-len(stretch) // -(-len(stretch) // size))
+        waves += [stretch[i : i + fair] for i in range(0, len(stretch), fair)]
+    return waves
 
 
 def _claim(folder: Path, sweep: Sweep) -> None:
@@ -198,100 +189,10 @@ def _claim(folder: Path, sweep: Sweep) -> None:
     if path.is_file():
         theirs = load(folder)
         if theirs != sweep:
-            ours, others = configs.flat(sweep.base), configs.flat(theirs.base)
-            changed = [name for name in ours.keys() | others.keys() if ours.get(name) != others.get(name)]
-            what = ", ".join(sorted(changed)) or "axes or design"
+            what = "; ".join(configs.difference(sweep.base, theirs.base)) or "axes or design"
             raise UserError(f"{folder} holds another sweep, which differs in {what}; choose another name")
         return
     if any(path.name != ".lock" for path in folder.iterdir()):
         raise UserError(f"{folder} holds other files and is no sweep; choose another name")
     (folder / "lanes").mkdir(parents=True, exist_ok=True)
     write_text(path, text)
-
-
-def load(folder: str | os.PathLike) -> Sweep:
-    """Read which sweep a folder holds; raises ValueError where it is none."""
-    path = Path(folder) / "sweep.json"
-    try:
-        return configs.from_json(json.loads(path.read_text()), Sweep)
-    except UNREADABLE as error:
-        raise UserError(f"{path} cannot be read as a sweep: {first_line(error)}") from error
-
-
-def write_table(folder: Path, sweep: Sweep) -> list[Row]:
-    """Write sweep.csv anew from what there is, and give its rows."""
-    with _alone(folder):
-        found = rows(folder, sweep)
-        text = io.StringIO()
-        writer = csv.DictWriter(text, list(found[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(found)
-        write_text(folder / "sweep.csv", text.getvalue())
-    return found
-
-
-def _alone(folder: Path) -> FileLock:
-    """Keep other processes of the same sweep from writing the same file."""
-    folder.mkdir(parents=True, exist_ok=True)
-    return FileLock(folder / ".lock")
-
-
-def rows(folder: str | os.PathLike, sweep: Sweep) -> list[Row]:
-    """Read what each lane gave.
-
-    Returns:
-      one dict per lane, all with the same keys: "lane", "seed", the axes by name, "status", "steps" made,
-      "seconds", its share by steps of the time that its wave ran, without compiling (None where that was resumed),
-      "step_of_<metric>_<threshold>" for each of `runs.THRESHOLDS`, and "final_<metric>"; None where it is not known,
-      or was not reached.
-    """
-    results: dict[int, dict[str, Any]] = {}
-    status: dict[int, str] = {}
-    seconds: dict[int, float] = {}
-    for first, last, path in _waves(Path(folder)):
-        status |= dict.fromkeys(range(first, last + 1), UNFINISHED)
-        if (path / "summary.json").is_file():
-            summary = json.loads((path / "summary.json").read_text())
-            lanes = summary["lanes"]
-            results |= dict(zip(range(first, last + 1), lanes, strict=True))
-            made = sum(lane["steps"] for lane in lanes)
-            if made == summary["lane_steps_made"]:
-                seconds |= {first + i: summary["run_seconds"] * lane["steps"] / made for i, lane in enumerate(lanes)}
-    found = []
-    for structure in structures(sweep):
-        for lane in structure.lanes:
-            result = results.get(lane.index, {})
-            row: Row = {"lane": lane.index, "seed": lane.seed} | lane.setting
-            row["status"] = result.get("status", status.get(lane.index, WAITING))
-            row["steps"] = result.get("steps")
-            row["seconds"] = round(seconds[lane.index], 3) if lane.index in seconds else None
-            for metric, threshold in runs.THRESHOLDS:
-                sign = ">=" if metric.endswith("accuracy") else "<="
-                row[f"step_of_{metric}_{threshold:g}"] = result.get(f"step of {metric} {sign} {threshold:g}")
-            for metric in ("train_loss", "train_accuracy", "test_loss", "test_accuracy"):
-                row[f"final_{metric}"] = result.get(f"final {metric}")
-            found.append(row)
-    return found
-
-
-def lane_curves(folder: str | os.PathLike, *names: str) -> dict[str, dict[int, tuple[np.ndarray, np.ndarray]]]:
-    """Read metrics of every lane begun, thinned: by name and lane (steps, values), measured ones only.
-
-    Args:
-      folder: of the sweep.
-      names: of the metrics, such as "test_loss".
-    """
-    found: dict[str, dict[int, tuple[np.ndarray, np.ndarray]]] = {name: {} for name in names}
-    for first, _, path in _waves(Path(folder)):
-        try:
-            metrics = runs.load(path).metrics
-        except UserError:
-            continue  # It has not recorded anything yet.
-        for name in names:
-            for i, values in enumerate(metrics[name]):
-                if (known := np.flatnonzero(~np.isnan(values))).size:
-                    step = metrics["step"][known]
-                    wanted = np.geomspace(1, step[-1] + 1, _POINTS).round() - 1
-                    keep = np.unique(np.searchsorted(step, wanted).clip(max=len(step) - 1))
-                    found[name][first + i] = step[keep], values[known][keep]
-    return found

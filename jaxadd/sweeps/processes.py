@@ -5,12 +5,13 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 
 from jaxadd import config as configs
 from jaxadd.errors import UserError
-from jaxadd.sweeps import Sweep, check_parts, structures
+from jaxadd.sweeps.design import Sweep, check_parts, structures
 
 
 def part_of(text: str) -> tuple[int, int]:
@@ -21,7 +22,7 @@ def part_of(text: str) -> tuple[int, int]:
     return int(index), int(parts)
 
 
-def join(coordinator: str | None, count: int, index: int, sweep: Sweep) -> tuple[int, int] | None:
+def join(coordinator: str | None, count: int, index: int, sweep: Sweep, folder: Path) -> tuple[int, int] | None:
     """Join the other processes of `jax.distributed`, agree with them on the sweep, and give this one's part of it.
 
     Lanes never look at each other, so after this the processes work by themselves: one that is killed stops no other.
@@ -31,6 +32,7 @@ def join(coordinator: str | None, count: int, index: int, sweep: Sweep) -> tuple
       count: processes.
       index: of this one.
       sweep: what this process was told to do.
+      folder: where, by the name that all of them give it.
 
     Returns:
       (index, count); None without a coordinator.
@@ -45,10 +47,10 @@ def join(coordinator: str | None, count: int, index: int, sweep: Sweep) -> tuple
     if not 0 <= index < count:
         raise UserError(f"--process must be from 0 to {count - 1}, got {index}")
     check_parts(structures(sweep), count)
-    text = json.dumps(configs.to_json(sweep), sort_keys=True)
+    text = json.dumps([configs.to_json(sweep), str(folder)], sort_keys=True)
     digest = hashlib.sha256(text.encode()).hexdigest()
     # In a process of its own, so that this one never waits for another again, and on its CPU.
-    command = [sys.executable, "-m", "jaxadd.processes", coordinator, str(count), str(index), digest]
+    command = [sys.executable, "-m", "jaxadd.sweeps.processes", coordinator, str(count), str(index), digest]
     asked = subprocess.run(
         command, env=os.environ | {"JAX_PLATFORMS": "cpu"}, capture_output=True, text=True, check=False
     )
@@ -58,8 +60,8 @@ def join(coordinator: str | None, count: int, index: int, sweep: Sweep) -> tuple
     theirs = json.loads(asked.stdout.splitlines()[-1])
     if other := [i for i in range(count) if theirs[i] != theirs[0]]:
         raise UserError(
-            f"the processes were told different sweeps: {', '.join(map(str, other))} differ from process 0; "
-            "start all with the same arguments"
+            f"the processes were told different sweeps or folders: {', '.join(map(str, other))} differ from "
+            "process 0; start all with the same arguments"
         )
     return index, count
 

@@ -1,0 +1,136 @@
+"""Read what a sweep has given so far: its table, the curves of its lanes, and when they reached something."""
+
+import csv
+import io
+import json
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import FileLock
+
+from jaxadd import config as configs
+from jaxadd import runs
+from jaxadd.analysis.outcomes import Survival, kaplan_meier
+from jaxadd.errors import UserError
+from jaxadd.files import UNREADABLE, first_line, write_text
+from jaxadd.sweeps.design import Sweep, structures
+
+Row = dict[str, Any]
+WAITING, UNFINISHED = "waiting", "unfinished"
+_POINTS = 400  # of a lane's curve, evenly spaced in the logarithm of the step
+
+
+def load(folder: str | os.PathLike) -> Sweep:
+    """Read which sweep a folder holds; raises ValueError where it is none."""
+    path = Path(folder) / "sweep.json"
+    try:
+        return configs.from_json(json.loads(path.read_text()), Sweep)
+    except UNREADABLE as error:
+        raise UserError(f"{path} cannot be read as a sweep: {first_line(error)}") from error
+
+
+def waves_of(folder: Path) -> Iterator[tuple[int, int, Path]]:
+    """List the waves that were begun: first lane, last lane, run folder."""
+    for path in sorted((folder / "lanes").glob("*-*")):
+        first, _, last = path.name.partition("-")
+        if first.isdecimal() and last.isdecimal() and (path / "config.json").is_file():
+            yield int(first), int(last), path
+
+
+def write_table(folder: Path, sweep: Sweep) -> list[Row]:
+    """Write sweep.csv anew from what there is, and give its rows."""
+    with alone(folder):
+        found = rows(folder, sweep)
+        text = io.StringIO()
+        writer = csv.DictWriter(text, list(found[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(found)
+        write_text(folder / "sweep.csv", text.getvalue())
+    return found
+
+
+def alone(folder: Path) -> FileLock:
+    """Keep other processes of the same sweep from writing the same file."""
+    folder.mkdir(parents=True, exist_ok=True)
+    return FileLock(folder / ".lock")
+
+
+def column(metric: str, threshold: float) -> str:
+    """Name the column of the first step at which a metric reached a threshold."""
+    return f"step_of_{metric}_{threshold:g}"
+
+
+def rows(folder: str | os.PathLike, sweep: Sweep) -> list[Row]:
+    """Read what each lane gave.
+
+    Returns:
+      one dict per lane, all with the same keys: "lane", "seed", the axes by name, "status", "steps" made,
+      "seconds", its share by steps of the time that its wave ran, without compiling (None where that was resumed),
+      "step_of_<metric>_<threshold>" for each of `runs.thresholds`, and "final_<metric>"; None where it is not known,
+      or was not reached.
+    """
+    results: dict[int, dict[str, Any]] = {}
+    status: dict[int, str] = {}
+    seconds: dict[int, float] = {}
+    for first, last, path in waves_of(Path(folder)):
+        status |= dict.fromkeys(range(first, last + 1), UNFINISHED)
+        if (path / "summary.json").is_file():
+            summary = json.loads((path / "summary.json").read_text())
+            lanes = summary["lanes"]
+            results |= dict(zip(range(first, last + 1), lanes, strict=True))
+            made = sum(lane["steps"] for lane in lanes)
+            if made == summary["lane_steps_made"]:
+                seconds |= {first + i: summary["run_seconds"] * lane["steps"] / made for i, lane in enumerate(lanes)}
+    found = []
+    for structure in structures(sweep):
+        for lane in structure.lanes:
+            result = results.get(lane.index, {})
+            row: Row = {"lane": lane.index, "seed": lane.seed} | lane.setting
+            row["status"] = result.get("status", status.get(lane.index, WAITING))
+            row["steps"] = result.get("steps")
+            row["seconds"] = round(seconds[lane.index], 3) if lane.index in seconds else None
+            for metric, threshold in runs.thresholds(sweep.base):
+                sign = ">=" if metric.endswith("accuracy") else "<="
+                row[column(metric, threshold)] = result.get(f"step of {metric} {sign} {threshold:g}")
+            for metric in ("train_loss", "train_accuracy", "test_loss", "test_accuracy"):
+                row[f"final_{metric}"] = result.get(f"final {metric}")
+            found.append(row)
+    return found
+
+
+def lane_curves(folder: str | os.PathLike, *names: str) -> dict[str, dict[int, tuple[np.ndarray, np.ndarray]]]:
+    """Read metrics of every lane begun, thinned: by name and lane (steps, values), measured ones only.
+
+    Args:
+      folder: of the sweep.
+      names: of the metrics, such as "test_loss".
+    """
+    found: dict[str, dict[int, tuple[np.ndarray, np.ndarray]]] = {name: {} for name in names}
+    for first, _, path in waves_of(Path(folder)):
+        try:
+            metrics = runs.load(path).metrics
+        except UserError:
+            continue  # It has not recorded anything yet.
+        for name in names:
+            for i, values in enumerate(metrics[name]):
+                if (known := np.flatnonzero(~np.isnan(values))).size:
+                    step = metrics["step"][known]
+                    wanted = np.geomspace(1, step[-1] + 1, _POINTS).round() - 1
+                    keep = np.unique(np.searchsorted(step, wanted).clip(max=len(step) - 1))
+                    found[name][first + i] = step[keep], values[known][keep]
+    return found
+
+
+def survival(rows: Sequence[Row], reached: str, steps: int) -> Survival:
+    """Estimate the share of lanes left before a threshold.
+
+    Args:
+      rows: the lanes, as `rows` gives them.
+      reached: the column with the step of it, see `column`.
+      steps: of the config: a lane that diverged counts as one that had not come so far by then, for it never will.
+    """
+    ended = [steps if row["status"] == "diverged" else row["steps"] for row in rows]
+    return kaplan_meier([row[reached] for row in rows], ended)
