@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from jaxadd.analysis.outcomes import OUTCOMES, Survival, or_never
-from jaxadd.figures.style import ABSENT, PALETTE, SEQUENTIAL, brief, colour_bar, new_figure, panels, styled
+from jaxadd.figures.style import ABSENT, PALETTE, SEQUENTIAL, colour_bar, new_figure, panels, styled
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -107,6 +107,7 @@ def phase_diagram(
     """
     from matplotlib.colors import ListedColormap, LogNorm
     from matplotlib.patches import Patch
+    from matplotlib.ticker import LogLocator
 
     count = len(steps)
     figure = new_figure((2.0 + 2.7 * count, 6.0), title)
@@ -117,8 +118,8 @@ def phase_diagram(
         above, below = axes[:, k]
         for ax in (above, below):
             ax.grid(visible=False)
-            ax.set_xticks(range(len(x)), [brief(v) if isinstance(v, float) else str(v) for v in x], rotation=45)
-            ax.set_yticks(range(len(y)), [brief(v) if isinstance(v, float) else str(v) for v in y])
+            ax.set_xticks(range(len(x)), [f"{v:g}" for v in x], rotation=45)
+            ax.set_yticks(range(len(y)), [f"{v:g}" for v in y])
         above.set_facecolor(ABSENT)
         drawn = above.imshow(
             np.ma.masked_invalid(steps[k]), origin="lower", norm=norm, cmap=SEQUENTIAL, aspect="auto"
@@ -136,7 +137,8 @@ def phase_diagram(
             above.set_title(f"{panels_by[0]} {panels_by[1][k]}")
     for row in axes[:, 0]:
         row.set_ylabel(names[1])
-    colour_bar(figure, drawn, axes[0, -1], "median step to 99 % test\n(grey: most lanes never)")
+    label = "median step to 99 % test\n(grey: most lanes never)"
+    colour_bar(figure, drawn, axes[0, -1], label, ticks=LogLocator(subs=(1, 2, 5)), format="{x:,.0f}")
     figure.legend(
         handles=[Patch(color=c, label=o) for c, o in zip(_OUTCOME_COLOURS, OUTCOMES, strict=True)],
         loc="outside lower center",
@@ -181,6 +183,8 @@ def fractions(
       published: step by fraction.
       title: of the figure.
     """
+    from matplotlib.ticker import LogLocator
+
     figure = new_figure((6.4, 4.2), title)
     ax = figure.subplots()
     for x, values in zip(fraction, steps, strict=True):
@@ -198,6 +202,8 @@ def fractions(
     ax.plot(fraction, np.where(np.isfinite(middle), middle, np.nan), color=PALETTE[0], lw=1.4, label="median")
     ax.plot(list(published), list(published.values()), "x", ms=7, color=PALETTE[1], label="published, one run each")
     ax.set(yscale="log", xlabel="share of the pairs trained on", ylabel="step of test loss < 1")
+    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     ax.yaxis.set_major_formatter("{x:,.0f}")
+    ax.minorticks_off()
     ax.legend()
     return figure
