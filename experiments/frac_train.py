@@ -42,15 +42,16 @@ def conclude(sweep: Sweep, folder: Path, rows: Sequence[Row]) -> cli.Findings:
     """Set every share's seeds beside the published run."""
     shares = sorted({row[AXIS] for row in rows})
     steps = [[row["step_of_test_loss_1"] for row in rows if row[AXIS] == share] for share in shares]
+    comparable = sweep.base.task == Modular()
+    published = {share: step for share, step in PUBLISHED.items() if comparable and share in shares}
     table = [("share trained on", "step of test loss < 1, median (range)", "published, one run", "inside the range")]
     for share, values in zip(reversed(shares), reversed(steps), strict=True):
         known = or_never(values)
-        theirs = PUBLISHED.get(share)
+        theirs = published.get(share)
         inside = "" if theirs is None else "yes" if known.min() <= theirs <= known.max() else "no"
         table.append((f"{share:g}", report.spread(values), f"{theirs:,}" if theirs else "", inside))
     text = f"{len(sweep.base.seeds)} seeds, evaluated every {sweep.base.eval_every} steps\n{report.table(table)}"
     title = f"a + b mod {sweep.base.task.p}, {len(sweep.base.seeds)} seeds"
-    published = {share: step for share, step in PUBLISHED.items() if share in shares}
     return cli.Findings({"fractions": figures.fractions(shares, steps, published, title)}, text)
 
 

@@ -1,6 +1,8 @@
 """Submit a sweep to a Slurm cluster as a job array, each task its own part; or run the same tasks here."""
 
+import importlib.util
 import shlex
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -53,7 +55,11 @@ def main(options: Submit) -> int:
         import submitit
     except ModuleNotFoundError as error:
         raise UserError("submitit is not installed; add --extra slurm to uv run") from error
-    module, *arguments = shlex.split(options.command)
+    module, *arguments = shlex.split(options.command) or [""]
+    if not module.startswith("experiments.") or importlib.util.find_spec(module) is None:
+        raise UserError(
+            f"the command begins with the module of a sweep, such as experiments.seed_sweep, got {module!r}"
+        )
     if options.parts < 1:
         raise UserError(f"an array has at least one task, got {options.parts}")
     if "--part" in arguments:
@@ -61,6 +67,8 @@ def main(options: Submit) -> int:
     commands = [
         [sys.executable, "-m", module, *arguments, "--part", f"{i}/{options.parts}"] for i in range(options.parts)
     ]
+    if options.cluster == "slurm" and shutil.which("srun") is None:
+        raise UserError("this machine has no Slurm; --cluster local runs the tasks here")
     executor = submitit.AutoExecutor(folder=options.logs, cluster=options.cluster)
     asked = {"timeout_min": round(60 * options.hours), "cpus_per_task": options.cpus, "mem_gb": options.memory}
     asked |= {"gpus_per_node": options.gpus} if options.gpus else {}

@@ -86,6 +86,8 @@ class Contest:
     """a network of a few neurons, to see that all runs"""
 
     def __post_init__(self) -> None:
+        if not self.recipes:
+            raise UserError(f"no recipe takes part; there are {', '.join(RECIPES)}")
         if unknown := [name for name in self.recipes if name not in RECIPES]:
             raise UserError(f"no recipe is named {', '.join(unknown)}; there are {', '.join(RECIPES)}")
 

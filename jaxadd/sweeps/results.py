@@ -78,11 +78,16 @@ def rows(folder: str | os.PathLike, sweep: Sweep) -> list[Row]:
     for first, last, path in waves_of(Path(folder)):
         status |= dict.fromkeys(range(first, last + 1), UNFINISHED)
         if (path / "summary.json").is_file():
-            summary = json.loads((path / "summary.json").read_text())
-            lanes = summary["lanes"]
-            results |= dict(zip(range(first, last + 1), lanes, strict=True))
+            try:
+                summary = json.loads((path / "summary.json").read_text())
+                lanes = summary["lanes"]
+                results |= dict(zip(range(first, last + 1), lanes, strict=True))
+            except (*UNREADABLE, TypeError) as error:
+                raise UserError(
+                    f"{path / 'summary.json'} is damaged ({first_line(error)}); without it, the same command mends it"
+                ) from error
             made = sum(lane["steps"] for lane in lanes)
-            if made == summary["lane_steps_made"]:
+            if made and made == summary["lane_steps_made"]:
                 seconds |= {first + i: summary["run_seconds"] * lane["steps"] / made for i, lane in enumerate(lanes)}
     found = []
     for structure in structures(sweep):

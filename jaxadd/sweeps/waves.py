@@ -63,6 +63,8 @@ def run(
     if not 0 <= index < parts:
         raise UserError(f"a part is one of 0 to {parts - 1} of {parts}, got {index}")
     check_parts(planned, parts)
+    if width is not None and width < 1:
+        raise UserError(f"width must be at least 1, got {width}")
     with alone(folder):
         _claim(folder, sweep)
     write_table(folder, sweep)
@@ -118,8 +120,6 @@ def _train(structure, mine, folder, experiment, width, watching, note, done) -> 
 def _widest(structure: Structure, lanes: Sequence[Lane], width: int | None, note: Note) -> Trainer:
     """Make a trainer of as many lanes as fit the memory, by what the compiler says of it."""
     if width is not None:
-        if width < 1:
-            raise UserError(f"width must be at least 1, got {width}")
         return Trainer(structure.part(lanes[:width]))
     count = len(lanes)
     while True:
