@@ -10,7 +10,7 @@ start each with its own --recipes and the same --name, then the same without --r
 import dataclasses
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -82,7 +82,7 @@ class Contest:
     """updates at most"""
     seeds: tuple[int, ...] = tuple(range(8))
     """of the repetition; the search takes the one after the last"""
-    tiny: bool = field(default=False)
+    tiny: bool = False
     """a network of a few neurons, to see that all runs"""
 
     def __post_init__(self) -> None:

@@ -124,14 +124,12 @@ def main(module: str, about: str, presets: Mapping[str, RunConfig], conclude: Co
     Returns:
       the exit status: 0; 2 where the user has something to mend; 130 when interrupted.
     """
-    argv = sys.argv[1:]
 
-    def experiment() -> int:
-        arguments, folder = _parse(module, about, presets, argv)
+    def action(arguments: _Arguments, folder: Path) -> int:
         print(f"{about.strip()}\n")
         return run(module.rpartition(".")[2], Trainer(arguments.config), folder, conclude)
 
-    return _guard(experiment, "; the same command goes on from the last checkpoint")
+    return _experiment(module, about, presets, action)
 
 
 def study(
@@ -154,10 +152,8 @@ def study(
     Returns:
       the exit status, as for `main`.
     """
-    argv = sys.argv[1:]
 
-    def action() -> int:
-        arguments, folder = _parse(module, about, presets, argv)
+    def action(arguments: _Arguments, folder: Path) -> int:
         arms = arguments.config.arms()
         if not arms:
             raise UserError("this study has no runs")
@@ -171,7 +167,7 @@ def study(
         show(folder, conclude(arguments.config, records))
         return 0
 
-    return _guard(action, "; the same command goes on from the last checkpoint")
+    return _experiment(module, about, presets, action)
 
 
 def sweep(
@@ -196,10 +192,8 @@ def sweep(
     Returns:
       the exit status, as for `main`.
     """
-    argv = sys.argv[1:]
 
-    def action() -> int:
-        arguments, folder = _parse(module, about, presets, argv, _SweepArguments)
+    def action(arguments: _SweepArguments, folder: Path) -> int:
         workers, planned = arguments.workers, arguments.config.sweep()
         axes = [axis.name for axis in planned.axes]
         if needs and set(axes) != set(needs):
@@ -231,7 +225,7 @@ def sweep(
         print(f"{'table':<{report.INDENT}}{folder / 'sweep.csv'}")
         return 0
 
-    return _guard(action, "; the same command goes on from the last checkpoint")
+    return _experiment(module, about, presets, action, _SweepArguments)
 
 
 def contest(
@@ -251,15 +245,13 @@ def contest(
     Returns:
       the exit status, as for `main`.
     """
-    argv = sys.argv[1:]
 
-    def action() -> int:
-        arguments, folder = _parse(module, about, presets, argv)
+    def action(arguments: _Arguments, folder: Path) -> int:
         print(f"{about.strip()}\n\n{'folder':<{report.INDENT}}{folder}")
         show(folder, contend(arguments.config, folder, _watching))
         return 0
 
-    return _guard(action, "; the same command goes on from the last checkpoint")
+    return _experiment(module, about, presets, action)
 
 
 def _watching(label: str, total: int | None = None) -> Callable:
@@ -315,6 +307,21 @@ def show(folder: Path, findings: Findings) -> None:
     print(f"{'folder':<{report.INDENT}}{folder}")
 
 
+def _experiment(
+    module: str,
+    about: str,
+    presets: Mapping[str, Any],
+    action: Callable[[Any, Path], int],
+    kind: type = _Arguments,
+) -> int:
+    """Act on the process's arguments, read as `kind`, and the folder that follows from them."""
+    argv = sys.argv[1:]
+    return _guard(
+        lambda: action(*_parse(module, about, presets, argv, kind)),
+        "; the same command goes on from the last checkpoint",
+    )
+
+
 def _guard(action: Callable[[], int], after_interrupt: str = "") -> int:
     """Act; what the user can mend becomes one line on standard error and status 2."""
     try:
@@ -327,9 +334,7 @@ def _guard(action: Callable[[], int], after_interrupt: str = "") -> int:
         return 130
 
 
-def _parse(
-    module: str, about: str, presets: Mapping[str, Config], argv: list[str], kind: type = _Arguments
-) -> tuple[Any, Path]:
+def _parse(module: str, about: str, presets: Mapping[str, Config], argv: list[str], kind: type) -> tuple[Any, Path]:
     """Read the arguments, and choose the folder, named after the preset and what was changed of it by default."""
     preset, *rest = argv if argv and not argv[0].startswith("-") else [next(iter(presets)), *argv]
     if preset not in presets:

@@ -94,6 +94,7 @@ def fit(
     recorder = _Recorder(metrics, state, eval_every, last)
     step = first = int(jnp.max(jnp.where(state.status == RUNNING, state.step, -1)))
     running = first >= 0
+    lanes, own = np.arange(len(before)), trainer
     compile_seconds, run_seconds, pace, pending, clock = trainer.compile_seconds, 0.0, 1, None, time.perf_counter()
 
     def settle() -> None:
@@ -101,12 +102,10 @@ def fit(
         nonlocal running, run_seconds, pace, pending, clock
         if pending is None:
             return
-        lanes, start, asked, *outputs = pending
+        start, asked, *outputs = pending
         pending = None
-        rows, taken, report = jax.device_get(outputs)
+        rows, taken, report = own.trim(jax.device_get(outputs))
         report["rows"] = int(report["rows"].max())
-        rows, taken = ({name: x[: len(lanes)] for name, x in part.items()} for part in (rows, taken))
-        report |= {name: report[name][: len(lanes)] for name in ("step", "status")}
         recorder.add(start, lanes, rows, taken, report)
         seconds, clock = time.perf_counter() - clock, time.perf_counter()
         run_seconds += seconds
@@ -120,9 +119,10 @@ def fit(
     while running and step < end:
         place = bisect.bisect_right(save_at, step)
         due = save_at[place] if place < len(save_at) else end
-        lanes, until_others = trainer.active(state, step)
+        active, until_others = trainer.active(state, step)
         stop = min(end, due, until_others)
-        own = trainer.of_lanes(lanes)
+        if not np.array_equal(active, lanes):
+            lanes, own = active, trainer.of_lanes(active)
         part = own.place(state if own is trainer else take(state, lanes))
         compiled = own.compile_seconds
         while running and step < stop:
@@ -132,7 +132,7 @@ def fit(
                 compile_seconds += own.compile_seconds - compiled
                 compiled, clock = own.compile_seconds, time.perf_counter()
             settle()
-            pending = (lanes, step, count, *outputs)
+            pending = (step, count, *outputs)
             step += count
         settle()
         part = own.trim(part)

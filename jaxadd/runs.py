@@ -39,6 +39,7 @@ from jaxadd.trees import flatten
 
 STATUS = {RUNNING: "finished", STOPPED: "stopped at its threshold", DIVERGED: "diverged"}
 THRESHOLDS = (("train_accuracy", 0.99), ("test_accuracy", 0.99), ("train_loss", 0.1), ("test_loss", 1.0))
+FINAL = ("train_loss", "train_accuracy", "test_loss", "test_accuracy")  # Told of a lane as "final <metric>".
 Note = Callable[[str], None]
 
 
@@ -320,6 +321,11 @@ def thresholds(config: RunConfig) -> list[tuple[str, float]]:
     return list(dict.fromkeys((*THRESHOLDS, *own)))
 
 
+def step_of(metric: str, threshold: float) -> str:
+    """Name the entry of a lane's summary that tells the first step at which a metric reached a threshold."""
+    return f"step of {metric} {'>=' if metric.endswith('accuracy') else '<='} {threshold:g}"
+
+
 def summarise(config: RunConfig, result: Result) -> dict[str, Any]:
     """Compute the headline numbers of a run, per lane, as plain data."""
     metrics, status, step = result.metrics, np.asarray(result.state.status), np.asarray(result.state.step)
@@ -330,9 +336,8 @@ def summarise(config: RunConfig, result: Result) -> dict[str, Any]:
         for name, threshold in thresholds(config):
             values = metrics[name][s]
             reached = values >= threshold if name.endswith("accuracy") else values <= threshold
-            sign = ">=" if name.endswith("accuracy") else "<="
-            lane[f"step of {name} {sign} {threshold:g}"] = int(metrics["step"][reached][0]) if reached.any() else None
-        for name in ("train_loss", "train_accuracy", "test_loss", "test_accuracy"):
+            lane[step_of(name, threshold)] = int(metrics["step"][reached][0]) if reached.any() else None
+        for name in FINAL:
             value = float(metrics[name][s, end])
             lane[f"final {name}"] = value if np.isfinite(value) else None
         lanes.append(lane)

@@ -64,6 +64,7 @@ class Trainer:
         # Lanes never look at each other, so each process trains on its own devices, and no device waits for another.
         devices = jax.local_devices()[: len(config.seeds)]
         self.mesh = Mesh(np.array(devices), ("lanes",))
+        self._over_devices = NamedSharding(self.mesh, P("lanes"))
         self._hyper, self._lane_data = self._spread(self.hyper), self._spread(self.data.lane)
         self.compile_seconds = 0.0
         self._compiled: dict[int, Any] = {}  # By the number of lanes.
@@ -78,7 +79,7 @@ class Trainer:
             return TrainState(params, hyper.transform().init(params), data_key, jnp.int32(0), jnp.int32(RUNNING))
 
         # Each device draws its own lanes where they divide, so that none holds those of all.
-        where = NamedSharding(self.mesh, P("lanes")) if self._rows() == len(self.config.seeds) else None
+        where = self._over_devices if self._rows() == len(self.config.seeds) else None
         drawn = jax.jit(jax.vmap(lane), out_shardings=where)
         return drawn(self.hyper, jnp.asarray(self.config.seeds, jnp.uint32))
 
@@ -100,7 +101,7 @@ class Trainer:
         lanes, rows = len(self.config.seeds), self._rows()
         if rows != lanes:
             tree = jax.tree.map(lambda x: x[np.minimum(np.arange(rows), lanes - 1)], tree)
-        return jax.device_put(tree, NamedSharding(self.mesh, P("lanes")))
+        return jax.device_put(tree, self._over_devices)
 
     def objective(self, params: Params, batch: Batch, hyper: Hyper) -> tuple[jax.Array, tuple]:
         """Compute what one lane minimises, a scalar, and beside it what `loss` gives."""
@@ -217,7 +218,7 @@ class Trainer:
         """Give the bytes that the compiled chunk takes on each device, by the compiler's own analysis."""
         lanes = len(self.config.seeds)
         if lanes not in self._compiled:
-            rows, where = self._rows(), NamedSharding(self.mesh, P("lanes"))
+            rows, where = self._rows(), self._over_devices
             state = jax.tree.map(
                 lambda x: jax.ShapeDtypeStruct((rows, *x.shape[1:]), x.dtype, sharding=where), self.abstract_state()
             )

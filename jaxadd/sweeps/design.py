@@ -179,11 +179,14 @@ def structures(sweep: Sweep) -> list[Structure]:
     return found
 
 
-def check_parts(planned: Sequence[Structure], parts: int) -> None:
-    """Raise ValueError where there are more parts than lanes to share."""
+def share(planned: Sequence[Structure], index: int, parts: int) -> range:
+    """Give the indices of the lanes in one of several equal parts; raises ValueError where lanes are too few."""
     lanes = sum(len(structure.lanes) for structure in planned)
+    if not 0 <= index < parts:
+        raise UserError(f"a part is one of 0 to {parts - 1} of {parts}, got {index}")
     if parts > lanes:
         raise UserError(f"{parts} processes cannot share {lanes} lanes; start at most {lanes}")
+    return range(lanes * index // parts, lanes * (index + 1) // parts)
 
 
 def axis_of(text: str, base: RunConfig) -> Axis:

@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxadd import config as configs
 from jaxadd.errors import UserError
-from jaxadd.sweeps.design import Sweep, check_parts, structures
+from jaxadd.sweeps.design import Sweep, share, structures
 
 
 def part_of(text: str) -> tuple[int, int]:
@@ -46,7 +46,7 @@ def join(coordinator: str | None, count: int, index: int, sweep: Sweep, folder: 
         return None
     if not 0 <= index < count:
         raise UserError(f"--process must be from 0 to {count - 1}, got {index}")
-    check_parts(structures(sweep), count)
+    share(structures(sweep), index, count)  # For what it refuses.
     text = json.dumps([configs.to_json(sweep), str(folder)], sort_keys=True)
     digest = hashlib.sha256(text.encode()).hexdigest()
     # In a process of its own, so that this one never waits for another again, and on its CPU.

@@ -98,9 +98,8 @@ def rows(folder: str | os.PathLike, sweep: Sweep) -> list[Row]:
             row["steps"] = result.get("steps")
             row["seconds"] = round(seconds[lane.index], 3) if lane.index in seconds else None
             for metric, threshold in runs.thresholds(sweep.base):
-                sign = ">=" if metric.endswith("accuracy") else "<="
-                row[column(metric, threshold)] = result.get(f"step of {metric} {sign} {threshold:g}")
-            for metric in ("train_loss", "train_accuracy", "test_loss", "test_accuracy"):
+                row[column(metric, threshold)] = result.get(runs.step_of(metric, threshold))
+            for metric in runs.FINAL:
                 row[f"final_{metric}"] = result.get(f"final {metric}")
             found.append(row)
     return found

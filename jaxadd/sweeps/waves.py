@@ -21,7 +21,7 @@ from jaxadd import checkpoints, runs
 from jaxadd import config as configs
 from jaxadd.errors import UserError
 from jaxadd.files import write_text
-from jaxadd.sweeps.design import Lane, Structure, Sweep, check_parts, structures
+from jaxadd.sweeps.design import Lane, Structure, Sweep, share, structures
 from jaxadd.sweeps.results import Row, alone, load, waves_of, write_table
 from jaxadd.train import METRICS, Trainer
 
@@ -59,17 +59,12 @@ def run(
     """
     folder = Path(folder)
     planned = structures(sweep)
-    index, parts = part
-    if not 0 <= index < parts:
-        raise UserError(f"a part is one of 0 to {parts - 1} of {parts}, got {index}")
-    check_parts(planned, parts)
+    mine = share(planned, *part)
     if width is not None and width < 1:
         raise UserError(f"width must be at least 1, got {width}")
     with alone(folder):
         _claim(folder, sweep)
     write_table(folder, sweep)
-    lanes = sum(len(structure.lanes) for structure in planned)
-    mine = range(lanes * index // parts, lanes * (index + 1) // parts)
     for structure in planned:
         _train(structure, mine, folder, experiment, width, watching, note, lambda: write_table(folder, sweep))
     return write_table(folder, sweep)
