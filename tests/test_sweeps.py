@@ -16,7 +16,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxadd import runs, sweeps
+from jaxadd import figures, runs, sweeps
 from jaxadd.config import Stop, hyper
 from jaxadd.fit import fit
 from jaxadd.sweeps import Axis, Sweep, axis_of, processes, waves
@@ -363,6 +363,13 @@ def test_the_chunk_has_no_collective_and_padding_does_not_show(tiny, tmp_path):
     with np.load(tmp_path / "8.npz") as eight:
         for name in eight:
             np.testing.assert_allclose(eight[name], one[name], rtol=1e-4, atol=1e-5, err_msg=name)
+
+
+def test_every_setting_is_drawn_however_many_there_are():
+    step = np.arange(1, 20)
+    curves = {f"setting {i}": [(step, 1.0 / (step + i))] for i in range(30)}
+    figure = figures.lane_bands(curves, curves, "title")
+    assert [len(ax.lines) for ax in figure.axes[:2]] == [30, 30]
 
 
 @pytest.mark.parametrize(

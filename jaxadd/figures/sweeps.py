@@ -31,8 +31,8 @@ def lane_bands(loss: Mapping[str, Curves], accuracy: Mapping[str, Curves], title
     """
     figure, (left, right) = panels(2, title, log_steps=True, width=5.0)
     for ax, curves in ((left, loss), (right, accuracy)):
-        for (name, lanes), colour in zip(curves.items(), PALETTE, strict=False):
-            _bands(ax, lanes, colour, name)
+        for i, (name, lanes) in enumerate(curves.items()):
+            _bands(ax, lanes, PALETTE[i % len(PALETTE)], name)
     left.set(yscale="log", ylabel="cross-entropy, nats", title="loss")
     right.set(ylim=(-0.03, 1.03), ylabel="share answered rightly", title="accuracy")
     left.legend(title="median, 25 to 75 %, 5 to 95 %", title_fontsize=8, fontsize=9)
