@@ -13,6 +13,7 @@ from pathlib import Path
 
 from jaxadd import cli, figures, report
 from jaxadd.analysis.outcomes import or_never
+from jaxadd.arguments import SweepConfig
 from jaxadd.config import RunConfig, Stop
 from jaxadd.sweeps import Row, Sweep
 from jaxadd.tasks import Modular
@@ -30,9 +31,9 @@ def _axis(fractions: Sequence[float]) -> tuple[str]:
 
 
 PRESETS = {
-    "quick": cli.SweepConfig(BASE, _axis([f for f in PUBLISHED if f >= 0.4])),
-    "published": cli.SweepConfig(BASE, _axis(list(PUBLISHED))),
-    "debug": cli.SweepConfig(
+    "quick": SweepConfig(BASE, _axis([f for f in PUBLISHED if f >= 0.4])),
+    "published": SweepConfig(BASE, _axis(list(PUBLISHED))),
+    "debug": SweepConfig(
         replace(BASE, steps=30, seeds=(0, 1), checkpoint_every=30, task=Modular(p=11)), _axis([0.95, 0.9])
     ),
 }

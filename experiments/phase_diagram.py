@@ -15,6 +15,7 @@ import numpy as np
 
 from jaxadd import cli, figures, report
 from jaxadd.analysis.outcomes import OUTCOMES, or_never, outcome
+from jaxadd.arguments import SweepConfig
 from jaxadd.config import RunConfig, Stop
 from jaxadd.model import Transformer
 from jaxadd.sweeps import Row, Sweep, column
@@ -23,7 +24,7 @@ from jaxadd.tasks import Modular
 X, Y, PANEL = "optimizer.lr", "optimizer.weight_decay", "task.train_fraction"
 STOP = Stop("test_accuracy", 0.99)
 PRESETS = {
-    "quick": cli.SweepConfig(
+    "quick": SweepConfig(
         RunConfig(
             task=Modular(p=53),
             model=Transformer(d_model=64, heads=4, d_mlp=256),
@@ -34,11 +35,11 @@ PRESETS = {
         ),
         (f"{X}=1e-3,3e-3,1e-2,3e-2", f"{Y}=0,0.3,1,3", f"{PANEL}=0.3,0.5"),
     ),
-    "mainline": cli.SweepConfig(
+    "mainline": SweepConfig(
         RunConfig(steps=20_000, seeds=(0, 1, 2), checkpoint_every=5_000, stop=STOP),
         (f"{X}=3e-4,1e-3,3e-3,1e-2,3e-2", f"{Y}=0,0.1,0.3,1,3,10", f"{PANEL}=0.25,0.3,0.4,0.6"),
     ),
-    "debug": cli.SweepConfig(
+    "debug": SweepConfig(
         RunConfig(
             task=Modular(p=7, train_fraction=0.6),
             model=Transformer(d_model=16, heads=2, d_mlp=32),

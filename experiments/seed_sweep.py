@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jaxadd import cli, figures, report, sweeps
+from jaxadd.arguments import SweepConfig
 from jaxadd.config import RunConfig, Stop
 from jaxadd.model import MLP, Transformer
 from jaxadd.optimizers import AdamW
@@ -24,11 +25,11 @@ if TYPE_CHECKING:
 LEARNED = Stop("test_accuracy", 0.99)
 EIGHT = tuple(range(8))
 PRESETS = {
-    "quick": cli.SweepConfig(
+    "quick": SweepConfig(
         RunConfig(optimizer=AdamW(lr=3e-3, weight_decay=3.0), steps=1_500, seeds=EIGHT, stop=LEARNED)
     ),
-    "mainline": cli.SweepConfig(RunConfig(steps=30_000, seeds=EIGHT, checkpoint_every=2_500, stop=LEARNED)),
-    "addition": cli.SweepConfig(
+    "mainline": SweepConfig(RunConfig(steps=30_000, seeds=EIGHT, checkpoint_every=2_500, stop=LEARNED)),
+    "addition": SweepConfig(
         RunConfig(
             task=Addition(answer_order="lsd"),
             optimizer=AdamW(weight_decay=0.1),
@@ -38,12 +39,12 @@ PRESETS = {
             stop=LEARNED,
         )
     ),
-    "digits": cli.SweepConfig(
+    "digits": SweepConfig(
         RunConfig(
             task=Digits(), model=MLP(), optimizer=AdamW(), steps=2_000, seeds=EIGHT, stop=Stop("test_accuracy", 0.95)
         )
     ),
-    "debug": cli.SweepConfig(
+    "debug": SweepConfig(
         RunConfig(
             task=Modular(p=7, train_fraction=0.6),
             model=Transformer(d_model=16, heads=2, d_mlp=32),

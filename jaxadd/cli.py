@@ -1,36 +1,22 @@
-"""The command line of an experiment: presets and flags in, a run folder with figures out, errors in one line."""
+"""What an experiment does when it is started: a run folder with figures comes out, errors in one line."""
 
 import contextlib
-import dataclasses
-import hashlib
-import io
-import itertools
 import sys
-import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Generic, Literal, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-import tyro
-
-from jaxadd import config as configs
 from jaxadd import figures, report, runs, sweeps
+from jaxadd.arguments import Arguments, SweepArguments, SweepConfig, Workers, parse, read
 from jaxadd.config import RunConfig
 from jaxadd.errors import UserError
-from jaxadd.files import write_text
+from jaxadd.files import replacing, write_text
 from jaxadd.fit import Metrics
-from jaxadd.sweeps import Sweep, axis_of, processes
+from jaxadd.sweeps import Sweep, processes
 from jaxadd.train import Trainer
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-
-_KINDS = {
-    part: {kind.__name__.lower(): kind for kind in typing.get_args(typing.get_type_hints(RunConfig)[part])}
-    for part in ("task", "model", "optimizer", "gradient", "norm", "loss")
-}
 
 
 class Findings(NamedTuple):
@@ -52,64 +38,7 @@ class Study(Protocol):
         """Give the runs by name."""
 
 
-@dataclass(frozen=True)
-class SweepConfig:
-    """A sweep as the command line writes it."""
-
-    base: Annotated[RunConfig, tyro.conf.arg(name="")] = dataclasses.field(default_factory=RunConfig)
-    """what no axis says"""
-    axes: tuple[str, ...] = ()
-    """optimizer.lr=1e-3,1e-2 for values, optimizer.lr=log:1e-4..1e-1 for a range of a random design; any field"""
-    design: Literal["grid", "list", "random"] = "grid"
-    """grid: all combinations; list: the i-th values of all axes together; random: --points drawn from the axes"""
-    points: int = 0
-    """of a random design"""
-    design_seed: int = 0
-    """of a random design"""
-    count: int | None = None
-    """this many seeds, from 0 on, in place of --seeds"""
-
-    def sweep(self) -> Sweep:
-        """Give the sweep; raises ValueError where it cannot be one."""
-        base = self.base
-        if self.count is not None:
-            if self.count < 1:
-                raise UserError("the design is empty: --count must be at least 1")
-            base = dataclasses.replace(base, seeds=tuple(range(self.count)))
-        axes = tuple(axis_of(text, base) for text in self.axes)
-        return Sweep(base, axes, self.design, self.points, self.design_seed)
-
-
-@dataclass(frozen=True)
-class _Workers:
-    width: int | None = None
-    """lanes trained at once; as many as fit the memory by default"""
-    part: str = "0/1"
-    """I/N: train only the I-th of N parts, from 0/N on, as in a job array; whoever ends last draws the figures"""
-    coordinator: str | None = None
-    """HOST:PORT of process 0, to share the lanes among processes, one to a machine or to a device of its own"""
-    processes: int = 1
-    """with --coordinator: how many"""
-    process: int = 0
-    """with --coordinator: which of them this is, from 0"""
-
-
 Conclude = Callable[[Trainer, runs.Record], Findings]
-Config = TypeVar("Config", RunConfig, Study, SweepConfig)
-
-
-@dataclass(frozen=True)
-class _Arguments(Generic[Config]):
-    config: Annotated[Config, tyro.conf.arg(name="")]
-    runs: Path = Path("runs")
-    """folder that run folders go to"""
-    name: str | None = None
-    """name of the run folder; by default the preset and what was changed of it"""
-
-
-@dataclass(frozen=True)
-class _SweepArguments(_Arguments[Config], Generic[Config]):
-    workers: Annotated[_Workers, tyro.conf.arg(name="")] = _Workers()
 
 
 def main(module: str, about: str, presets: Mapping[str, RunConfig], conclude: Conclude) -> int:
@@ -125,7 +54,7 @@ def main(module: str, about: str, presets: Mapping[str, RunConfig], conclude: Co
       the exit status: 0; 2 where the user has something to mend; 130 when interrupted.
     """
 
-    def action(arguments: _Arguments, folder: Path) -> int:
+    def action(arguments: Arguments, folder: Path) -> int:
         print(f"{about.strip()}\n")
         return run(module.rpartition(".")[2], Trainer(arguments.config), folder, conclude)
 
@@ -153,7 +82,7 @@ def study(
       the exit status, as for `main`.
     """
 
-    def action(arguments: _Arguments, folder: Path) -> int:
+    def action(arguments: Arguments, folder: Path) -> int:
         arms = arguments.config.arms()
         if not arms:
             raise UserError("this study has no runs")
@@ -193,7 +122,7 @@ def sweep(
       the exit status, as for `main`.
     """
 
-    def action(arguments: _SweepArguments, folder: Path) -> int:
+    def action(arguments: SweepArguments, folder: Path) -> int:
         workers, planned = arguments.workers, arguments.config.sweep()
         axes = [axis.name for axis in planned.axes]
         if needs and set(axes) != set(needs):
@@ -201,7 +130,7 @@ def sweep(
                 f"this experiment draws {' × '.join(needs)}, and needs just these axes, got "
                 f"{', '.join(axes) or 'none'}; seed_sweep takes any"
             )
-        if workers.coordinator is not None and workers.part != _Workers.part:
+        if workers.coordinator is not None and workers.part != Workers.part:
             raise UserError("--part and --coordinator are two ways to share the lanes; choose one")
         joined = processes.join(workers.coordinator, workers.processes, workers.process, planned, folder)
         part = joined or processes.part_of(workers.part)
@@ -225,7 +154,7 @@ def sweep(
         print(f"{'table':<{report.INDENT}}{folder / 'sweep.csv'}")
         return 0
 
-    return _experiment(module, about, presets, action, _SweepArguments)
+    return _experiment(module, about, presets, action, SweepArguments)
 
 
 def contest(
@@ -246,7 +175,7 @@ def contest(
       the exit status, as for `main`.
     """
 
-    def action(arguments: _Arguments, folder: Path) -> int:
+    def action(arguments: Arguments, folder: Path) -> int:
         print(f"{about.strip()}\n\n{'folder':<{report.INDENT}}{folder}")
         show(folder, contend(arguments.config, folder, _watching))
         return 0
@@ -269,7 +198,7 @@ def _watching(label: str, total: int | None = None) -> Callable:
 
 def command(module: str, options: type, function: Callable[[Any], int]) -> int:
     """Run a command that is no experiment: parse `options`, a dataclass, and give the function's exit status."""
-    return _guard(lambda: function(_tyro(options, prog=f"python -m {module}")))
+    return _guard(lambda: function(read(options, prog=f"python -m {module}")))
 
 
 def run(experiment: str, trainer: Trainer, folder: Path, conclude: Conclude, *, extend: bool = False) -> int:
@@ -300,9 +229,10 @@ def show(folder: Path, findings: Findings) -> None:
         print(f"\n{findings.text}\n")
         write_text(folder / "findings.txt", findings.text + "\n")
     target = folder / "figures"
-    target.mkdir(exist_ok=True)
+    target.mkdir(parents=True, exist_ok=True)
     for name, figure in findings.figures.items():
-        figure.savefig(target / f"{name}.png")
+        with replacing(target / f"{name}.png") as part:
+            figure.savefig(part, format="png")
     print(f"{'figures':<{report.INDENT}}{target}/{{{','.join(findings.figures)}}}.png")
     print(f"{'folder':<{report.INDENT}}{folder}")
 
@@ -312,12 +242,12 @@ def _experiment(
     about: str,
     presets: Mapping[str, Any],
     action: Callable[[Any, Path], int],
-    kind: type = _Arguments,
+    kind: type = Arguments,
 ) -> int:
     """Act on the process's arguments, read as `kind`, and the folder that follows from them."""
     argv = sys.argv[1:]
     return _guard(
-        lambda: action(*_parse(module, about, presets, argv, kind)),
+        lambda: action(*parse(module, about, presets, argv, kind)),
         "; the same command goes on from the last checkpoint",
     )
 
@@ -332,77 +262,3 @@ def _guard(action: Callable[[], int], after_interrupt: str = "") -> int:
     except KeyboardInterrupt:
         print(f"\ninterrupted{after_interrupt}", file=sys.stderr)
         return 130
-
-
-def _parse(module: str, about: str, presets: Mapping[str, Config], argv: list[str], kind: type) -> tuple[Any, Path]:
-    """Read the arguments, and choose the folder, named after the preset and what was changed of it by default."""
-    preset, *rest = argv if argv and not argv[0].startswith("-") else [next(iter(presets)), *argv]
-    if preset not in presets:
-        raise UserError(f"no preset is named {preset!r}; there are {', '.join(presets)}")
-    config, name = presets[preset], [preset]
-    base = config.base if isinstance(config, SweepConfig) else config
-    choices = ""
-    if isinstance(base, RunConfig):
-        # A single run's experiment looks for the circuits of its own task; a sweep takes any.
-        own = () if isinstance(config, SweepConfig) else ("task", "model")
-        kinds = {part: names for part, names in _KINDS.items() if part not in own}
-        base, chosen, rest = _choose_kinds(base, kinds, rest)
-        name += chosen
-        config = dataclasses.replace(config, base=base) if isinstance(config, SweepConfig) else base
-        choices = "".join(f"[--{part} {' | '.join(names)}] " for part, names in kinds.items())
-    description = (
-        f"{about.strip()}\n\n"
-        f"python -m {module} [{' | '.join(presets)}] {choices}[options]\n"
-        f"The options and defaults below are those of preset {preset}."
-    )
-    arguments = _tyro(
-        kind[type(config)],
-        default=kind(config),
-        args=rest,
-        prog=f"python -m {module} {preset}",
-        description=description,
-        config=(tyro.conf.AvoidSubcommands,),
-    )
-    before, after = configs.flat(config), configs.flat(arguments.config)
-    name += [f"{path.removeprefix('base.')}={v}" for path, v in after.items() if v != before.get(path)]
-    text = ",".join(name).translate(str.maketrans("/\\", "__", "[]' "))
-    text = text if len(text) <= 100 else f"{text[:88]}~{hashlib.sha256(text.encode()).hexdigest()[:8]}"
-    return arguments, arguments.runs / module.rpartition(".")[2] / runs.check_name(arguments.name or text)
-
-
-def _choose_kinds(
-    config: RunConfig, choices: Mapping[str, Mapping[str, type]], argv: list[str]
-) -> tuple[RunConfig, list[str], list[str]]:
-    """Take flags such as `--optimizer sgd` out of arguments: the config with them, what they say, and the rest."""
-    chosen, rest = [], list(argv)
-    for part, kinds in choices.items():
-        if f"--{part}" not in rest:
-            continue
-        place = rest.index(f"--{part}")
-        kind = (rest[place + 1 : place + 2] or ["nothing"])[0]
-        if kind not in kinds:
-            raise UserError(f"--{part} must be one of {', '.join(kinds)}, got {kind}")
-        config = dataclasses.replace(config, **{part: kinds[kind]()})
-        chosen.append(kind)
-        del rest[place : place + 2]
-    return config, chosen, rest
-
-
-def _tyro(options: type, **keywords: Any) -> Any:
-    """Call `tyro.cli`, and raise what it says of a wrong argument as a UserError of one line."""
-    said = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(said):
-            return tyro.cli(options, **keywords)
-    except SystemExit as error:
-        if not error.code:
-            raise
-        # It draws a box, with whatever lines the terminal has: a title, the message, a rule, where to find help.
-        lines = [line.strip("│|╭╮╰╯+ ") for line in said.getvalue().splitlines()[1:]]
-        lines = itertools.dropwhile(_is_rule, lines)
-        message = " ".join(itertools.takewhile(lambda line: not _is_rule(line), lines))
-        raise UserError(message.partition("Error parsing config.")[2] or message or "wrong arguments") from None
-
-
-def _is_rule(line: str) -> bool:
-    return not line.strip("─-")

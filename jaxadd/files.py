@@ -42,6 +42,11 @@ def replacing(path: Path) -> Iterator[Path]:
     try:
         yield part
         part.replace(path)
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        # What fails at writing, as on a full disk, does not say where.
+        raise OSError(f"{path} could not be written: {error.strerror or error}") from error
     finally:
         part.unlink(missing_ok=True)
 

@@ -1,6 +1,8 @@
 """The command line: presets, flags, errors in one line, and what a person sees."""
 
+import errno
 import json
+import os
 import struct
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import pytest
 
 from experiments import modular_addition, replay, resume
 from jaxadd import cli, runs
+from jaxadd.files import replacing
 from jaxadd.train import Trainer
 
 SMALL = [
@@ -49,6 +52,7 @@ def assert_one_line(error, words):
         (["--stop.metric", "test_accuracy", "--stop.threshold", "99"], "at most 1"),
         (["--optimizer", "adagrad"], "--optimizer must be one of adamw, adam, sgd, lion, muon, got adagrad"),
         (["--optimizer"], "got nothing"),
+        (["--optimizer", "lion", "--optimizer", "sgd"], "--optimizer is given twice"),
         (["--optimizer.lr", "-1"], "AdamW.lr must be a number at least 0"),
         (["--task.batch-size", "0"], "batch_size must be from 1"),
         (["--seeds", "1", "1"], "seeds"),
@@ -178,6 +182,36 @@ def test_steps_in_words(text, steps):
 def test_steps_that_are_none(text):
     with pytest.raises(ValueError, match="--snapshots takes steps such as"):
         replay.parse_steps(text)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--count", "0"], "--count must be from 1 to 1,000,000, got 0"),
+        (["--count", "100000000000"], "got 100,000,000,000"),
+        (["--axes", "optimizer.speed=1"], "no axis can be named optimizer.speed"),
+        (["--processes", "2"], "need --coordinator"),
+        (["--part", "0/1", "--coordinator", "nowhere"], "HOST:PORT"),
+        (["--width", "0"], "width must be at least 1"),
+        (["--debug"], "debug off"),
+    ],
+)
+def test_bad_sweeps(shell, tmp_path, words, said):
+    status, _, error = shell("seed_sweep", "debug", *words)
+    assert status == 2
+    assert_one_line(error, said)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_disk_that_is_full_is_told_of_with_the_place(tmp_path):
+    def write():
+        with replacing(tmp_path / "sweep.csv") as part:
+            part.write_text("half")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.raises(OSError, match=r"sweep\.csv could not be written: No space left on device"):
+        write()
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_place_that_may_not_be_written(shell, monkeypatch):

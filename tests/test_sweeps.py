@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import jax
@@ -248,6 +249,31 @@ def test_another_sweep_under_the_same_name_is_refused(sweep, swept, tmp_path):
     assert sweeps.load(swept) == sweep
 
 
+@pytest.mark.parametrize(
+    ("place", "count", "index", "said"),
+    [
+        (None, 2, 0, "need --coordinator"),
+        ("here", 2, 0, "must be HOST:PORT, got 'here'"),
+        ("here:1234", 0, 0, "--processes must be at least 1, got 0"),
+        ("here:1234", 2, 2, "--process must be from 0 to 1, got 2"),
+        ("here:1234", 13, 2, "13 processes cannot share 12 lanes"),
+    ],
+)
+def test_processes_that_cannot_meet(sweep, tmp_path, place, count, index, said):
+    with pytest.raises(ValueError, match=said):
+        processes.join(place, count, index, sweep, tmp_path)
+
+
+def test_a_record_that_is_damaged_is_told_of_and_mended(sweep, swept, tmp_path):
+    shutil.copytree(swept, tmp_path / "it")
+    (first, _) = sorted((tmp_path / "it" / "lanes").iterdir())
+    (first / "metrics.npz").write_bytes((first / "metrics.npz").read_bytes()[:2_000])
+    with pytest.raises(ValueError, match=r"000000-000005 is missing or damaged .* resuming repairs it"):
+        sweeps.lane_curves(tmp_path / "it", "test_loss")
+    runs.train(Trainer(runs.load(swept / "lanes" / first.name).origin.config), first, **QUIET)
+    assert_same_lanes(lanes_of(tmp_path / "it"), lanes_of(swept))
+
+
 @pytest.mark.parametrize("text", ["3", "2/2", "a/b", "-1/2", "1/"])
 def test_parts_that_are_none(text):
     assert processes.part_of("0/3") == (0, 3)
@@ -255,9 +281,11 @@ def test_parts_that_are_none(text):
         processes.part_of(text)
 
 
+# The sweep of the fixture `swept`, as a person starts it.
 COMMAND = [
-    *(sys.executable, "-m", "experiments.seed_sweep", "debug", "--name", "it", "--axes"),
+    *(sys.executable, "-m", "experiments.seed_sweep", "debug", "--name", "it", "--stop.metric", "none", "--axes"),
     *("task.train_fraction=0.5,0.6", "optimizer.lr=1e-2,1e30", "--seeds", "0", "1", "2", "--steps", "20"),
+    *("--stop.threshold", "0", "--checkpoint-every", "10"),
 ]
 
 
@@ -265,19 +293,8 @@ def environment(devices=1):
     return os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}", "JAX_PLATFORMS": "cpu"}
 
 
-@pytest.fixture(scope="module")
-def commanded(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("commanded")
-    done = subprocess.run(
-        [*COMMAND, "--runs", folder], env=environment(), capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    assert "optimizer.lr 1e+30" in done.stdout
-    return folder / "seed_sweep" / "it"
-
-
 @pytest.mark.slow
-def test_a_job_array_does_all_parts(commanded, tmp_path):
+def test_a_job_array_does_all_parts(sweep, swept, tmp_path):
     words = " ".join(map(str, [*COMMAND[2:], "--runs", tmp_path]))
     array = [sys.executable, "-m", "experiments.submit", "2", words, "--cluster", "local", "--wait"]
     done = subprocess.run(
@@ -285,11 +302,14 @@ def test_a_job_array_does_all_parts(commanded, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("--part") == 2
-    assert_same_lanes(lanes_of(tmp_path / "seed_sweep" / "it"), lanes_of(commanded), exactly=False)
+    folder = tmp_path / "seed_sweep" / "it"
+    assert sweeps.load(folder) == sweep
+    assert_same_lanes(lanes_of(folder), lanes_of(swept), exactly=False)
+    assert "optimizer.lr 1e+30" in (folder / "findings.txt").read_text()
 
 
 @pytest.mark.slow
-def test_killed_at_random_it_loses_no_finished_lane(commanded, tmp_path):
+def test_killed_at_random_it_loses_no_finished_lane(swept, tmp_path):
     rng, command = random.Random(0), [*COMMAND, "--runs", tmp_path]
     for _ in range(2):
         process = subprocess.Popen(command, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -297,19 +317,18 @@ def test_killed_at_random_it_loses_no_finished_lane(commanded, tmp_path):
         process.send_signal(signal.SIGKILL)
         process.wait()
     subprocess.run(command, env=environment(), check=True, capture_output=True)
-    assert_same_lanes(lanes_of(tmp_path / "seed_sweep" / "it"), lanes_of(commanded))
+    assert_same_lanes(lanes_of(tmp_path / "seed_sweep" / "it"), lanes_of(swept))
 
 
 @pytest.mark.slow
-def test_devices_and_processes_give_what_one_device_gives(commanded, tmp_path):
-    eight = subprocess.Popen([*COMMAND, "--runs", tmp_path / "8"], env=environment(8), stdout=subprocess.DEVNULL)
-    several = [*COMMAND, "--runs", tmp_path / "2", "--coordinator", f"127.0.0.1:{open_port()}", "--processes", "2"]
+def test_two_processes_of_two_devices_give_what_one_device_gives(swept, tmp_path):
+    several = [*COMMAND, "--runs", tmp_path, "--coordinator", f"127.0.0.1:{open_port()}", "--processes", "2"]
     pair = [subprocess.Popen([*several, "--process", str(i)], env=environment(2)) for i in range(2)]
-    assert [process.wait(timeout=300) for process in (eight, *pair)] == [0, 0, 0]
-    for folder in ("8", "2"):
-        assert_same_lanes(lanes_of(tmp_path / folder / "seed_sweep" / "it"), lanes_of(commanded), exactly=False)
-    assert len(list((tmp_path / "2" / "seed_sweep" / "it" / "lanes").iterdir())) == 2
-    assert (tmp_path / "2" / "seed_sweep" / "it" / "figures" / "survival.png").stat().st_size > 1000
+    assert [process.wait(timeout=300) for process in pair] == [0, 0]
+    folder = tmp_path / "seed_sweep" / "it"
+    assert_same_lanes(lanes_of(folder), lanes_of(swept), exactly=False)
+    assert len(list((folder / "lanes").iterdir())) == 2
+    assert (folder / "figures" / "survival.png").stat().st_size > 1000
 
 
 def open_port():
@@ -318,19 +337,13 @@ def open_port():
         return s.getsockname()[1]
 
 
-@pytest.mark.slow
-def test_processes_that_disagree_are_told(tmp_path):
-    several = [*COMMAND, "--runs", tmp_path, "--coordinator", f"127.0.0.1:{open_port()}", "--processes", "2"]
-    pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
-    pair = [
-        subprocess.Popen([*several, "--process", str(i), "--optimizer.b1", f"0.{i + 1}"], env=environment(), **pipes)
-        for i in range(2)
-    ]
-    for process in pair:
-        _, error = process.communicate(timeout=200)
-        assert process.returncode == 2, error
-        assert "told different sweeps or folders: 1 differ from process 0" in error
-    assert not (tmp_path / "seed_sweep" / "it").exists()
+def test_processes_that_disagree_are_told(sweep, tmp_path):
+    place, other = f"127.0.0.1:{open_port()}", replace(sweep, base=replace(sweep.base, steps=21))
+    with ThreadPoolExecutor() as pool:
+        several = [pool.submit(processes.join, place, 2, i, told, tmp_path) for i, told in enumerate((sweep, other))]
+    for joined in several:
+        with pytest.raises(ValueError, match="told different sweeps or folders: 1 differ from process 0"):
+            joined.result()
 
 
 DEVICES = """
@@ -347,7 +360,7 @@ print(json.dumps([trainer.mesh.size, list(result.state.step.shape), trainer._com
 
 
 @pytest.mark.slow
-def test_the_chunk_has_no_collective_and_padding_does_not_show(tiny, tmp_path):
+def test_eight_devices_without_a_collective_give_what_one_gives_and_padding_does_not_show(tiny, tmp_path):
     """Eleven lanes on eight devices: five of their sixteen places are idle."""
     from jaxadd.config import to_json
 
@@ -363,6 +376,14 @@ def test_the_chunk_has_no_collective_and_padding_does_not_show(tiny, tmp_path):
     with np.load(tmp_path / "8.npz") as eight:
         for name in eight:
             np.testing.assert_allclose(eight[name], one[name], rtol=1e-4, atol=1e-5, err_msg=name)
+
+
+def test_phases_without_any_lane_that_generalised_have_no_scale_of_steps():
+    outcomes = np.zeros((1, 2, 2, 4))
+    outcomes[..., 2] = 1
+    axes = ((1, 2), (3, 4), ("x", "y"))
+    assert len(figures.phase_diagram(np.full((1, 2, 2), np.inf), outcomes, *axes, "title").axes) == 2
+    assert len(figures.phase_diagram(np.full((1, 2, 2), 70.0), outcomes, *axes, "title").axes) == 3
 
 
 def test_every_setting_is_drawn_however_many_there_are():

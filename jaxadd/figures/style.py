@@ -11,6 +11,7 @@ import numpy as np
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.cm import ScalarMappable
     from matplotlib.colorbar import Colorbar
     from matplotlib.colors import Colormap, FuncNorm, Normalize
@@ -83,6 +84,17 @@ def line(ax: Axes, metrics: Metrics, name: str, colour: str, label: str | None =
         ax.fill_between(step, np.nanmin(values, axis=0), np.nanmax(values, axis=0), color=colour, alpha=0.2, lw=0)
     mark = {"marker": "o", "ms": 4} if len(step) == 1 else {}  # A line through one point cannot be seen.
     ax.plot(step, np.nanmedian(values, axis=0), color=colour, lw=1.4, label=label, **mark)
+
+
+def plain_ticks(axis: Axis) -> None:
+    """Write a logarithmic axis that spans little more than a decade with plain numbers, and no other axis."""
+    from matplotlib.ticker import LogLocator, NullLocator
+
+    low, high = axis.get_view_interval()
+    if high < 30 * low:
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.set_major_formatter("{x:g}")
+        axis.set_minor_locator(NullLocator())
 
 
 def from_first_evaluation(ax: Axes, step: np.ndarray) -> None:

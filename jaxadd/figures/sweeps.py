@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from jaxadd.analysis.outcomes import OUTCOMES, Survival, or_never
-from jaxadd.figures.style import ABSENT, PALETTE, SEQUENTIAL, colour_bar, new_figure, panels, styled
+from jaxadd.figures.style import ABSENT, PALETTE, SEQUENTIAL, colour_bar, new_figure, panels, plain_ticks, styled
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -34,6 +34,7 @@ def lane_bands(loss: Mapping[str, Curves], accuracy: Mapping[str, Curves], title
         for i, (name, lanes) in enumerate(curves.items()):
             _bands(ax, lanes, PALETTE[i % len(PALETTE)], name)
     left.set(yscale="log", ylabel="cross-entropy, nats", title="loss")
+    plain_ticks(left.yaxis)
     right.set(ylim=(-0.03, 1.03), ylabel="share answered rightly", title="accuracy")
     left.legend(title="median, 25 to 75 %, 5 to 95 %", title_fontsize=8, fontsize=9)
     return figure
@@ -78,7 +79,7 @@ def survival(curves: Mapping[str, Survival], title: str, what: str = "99 % test 
             ax.plot(
                 at, curve.share[np.searchsorted(curve.step, at, side="right") - 1], "|", color=colour, ms=11, mew=1.6
             )
-    ax.set(xlabel="step", ylabel=f"share of lanes before {what}", ylim=(-0.03, 1.03), xlim=(0, end * 1.02))
+    ax.set(xlabel="step", ylabel=f"share of lanes not yet at\n{what}", ylim=(-0.03, 1.03), xlim=(0, end * 1.02))
     if len(curves) > 1 or any(c.censored.size for c in curves.values()):
         ax.legend(title="| ended without it", title_fontsize=8, fontsize=8)
     return figure
@@ -137,8 +138,11 @@ def phase_diagram(
             above.set_title(f"{panels_by[0]} {panels_by[1][k]}")
     for row in axes[:, 0]:
         row.set_ylabel(names[1])
-    label = "median step to 99 % test\n(grey: most lanes never)"
-    colour_bar(figure, drawn, axes[0, -1], label, ticks=LogLocator(subs=(1, 2, 5)), format="{x:,.0f}")
+    if known.size:
+        label = "median step to 99 % test\n(grey: most lanes never)"
+        colour_bar(figure, drawn, axes[0, -1], label, ticks=LogLocator(subs=(1, 2, 5)), format="{x:,.0f}")
+    else:
+        figure.suptitle(f"{title}\nhere no setting reached 99 % test accuracy", size="medium")
     figure.legend(
         handles=[Patch(color=c, label=o) for c, o in zip(_OUTCOME_COLOURS, OUTCOMES, strict=True)],
         loc="outside lower center",

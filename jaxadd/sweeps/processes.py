@@ -44,6 +44,10 @@ def join(coordinator: str | None, count: int, index: int, sweep: Sweep, folder: 
         if count != 1 or index != 0:
             raise UserError("--processes and --process need --coordinator HOST:PORT")
         return None
+    if not coordinator.rpartition(":")[2].isdecimal():
+        raise UserError(f"--coordinator must be HOST:PORT, got {coordinator!r}")
+    if count < 1:
+        raise UserError(f"--processes must be at least 1, got {count}")
     if not 0 <= index < count:
         raise UserError(f"--process must be from 0 to {count - 1}, got {index}")
     share(structures(sweep), index, count)  # For what it refuses.

@@ -111,13 +111,15 @@ def lane_curves(folder: str | os.PathLike, *names: str) -> dict[str, dict[int, t
     Args:
       folder: of the sweep.
       names: of the metrics, such as "test_loss".
+
+    Raises:
+      ValueError: a record is damaged.
     """
     found: dict[str, dict[int, tuple[np.ndarray, np.ndarray]]] = {name: {} for name in names}
     for first, _, path in waves_of(Path(folder)):
-        try:
-            metrics = runs.load(path).metrics
-        except UserError:
+        if not any((path / name).is_file() for name in ("metrics.npz", "summary.json")):
             continue  # It has not recorded anything yet.
+        metrics = runs.load(path).metrics
         for name in names:
             for i, values in enumerate(metrics[name]):
                 if (known := np.flatnonzero(~np.isnan(values))).size:
