@@ -32,7 +32,7 @@ def lane_bands(loss: Mapping[str, Curves], accuracy: Mapping[str, Curves], title
     figure, (left, right) = panels(2, title, log_steps=True, width=5.0)
     for ax, curves in ((left, loss), (right, accuracy)):
         for i, (name, lanes) in enumerate(curves.items()):
-            _bands(ax, lanes, PALETTE[i % len(PALETTE)], name)
+            _bands(ax, lanes, name, *_look(i))
     left.set(yscale="log", ylabel="cross-entropy, nats", title="loss")
     plain_ticks(left.yaxis)
     right.set(ylim=(-0.03, 1.03), ylabel="share answered rightly", title="accuracy")
@@ -40,7 +40,12 @@ def lane_bands(loss: Mapping[str, Curves], accuracy: Mapping[str, Curves], title
     return figure
 
 
-def _bands(ax: Axes, lanes: Curves, colour: str, label: str) -> None:
+def _look(i: int) -> tuple[str, str]:
+    """Give the i-th curve a colour and a line of its own."""
+    return PALETTE[i % len(PALETTE)], ("-", "--", ":", "-.")[i // len(PALETTE) % 4]
+
+
+def _bands(ax: Axes, lanes: Curves, label: str, colour: str, line: str) -> None:
     lanes = [(step, values) for step, values in lanes if len(step)]
     if not lanes:
         return
@@ -52,7 +57,7 @@ def _bands(ax: Axes, lanes: Curves, colour: str, label: str) -> None:
     if len(lanes) > 1:
         ax.fill_between(grid + 1, low, high, color=colour, alpha=0.13, lw=0)
         ax.fill_between(grid + 1, quarter, upper, color=colour, alpha=0.28, lw=0)
-    ax.plot(grid + 1, middle, color=colour, lw=1.4, label=label)
+    ax.plot(grid + 1, middle, line, color=colour, lw=1.4, label=label)
 
 
 @styled
@@ -64,14 +69,14 @@ def survival(curves: Mapping[str, Survival], title: str, what: str = "99 % test 
       title: of the figure.
       what: is reached.
     """
-    figure = new_figure((6.4, 4.0), title)
+    figure = new_figure((7.6, 4.0), title)
     ax = figure.subplots()
     end = max(max(c.step[-1], *c.censored, 1) if c.censored.size else c.step[-1] for c in curves.values())
     for i, (name, curve) in enumerate(curves.items()):
-        colour = PALETTE[i % len(PALETTE)]
+        colour, line = _look(i)
         step = np.append(curve.step, end)
         share, low, high = (np.append(x, x[-1]) for x in (curve.share, curve.low, curve.high))
-        ax.step(step, share, where="post", color=colour, lw=1.6, label=name)
+        ax.step(step, share, line, where="post", color=colour, lw=1.6, label=name)
         if len(curves) <= 4:
             ax.fill_between(step, low, high, step="post", color=colour, alpha=0.15, lw=0)
         if curve.censored.size:
@@ -81,7 +86,7 @@ def survival(curves: Mapping[str, Survival], title: str, what: str = "99 % test 
             )
     ax.set(xlabel="step", ylabel=f"share of lanes not yet at\n{what}", ylim=(-0.03, 1.03), xlim=(0, end * 1.02))
     if len(curves) > 1 or any(c.censored.size for c in curves.values()):
-        ax.legend(title="| ended without it", title_fontsize=8, fontsize=8)
+        figure.legend(loc="outside right center", title="| ended without it", title_fontsize=8, fontsize=8)
     return figure
 
 
