@@ -25,7 +25,7 @@ import numpy as np
 import optax
 import tyro
 
-from jaxadd import figures, losses, report, runs
+from jaxadd import figures, losses, runs
 from jaxadd.analysis import progress
 from jaxadd.config import RunConfig
 from jaxadd.lanes import take
@@ -119,13 +119,13 @@ def _product(n: int) -> Callable[[], None]:
 
 def _chunk(trainer: Trainer, steps: int, eval_every: int) -> Callable[[], None]:
     """Run chunks from step 1 on again and again; step 0 would be evaluated whatever the interval."""
-    state = trainer.place(trainer.init())
-    state = state._replace(step=state.step + 1)
+    placed = trainer.place(trainer.init())
+    placed = placed._replace(state=placed.state._replace(step=jnp.ones_like(placed.state.step)))
 
     def function() -> None:
-        nonlocal state
-        state, *_ = trainer.chunk(state, 1, steps, eval_every)
-        state = jax.block_until_ready(state._replace(step=jnp.ones_like(state.step)))
+        nonlocal placed
+        state = trainer.chunk(placed, 1, steps, eval_every)[0].state
+        placed = placed._replace(state=jax.block_until_ready(state._replace(step=jnp.ones_like(state.step))))
 
     return function
 
@@ -159,18 +159,15 @@ def _side_by_side(run: RunConfig, config: Benchmark) -> None:
     rate = 2 * size**3 / _median_seconds(_product(size), config.repeats)
     place = runs.environment()
     print(f"{run.task.title}; {place['device']}; JAX {place['jax']}; {rate / 1e12:.3g} TFLOP/s in a {size}³ product")
-    rows = [("", "lane-steps/s", "share of that", "runs of 10,000 steps an hour")]
     single = Trainer(run)
     flop = single.arithmetic()
 
-    def row(name: str, per_second: float) -> tuple[str, ...]:
-        return name, f"{per_second:,.0f}", f"{per_second * flop / rate:.0%}", f"{3600 * per_second / 10_000:,.1f}"
+    def tell(name: str, per_second: float, more: str = "") -> None:
+        share, hourly = per_second * flop / rate, 3600 * per_second / 10_000
+        print(f"{name:<24}{per_second:>14,.0f}{share:>14.1%}{hourly:>24,.1f}{more}", flush=True)
 
-    seconds = []
-    for count in config.lanes:
-        trainer = Trainer(replace(run, seeds=tuple(range(count))))
-        seconds.append(_median_seconds(_chunk(trainer, config.steps, 10**9), config.repeats) / config.steps)
-        rows.append(row(f"jaxadd, {count} at once", count / seconds[-1]))
+    print(f"{'':<24}{'lane-steps/s':>14}{'share of that':>14}{'10,000-step runs/hour':>24}")
+    eager = None
     try:
         import torch
     except ModuleNotFoundError:
@@ -178,12 +175,24 @@ def _side_by_side(run: RunConfig, config: Benchmark) -> None:
     else:
         for name, wrap in (("eager", lambda f: f), ("compiled", torch.compile)):
             steps, _ = _torch_transcription(single, wrap)
-            per_step = _median_seconds(functools.partial(steps, config.steps), config.repeats) / config.steps
-            rows.append(row(f"PyTorch {name}, one", 1 / per_step))
-    print(report.table(rows))
-    if config.figure:
+            rate_of_one = config.steps / _median_seconds(functools.partial(steps, config.steps), config.repeats)
+            eager = eager or rate_of_one
+            tell(f"PyTorch {name}, one", rate_of_one, f"   {rate_of_one / eager:,.1f} × eager")
+    timed: dict[int, float] = {}
+    for count in config.lanes:
+        try:
+            trainer = Trainer(replace(run, seeds=tuple(range(count))))
+            timed[count] = _median_seconds(_chunk(trainer, config.steps, 10**9), config.repeats) / config.steps
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            print(f"jaxadd, {count} at once do not fit the memory")
+            continue
+        per_second = count / timed[count]
+        tell(f"jaxadd, {count:,} at once", per_second, f"   {per_second / eager:,.1f} × eager" if eager else "")
+    if config.figure and timed:
         title = f"{run.task.title}, {place['device']}"
-        figures.time_by_lanes(config.lanes, seconds, title).savefig(config.figure)
+        figures.time_by_lanes(list(timed), list(timed.values()), title).savefig(config.figure)
 
 
 def _median_seconds(function: Callable[[], None], repeats: int) -> float:

@@ -23,7 +23,8 @@ PUBLISHED = {
     0.95: 123, 0.9: 156, 0.8: 177, 0.7: 129, 0.6: 270, 0.5: 744, 0.4: 2_615, 0.3: 7_583, 0.28: 14_465, 0.25: 21_419,
 }  # fmt: skip
 AXIS = "task.train_fraction"
-BASE = RunConfig(steps=40_000, seeds=tuple(range(5)), checkpoint_every=2_500, stop=Stop("test_loss", 1.0))
+STOP = Stop("test_loss", 1.0)
+BASE = RunConfig(steps=40_000, seeds=tuple(range(5)), checkpoint_every=2_500, stop=STOP)
 
 
 def _axis(fractions: Sequence[float]) -> tuple[str]:
@@ -41,7 +42,7 @@ PRESETS = {
 
 def conclude(sweep: Sweep, folder: Path, rows: Sequence[Row]) -> cli.Findings:
     """Set every share's seeds beside the published run."""
-    shares = sorted({row[AXIS] for row in rows})
+    shares, every = sorted({row[AXIS] for row in rows}), sweep.base.eval_every
     steps = [[row["step_of_test_loss_1"] for row in rows if row[AXIS] == share] for share in shares]
     comparable = sweep.base.task == Modular()
     published = {share: step for share, step in PUBLISHED.items() if comparable and share in shares}
@@ -49,14 +50,13 @@ def conclude(sweep: Sweep, folder: Path, rows: Sequence[Row]) -> cli.Findings:
     for share, values in zip(reversed(shares), reversed(steps), strict=True):
         known = or_never(values)
         theirs = published.get(share)
-        inside = "" if theirs is None else "yes" if known.min() <= theirs <= known.max() else "no"
+        # A step is known as the first evaluation at or after it.
+        inside = "" if theirs is None else "yes" if known.min() - every < theirs <= known.max() else "no"
         table.append((f"{share:g}", report.spread(values), f"{theirs:,}" if theirs else "", inside))
-    text = f"{len(sweep.base.seeds)} seeds, evaluated every {sweep.base.eval_every} steps\n{report.table(table)}"
+    text = f"{len(sweep.base.seeds)} seeds, evaluated every {every} steps\n{report.table(table)}"
     title = f"a + b mod {sweep.base.task.p}, {len(sweep.base.seeds)} seeds"
     return cli.Findings({"fractions": figures.fractions(shares, steps, published, title)}, text)
 
 
 if __name__ == "__main__":
-    sys.exit(
-        cli.sweep("experiments.frac_train", __doc__, PRESETS, conclude, experiment="modular_addition", needs=(AXIS,))
-    )
+    sys.exit(cli.sweep("experiments.frac_train", __doc__, PRESETS, conclude, needs=(AXIS,), stop=STOP))

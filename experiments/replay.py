@@ -7,7 +7,7 @@ from typing import Annotated
 
 import tyro
 
-from jaxadd import cli, report, runs
+from jaxadd import cli, replays, report, runs
 from jaxadd.errors import UserError
 from jaxadd.files import read_npz
 
@@ -38,7 +38,9 @@ def main(options: Replay) -> int:
     steps = [step for text in options.snapshots for step in parse_steps(text)]
     config = runs.read_origin(options.run).config
     with report.progress_bar(options.to) as (watch, note):
-        folder = runs.replay(options.run, options.start, options.to, steps, name=options.name, watch=watch, note=note)
+        folder = replays.replay(
+            options.run, options.start, options.to, steps, name=options.name, watch=watch, note=note
+        )
     title = f"{report.title(config)}: steps {options.start:,} to {options.to:,} again"
     cli.show(folder, cli.Findings(cli.standard_figures(read_npz(folder / "metrics.npz"), title, log_steps=False)))
     return 0

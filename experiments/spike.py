@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 
-from jaxadd import cli, figures, losses, report, runs
+from jaxadd import cli, figures, losses, replays, report, runs
 from jaxadd.analysis import circuits, damage, spikes
 from jaxadd.analysis.carries import CLASSES
 from jaxadd.analysis.spikes import Spike
@@ -132,7 +132,7 @@ def main(options: Options) -> int:
     trainer = Trainer(config)
     inside = _Inside(trainer, lane, keep=(start, spike.peak))
     with report.progress_bar(stop) as (watch, note):
-        again = runs.replay(
+        again = replays.replay(
             options.run,
             start,
             stop,

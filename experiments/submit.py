@@ -1,6 +1,5 @@
 """Submit a sweep to a Slurm cluster as a job array, each task its own part; or run the same tasks here."""
 
-import importlib.util
 import shlex
 import shutil
 import subprocess
@@ -14,15 +13,22 @@ import tyro
 from jaxadd import cli
 from jaxadd.errors import UserError
 
+try:
+    import submitit
+except ModuleNotFoundError:  # An extra of its own, whose want is told of when it is needed.
+    submitit = None
+
+SWEEPS = ("experiments.seed_sweep", "experiments.frac_train", "experiments.phase_diagram")
+
 
 @dataclass(frozen=True)
 class Submit:
     """Submit a sweep to a Slurm cluster as a job array, each task its own part; or run the same tasks here.
 
     `submit 8 "experiments.seed_sweep mainline --count 1000 --name thousand" --partition gpu --gpus 1`: every task
-    runs that command with its own --part I/8, in this folder, which the nodes must share. A task that is killed or
-    requeued goes on from its last checkpoint; the last to end draws the figures. Needs submitit (`uv run --extra
-    slurm …`).
+    runs that command with its own --part I/8, in this folder, which the nodes must share. A task that meets its time
+    limit, or is preempted, is queued again and goes on from its last checkpoint; after any other end the same command
+    does. The last to end draws the figures. Needs submitit (`uv run --extra slurm …`).
     """
 
     parts: Annotated[int, tyro.conf.Positional]
@@ -49,23 +55,35 @@ class Submit:
     """stay until all have ended"""
 
 
+@dataclass(frozen=True)
+class Task:
+    """One task of the array; submitit pickles it, calls it on the node, and asks it how to go on after a time-out."""
+
+    command: tuple[str, ...]
+
+    def __call__(self) -> None:
+        """Run the command."""
+        subprocess.check_call(self.command)
+
+    def checkpoint(self) -> "submitit.helpers.DelayedSubmission":
+        """Go on by the same command."""
+        return submitit.helpers.DelayedSubmission(self)
+
+
 def main(options: Submit) -> int:
     """Submit, and tell the jobs; gives the exit status."""
-    try:
-        import submitit
-    except ModuleNotFoundError as error:
-        raise UserError("submitit is not installed; add --extra slurm to uv run") from error
+    if submitit is None:
+        raise UserError("submitit is not installed; add --extra slurm to uv run")
     module, *arguments = shlex.split(options.command) or [""]
-    if not module.startswith("experiments.") or importlib.util.find_spec(module) is None:
-        raise UserError(
-            f"the command begins with the module of a sweep, such as experiments.seed_sweep, got {module!r}"
-        )
+    if module not in SWEEPS:
+        raise UserError(f"the command begins with the module of a sweep, {', '.join(SWEEPS)}; got {module!r}")
     if options.parts < 1:
         raise UserError(f"an array has at least one task, got {options.parts}")
-    if "--part" in arguments:
+    if any(argument.partition("=")[0] == "--part" for argument in arguments):
         raise UserError("the command gets its --part from here; leave it out")
-    commands = [
-        [sys.executable, "-m", module, *arguments, "--part", f"{i}/{options.parts}"] for i in range(options.parts)
+    tasks = [
+        Task((sys.executable, "-m", module, *arguments, "--part", f"{i}/{options.parts}"))
+        for i in range(options.parts)
     ]
     if options.cluster == "slurm" and shutil.which("srun") is None:
         raise UserError("this machine has no Slurm; --cluster local runs the tasks here")
@@ -76,9 +94,9 @@ def main(options: Submit) -> int:
         asked |= {"slurm_array_parallelism": options.at_once}
         asked |= {"slurm_partition": options.partition} if options.partition else {}
     executor.update_parameters(name="jaxadd", **asked)
-    jobs = executor.map_array(subprocess.check_call, commands)
-    for job, command in zip(jobs, commands, strict=True):
-        print(f"{job.job_id}  {shlex.join(command[1:])}")
+    jobs = executor.submit_array(tasks)
+    for job, task in zip(jobs, tasks, strict=True):
+        print(f"{job.job_id}  {shlex.join(task.command[1:])}")
     if not options.wait:
         return 0
     failed = [job.job_id for job in jobs if job.exception() is not None]

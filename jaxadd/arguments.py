@@ -62,8 +62,11 @@ class Workers:
     """lanes trained at once; as many as fit the memory by default"""
     part: str = "0/1"
     """I/N: train only the I-th of N parts, from 0/N on, as in a job array; whoever ends last draws the figures"""
+    keep: int = 2
+    """newest saved states that each wave keeps, to go on from; 0 keeps all, for replays and analysis over time"""
     coordinator: str | None = None
-    """HOST:PORT of process 0, to share the lanes among processes, one to a machine or to a device of its own"""
+    """HOST:PORT of process 0, to share the lanes among processes, one to a machine; several on one machine need
+    devices of their own, as by CUDA_VISIBLE_DEVICES"""
     processes: int = 1
     """with --coordinator: how many"""
     process: int = 0

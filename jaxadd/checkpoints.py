@@ -33,8 +33,15 @@ def steps(folder: str | os.PathLike) -> list[int]:
     return sorted(int(path.name) for path in Path(folder).glob("*") if path.name.isdecimal())
 
 
-def save(folder: Path, state: TrainState, config: RunConfig) -> None:
-    """Write a state as `<folder>/<updates made>`; raises OSError, and leaves nothing, where that fails."""
+def save(folder: Path, state: TrainState, config: RunConfig, seconds: float = 0.0) -> None:
+    """Write a state as `<folder>/<updates made>`; raises OSError, and leaves nothing, where that fails.
+
+    Args:
+      folder: of the checkpoints.
+      state: of all lanes.
+      config: of the run.
+      seconds: spent on training so far, for whoever goes on from here; see `seconds`.
+    """
     from orbax.checkpoint import v1 as ocp
 
     path = folder.absolute() / f"{updates_made(state):08d}"
@@ -43,7 +50,8 @@ def save(folder: Path, state: TrainState, config: RunConfig) -> None:
     try:
         with _without_orbax_log():
             ocp.save(part, flatten(state))
-        (part / _MANIFEST).write_text(json.dumps(_about(config, path) | {"crc32": _checksums(part)}))
+        manifest = _about(config, path) | {"crc32": _checksums(part), "seconds": seconds}
+        (part / _MANIFEST).write_text(json.dumps(manifest))
     except Exception as error:  # Orbax tells of a full disk in several types; all mean that nothing was saved.
         _remove(part)
         reason = "no space left on the device" if "No space left" in str(error) else first_line(error)
@@ -67,11 +75,23 @@ def load(folder: Path, step: int, like: TrainState, config: RunConfig) -> TrainS
     path = folder.absolute() / f"{step:08d}"
     # Checked before Orbax sees it: what it does with a damaged file depends on where the damage is.
     manifest = json.loads((path / _MANIFEST).read_text())
+    del manifest["seconds"]
     if manifest.pop("crc32") != _checksums(path):
         raise ValueError("its files are not those that were saved")
     if manifest != json.loads(json.dumps(_about(config, path))):
         raise ValueError("it was saved by another run or at another step")
     return nest(ocp.load(path), like)
+
+
+def prune(folder: Path, keep: int) -> None:
+    """Remove all but the newest checkpoints; 0 keeps all."""
+    for step in steps(folder)[:-keep] if keep else []:
+        shutil.rmtree(folder / f"{step:08d}")
+
+
+def seconds(folder: Path, step: int) -> float:
+    """Read how long training took up to a checkpoint that is whole."""
+    return json.loads((folder / f"{step:08d}" / _MANIFEST).read_text())["seconds"]
 
 
 @contextlib.contextmanager

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from jaxadd import figures, report, runs, sweeps
 from jaxadd.arguments import Arguments, SweepArguments, SweepConfig, Workers, parse, read
-from jaxadd.config import RunConfig
+from jaxadd.config import RunConfig, Stop
 from jaxadd.errors import UserError
 from jaxadd.files import replacing, write_text
 from jaxadd.fit import Metrics
 from jaxadd.sweeps import Sweep, processes
+from jaxadd.tasks import Addition, Digits, Modular
 from jaxadd.train import Trainer
 
 if TYPE_CHECKING:
@@ -39,6 +40,8 @@ class Study(Protocol):
 
 
 Conclude = Callable[[Trainer, runs.Record], Findings]
+# The experiment that a wave counts as, where it is resumed on its own.
+_HOMES = {Modular: "modular_addition", Addition: "digit_addition", Digits: "handwritten_digits"}
 
 
 def main(module: str, about: str, presets: Mapping[str, RunConfig], conclude: Conclude) -> int:
@@ -105,8 +108,8 @@ def sweep(
     presets: Mapping[str, SweepConfig],
     conclude: Callable[[Sweep, Path, Sequence[sweeps.Row]], Findings],
     *,
-    experiment: str,
     needs: Sequence[str] = (),
+    stop: Stop | None = None,
 ) -> int:
     """Run a sweep from the process's arguments: this process's part of it, and the conclusion where all is done.
 
@@ -115,8 +118,8 @@ def sweep(
       about: as for `main`.
       presets: sweeps by name; the first is the default.
       conclude: draws the sweep, its folder and its rows together.
-      experiment: what each run counts as, where it is resumed on its own.
       needs: the axes that `conclude` draws; any by default.
+      stop: where `conclude` expects lanes to end; anywhere by default.
 
     Returns:
       the exit status, as for `main`.
@@ -130,6 +133,10 @@ def sweep(
                 f"this experiment draws {' × '.join(needs)}, and needs just these axes, got "
                 f"{', '.join(axes) or 'none'}; seed_sweep takes any"
             )
+        if stop is not None and planned.base.stop != stop:
+            raise UserError(
+                f"this experiment compares lanes that stop at {stop.metric} {stop.threshold:g}; seed_sweep takes any"
+            )
         if workers.coordinator is not None and workers.part != Workers.part:
             raise UserError("--part and --coordinator are two ways to share the lanes; choose one")
         joined = processes.join(workers.coordinator, workers.processes, workers.process, planned, folder)
@@ -140,9 +147,10 @@ def sweep(
         rows = sweeps.run(
             planned,
             folder,
-            experiment=experiment,
+            experiment=_HOMES[type(planned.base.task)],
             part=part,
             width=workers.width,
+            keep=workers.keep,
             watching=_watching("", lanes),
             note=lambda text: print(f"note: {text}", file=sys.stderr),
         )
@@ -150,7 +158,9 @@ def sweep(
         if unfinished:
             print(f"\n{unfinished} of {lanes} lanes are left to other parts; the last to end draws the figures")
         else:
-            show(folder, conclude(planned, folder, rows))
+            findings = conclude(planned, folder, rows)
+            with sweeps.alone(folder):  # Another part may have ended at the same moment.
+                show(folder, findings)
         print(f"{'table':<{report.INDENT}}{folder / 'sweep.csv'}")
         return 0
 

@@ -139,12 +139,35 @@ def _parts(config: RunConfig, values: Mapping[str, Any]) -> dict[str, Any]:
     own: dict[str, Any] = {}
     for name, value in values.items():
         head, _, rest = name.partition(".")
-        part = own.get(head, getattr(config, head, None))
-        known = {f.name for f in fields(part)} if is_dataclass(part) else set()
-        if (rest and rest not in known) or (not rest and head not in {f.name for f in fields(config)}):
-            raise UserError(f"no field is named {name}; there are {', '.join(flat(config))}")
-        own[head] = replace(part, **{rest: value}) if rest else value
+        if head not in {f.name for f in fields(config)}:
+            raise _unknown(config, name)
+        own[head] = _replaced(own.get(head, getattr(config, head)), rest, value, _unknown(config, name))
     return own
+
+
+def _replaced(part: Any, path: str, value: Any, unknown: UserError) -> Any:
+    if not path:
+        return value
+    head, _, rest = path.partition(".")
+    if not is_dataclass(part) or head not in {f.name for f in fields(part)}:
+        raise unknown
+    return replace(part, **{head: _replaced(getattr(part, head), rest, value, unknown)})
+
+
+def _unknown(config: RunConfig, name: str) -> UserError:
+    return UserError(f"no field is named {name}; there are {', '.join(flat(config))}")
+
+
+def single_values(config: Any, prefix: str = "") -> dict[str, Any]:
+    """List every field that holds one value, no list of them, by its path, as in "task.mixture.uniform"."""
+    found: dict[str, Any] = {}
+    for f in fields(config):
+        value = getattr(config, f.name)
+        if is_dataclass(value):
+            found |= single_values(value, f"{prefix}{f.name}.")
+        elif not isinstance(value, tuple):
+            found[prefix + f.name] = value
+    return found
 
 
 def to_json(config: Any) -> dict[str, Any]:
@@ -185,12 +208,12 @@ def difference(ours: RunConfig, theirs: RunConfig) -> list[str]:
 
 def flat(config: Any, prefix: str = "") -> dict[str, Any]:
     """List every field by its path, as in "optimizer.lr"; the class of a nested config goes under its own path."""
-    fields: dict[str, Any] = {}
+    found: dict[str, Any] = {}
     for name, value in to_json(config).items():
         if name == "kind":
-            fields |= {prefix.removesuffix("."): value} if prefix else {}
+            found |= {prefix.removesuffix("."): value} if prefix else {}
         elif isinstance(value, dict):
-            fields |= flat(getattr(config, name), f"{prefix}{name}.")
+            found |= flat(getattr(config, name), f"{prefix}{name}.")
         else:
-            fields[prefix + name] = value
-    return fields
+            found[prefix + name] = value
+    return found

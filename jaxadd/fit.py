@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxadd.lanes import take
 from jaxadd.train import CAPACITY, EVALUATIONS, METRICS, RUNNING, TEST_METRICS, Trainer, TrainState
 
 CHUNK_SECONDS = 0.5  # Between two looks at a run.
@@ -35,7 +34,7 @@ class Progress(NamedTuple):
 
 
 class Result(NamedTuple):
-    """A finished run.
+    """A run, finished or as far as it is.
 
     Attributes:
       state: the last state.
@@ -45,9 +44,8 @@ class Result(NamedTuple):
         "train_position_loss" `[S, T, R]` is the train loss at each position read. "evaluation/step" `[E]` and
         "evaluation/<name>" `[S, E, ...]` hold what the task measures when the test set is evaluated.
       compile_seconds: time to trace and compile the chunk.
-      run_seconds: time in training and evaluation, compilation and saving left out.
+      run_seconds: time that this call spent in training and evaluation, compilation and saving left out.
       steps_made: steps that this call made; a resumed run made fewer than it has.
-      lane_steps_made: the same, of all lanes together.
     """
 
     state: TrainState
@@ -55,7 +53,6 @@ class Result(NamedTuple):
     compile_seconds: float
     run_seconds: float
     steps_made: int
-    lane_steps_made: int
 
 
 def fit(
@@ -66,7 +63,7 @@ def fit(
     until: int | None = None,
     eval_every: int | None = None,
     save_at: Sequence[int] = (),
-    save: Callable[[TrainState, Metrics], None] | None = None,
+    save: Callable[[Result], None] | None = None,
     watch: Callable[[Progress], None] | None = None,
 ) -> Result:
     """Train until the config's steps are made or every lane is done.
@@ -78,72 +75,86 @@ def fit(
       until: end before this step, leaving its row to another call.
       eval_every: overrides the config's.
       save_at: ascending steps; at each that lies between the given state's and the end, `save` is called.
-      save: called with the state, whose buffers the next step takes, and all metrics before that step.
+      save: called with what there is so far: the state, whose buffers the next step takes, and all metrics before
+        that step.
       watch: called after every chunk.
 
     Returns:
       the final state and all metrics.
     """
     state = trainer.init() if state is None else state
-    before = np.asarray(state.step)
     eval_every = trainer.config.eval_every if eval_every is None else eval_every
     last = trainer.config.steps
     end = last + 1 if until is None else until
-    # The last step is evaluated whatever the interval, hence one less.
-    longest = min(CAPACITY, (EVALUATIONS - 1) * eval_every)
     recorder = _Recorder(metrics, state, eval_every, last)
+    engine = _Engine(trainer, recorder, eval_every, watch)
     step = first = int(jnp.max(jnp.where(state.status == RUNNING, state.step, -1)))
-    running = first >= 0
-    lanes, own = np.arange(len(before)), trainer
-    compile_seconds, run_seconds, pace, pending, clock = trainer.compile_seconds, 0.0, 1, None, time.perf_counter()
 
-    def settle() -> None:
-        """Read what the chunk before the newest recorded, while the device computes the newest."""
-        nonlocal running, run_seconds, pace, pending, clock
-        if pending is None:
-            return
-        start, asked, *outputs = pending
-        pending = None
-        rows, taken, report = own.trim(jax.device_get(outputs))
-        report["rows"] = int(report["rows"].max())
-        recorder.add(start, lanes, rows, taken, report)
-        seconds, clock = time.perf_counter() - clock, time.perf_counter()
-        run_seconds += seconds
-        running = bool(np.any(report["status"] == RUNNING))
-        # One step, then a few, then as many as fill the time between two looks.
-        pace = int(np.clip(CHUNK_SECONDS * report["rows"] / seconds, 1, min(8 * asked, longest)))
-        if watch and report["rows"]:
-            latest = {name: values.copy() for name, values in recorder.latest.items()}
-            watch(Progress(start + report["rows"], latest, recorder.step.copy(), recorder.status.copy()))
+    def result() -> Result:
+        made = int(jnp.max(state.step)) - first if first >= 0 else 0
+        return Result(state, recorder.metrics, trainer.compile_seconds, engine.run_seconds, made)
 
-    while running and step < end:
+    while recorder.running.any() and step < end:
         place = bisect.bisect_right(save_at, step)
         due = save_at[place] if place < len(save_at) else end
-        active, until_others = trainer.active(state, step)
-        stop = min(end, due, until_others)
-        if not np.array_equal(active, lanes):
-            lanes, own = active, trainer.of_lanes(active)
-        part = own.place(state if own is trainer else take(state, lanes))
-        compiled = own.compile_seconds
-        while running and step < stop:
-            count = min(pace, stop - step)
-            part, *outputs = own.chunk(part, step, count, eval_every)
-            if own.compile_seconds > compiled:
-                compile_seconds += own.compile_seconds - compiled
-                compiled, clock = own.compile_seconds, time.perf_counter()
-            settle()
-            pending = (step, count, *outputs)
-            step += count
-        settle()
-        part = own.trim(part)
-        state = part if own is trainer else jax.tree.map(lambda x, y: x.at[lanes].set(y), state, part)  # noqa: B023
-        if save and running and step == due < end:
-            save(state, recorder.metrics)
-        clock = time.perf_counter()
+        turns, until_turns_change = trainer.turns(state, step)
+        stop = min(end, due, until_turns_change)
+        for turn, lanes in enumerate(turns):
+            state = engine.train(state, lanes, step, stop, (turn, len(turns)))
+        recorder.join()
+        step = stop
+        if save and recorder.running.any() and step == due < end:
+            save(result())
     recorder.complete(state, trainer)
-    made = int(jnp.max(state.step)) - first if first >= 0 else 0
-    lane_steps = int((np.asarray(state.step) - before).sum())
-    return Result(state, recorder.metrics, compile_seconds, run_seconds, made, lane_steps)
+    return result()
+
+
+class _Engine:
+    """Dispatches chunks, and reads what each recorded while the device computes the next."""
+
+    def __init__(
+        self, trainer: Trainer, recorder: "_Recorder", eval_every: int, watch: Callable[[Progress], None] | None
+    ):
+        self._trainer, self._recorder, self._eval_every, self._watch = trainer, recorder, eval_every, watch
+        # The last step is evaluated whatever the interval, hence one less.
+        self._longest = min(CAPACITY, (EVALUATIONS - 1) * eval_every)
+        self._pace = 1  # Steps of the next chunk: one, then a few, then as many as fill the time between two looks.
+        self._clock = 0.0
+        self.run_seconds = 0.0
+
+    def train(self, state: TrainState, lanes: np.ndarray, step: int, stop: int, turn: tuple[int, int]) -> TrainState:
+        """Train some lanes from `step` to `stop`, in the given (turn, of how many); gives the state of all."""
+        trainer, recorder = self._trainer, self._recorder
+        self._clock = time.perf_counter()
+        placed, pending, start = trainer.place(state, lanes), None, step
+        while recorder.running[lanes].any() and step < stop:
+            count = min(self._pace, stop - step)
+            compiled = trainer.compile_seconds
+            placed, *outputs = trainer.chunk(placed, step, count, self._eval_every)
+            if trainer.compile_seconds > compiled:
+                self._clock = time.perf_counter()
+            if pending:
+                self._settle(lanes, *pending, (start, stop), turn)
+            pending = (step, count, outputs)
+            step += count
+        if pending:
+            self._settle(lanes, *pending, (start, stop), turn)
+        return trainer.places.take_back(state, lanes, placed.state)
+
+    def _settle(self, lanes, step, asked, outputs, stretch, turn) -> None:
+        """Wait for a chunk, and take what it recorded."""
+        rows, taken, report = jax.device_get(outputs)
+        made = int(report["rows"].max())
+        self._recorder.add(lanes, step, made, rows, taken, report)
+        seconds, self._clock = time.perf_counter() - self._clock, time.perf_counter()
+        self.run_seconds += seconds
+        self._pace = int(np.clip(CHUNK_SECONDS * made / seconds, 1, min(8 * asked, self._longest)))
+        if self._watch and made:
+            (start, stop), (index, turns) = stretch, turn
+            done = start + (index * (stop - start) + step + made - start) // turns
+            recorder = self._recorder
+            latest = {name: values.copy() for name, values in recorder.latest.items()}
+            self._watch(Progress(done, latest, recorder.step.copy(), recorder.status.copy()))
 
 
 def cut(metrics: Metrics, step: int) -> Metrics:
@@ -169,34 +180,49 @@ class _Recorder:
             axes = dict.fromkeys(("step", _axis(EVALUATION)), np.zeros(0, np.int64))
             metrics = axes | {name: np.zeros((lanes, 0), np.float32) for name in METRICS}
         self._parts = [metrics]
+        self._taken: list[tuple[np.ndarray, Metrics]] = []  # Lanes and what they recorded since the last `join`.
         self._eval_every, self._last = eval_every, last
         self.latest = {name: np.full(lanes, np.nan, np.float32) for name in METRICS}
 
-    def add(self, start: int, lanes: np.ndarray, rows: Metrics, taken: Metrics, report: dict) -> None:
-        """Take what a chunk gave of some of the lanes; the others were done before it."""
-        self.step[lanes], self.status[lanes] = report["step"], report["status"]
-        step = np.arange(start, start + report["rows"])
+    @property
+    def running(self) -> np.ndarray:
+        """Tell which lanes run, bool `[S]`."""
+        return self.status == RUNNING
+
+    def add(self, lanes: np.ndarray, start: int, made: int, rows: Metrics, taken: Metrics, report: Metrics) -> None:
+        """Take what a chunk of `made` steps from `start` on recorded of some of the lanes, idle ones after them."""
+        count = len(lanes)
+        self.step[lanes], self.status[lanes] = report["step"][:count], report["status"][:count]
+        step = np.arange(start, start + made)
         measured = (step % self._eval_every == 0) | (step == self._last)
-        over = (self.status != RUNNING)[:, None] & (step > self.step[:, None])
+        over = ~self.running[lanes, None] & (step > self.step[lanes, None])
         part = {"step": step, _axis(EVALUATION): step[measured]}
         for name, buffer in rows.items():
             blank = over | ~measured if name in TEST_METRICS else over
-            part[name] = _blanked(self._of_all(lanes, buffer[:, : len(step)]), blank)
+            part[name] = _blanked(buffer[:count, :made], blank)
         for name, buffer in taken.items():
-            values = self._of_all(lanes, buffer[:, : measured.sum()])
-            part[EVALUATION + name] = _blanked(values, over[:, measured])
+            part[EVALUATION + name] = _blanked(buffer[:count, : measured.sum()], over[:, measured])
         for name in METRICS:
-            for s, values in enumerate(part[name]):
+            for lane, values in zip(lanes, part[name], strict=True):
                 if (known := values[~np.isnan(values)]).size:
-                    self.latest[name][s] = known[-1]
-        self._parts.append(part)
+                    self.latest[name][lane] = known[-1]
+        self._taken.append((lanes, part))
 
-    def _of_all(self, lanes: np.ndarray, values: np.ndarray) -> np.ndarray:
-        if len(lanes) == len(self.step):
-            return values
-        whole = np.zeros((len(self.step), *values.shape[1:]), values.dtype)
-        whole[lanes] = values
-        return whole
+    def join(self) -> None:
+        """Lay what lanes recorded in turns side by side; those that were done before, and had none, are blank."""
+        parts = [(lanes, part) for lanes, part in self._taken if part["step"].size]
+        self._taken = []
+        if not parts:
+            return
+        axes = {name: np.unique(np.concatenate([p[name] for _, p in parts])) for name in ("step", _axis(EVALUATION))}
+        joined = dict(axes)
+        for name, like in parts[0][1].items():
+            if name not in axes:
+                steps = axes[_axis(name)]
+                joined[name] = np.full((len(self.step), len(steps), *like.shape[2:]), np.nan, like.dtype)
+                for lanes, part in parts:
+                    joined[name][np.ix_(lanes, np.searchsorted(steps, part[_axis(name)]))] = part[name]
+        self._parts.append(joined)
 
     def complete(self, state: TrainState, trainer: Trainer) -> None:
         """Measure the test set at the step where a lane was frozen, where that fell between two evaluations."""

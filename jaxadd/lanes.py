@@ -31,7 +31,9 @@ def over_lanes(function: Callable, width: int | None = None) -> Callable:
         one = lambda lane: function(*lane, *shared)  # noqa: E731
         if not side_by_side():
             return jax.lax.map(one, arguments)
-        return jax.vmap(one)(arguments) if width is None else jax.lax.map(one, arguments, batch_size=width)
+        if width is None or len(jax.tree.leaves(arguments)[0]) <= width:
+            return jax.vmap(one)(arguments)
+        return jax.lax.map(one, arguments, batch_size=width)
 
     return mapped
 

@@ -19,6 +19,7 @@ from jaxadd.config import RunConfig
 from jaxadd.fit import Progress
 from jaxadd.lanes import take
 from jaxadd.model import Params
+from jaxadd.summaries import step_of
 from jaxadd.tasks import Batch
 from jaxadd.train import Trainer
 from jaxadd.trees import named_leaves, nest
@@ -221,9 +222,9 @@ def outcome(trainer: Trainer, record: runs.Record) -> str:
     columns = ("seed", "status", "steps", "train ≥ 99 %", "test ≥ 99 %", "train loss", "test loss", "test accuracy")
     rows = [columns]
     for lane in summary["lanes"]:
-        steps = [lane[f"step of {part}_accuracy >= 0.99"] for part in ("train", "test")]
-        losses = [lane[f"final {part}_loss"] for part in ("train", "test")]
-        accuracy = lane["final test_accuracy"]
+        steps = [lane[step_of(f"{part}_accuracy", 0.99)] for part in ("train", "test")]
+        losses = [lane[f"final_{part}_loss"] for part in ("train", "test")]
+        accuracy = lane["final_test_accuracy"]
         rows.append(
             (
                 str(lane["seed"]),

@@ -1,11 +1,11 @@
-"""The run folder: write, read, resume, replay. The only module that touches the disk for runs.
+"""The run folder: write, read, resume.
 
     <folder>/config.json    the whole config; versions, device and precision it ran with
              metrics.npz    step [T], every other array [S, T]
              params.npz     final parameters by path, leading S
              summary.json   headline numbers
              checkpoints/   resumable states, one folder per step
-             replays/       dense re-runs of a part, each a folder like this one
+             replays/       dense re-runs of a part, each a folder like this one, see `replays`
              figures/
 
 Every file is written beside its place and renamed into it, and metrics are written before the checkpoint
@@ -18,8 +18,7 @@ import json
 import os
 import platform
 import shutil
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -34,12 +33,10 @@ from jaxadd.config import RunConfig
 from jaxadd.errors import UserError
 from jaxadd.files import UNREADABLE, first_line, read_npz, write_npz, write_text
 from jaxadd.fit import Metrics, Progress, Result, cut, fit
-from jaxadd.train import DIVERGED, RUNNING, STOPPED, Trainer, TrainState
+from jaxadd.summaries import summarise
+from jaxadd.train import DIVERGED, RUNNING, Trainer, TrainState
 from jaxadd.trees import flatten
 
-STATUS = {RUNNING: "finished", STOPPED: "stopped at its threshold", DIVERGED: "diverged"}
-THRESHOLDS = (("train_accuracy", 0.99), ("test_accuracy", 0.99), ("train_loss", 0.1), ("test_loss", 1.0))
-FINAL = ("train_loss", "train_accuracy", "test_loss", "test_accuracy")  # Told of a lane as "final <metric>".
 Note = Callable[[str], None]
 
 
@@ -49,11 +46,13 @@ class Origin(NamedTuple):
     Attributes:
       experiment: the name of the module in `experiments`, or "" for a run made by library calls.
       config: the config it runs with.
+      places: lanes trained at once.
       environment: the versions and the device it began with.
     """
 
     experiment: str
     config: RunConfig
+    places: int
     environment: dict[str, str]
 
 
@@ -92,7 +91,7 @@ def load(folder: str | os.PathLike) -> Record:
 def states(folder: str | os.PathLike, trainer: Trainer, note: Note = print) -> Iterator[tuple[int, TrainState]]:
     """Read the saved states of a run one by one, with their steps; damaged ones are told of and passed over."""
     for step in checkpoints.steps(Path(folder) / "checkpoints"):
-        state = _newest_checkpoint(Path(folder), trainer, step, note)
+        state = newest_checkpoint(Path(folder), trainer, step, note)
         if state is not None and checkpoints.updates_made(state) == step:
             yield step, state
 
@@ -122,6 +121,7 @@ def train(
     *,
     experiment: str = "",
     extend: bool = False,
+    keep: int = 0,
     watch: Callable[[Progress], None] | None = None,
     note: Note = print,
 ) -> Record:
@@ -132,6 +132,7 @@ def train(
       folder: made if it does not exist.
       experiment: recorded as what made the run.
       extend: allow the folder's config to differ in its number of steps, and go on to this config's.
+      keep: how many of the newest saved states are kept; 0 keeps all.
       watch: called after every chunk.
       note: called with a sentence on anything the user should know (resumed, fell back, diverged).
 
@@ -145,7 +146,7 @@ def train(
     folder, config = Path(folder), trainer.config
     _refuse_other_files(folder)
     with _locked(folder):
-        _claim(folder, Origin(experiment, config, environment()), extend, note)
+        _claim(folder, Origin(experiment, config, trainer.places.count, environment()), extend, note)
         if (folder / "summary.json").is_file():
             try:
                 record = load(folder)
@@ -155,125 +156,44 @@ def train(
             else:
                 note(f"{folder} is complete; nothing is left to train")
                 return record
-        metrics = _recorded(folder)
+        metrics = recorded(folder)
         if metrics is None and len(checkpoints.steps(folder / "checkpoints")) > 1:
             note("metrics.npz is lost or damaged, so the run begins again from step 0")
-        state = _newest_checkpoint(folder, trainer, len(metrics["step"]) if metrics else 0, note)
+        state = newest_checkpoint(folder, trainer, len(metrics["step"]) if metrics else 0, note)
         states = folder / "checkpoints"
         if state is None and metrics:
             raise UserError(
                 f"{folder} has a record of {len(metrics['step'])} steps but no whole checkpoint to go on from, and "
                 "training again would replace it; move its metrics.npz away to do so, or choose another name"
             )
+        seconds = 0.0
         if state is None:
             state = trainer.init()
             checkpoints.save(states, state, config)
         else:
+            seconds = checkpoints.seconds(states, checkpoints.updates_made(state))
             note(f"going on from step {checkpoints.updates_made(state)} of {config.steps}")
         if metrics:
             # The row of a step is recorded after its checkpoint; that of the last lane's last step before.
             rows = checkpoints.updates_made(state) + int(not np.any(np.asarray(state.status) == RUNNING))
             metrics = cut(metrics, rows)
 
-        def save(state: TrainState, metrics: Metrics) -> None:
-            write_npz(folder / "metrics.npz", metrics)
-            checkpoints.save(states, state, config)
+        def save(result: Result) -> None:
+            write_npz(folder / "metrics.npz", result.metrics)
+            checkpoints.save(states, result.state, config, seconds + result.run_seconds)
+            checkpoints.prune(states, keep)
 
         save_at = range(0, config.steps, config.checkpoint_every)
         watch = _telling_of_divergence(config, watch, note)
         result = fit(trainer, state=state, metrics=metrics, save_at=save_at, save=save, watch=watch)
-        save(result.state, result.metrics)
+        save(result)
         write_npz(folder / "params.npz", flatten(result.state.params))
-        write_text(folder / "summary.json", json.dumps(summarise(config, result), indent=2) + "\n")
+        summary = summarise(config, result._replace(run_seconds=seconds + result.run_seconds))
+        write_text(folder / "summary.json", json.dumps(summary, indent=2) + "\n")
     return load(folder)
 
 
-def replay(
-    folder: str | os.PathLike,
-    start: int,
-    stop: int,
-    snapshots: Sequence[int] = (),
-    *,
-    name: str | None = None,
-    replace: bool = False,
-    see: Callable[[TrainState], None] | None = None,
-    watch: Callable[[Progress], None] | None = None,
-    note: Note = print,
-) -> Path:
-    """Run steps `start` to `stop` of a run again from the nearest checkpoint, and record every one densely.
-
-    Args:
-      folder: the run.
-      start: the first step recorded.
-      stop: the last step recorded, at most the run's steps.
-      snapshots: steps between them at which to keep the parameters.
-      name: of the new folder, "START-STOP" by default.
-      replace: an earlier replay of that name is replaced.
-      see: called with the state before each of the steps, whose buffers the next one takes.
-      watch: called after every chunk.
-      note: called with a sentence on anything the user should know.
-
-    Returns:
-      the new folder `<folder>/replays/<name>`: config.json, metrics.npz with train and test metrics at
-      every step, and snapshots/<step>.npz with the parameters after that many updates.
-
-    Raises:
-      ValueError: the steps are not within the run, or that replay exists already.
-    """
-    folder = Path(folder)
-    origin = read_origin(folder)
-    config = origin.config
-    if not 0 <= start <= stop <= config.steps:
-        raise UserError(
-            f"a replay goes from one step of the run to a later one, 0 to {config.steps}; got {start} to {stop}"
-        )
-    if outside := [step for step in snapshots if not start <= step <= stop]:
-        raise UserError(f"snapshots must lie between {start} and {stop}, got {outside}")
-    target = folder / "replays" / check_name(name or f"{start}-{stop}")
-    if target.exists() and not replace:
-        raise UserError(f"{target} exists already; remove it or choose another name")
-    _warn_of_other_environment(origin, note)
-    trainer = Trainer(config)
-    state = _newest_checkpoint(folder, trainer, start, note)
-    state = trainer.init() if state is None else state
-    if checkpoints.updates_made(state) < start:
-        note(f"running from step {checkpoints.updates_made(state)} to {start}")
-        state = fit(trainer, state=state, until=start, watch=watch).state
-    if not np.any(np.asarray(state.status) == RUNNING):
-        raise UserError(
-            f"nothing runs at step {start}: every lane had ended by step {checkpoints.updates_made(state)}"
-        )
-    target.parent.mkdir(exist_ok=True)
-    part = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part"))
-    try:
-        (part / "snapshots").mkdir()
-
-        wanted = sorted(set(snapshots))
-        visited = range(start, stop + 1) if see else wanted
-
-        def visit(state: TrainState, metrics: Metrics | None = None) -> None:
-            step = checkpoints.updates_made(state)
-            if step in wanted:
-                write_npz(part / "snapshots" / f"{step:08d}.npz", flatten(state.params))
-            if see:
-                see(state)
-
-        if visited and visited[0] == start:
-            visit(state)
-        result = fit(trainer, state=state, until=stop + 1, eval_every=1, save_at=visited, save=visit, watch=watch)
-        write_npz(part / "metrics.npz", result.metrics)
-        _write_origin(part, origin, {"replay_of": str(folder), "from": start, "to": stop, "snapshots": wanted})
-        part.chmod(0o755)
-        if target.exists():
-            shutil.rmtree(target)
-        part.rename(target)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
-    note(_compare(_recorded(folder), result.metrics, stop - start + 1))
-    return target
-
-
-def _newest_checkpoint(folder: Path, trainer: Trainer, at_most: int, note: Note) -> TrainState | None:
+def newest_checkpoint(folder: Path, trainer: Trainer, at_most: int, note: Note) -> TrainState | None:
     """Read the newest whole checkpoint of a step up to `at_most`, telling of those passed over; None if none is."""
     states, like = folder / "checkpoints", trainer.abstract_state()
     for step in reversed(checkpoints.steps(states)):
@@ -286,7 +206,7 @@ def _newest_checkpoint(folder: Path, trainer: Trainer, at_most: int, note: Note)
     return None
 
 
-def _recorded(folder: Path) -> Metrics | None:
+def recorded(folder: Path) -> Metrics | None:
     """Read the metrics of a run; None where there are none, or they are damaged."""
     try:
         return read_npz(folder / "metrics.npz")
@@ -313,41 +233,6 @@ def _telling_of_divergence(
             )
 
     return watching
-
-
-def thresholds(config: RunConfig) -> list[tuple[str, float]]:
-    """List the metrics and thresholds whose first step is told of each lane: the usual ones, and where it stops."""
-    own = ((config.stop.metric, config.stop.threshold),) if config.stop.metric != "none" else ()
-    return list(dict.fromkeys((*THRESHOLDS, *own)))
-
-
-def step_of(metric: str, threshold: float) -> str:
-    """Name the entry of a lane's summary that tells the first step at which a metric reached a threshold."""
-    return f"step of {metric} {'>=' if metric.endswith('accuracy') else '<='} {threshold:g}"
-
-
-def summarise(config: RunConfig, result: Result) -> dict[str, Any]:
-    """Compute the headline numbers of a run, per lane, as plain data."""
-    metrics, status, step = result.metrics, np.asarray(result.state.status), np.asarray(result.state.step)
-    lanes = []
-    for s, seed in enumerate(config.seeds):
-        end = int(np.searchsorted(metrics["step"], step[s]))
-        lane: dict[str, Any] = {"seed": seed, "status": STATUS[int(status[s])], "steps": int(step[s])}
-        for name, threshold in thresholds(config):
-            values = metrics[name][s]
-            reached = values >= threshold if name.endswith("accuracy") else values <= threshold
-            lane[step_of(name, threshold)] = int(metrics["step"][reached][0]) if reached.any() else None
-        for name in FINAL:
-            value = float(metrics[name][s, end])
-            lane[f"final {name}"] = value if np.isfinite(value) else None
-        lanes.append(lane)
-    return {
-        "lanes": lanes,
-        "compile_seconds": round(result.compile_seconds, 3),
-        "run_seconds": round(result.run_seconds, 3),
-        "lane_steps_made": result.lane_steps_made,
-        "steps_per_second": round(result.steps_made / result.run_seconds, 2) if result.run_seconds else None,
-    }
 
 
 def environment() -> dict[str, str]:
@@ -404,7 +289,7 @@ def _claim(folder: Path, origin: Origin, extend: bool, note: Note) -> None:
     """Check that the folder holds this config, or make it do so where it holds none."""
     states = folder / "checkpoints"
     if not (folder / "config.json").exists():
-        _write_origin(folder, origin)
+        write_origin(folder, origin)
         states.mkdir(exist_ok=True)
         return
     theirs = read_origin(folder)
@@ -420,14 +305,17 @@ def _claim(folder: Path, origin: Origin, extend: bool, note: Note) -> None:
         raise UserError(f"{folder} holds a run of another config ({'; '.join(difference)}); choose another name")
     if config != theirs.config:
         (folder / "summary.json").unlink(missing_ok=True)
-        _write_origin(folder, theirs._replace(config=config))
-    _warn_of_other_environment(theirs, note)
+    if (config, origin.places) != (theirs.config, theirs.places):
+        write_origin(folder, theirs._replace(config=config, places=origin.places))
+    if any(checkpoints.steps(states)):
+        warn_of_other_environment(theirs, origin.places, note)
     states.mkdir(exist_ok=True)
     for leftover in [*folder.glob(".*.part"), *states.glob(".*")]:
         shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
 
 
-def _write_origin(folder: Path, origin: Origin, more: dict[str, Any] | None = None) -> None:
+def write_origin(folder: Path, origin: Origin, more: dict[str, Any] | None = None) -> None:
+    """Write what made a run, and more that is told of it, to its config.json."""
     data = origin._asdict() | {"config": configs.to_json(origin.config)} | (more or {})
     write_text(folder / "config.json", json.dumps(data, indent=2) + "\n")
 
@@ -439,29 +327,15 @@ def read_origin(folder: str | os.PathLike) -> Origin:
         data = json.loads(path.read_text())
         if "replay_of" in data:
             raise UserError(f"it is a replay of {data['replay_of']}, not a run")
-        return Origin(data["experiment"], configs.from_json(data["config"]), data["environment"])
+        return Origin(data["experiment"], configs.from_json(data["config"]), data["places"], data["environment"])
     except (FileNotFoundError, NotADirectoryError) as error:
         raise UserError(f"{folder} is no run folder: there is no {path}") from error
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path} cannot be read as the config of a run: {first_line(error)}") from error
 
 
-def _warn_of_other_environment(origin: Origin, note: Note) -> None:
-    now, then = environment(), origin.environment
+def warn_of_other_environment(origin: Origin, places: int, note: Note) -> None:
+    """Tell what is not as it was when the run began, so that numbers may be rounded in another way."""
+    now, then = environment() | {"lanes at once": places}, origin.environment | {"lanes at once": origin.places}
     if changed := [f"{name} {then.get(name)} then, {now[name]} now" for name in now if now[name] != then.get(name)]:
         note(f"not bit for bit the run it was, since the machine has changed: {'; '.join(changed)}")
-
-
-def _compare(recorded: Metrics | None, again: Metrics, asked: int) -> str:
-    shared = np.zeros(0, int) if recorded is None else np.intersect1d(recorded["step"], again["step"])
-    if shared.size and recorded["step"][-1] > again["step"][-1] and len(again["step"]) < asked:
-        return f"the replay ended at step {again['step'][-1]}, where the run went on: this is not an exact replay"
-    if not shared.size:
-        return "the run has no record of these steps to compare with"
-    theirs = recorded["train_loss"][:, np.searchsorted(recorded["step"], shared)]
-    ours = again["train_loss"][:, np.searchsorted(again["step"], shared)]
-    same = (theirs == ours) | (np.isnan(theirs) & np.isnan(ours))
-    if same.all():
-        return f"all {shared.size} recorded train losses were met again, bit for bit"
-    step = shared[np.flatnonzero(~same.all(axis=0))[0]]
-    return f"train losses differ from the recorded ones from step {step} on: this is not an exact replay"

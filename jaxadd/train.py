@@ -16,13 +16,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jaxadd import losses
 from jaxadd.config import Hyper, RunConfig, hyper
 from jaxadd.lanes import over_lanes, side_by_side, take
 from jaxadd.model import Params
+from jaxadd.placement import Places, bytes_of, over_devices
 from jaxadd.tasks import Batch, Data, Predict
 
 RUNNING, STOPPED, DIVERGED = 0, 1, 2
@@ -52,23 +52,37 @@ class TrainState(NamedTuple):
     status: jax.Array
 
 
-class Trainer:
-    """A config made ready: model, data, hyper-parameters and the compiled chunk."""
+class Placed(NamedTuple):
+    """Some lanes of a run, laid out over the devices, with idle ones at the end where they fill fewer places.
 
-    def __init__(self, config: RunConfig):
-        """Prepare; raises ValueError where task and model do not fit or the data cannot be read."""
+    Attributes:
+      state, hyper, data: of these lanes, as the compiled chunk takes them.
+    """
+
+    state: TrainState
+    hyper: Hyper
+    data: Any
+
+
+class Trainer:
+    """A config made ready: model, data, hyper-parameters and the compiled chunk.
+
+    Attributes:
+      places: where its lanes are trained.
+    """
+
+    def __init__(self, config: RunConfig, at_once: int | None = None):
+        """Prepare, with a place for every lane by default; raises ValueError where task and model do not fit or the
+        data cannot be read.
+        """
         self.config = config
         self.model = config.model.build(config.task.sizes)
         self.data = config.task.data(config.seeds)
         self.hyper = hyper(config)
-        # Lanes never look at each other, so each process trains on its own devices, and no device waits for another.
-        devices = jax.local_devices()[: len(config.seeds)]
-        self.mesh = Mesh(np.array(devices), ("lanes",))
-        self._over_devices = NamedSharding(self.mesh, P("lanes"))
-        self._hyper, self._lane_data = self._spread(self.hyper), self._spread(self.data.lane)
+        self.places = Places(len(config.seeds), len(config.seeds) if at_once is None else at_once)
         self.compile_seconds = 0.0
-        self._compiled: dict[int, Any] = {}  # By the number of lanes.
-        self._evaluate_compiled = jax.jit(over_lanes(self._evaluate))
+        self._compiled: dict[int, Any] = {}  # By the number of places.
+        self._evaluate_compiled = jax.jit(over_lanes(self._evaluate, self.places.count))
 
     def init(self) -> TrainState:
         """Draw the initial state of every lane."""
@@ -79,29 +93,40 @@ class Trainer:
             return TrainState(params, hyper.transform().init(params), data_key, jnp.int32(0), jnp.int32(RUNNING))
 
         # Each device draws its own lanes where they divide, so that none holds those of all.
-        where = self._over_devices if self._rows() == len(self.config.seeds) else None
-        drawn = jax.jit(jax.vmap(lane), out_shardings=where)
+        where = over_devices(self.places.rows())
+        drawn = jax.jit(jax.vmap(lane), out_shardings=None if self.places.lanes % where.mesh.size else where)
         return drawn(self.hyper, jnp.asarray(self.config.seeds, jnp.uint32))
 
-    def place(self, state: TrainState) -> TrainState:
-        """Lay the lanes of a state out over the devices, with idle ones at the end where they do not divide."""
-        placed = self._spread(state)
-        idle = np.arange(len(placed.step)) >= len(self.config.seeds)
-        return placed._replace(status=jnp.where(idle, STOPPED, placed.status)) if idle.any() else placed
+    def turns(self, state: TrainState, step: int) -> tuple[list[np.ndarray], float]:
+        """Choose which lanes are trained together from a step on, so that those that are done give up their places.
 
-    def trim(self, tree: Any) -> Any:
-        """Give the S lanes of what `place` or `chunk` made."""
-        lanes = len(self.config.seeds)
-        return tree if self._rows() == lanes else jax.tree.map(lambda x: x[:lanes], tree)
+        Lanes take turns from one multiple of `checkpoint_every` to the next, so they are at the same step whenever a
+        state is saved. Who was done at the last multiple gets no turn, and the others need fewer turns, at last fewer
+        places. This follows from the state alone, and a resumed run computes the same.
 
-    def _rows(self) -> int:
-        return -(-len(self.config.seeds) // self.mesh.size) * self.mesh.size
+        Args:
+          state: of all lanes.
+          step: the updates made so far.
 
-    def _spread(self, tree: Any) -> Any:
-        lanes, rows = len(self.config.seeds), self._rows()
-        if rows != lanes:
-            tree = jax.tree.map(lambda x: x[np.minimum(np.arange(rows), lanes - 1)], tree)
-        return jax.device_put(tree, self._over_devices)
+        Returns:
+          of each turn its lanes, ascending; and the step up to which that holds.
+        """
+        if self.places.lanes <= self.places.count and not side_by_side():
+            return [np.arange(self.places.lanes)], math.inf  # There a lane that is done costs nothing.
+        every = self.config.checkpoint_every
+        begun = step // every * every
+        done = (np.asarray(state.status) != RUNNING) & (np.asarray(state.step) < begun)
+        return self.places.turns(done), begun + every
+
+    def place(self, state: TrainState, lanes: np.ndarray | None = None) -> Placed:
+        """Lay lanes, all by default and at most as many as there are places, out over the devices."""
+        lanes = np.arange(self.places.lanes) if lanes is None else lanes
+        placed = self.places.place(Placed(state, self.hyper, self.data.lane), lanes)
+        idle = np.arange(len(placed.state.step)) >= len(lanes)
+        if not idle.any():
+            return placed
+        status = jnp.where(idle, STOPPED, placed.state.status)
+        return placed._replace(state=placed.state._replace(status=status))
 
     def objective(self, params: Params, batch: Batch, hyper: Hyper) -> tuple[jax.Array, tuple]:
         """Compute what one lane minimises, a scalar, and beside it what `loss` gives."""
@@ -132,100 +157,71 @@ class Trainer:
         """Compute the test metrics of every lane, each `[S]`, and what the task measures, `[S, ...]`."""
         return self._evaluate_compiled(params, self.data.lane, shared=(self.data.shared,))
 
-    def chunk(
-        self, state: TrainState, start: int, count: int, eval_every: int
-    ) -> tuple[TrainState, dict, dict, dict]:
+    def chunk(self, placed: Placed, start: int, count: int, eval_every: int) -> tuple[Placed, dict, dict, dict]:
         """Record up to `count` rows and make the update of each, fewer when every lane is done.
 
         Args:
-          state: the state to go on from, as `place` gives it; donated.
+          placed: the lanes to go on with; their state is donated.
           start: the updates made so far, `state.step` of every lane that runs.
           count: at most CAPACITY, and few enough for EVALUATIONS.
           eval_every: the test set is evaluated at multiples of this, and at the config's last step, where
             no update is made.
 
         Returns:
-          the new state; for each of METRICS and POSITION_LOSS a buffer `[S, CAPACITY, ...]`, whose first rows
-          are set; for each array that the task measures a buffer `[S, EVALUATIONS + 1, ...]`, whose first
-          entries are the evaluations made; and "rows" (how many each device made), "step" `[S]` and "status"
-          `[S]`. Where S does not divide among the devices, all have idle lanes at the end; see `trim`.
+          the lanes with their new state; for each of METRICS and POSITION_LOSS a buffer `[S, CAPACITY, ...]`, whose
+          first rows are set; for each array that the task measures a buffer `[S, EVALUATIONS + 1, ...]`, whose first
+          entries are the evaluations made; and "rows" (how many each device made), "step" `[S]` and "status" `[S]`.
+          Here S counts idle lanes, too.
         """
-        arguments = self._arguments(state, start, count, eval_every)
+        arguments = self._arguments(placed, start, count, eval_every)
         if self.config.debug:
             with jax.disable_jit(), jax.debug_nans(True):
-                return self._chunk(*arguments)
-        lanes = len(self.config.seeds)
-        if lanes not in self._compiled:
-            self.compile(arguments)
-        return self._compiled[lanes](*arguments)
+                state, *recorded = self._chunk(*arguments)
+        else:
+            state, *recorded = self._program(arguments)(*arguments)
+        return placed._replace(state=state), *recorded
 
-    def _arguments(self, state: TrainState, *numbers: int) -> tuple:
-        data = Data(self.data.shared, self._lane_data)
-        return state, self._hyper, data, *(np.int32(n) for n in (*numbers, self.config.steps))
+    def _arguments(self, placed: Placed, *numbers: int) -> tuple:
+        data = Data(self.data.shared, placed.data)
+        return placed.state, placed.hyper, data, *(np.int32(n) for n in (*numbers, self.config.steps))
 
-    def compile(self, arguments: tuple) -> None:
-        """Compile the chunk for arguments of these shapes; every device runs it on its own lanes, and no other's."""
-        clock = time.perf_counter()
-        lanes, same = P("lanes"), P()
-        chunk = jax.shard_map(
-            self._chunk,
-            mesh=self.mesh,
-            in_specs=(lanes, lanes, Data(same, lanes), same, same, same, same),
-            out_specs=lanes,
-            check_vma=False,  # It has no rule for the loops inside.
-        )
-        program = jax.jit(chunk, donate_argnums=0).lower(*arguments).compile()
-        self._compiled[len(self.config.seeds)] = program
-        self.compile_seconds = time.perf_counter() - clock
+    def _program(self, arguments: tuple) -> Any:
+        """Compile the chunk for so many places; every device runs it on its own lanes, and looks at no other's."""
+        rows = len(arguments[0].step)
+        if rows not in self._compiled:
+            clock = time.perf_counter()
+            lanes, same = P("lanes"), P()
+            chunk = jax.shard_map(
+                self._chunk,
+                mesh=over_devices(rows).mesh,
+                in_specs=(lanes, lanes, Data(same, lanes), same, same, same, same),
+                out_specs=lanes,
+                check_vma=False,  # It has no rule for the loops inside.
+            )
+            self._compiled[rows] = jax.jit(chunk, donate_argnums=0).lower(*arguments).compile()
+            self.compile_seconds += time.perf_counter() - clock
+        return self._compiled[rows]
 
     def for_lanes(self, seeds: Sequence[int], vary: Any = ()) -> "Trainer":
-        """Give a trainer of other lanes that shares what is compiled, once for each number of lanes."""
-        other = Trainer(replace(self.config, seeds=tuple(seeds), vary=vary))
+        """Give a trainer of other lanes with as many places, which shares what is compiled."""
+        other = Trainer(replace(self.config, seeds=tuple(seeds), vary=vary), self.places.count)
         other._compiled, other._evaluate_compiled = self._compiled, self._evaluate_compiled
         return other
 
-    def of_lanes(self, lanes: np.ndarray) -> "Trainer":
-        """Give the trainer of some of these lanes, by their places."""
-        if len(lanes) == len(self.config.seeds):
-            return self
-        vary = tuple((name, tuple(values[i] for i in lanes)) for name, values in self.config.vary)
-        return self.for_lanes([self.config.seeds[i] for i in lanes], vary)
-
-    def active(self, state: TrainState, step: int) -> tuple[np.ndarray, float]:
-        """Choose which lanes to train from a step on, so that those that are done do not cost what the others do.
-
-        Where lanes are computed side by side, there are half as many places, or a quarter …, as soon as that is
-        enough for those that were not done at the last multiple of `checkpoint_every`. So it follows from the state
-        alone, and a resumed run computes the same.
-
-        Args:
-          state: of all lanes.
-          step: the updates made so far.
-
-        Returns:
-          the places of the lanes, ascending; and the step up to which that holds.
-        """
-        lanes = width = len(self.config.seeds)
-        if not side_by_side():
-            return np.arange(lanes), math.inf
-        every = self.config.checkpoint_every
-        done = (np.asarray(state.status) != RUNNING) & (np.asarray(state.step) < step // every * every)
-        while width // 2 >= max(1, np.sum(~done)):
-            width //= 2
-        return np.sort(np.argsort(done, kind="stable")[:width]), (step // every + 1) * every
-
     def memory(self) -> int:
-        """Give the bytes that the compiled chunk takes on each device, by the compiler's own analysis."""
-        lanes = len(self.config.seeds)
-        if lanes not in self._compiled:
-            rows, where = self._rows(), self._over_devices
-            state = jax.tree.map(
-                lambda x: jax.ShapeDtypeStruct((rows, *x.shape[1:]), x.dtype, sharding=where), self.abstract_state()
-            )
-            self.compile(self._arguments(state, 0, 1, self.config.eval_every))
-        found = self._compiled[lanes].memory_analysis()
-        sizes = found.argument_size_in_bytes + found.output_size_in_bytes - found.alias_size_in_bytes
-        return int(sizes + found.temp_size_in_bytes + found.generated_code_size_in_bytes)
+        """Give the bytes that training takes on each device: the compiled chunk's, by the compiler's own analysis,
+        and the states of lanes that wait for their turn.
+        """
+        rows, shapes = self.places.rows(), Placed(self.abstract_state(), self.hyper, self.data.lane)
+        where = over_devices(rows)
+        placed = jax.tree.map(lambda x: jax.ShapeDtypeStruct((rows, *x.shape[1:]), x.dtype, sharding=where), shapes)
+        found = self._program(self._arguments(placed, 0, 1, self.config.eval_every)).memory_analysis()
+        recorded = found.output_size_in_bytes - found.alias_size_in_bytes
+        # What one chunk recorded is read while the next is computed.
+        chunk = found.argument_size_in_bytes + found.temp_size_in_bytes + found.generated_code_size_in_bytes
+        waiting = 0 if self.places.lanes == rows else bytes_of(shapes.state)
+        share = where.mesh.size if self.places.lanes % where.mesh.size == 0 else 1
+        return int(chunk + 2 * recorded + waiting // share)
 
     def arithmetic(self) -> int:
         """Count the floating-point operations in the matrix products of one step of one lane."""

@@ -50,7 +50,7 @@ def test_a_run_and_its_checkpoint_give_the_same_numbers(folder, tiny, tmp_path, 
     flags = ("--p", 7, "--train-fraction", 0.6, "--split-seed", 1, "--out", out)
     assert call(monkeypatch, analyse, path, *flags) == 0
     theirs = json.loads((out / "analysis.json").read_text())
-    assert ours["test_loss"] == pytest.approx(record.summary["lanes"][1]["final test_loss"], rel=1e-4)
+    assert ours["test_loss"] == pytest.approx(record.summary["lanes"][1]["final_test_loss"], rel=1e-4)
     assert {k for k in ours if not k.startswith("phase")} == set(theirs)
     for name, value in theirs.items():
         if isinstance(value, float):

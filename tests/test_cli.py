@@ -161,7 +161,7 @@ def test_digits_are_read(shell, tmp_path):
     status, out, _ = shell("handwritten_digits", "--seeds", 0, 1, 2)
     assert status == 0
     summary = json.loads(next(tmp_path.glob("runs/*/*/summary.json")).read_text())
-    assert all(lane["final test_accuracy"] >= 0.97 for lane in summary["lanes"])
+    assert all(lane["final_test_accuracy"] >= 0.97 for lane in summary["lanes"])
     assert summary["run_seconds"] < 20
     assert "read as a" in out
 

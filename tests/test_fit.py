@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from jaxadd import fit as fit_module
+from jaxadd import placement
 from jaxadd.config import RunConfig, Stop
 from jaxadd.fit import fit
 from jaxadd.lanes import take
@@ -119,8 +120,8 @@ def test_the_chunk_is_traced_once(tiny, monkeypatch):
 def test_going_on_from_the_middle(tiny, whole):
     kept = {}
 
-    def save(state, metrics):
-        kept[int(state.step[0])] = jax.tree.map(jnp.copy, state), metrics
+    def save(so_far):
+        kept[int(so_far.state.step[0])] = jax.tree.map(jnp.copy, so_far.state), so_far.metrics
 
     trainer = Trainer(tiny)
     saved = fit(trainer, save_at=range(0, 40, 10), save=save)
@@ -239,8 +240,18 @@ def test_it_groks():
     assert metrics["step"][-1] > 2 * memorised
 
 
-def test_lanes_that_are_done_free_their_places_where_lanes_are_side_by_side(tiny, monkeypatch):
-    """Three of five lanes diverge at once, one stops; on an accelerator the places are cut at steps 10 and 20."""
+@pytest.mark.parametrize(
+    ("places", "want"),
+    [
+        (5, {0: [5], 9: [5], 10: [2], 19: [2], 20: [1], 40: [1]}),
+        (2, {0: [2, 2, 1], 9: [2, 2], 10: [2], 19: [2], 20: [1], 40: [1]}),
+    ],
+)
+def test_lanes_that_are_done_free_their_places_where_lanes_are_side_by_side(tiny, monkeypatch, places, want):
+    """Three of five lanes diverge at once, one stops; on an accelerator their places are given up at steps 10 and 20.
+
+    With two places, lanes take turns: three from step 0 on, of which the third ends at once.
+    """
     rates = (1e30, 1e-2, 1e30, 1e-3, 1e30)
     config = replace(tiny, seeds=(0, 1, 2, 3, 4), vary=(("optimizer.lr", rates),), stop=Stop("train_loss", 1.7))
     alike = fit(Trainer(config))
@@ -248,19 +259,22 @@ def test_lanes_that_are_done_free_their_places_where_lanes_are_side_by_side(tiny
     assert 10 <= alike.state.step[1] < 20
 
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(placement, "NARROWEST", 1)
     monkeypatch.setattr(fit_module, "CHUNK_SECONDS", 0.0)
     widths, chunk = {}, Trainer.chunk
-    saved = {}
+    saved, seen = {}, []
 
-    def counted(self, state, start, *rest):
-        widths[start] = len(state.step)
-        return chunk(self, state, start, *rest)
+    def counted(self, placed, start, *rest):
+        widths.setdefault(start, []).append(len(placed.state.step))
+        return chunk(self, placed, start, *rest)
 
     monkeypatch.setattr(Trainer, "chunk", counted)
-    keep = lambda state, metrics: saved.update(at=jax.tree.map(jnp.copy, (state, metrics)))  # noqa: E731
-    trainer = Trainer(config)
-    found = fit(trainer, save_at=[15], save=keep)
-    assert [widths[step] for step in (0, 9, 10, 19, 20, 40)] == [5, 5, 2, 2, 1, 1]
+    keep = lambda so_far: saved.update(at=jax.tree.map(jnp.copy, (so_far.state, so_far.metrics)))  # noqa: E731
+    trainer = Trainer(config, places)
+    found = fit(trainer, save_at=[15], save=keep, watch=lambda progress: seen.append(progress.done))
+    assert {step: widths[step] for step in want} == want
+    assert seen == sorted(seen)
+    assert seen[-1] == 41
     for name in METRICS:
         np.testing.assert_allclose(found.metrics[name], alike.metrics[name], rtol=1e-4, atol=1e-5, err_msg=name)
     np.testing.assert_array_equal(found.state.step, alike.state.step)
@@ -270,3 +284,14 @@ def test_lanes_that_are_done_free_their_places_where_lanes_are_side_by_side(tiny
     resumed = fit(trainer, state=state, metrics=metrics)
     assert_same(resumed.metrics, found.metrics)
     assert_same(flatten(resumed.state.params), flatten(found.state.params))
+
+
+def test_a_device_narrows_to_no_fewer_lanes_than_keep_it_busy(tiny, monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    trainer = Trainer(replace(tiny, seeds=tuple(range(40))))
+    state = trainer.init()
+    for running, width in ((40, 40), (21, 40), (20, 20), (10, 10), (9, 10), (1, 10)):
+        ended = state._replace(status=jnp.where(jnp.arange(40) < running, RUNNING, STOPPED))
+        (turn,), until = trainer.turns(ended, 10)
+        assert (turn.tolist(), until) == (list(range(running)), 20)
+        assert trainer.place(ended, turn).state.status.tolist() == [RUNNING] * running + [STOPPED] * (width - running)

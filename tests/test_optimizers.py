@@ -145,6 +145,29 @@ def test_muon_makes_each_head_orthogonal_and_leaves_the_rest_to_adam():
         np.testing.assert_allclose(np.abs(leaf), 0.5, rtol=1e-3)  # Adam's first step is its learning rate.
 
 
+def test_muon_follows_its_definition():
+    """Four steps of one matrix, three inputs to six outputs, with Nesterov momentum, warm-up and decoupled decay."""
+    rng = np.random.default_rng(0)
+    w = rng.normal(size=(3, 6)).astype(np.float32)
+    grads = [rng.normal(size=w.shape).astype(np.float32) for _ in range(4)]
+    config = Muon(lr=0.1, momentum=0.9, weight_decay=0.5, warmup=2)
+    tree = lambda x: {"blocks.0": {"mlp": {"W_in": jnp.asarray(x)}}}  # noqa: E731
+    params, state = tree(w), config.transform().init(tree(w))
+    mean = np.zeros_like(w)
+    for i, grad in enumerate(grads):
+        updates, state = config.transform().update(tree(grad), state, params)
+        params = jax.tree.map(jnp.add, params, updates)
+        mean = 0.9 * mean + 0.1 * grad
+        ahead = (0.9 * mean / (1 - 0.9 ** (i + 2))) + 0.1 * grad / (1 - 0.9 ** (i + 1))
+        x = ahead / np.linalg.norm(ahead)
+        for _ in range(5):
+            square = x @ x.T
+            x = 3.4445 * x + (-4.7750 * square + 2.0315 * square @ square) @ x
+        rate = 0.1 * min(i / 2, 1)
+        w = w - rate * (x * (6 / 3) ** 0.5 + 0.5 * w)
+        np.testing.assert_allclose(params["blocks.0"]["mlp"]["W_in"], w, rtol=1e-3, atol=1e-4)
+
+
 def test_grokfast_adds_the_slow_part():
     grads = [jnp.array([float(i), 1.0]) for i in range(1, 7)]
     found = follow(GrokfastEMA(decay=0.5, gain=2.0).transform(), grads, grads[0])

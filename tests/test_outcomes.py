@@ -22,6 +22,9 @@ def test_censored_lanes_leave_the_number_at_risk():
     np.testing.assert_array_equal(curve.step, [0, 10, 20, 30])
     np.testing.assert_allclose(curve.share, [1, 4 / 5, 4 / 5 * 2 / 3, 0])
     np.testing.assert_array_equal(curve.censored, [15, 25])
+    # 0.8 to the power of exp(± 1.96 √(1 / (5 · 4)) / |log 0.8|), by hand.
+    assert curve.low[1] == pytest.approx(0.2038, abs=1e-4)
+    assert curve.high[1] == pytest.approx(0.9692, abs=1e-4)
     assert (curve.low[1:3] < curve.share[1:3]).all()
     assert (curve.high[1:3] > curve.share[1:3]).all()
 

@@ -17,7 +17,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxadd import checkpoints, runs
+from jaxadd import checkpoints, replays, runs
 from jaxadd import config as configs
 from jaxadd.config import Stop
 from jaxadd.files import read_npz
@@ -88,8 +88,8 @@ def test_summary_tells_the_steps_to_thresholds(complete):
     record = runs.load(complete)
     for s, lane in enumerate(record.summary["lanes"]):
         reached = np.flatnonzero(record.metrics["train_accuracy"][s] >= 0.99)
-        assert lane["step of train_accuracy >= 0.99"] == (int(reached[0]) if reached.size else None)
-        assert lane["final test_loss"] == pytest.approx(record.metrics["test_loss"][s, -1])
+        assert lane["step_of_train_accuracy_0.99"] == (int(reached[0]) if reached.size else None)
+        assert lane["final_test_loss"] == pytest.approx(record.metrics["test_loss"][s, -1])
 
 
 @pytest.mark.parametrize("keep", [0, 20, 40])
@@ -194,7 +194,7 @@ def test_a_complete_run_whose_record_is_damaged_is_mended(tiny, complete, copy):
 @pytest.mark.parametrize("name", ["../x", "a/b", "..", "."])
 def test_a_replay_stays_in_its_place(copy, name):
     with pytest.raises(ValueError, match="that of one folder"):
-        runs.replay(copy, 1, 2, name=name, **QUIET)
+        replays.replay(copy, 1, 2, name=name, **QUIET)
 
 
 def test_leftovers_of_a_kill_are_removed(tiny, copy):
@@ -317,7 +317,7 @@ def assert_met(again, recorded):
 def test_replay_is_exact_and_dense(tiny, copy, complete):
     before = {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()}
     notes = []
-    folder = runs.replay(copy, 13, 27, snapshots=[13, 20, 27], note=notes.append)
+    folder = replays.replay(copy, 13, 27, snapshots=[13, 20, 27], note=notes.append)
     assert folder == copy / "replays" / "13-27"
     assert notes == ["running from step 10 to 13", "all 15 recorded train losses were met again, bit for bit"]
     again, record = read_npz(folder / "metrics.npz"), runs.load(complete).metrics
@@ -341,7 +341,7 @@ def test_replay_meets_the_stop_of_the_run(tiny, tmp_path):
     ended = [lane["steps"] for lane in record.summary["lanes"]]
     assert 0 < max(ended) < 40
     notes = []
-    folder = runs.replay(tmp_path / "a", 1, 40, note=notes.append)
+    folder = replays.replay(tmp_path / "a", 1, 40, note=notes.append)
     again = read_npz(folder / "metrics.npz")
     assert again["step"][-1] == max(ended)
     assert_met(again, record.metrics)
@@ -355,7 +355,7 @@ def test_replay_tells_of_a_difference(copy):
     metrics["train_loss"][0, 15] += 1e-6
     np.savez(copy / "metrics.npz", **metrics)
     notes = []
-    runs.replay(copy, 12, 20, note=notes.append)
+    replays.replay(copy, 12, 20, note=notes.append)
     assert "differ from the recorded ones from step 15 on" in notes[-1]
 
 
@@ -370,15 +370,15 @@ def test_replay_tells_of_a_difference(copy):
 )
 def test_replay_of_steps_that_are_not_there(copy, arguments, words):
     with pytest.raises(ValueError, match=words):
-        runs.replay(copy, *arguments, **QUIET)
+        replays.replay(copy, *arguments, **QUIET)
     assert not (copy / "replays").exists()
 
 
 def test_replay_is_not_overwritten(copy):
-    runs.replay(copy, 1, 3, **QUIET)
+    replays.replay(copy, 1, 3, **QUIET)
     with pytest.raises(ValueError, match="exists already"):
-        runs.replay(copy, 1, 3, **QUIET)
-    assert runs.replay(copy, 1, 3, name="again", **QUIET).name == "again"
+        replays.replay(copy, 1, 3, **QUIET)
+    assert replays.replay(copy, 1, 3, name="again", **QUIET).name == "again"
 
 
 # --- a real kill -------------------------------------------------------------------------------------------

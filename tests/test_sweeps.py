@@ -17,10 +17,13 @@ import jax
 import numpy as np
 import pytest
 
-from jaxadd import figures, runs, sweeps
+from jaxadd import checkpoints, figures, runs, sweeps
 from jaxadd.config import Stop, hyper
+from jaxadd.files import read_npz, write_npz
 from jaxadd.fit import fit
-from jaxadd.sweeps import Axis, Sweep, axis_of, processes, waves
+from jaxadd.summaries import step_of
+from jaxadd.sweeps import Axis, Sweep, axis_of, processes, results, waves
+from jaxadd.sweeps.design import share
 from jaxadd.train import METRICS, Trainer
 
 QUIET = {"note": lambda _: None}
@@ -88,6 +91,9 @@ def test_a_random_design_stays_in_its_ranges_and_is_repeatable(base):
         ([Axis("optimizer.speed", (1,))], {}, "lanes can differ in init_scale, optimizer.lr.*structure, .*task.p"),
         ([Axis("seeds", (1,))], {}, "no axis can be named seeds"),
         ([Axis("optimizer", ("SGD",))], {}, "no axis can be named optimizer"),
+        ([Axis("steps", (1,))], {}, "no axis can be named steps"),
+        ([Axis("stop.threshold", (1.0,))], {}, "no axis can be named stop.threshold"),
+        ([Axis("task.split_seed", low=1, high=9)], {"design": "random", "points": 2}, "is no number"),
         ([Axis("optimizer.lr", (-1.0,))], {}, "AdamW.lr must be a number at least 0"),
         ([Axis("task.p", (1,))], {}, "modulus from 2"),
         ([Axis("optimizer.lr", (1.0,)), Axis("optimizer.lr", (1.0,))], {}, "named once"),
@@ -132,7 +138,7 @@ def test_the_table_has_a_row_for_each_lane(sweep, swept):
     assert [row["status"] for row in rows] == (["finished"] * 3 + ["diverged"] * 3) * 2
     assert [row["optimizer.lr"] for row in rows[2:4]] == ["0.01", "1e+30"]
     record = runs.load(next((swept / "lanes").glob("000006-*")))
-    assert float(rows[8]["final_test_loss"]) == pytest.approx(record.summary["lanes"][2]["final test_loss"])
+    assert float(rows[8]["final_test_loss"]) == pytest.approx(record.summary["lanes"][2]["final_test_loss"])
     assert sum(float(row["seconds"]) for row in rows[6:]) == pytest.approx(record.summary["run_seconds"], abs=0.01)
 
 
@@ -169,7 +175,7 @@ def test_lanes_that_diverge_leave_the_others_as_they_are(base, swept, tmp_path):
 def test_width_and_parts_do_not_matter_and_finished_waves_are_left_alone(sweep, swept, tmp_path):
     folder = tmp_path / "parts"
     rows = sweeps.run(sweep, folder, part=(1, 2), width=2, **QUIET)
-    assert [row["status"] == "waiting" for row in rows] == [True] * 6 + [False] * 6
+    assert [row["status"] == "waiting" for row in rows] == ([True] * 3 + [False] * 3) * 2
     before = {path: path.stat().st_mtime_ns for path in (folder / "lanes").rglob("*") if path.is_file()}
     rows = sweeps.run(sweep, folder, **QUIET)
     assert not {"waiting", "unfinished"} & {row["status"] for row in rows}
@@ -193,45 +199,102 @@ def test_memory_chooses_the_width(base, sweep, monkeypatch, tmp_path):
     notes, trainer = [], Trainer(replace(base, seeds=tuple(range(6))))
     room = trainer.memory()
     assert room > Trainer(replace(base, seeds=(0, 1))).memory()
-    monkeypatch.setattr(waves, "_free", lambda trainer: room)  # Of which a part is used.
+    monkeypatch.setattr(waves, "_free", lambda: room)  # Of which a part is used.
     sweeps.run(sweep, tmp_path / "narrow", note=notes.append)
     assert "6 lanes at once need" in notes[0]
     names = sorted(path.name for path in (tmp_path / "narrow" / "lanes").iterdir())
     assert names == ["000000-000002", "000003-000005", "000006-000008", "000009-000011"]
 
 
-def test_out_of_memory_becomes_a_smaller_width(sweep, swept, monkeypatch, tmp_path):
-    train, notes = runs.train, []
+def refuse(monkeypatch, name, most):
+    """Let one of the trainer's methods fail for want of memory where more than so many lanes are trained at once."""
+    method = getattr(Trainer, name)
 
-    def refuse(trainer, folder, **keywords):
-        if len(trainer.config.seeds) > 3:
-            folder.mkdir(parents=True)
+    def refusing(self, *arguments):
+        if self.places.count > most:
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1 bytes")
-        return train(trainer, folder, **keywords)
+        return method(self, *arguments)
 
-    monkeypatch.setattr(runs, "train", refuse)
-    rows = sweeps.run(sweep, tmp_path / "tight", note=notes.append)
-    assert "out of memory with 6 lanes at once, so they are trained 3 at a time" in notes
-    assert not {"waiting", "unfinished"} & {row["status"] for row in rows}
-    assert sum("out of memory" in text for text in notes) == 2, "once for each structure, not for each wave"
+    monkeypatch.setattr(Trainer, name, refusing)
 
 
-def test_out_of_memory_takes_nothing_that_was_trained(sweep, swept, monkeypatch, tmp_path):
+@pytest.mark.parametrize("name", ["chunk", "memory"])
+def test_out_of_memory_becomes_a_smaller_width(sweep, swept, monkeypatch, tmp_path, name):
+    """In the first chunk, when the folder is there already, or in looking how much is needed."""
+    notes = []
+    refuse(monkeypatch, name, 3)
+    sweeps.run(sweep, tmp_path / "tight", note=notes.append)
+    said = [text for text in notes if "out of memory" in text]
+    assert said == ["out of memory with 6 lanes at once, so 3 are taken"] * 2, "once for each structure"
+    assert_same_lanes(lanes_of(tmp_path / "tight"), lanes_of(swept), exactly=False)
+
+
+def test_out_of_memory_in_a_wave_that_was_begun_takes_nothing_that_was_trained(sweep, swept, monkeypatch, tmp_path):
     shutil.copytree(swept, tmp_path / "it")
     (first, _) = sorted((tmp_path / "it" / "lanes").iterdir())
     (first / "summary.json").unlink()
+    shutil.rmtree(first / "checkpoints" / "00000020")
+    notes = []
+    refuse(monkeypatch, "chunk", 3)
+    sweeps.run(sweep, tmp_path / "it", note=notes.append)
+    assert "going on from step 10 of 20" in notes
+    assert any("lanes at once 6 then, 3 now" in text for text in notes)
+    assert_same_lanes(lanes_of(tmp_path / "it"), lanes_of(swept), exactly=False)
 
-    def refuse(trainer, folder, **keywords):
-        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1 bytes")
 
-    monkeypatch.setattr(runs, "train", refuse)
-    with pytest.raises(ValueError, match="which fitted before"):
+def test_a_single_lane_that_does_not_fit_is_told_of(sweep, monkeypatch, tmp_path):
+    refuse(monkeypatch, "chunk", 0)
+    with pytest.raises(ValueError, match="out of memory with a single lane; choose a smaller model"):
         sweeps.run(sweep, tmp_path / "it", **QUIET)
-    assert (first / "checkpoints").is_dir()
+
+
+def test_lanes_that_wait_share_a_wave_where_lanes_are_side_by_side(sweep, swept, monkeypatch, tmp_path):
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    sweeps.run(sweep, tmp_path / "turns", width=1, **QUIET)
+    names = sorted(path.name for path in (tmp_path / "turns" / "lanes").iterdir())
+    assert names == ["000000-000002", "000003-000005", "000006-000008", "000009-000011"]
+    assert {runs.read_origin(tmp_path / "turns" / "lanes" / name).places for name in names} == {1}
+    assert_same_lanes(lanes_of(tmp_path / "turns"), lanes_of(swept), exactly=False)
+
+
+def test_parts_are_dealt_from_every_structure(base):
+    planned = sweeps.structures(Sweep(base, (Axis("task.p", (5, 7, 11)), Axis("optimizer.lr", (1e-3, 1e-2)))))
+    for parts in range(1, 19):
+        dealt = [share(planned, i, parts) for i in range(parts)]
+        assert sorted(i for part in dealt for i in part) == list(range(18))
+        assert max(map(len, dealt)) - min(map(len, dealt)) <= 1
+        for structure in planned:
+            own = {lane.index for lane in structure.lanes}
+            counts = [len(part & own) for part in dealt]
+            assert max(counts) - min(counts) <= 1
+
+
+def test_a_sweep_that_was_killed_as_it_began_goes_on(sweep, swept, tmp_path):
+    (tmp_path / ".sweep.json.part").write_text("{")
+    sweeps.run(sweep, tmp_path, part=(11, 12), **QUIET)
+    assert results.load(tmp_path) == sweep
+
+
+def test_only_the_newest_states_are_kept_unless_all_are_asked_for(sweep, tmp_path):
+    for keep, want in ((2, [10, 20]), (0, [0, 10, 20])):
+        sweeps.run(sweep, tmp_path / str(keep), part=(0, 12), keep=keep, **QUIET)
+        (wave,) = (tmp_path / str(keep) / "lanes").iterdir()
+        assert checkpoints.steps(wave / "checkpoints") == want
+
+
+def test_infinite_losses_are_left_out_of_curves(swept, tmp_path):
+    shutil.copytree(swept, tmp_path / "it")
+    path = sorted((tmp_path / "it" / "lanes").iterdir())[0] / "metrics.npz"
+    metrics = read_npz(path)
+    metrics["train_loss"][1, 7:] = np.inf
+    write_npz(path, metrics)
+    curves = sweeps.lane_curves(tmp_path / "it", "train_loss")["train_loss"]
+    assert curves[1][0].max() == 6
+    assert np.isfinite(curves[1][1]).all()
 
 
 def test_a_lane_that_diverged_stays_among_those_that_never_arrive(sweep, swept):
-    curve = sweeps.survival(sweeps.rows(swept, sweep), sweeps.column("train_loss", 0.1), sweep.base.steps)
+    curve = sweeps.survival(sweeps.rows(swept, sweep), step_of("train_loss", 0.1), sweep.base.steps)
     assert curve.share[-1] >= 0.5
     np.testing.assert_array_equal(curve.censored, [20] * len(curve.censored))
 
@@ -246,7 +309,7 @@ def test_another_sweep_under_the_same_name_is_refused(sweep, swept, tmp_path):
         sweeps.run(sweep, tmp_path)
     with pytest.raises(ValueError, match="13 processes cannot share 12 lanes"):
         sweeps.run(sweep, tmp_path / "new", part=(0, 13))
-    assert sweeps.load(swept) == sweep
+    assert results.load(swept) == sweep
 
 
 @pytest.mark.parametrize(
@@ -303,7 +366,7 @@ def test_a_job_array_does_all_parts(sweep, swept, tmp_path):
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("--part") == 2
     folder = tmp_path / "seed_sweep" / "it"
-    assert sweeps.load(folder) == sweep
+    assert results.load(folder) == sweep
     assert_same_lanes(lanes_of(folder), lanes_of(swept), exactly=False)
     assert "optimizer.lr 1e+30" in (folder / "findings.txt").read_text()
 
@@ -327,7 +390,7 @@ def test_two_processes_of_two_devices_give_what_one_device_gives(swept, tmp_path
     assert [process.wait(timeout=300) for process in pair] == [0, 0]
     folder = tmp_path / "seed_sweep" / "it"
     assert_same_lanes(lanes_of(folder), lanes_of(swept), exactly=False)
-    assert len(list((folder / "lanes").iterdir())) == 2
+    assert len(list((folder / "lanes").iterdir())) == 4
     assert (folder / "figures" / "survival.png").stat().st_size > 1000
 
 
@@ -349,33 +412,50 @@ def test_processes_that_disagree_are_told(sweep, tmp_path):
 DEVICES = """
 import json, sys
 import jax, numpy as np
+from jaxadd import placement
 from jaxadd.config import from_json
+from jaxadd.files import read_npz, write_npz
 from jaxadd.fit import fit
 from jaxadd.train import Trainer
-trainer = Trainer(from_json(json.loads(sys.argv[1])))
+
+def keep(name, result):
+    np.savez(name, **{name: x for name, x in result.metrics.items() if x.ndim == 2})
+
+config = from_json(json.loads(sys.argv[1]))
+trainer = Trainer(config)
 result = fit(trainer)
-np.savez(sys.argv[2], **{name: x for name, x in result.metrics.items() if x.ndim == 2})
-print(json.dumps([trainer.mesh.size, list(result.state.step.shape), trainer._compiled[11].as_text()]))
+keep(sys.argv[2], result)
+(rows, program), = trainer._compiled.items()
+print(json.dumps([len(result.state.step.devices()), list(result.state.step.shape), rows, program.as_text()]))
+# As on accelerators: side by side, in turns, at last on fewer devices than there are.
+jax.default_backend, placement.NARROWEST = lambda: "gpu", 0
+trainer = Trainer(config, 8)
+keep(sys.argv[3], fit(trainer))
+print(json.dumps(sorted(trainer._compiled)))
 """
 
 
 @pytest.mark.slow
 def test_eight_devices_without_a_collective_give_what_one_gives_and_padding_does_not_show(tiny, tmp_path):
-    """Eleven lanes on eight devices: five of their sixteen places are idle."""
+    """Eleven lanes on eight devices: five of their sixteen places are idle; in turns, eight lanes and then three."""
     from jaxadd.config import to_json
 
     config = replace(tiny, steps=20, seeds=tuple(range(11)), stop=Stop("train_loss", 1.8))
-    arguments = [sys.executable, "-c", DEVICES, json.dumps(to_json(config)), tmp_path / "8.npz"]
+    places = [tmp_path / "8.npz", tmp_path / "turns.npz"]
+    arguments = [sys.executable, "-c", DEVICES, json.dumps(to_json(config)), *places]
     done = subprocess.run(arguments, env=environment(8), capture_output=True, text=True, check=True)
-    devices, shape, hlo = json.loads(done.stdout)
-    assert (devices, shape) == (8, [11])
+    at_once, in_turns = done.stdout.splitlines()
+    devices, shape, rows, hlo = json.loads(at_once)
+    assert (devices, shape, rows) == (8, [11], 16)
+    assert json.loads(in_turns)[-2:] == [4, 8]
     assert "while" in hlo
     for collective in ("all-reduce", "all-gather", "all-to-all", "collective", "reduce-scatter", "send", "recv"):
         assert f" {collective}" not in hlo
     one = fit(Trainer(config)).metrics
-    with np.load(tmp_path / "8.npz") as eight:
-        for name in eight:
-            np.testing.assert_allclose(eight[name], one[name], rtol=1e-4, atol=1e-5, err_msg=name)
+    for place in places:
+        with np.load(place) as several:
+            for name in several:
+                np.testing.assert_allclose(several[name], one[name], rtol=1e-4, atol=1e-5, err_msg=name)
 
 
 def test_phases_without_any_lane_that_generalised_have_no_scale_of_steps():

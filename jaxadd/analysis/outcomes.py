@@ -74,6 +74,9 @@ def quantiles(steps: Sequence[float | None], shares: Sequence[float] = (0.25, 0.
 def outcome(train: float | None, test: float | None, gap: float = GAP) -> Outcome:
     """Name how a training ended by the four outcomes of Liu et al. (2022), "Towards understanding grokking".
 
+    They call a set learned at 90 % accuracy within 100,000 steps, and a delay short below 1,000 of them; level and
+    budget are the caller's here, so what is memorised in one budget may be grokked in a longer one.
+
     Args:
       train: the step at which the train set was learned; None for never.
       test: the same of the test set.

@@ -4,14 +4,15 @@ import itertools
 import math
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
 from jaxadd import config as configs
 from jaxadd.config import RunConfig
 from jaxadd.errors import UserError, check_choices
 
-_OWN = ("seeds", "vary", "debug")  # Fields of a run that are no axis: lanes have them in another way.
+# Fields of a run that are no axis: lanes have seeds in another way, and all end by the same rule, to be comparable.
+_COMMON = ("debug", "steps", "stop")
 
 
 @dataclass(frozen=True)
@@ -30,10 +31,10 @@ class Axis:
     """draw evenly in the logarithm"""
 
     def __post_init__(self) -> None:
-        ranged = self.low is not None and self.high is not None
-        if ranged == bool(self.values):
+        ends = [end for end in (self.low, self.high) if end is not None]
+        if (len(ends), bool(self.values)) not in ((0, True), (2, False)) or (self.values and self.log):
             raise UserError(f"axis {self.name} needs values, or low and high of a range")
-        if ranged and not (self.low < self.high and (self.low > 0 or not self.log)):
+        if ends and not (self.low < self.high and (self.low > 0 or not self.log)):
             raise UserError(f"the range of {self.name} must ascend, from above 0 if it is logarithmic")
 
 
@@ -60,18 +61,14 @@ class Sweep:
         names = [axis.name for axis in self.axes]
         if len(set(names)) < len(names):
             raise UserError(f"every axis may be named once, got {', '.join(names)}")
-        numbers = configs.traced(self.base)
-        kinds = [f.name for f in fields(self.base) if is_dataclass(getattr(self.base, f.name))]
-        possible = [n for n in configs.flat(self.base) if n.partition(".")[0] not in _OWN and n not in kinds]
+        known = {axis.name: check_axis(axis.name, self.base) for axis in self.axes}
         for axis in self.axes:
-            if axis.name not in possible:
-                structural = [name for name in possible if name not in numbers]
-                raise UserError(
-                    f"no axis can be named {axis.name}; lanes can differ in {', '.join(numbers)}; "
-                    f"structure, compiled for each value, are {', '.join(structural)}"
-                )
-            if axis.low is not None and self.design != "random":
+            if axis.low is None:
+                continue
+            if self.design != "random":
                 raise UserError(f"axis {axis.name} is a range, which only a random design draws from")
+            if type(known[axis.name]) not in (int, float):
+                raise UserError(f"{axis.name} is no number that could be drawn from a range; list its values")
         lengths = {len(axis.values) for axis in self.axes}
         if self.design == "list" and len(lengths) > 1:
             raise UserError("in a list all axes need as many values as each other")
@@ -79,7 +76,6 @@ class Sweep:
             raise UserError("a random design needs points of at least 1, and no other design takes any")
         if self.design == "random" and not self.axes:
             raise UserError("the design is empty: there is no axis to draw from")
-        known = configs.flat(self.base)
         settings = self.settings()
         for point in settings:
             configs.with_values(self.base, point)
@@ -100,11 +96,12 @@ class Sweep:
             chosen = zip(*(axis.values for axis in self.axes), strict=True) if self.axes else [()]
         else:
             rng = random.Random(self.design_seed)
-            known = configs.flat(self.base)
+            known = configs.single_values(self.base)
             drawn: dict[tuple, None] = {}  # Each point once.
             for _ in range(100 * self.points):
-                if len(drawn) < self.points:
-                    drawn[tuple(_draw(axis, type(known[axis.name]) is int, rng) for axis in self.axes)] = None
+                if len(drawn) == self.points:
+                    break
+                drawn[tuple(_draw(axis, type(known[axis.name]) is int, rng) for axis in self.axes)] = None
             chosen = list(drawn)
         settings = [dict(zip(names, values, strict=True)) for values in chosen]
         numbers = configs.traced(self.base)
@@ -112,6 +109,20 @@ class Sweep:
         for setting in settings:
             groups.setdefault(tuple((k, v) for k, v in setting.items() if k not in numbers), []).append(setting)
         return [setting for group in groups.values() for setting in group]
+
+
+def check_axis(name: str, base: RunConfig) -> Any:
+    """Give the base's value of a field that may be an axis; raises ValueError, which lists them, for any other."""
+    values = configs.single_values(base)
+    possible = {path: value for path, value in values.items() if path.partition(".")[0] not in _COMMON}
+    if name not in possible:
+        numbers = configs.traced(base)
+        structural = [path for path in possible if path not in numbers]
+        raise UserError(
+            f"no axis can be named {name}; lanes can differ in {', '.join(numbers)}; "
+            f"structure, compiled for each value, are {', '.join(structural)}"
+        )
+    return possible[name]
 
 
 def _draw(axis: Axis, whole: bool, rng: random.Random) -> Any:
@@ -144,15 +155,11 @@ class Structure(NamedTuple):
 
     Attributes:
       config: what they have in common; its seeds are those of the sweep's base.
-      lanes: in the order of their index, without a gap.
+      lanes: in the order of their index.
     """
 
     config: RunConfig
     lanes: list[Lane]
-
-    def indices(self) -> range:
-        """Give the indices of its lanes."""
-        return range(self.lanes[0].index, self.lanes[-1].index + 1)
 
     def part(self, lanes: Sequence[Lane]) -> RunConfig:
         """Give the config of a run of some of the lanes."""
@@ -179,14 +186,28 @@ def structures(sweep: Sweep) -> list[Structure]:
     return found
 
 
-def share(planned: Sequence[Structure], index: int, parts: int) -> range:
-    """Give the indices of the lanes in one of several equal parts; raises ValueError where lanes are too few."""
+def share(planned: Sequence[Structure], index: int, parts: int) -> frozenset[int]:
+    """Give the indices of the lanes in one of several parts: as many as in any other of each structure, or one less.
+
+    Structures may take very different times, so no part has a whole one while another has none of it.
+
+    Raises:
+      ValueError: there is no such part, or there are more parts than lanes.
+    """
     lanes = sum(len(structure.lanes) for structure in planned)
     if not 0 <= index < parts:
         raise UserError(f"a part is one of 0 to {parts - 1} of {parts}, got {index}")
     if parts > lanes:
         raise UserError(f"{parts} processes cannot share {lanes} lanes; start at most {lanes}")
-    return range(lanes * index // parts, lanes * (index + 1) // parts)
+    mine: set[int] = set()
+    for structure in planned:
+        own = [lane.index for lane in structure.lanes]
+        each, more = divmod(len(own), parts)
+        # The lanes that are left over go on from the part where those of the structure before ended.
+        place = (index - own[0]) % parts
+        start = place * each + min(place, more)
+        mine |= set(own[start : start + each + (place < more)])
+    return frozenset(mine)
 
 
 def axis_of(text: str, base: RunConfig) -> Axis:
@@ -201,14 +222,12 @@ def axis_of(text: str, base: RunConfig) -> Axis:
     name = name.strip().replace("-", "_")
     if not equals or not said:
         raise UserError(f"an axis is written as NAME=VALUE,VALUE or NAME=LOW..HIGH, got {text!r}")
-    known = configs.flat(base)
-    if name not in known:
-        return Sweep(base, (Axis(name, (0,)),)).axes[0]  # Raises, telling which there are.
+    like = check_axis(name, base)
     if ".." in said:
         log = said.startswith("log:")
         low, _, high = said.removeprefix("log:").partition("..")
         return Axis(name, low=_number(low, text), high=_number(high, text), log=log)
-    return Axis(name, tuple(_value(part.strip(), known[name], text) for part in said.split(",")))
+    return Axis(name, tuple(_value(part.strip(), like, text) for part in said.split(",")))
 
 
 def _number(text: str, whole: str) -> float:

@@ -25,7 +25,8 @@ def part_of(text: str) -> tuple[int, int]:
 def join(coordinator: str | None, count: int, index: int, sweep: Sweep, folder: Path) -> tuple[int, int] | None:
     """Join the other processes of `jax.distributed`, agree with them on the sweep, and give this one's part of it.
 
-    Lanes never look at each other, so after this the processes work by themselves: one that is killed stops no other.
+    Lanes never look at each other, so after this the processes work by themselves: one that is killed stops no other,
+    and goes on alone when it is started again.
 
     Args:
       coordinator: HOST:PORT of process 0; None for a process of its own.
@@ -51,6 +52,8 @@ def join(coordinator: str | None, count: int, index: int, sweep: Sweep, folder: 
     if not 0 <= index < count:
         raise UserError(f"--process must be from 0 to {count - 1}, got {index}")
     share(structures(sweep), index, count)  # For what it refuses.
+    if (folder / "sweep.json").is_file():
+        return index, count  # They have met before, and a folder takes no other sweep: one that was killed goes on.
     text = json.dumps([configs.to_json(sweep), str(folder)], sort_keys=True)
     digest = hashlib.sha256(text.encode()).hexdigest()
     # In a process of its own, so that this one never waits for another again, and on its CPU.

@@ -1,4 +1,4 @@
-"""Read what a sweep has given so far: its table, the curves of its lanes, and when they reached something."""
+"""What a sweep has given so far: where it lies, its table, its lanes' curves, and when they reached something."""
 
 import csv
 import io
@@ -16,6 +16,7 @@ from jaxadd import runs
 from jaxadd.analysis.outcomes import Survival, kaplan_meier
 from jaxadd.errors import UserError
 from jaxadd.files import UNREADABLE, first_line, write_text
+from jaxadd.summaries import FINAL, step_of, thresholds
 from jaxadd.sweeps.design import Sweep, structures
 
 Row = dict[str, Any]
@@ -40,6 +41,11 @@ def waves_of(folder: Path) -> Iterator[tuple[int, int, Path]]:
             yield int(first), int(last), path
 
 
+def wave_folder(folder: Path, first: int, last: int) -> Path:
+    """Name the run folder of the wave with these lanes."""
+    return folder / "lanes" / f"{first:06d}-{last:06d}"
+
+
 def write_table(folder: Path, sweep: Sweep) -> list[Row]:
     """Write sweep.csv anew from what there is, and give its rows."""
     with alone(folder):
@@ -58,19 +64,13 @@ def alone(folder: Path) -> FileLock:
     return FileLock(folder / ".lock")
 
 
-def column(metric: str, threshold: float) -> str:
-    """Name the column of the first step at which a metric reached a threshold."""
-    return f"step_of_{metric}_{threshold:g}"
-
-
 def rows(folder: str | os.PathLike, sweep: Sweep) -> list[Row]:
     """Read what each lane gave.
 
     Returns:
       one dict per lane, all with the same keys: "lane", "seed", the axes by name, "status", "steps" made,
-      "seconds", its share by steps of the time that its wave ran, without compiling (None where that was resumed),
-      "step_of_<metric>_<threshold>" for each of `runs.thresholds`, and "final_<metric>"; None where it is not known,
-      or was not reached.
+      "seconds", its share by steps of the time that its wave ran, without compiling, "step_of_<metric>_<threshold>"
+      for each of `summaries.thresholds`, and "final_<metric>"; None where it is not known, or was not reached.
     """
     results: dict[int, dict[str, Any]] = {}
     status: dict[int, str] = {}
@@ -86,9 +86,9 @@ def rows(folder: str | os.PathLike, sweep: Sweep) -> list[Row]:
                 raise UserError(
                     f"{path / 'summary.json'} is damaged ({first_line(error)}); without it, the same command mends it"
                 ) from error
-            made = sum(lane["steps"] for lane in lanes)
-            if made and made == summary["lane_steps_made"]:
-                seconds |= {first + i: summary["run_seconds"] * lane["steps"] / made for i, lane in enumerate(lanes)}
+            made = max(1, sum(lane["steps"] for lane in lanes))
+            seconds |= {first + i: summary["run_seconds"] * lane["steps"] / made for i, lane in enumerate(lanes)}
+    names = [step_of(*threshold) for threshold in thresholds(sweep.base)] + [f"final_{metric}" for metric in FINAL]
     found = []
     for structure in structures(sweep):
         for lane in structure.lanes:
@@ -97,16 +97,14 @@ def rows(folder: str | os.PathLike, sweep: Sweep) -> list[Row]:
             row["status"] = result.get("status", status.get(lane.index, WAITING))
             row["steps"] = result.get("steps")
             row["seconds"] = round(seconds[lane.index], 3) if lane.index in seconds else None
-            for metric, threshold in runs.thresholds(sweep.base):
-                row[column(metric, threshold)] = result.get(runs.step_of(metric, threshold))
-            for metric in runs.FINAL:
-                row[f"final_{metric}"] = result.get(f"final {metric}")
+            for name in names:
+                row[name] = result.get(name)
             found.append(row)
     return found
 
 
 def lane_curves(folder: str | os.PathLike, *names: str) -> dict[str, dict[int, tuple[np.ndarray, np.ndarray]]]:
-    """Read metrics of every lane begun, thinned: by name and lane (steps, values), measured ones only.
+    """Read metrics of every lane begun, thinned: by name and lane (steps, values), finite ones only.
 
     Args:
       folder: of the sweep.
@@ -122,7 +120,7 @@ def lane_curves(folder: str | os.PathLike, *names: str) -> dict[str, dict[int, t
         metrics = runs.load(path).metrics
         for name in names:
             for i, values in enumerate(metrics[name]):
-                if (known := np.flatnonzero(~np.isnan(values))).size:
+                if (known := np.flatnonzero(np.isfinite(values))).size:
                     step = metrics["step"][known]
                     wanted = np.geomspace(1, step[-1] + 1, _POINTS).round() - 1
                     keep = np.unique(np.searchsorted(step, wanted).clip(max=len(step) - 1))
@@ -135,7 +133,7 @@ def survival(rows: Sequence[Row], reached: str, steps: int) -> Survival:
 
     Args:
       rows: the lanes, as `rows` gives them.
-      reached: the column with the step of it, see `column`.
+      reached: the column with the step of it, see `step_of`.
       steps: of the config: a lane that diverged counts as one that had not come so far by then, for it never will.
     """
     ended = [steps if row["status"] == "diverged" else row["steps"] for row in rows]

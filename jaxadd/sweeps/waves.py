@@ -8,25 +8,29 @@ A wave resumes exactly, whoever continues it, and a finished one is left alone. 
 moment, go on with another width or on other machines, and be worked on by several processes, each at its own part.
 """
 
+import contextlib
 import json
 import os
-import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jax
 
-from jaxadd import checkpoints, runs
 from jaxadd import config as configs
+from jaxadd import runs
 from jaxadd.errors import UserError
 from jaxadd.files import write_text
+from jaxadd.lanes import side_by_side
+from jaxadd.placement import bytes_of
 from jaxadd.sweeps.design import Lane, Structure, Sweep, share, structures
-from jaxadd.sweeps.results import Row, alone, load, waves_of, write_table
+from jaxadd.sweeps.results import Row, alone, load, wave_folder, waves_of, write_table
 from jaxadd.train import METRICS, Trainer
 
 Note = Callable[[str], None]
 _SHARE = 0.8  # of the memory that is free
+_TURNS = 4  # Times as many lanes as places in a wave: on the average an eighth of the places of a turn is empty.
 
 
 def run(
@@ -36,6 +40,7 @@ def run(
     experiment: str = "",
     part: tuple[int, int] = (0, 1),
     width: int | None = None,
+    keep: int = 2,
     watching: Callable[[int, int, Structure], Any] | None = None,
     note: Note = print,
 ) -> list[Row]:
@@ -47,6 +52,7 @@ def run(
       experiment: recorded as what made the runs.
       part: (i, n) trains only the i-th of n parts of the lanes; each process takes its own.
       width: lanes at once; by default as many as fit the memory of the devices.
+      keep: how many of the newest saved states each wave keeps; 0 keeps all.
       watching: called before each wave with its first and last lane and the structure; gives a context manager
         whose value is (watch, note), as `report.progress_bar` does.
       note: called with a sentence on anything the user should know.
@@ -55,92 +61,117 @@ def run(
       one row per lane, as in sweep.csv.
 
     Raises:
-      ValueError: the folder holds another sweep, or there are more parts than lanes.
+      ValueError: the folder holds another sweep, or there are more parts than lanes, or not even one lane fits the
+        memory.
     """
     folder = Path(folder)
     planned = structures(sweep)
     mine = share(planned, *part)
     if width is not None and width < 1:
         raise UserError(f"width must be at least 1, got {width}")
+    if keep < 0:
+        raise UserError(f"keep must be at least 0, got {keep}")
     with alone(folder):
         _claim(folder, sweep)
     write_table(folder, sweep)
+    crew = _Crew(folder, experiment, width, keep, watching or (lambda *_: contextlib.nullcontext((None, note))), note)
     for structure in planned:
-        _train(structure, mine, folder, experiment, width, watching, note, lambda: write_table(folder, sweep))
+        for _ in crew.train(structure, mine):
+            write_table(folder, sweep)
     return write_table(folder, sweep)
 
 
-def _train(structure, mine, folder, experiment, width, watching, note, done) -> None:
-    """Train my lanes of a structure, in the waves that exist already, and in new ones where there are none."""
-    begun = list(waves_of(folder))
-    covered = {i for low, high, _ in begun for i in range(low, high + 1)}
-    missing = [lane for lane in structure.lanes if lane.index in mine and lane.index not in covered]
-    waves = [
-        [lane for lane in structure.lanes if low <= lane.index <= high]
-        for low, high, path in begun
-        if low in mine and low in structure.indices() and not (path / "summary.json").is_file()
-    ]
-    trainer = None
-    if missing:
-        trainer = _widest(structure, missing, width, note)
-        waves += _cut(missing, len(trainer.config.seeds))
-    while waves:
-        wave = waves.pop(0)
-        config = structure.part(wave)
-        trainer = Trainer(config) if trainer is None else trainer.for_lanes(config.seeds, config.vary)
-        place = _place(folder, wave)
-        try:
-            if watching is None:
-                runs.train(trainer, place, experiment=experiment, note=note)
-            else:
-                with watching(wave[0].index, wave[-1].index, structure) as (watch, bar_note):
-                    runs.train(trainer, place, experiment=experiment, watch=watch, note=bar_note)
-        except jax.errors.JaxRuntimeError as error:
-            if "RESOURCE_EXHAUSTED" not in str(error) or len(wave) == 1:
-                raise
-            if checkpoints.steps(place / "checkpoints"):
-                raise UserError(
-                    f"out of memory with {len(wave)} lanes at once, which fitted before: something else takes the "
-                    "memory; free it, and the same command goes on"
-                ) from error
-            half = len(wave) // 2
-            note(f"out of memory with {len(wave)} lanes at once, so they are trained {half} at a time")
-            shutil.rmtree(place)
-            kept = [other for other in waves if _place(folder, other).exists()]
-            new = [lane for other in (wave, *waves) if other not in kept for lane in other]
-            waves, trainer = [*kept, *_cut(new, half)], None
-        done()
+@dataclass(frozen=True)
+class _Crew:
+    """What all waves of a sweep have in common; the fields are arguments of `run`."""
+
+    folder: Path
+    experiment: str
+    width: int | None
+    keep: int
+    watching: Callable[[int, int, Structure], Any]
+    note: Note
+
+    def train(self, structure: Structure, mine: frozenset[int]) -> Iterator[None]:
+        """Train my lanes of a structure, wave by wave: those that were begun, as they were begun, and the missing."""
+        begun = list(waves_of(self.folder))
+        covered = {i for low, high, _ in begun for i in range(low, high + 1)}
+        for low, high, path in begun:
+            wave = [lane for lane in structure.lanes if low <= lane.index <= high]
+            if low in mine and wave and not (path / "summary.json").is_file():
+                self._wave(structure, wave, Trainer(structure.part(wave), runs.read_origin(path).places))
+                yield
+        missing = [lane for lane in structure.lanes if lane.index in mine and lane.index not in covered]
+        if missing:
+            trainer = self._widest(structure, missing)
+            for wave in _cut(missing, trainer.places.lanes):
+                trainer = self._wave(structure, wave, trainer)
+                yield
+
+    def _wave(self, structure: Structure, wave: Sequence[Lane], trainer: Trainer) -> Trainer:
+        """Train a wave to its end, with fewer places at once where the memory does not suffice; gives the trainer."""
+        first, last, config = wave[0].index, wave[-1].index, structure.part(wave)
+        if config != trainer.config:
+            trainer = trainer.for_lanes(config.seeds, config.vary)
+        while True:
+            try:
+                with self.watching(first, last, structure) as (watch, note):
+                    runs.train(
+                        trainer,
+                        wave_folder(self.folder, first, last),
+                        experiment=self.experiment,
+                        keep=self.keep,
+                        watch=watch,
+                        note=note,
+                    )
+                return trainer
+            except jax.errors.JaxRuntimeError as error:
+                trainer = Trainer(config, self._half(trainer.places.count, error))
+
+    def _widest(self, structure: Structure, lanes: Sequence[Lane]) -> Trainer:
+        """Make a trainer with as many places as fit the memory, by what the compiler says of it.
+
+        Where lanes are computed side by side, it has more lanes than places: those that wait take the places of those
+        that are done.
+        """
+        places, turns = min(len(lanes), self.width or len(lanes)), _TURNS if side_by_side() else 1
+        while True:
+            trainer = Trainer(structure.part(lanes[: places * turns]), places)
+            if self.width is not None:
+                return trainer
+            try:
+                need, host = trainer.memory(), _on_host(trainer)
+            except jax.errors.JaxRuntimeError as error:
+                places = self._half(places, error)
+                continue
+            excess = max(need / _free(), host / _free_on_host()) / _SHARE
+            if excess <= 1 or places == 1:
+                return trainer
+            fewer = max(1, min(places - 1, int(0.95 * places / excess)))
+            self.note(
+                f"{places} lanes at once need {need / 2**30:.1f} GiB of each device, and {host / 2**30:.1f} GiB for "
+                f"their record; {fewer} are taken"
+            )
+            places = fewer
+
+    def _half(self, places: int, error: jax.errors.JaxRuntimeError) -> int:
+        """Give half as many places after an error for want of memory; raises any other, and where one is too many."""
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise error
+        if places == 1:
+            raise UserError(
+                "out of memory with a single lane; choose a smaller model or batch, or free the memory that other "
+                "programs take. The same command goes on"
+            ) from error
+        self.note(f"out of memory with {places} lanes at once, so {places // 2} are taken")
+        return places // 2
 
 
-def _widest(structure: Structure, lanes: Sequence[Lane], width: int | None, note: Note) -> Trainer:
-    """Make a trainer of as many lanes as fit the memory, by what the compiler says of it."""
-    if width is not None:
-        return Trainer(structure.part(lanes[:width]))
-    count = len(lanes)
-    while True:
-        trainer = Trainer(structure.part(lanes[:count]))
-        if count == 1:
-            return trainer
-        need, free = trainer.memory(), _free(trainer)
-        host = _recorded(trainer)
-        share = max(need / free, host / _free_on_host())
-        if share <= _SHARE:
-            return trainer
-        fewer = max(1, min(count - 1, int(0.95 * count * _SHARE / share)))
-        note(
-            f"{count} lanes at once need {need / 2**30:.1f} GiB of each device and {host / 2**30:.1f} GiB for their "
-            f"record; {fewer} are taken"
-        )
-        count = fewer
-
-
-def _free(trainer: Trainer) -> int:
+def _free() -> int:
     """Give the bytes that a device has free; CPU devices share those of the machine."""
-    device = trainer.mesh.devices.flat[0]
+    device = jax.local_devices()[0]
     stats = device.memory_stats() if device.platform != "cpu" else None
-    if not stats:
-        return _free_on_host() // trainer.mesh.size
-    return stats["bytes_limit"] - stats["bytes_in_use"]
+    return stats["bytes_limit"] - stats["bytes_in_use"] if stats else _free_on_host() // jax.local_device_count()
 
 
 def _free_on_host() -> int:
@@ -151,15 +182,14 @@ def _free_on_host() -> int:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
 
 
-def _recorded(trainer: Trainer) -> int:
+def _on_host(trainer: Trainer) -> int:
     """Give the bytes of the record on the host: kept, joined with what is new, and written."""
     config = trainer.config
     columns = len(METRICS) + len(config.task.sizes.read)
-    return 3 * 4 * columns * (config.steps + 1) * len(config.seeds)
-
-
-def _place(folder: Path, wave: Sequence[Lane]) -> Path:
-    return folder / "lanes" / f"{wave[0].index:06d}-{wave[-1].index:06d}"
+    measured = bytes_of(jax.eval_shape(trainer.evaluate, trainer.abstract_state().params))
+    return 3 * (
+        4 * columns * len(config.seeds) * (config.steps + 1) + measured * (config.steps // config.eval_every + 1)
+    )
 
 
 def _cut(lanes: Sequence[Lane], size: int) -> list[list[Lane]]:
@@ -180,14 +210,12 @@ def _cut(lanes: Sequence[Lane], size: int) -> list[list[Lane]]:
 def _claim(folder: Path, sweep: Sweep) -> None:
     """Write the sweep to its folder, or raise ValueError where the folder holds another."""
     path = folder / "sweep.json"
-    text = json.dumps(configs.to_json(sweep), indent=2) + "\n"
     if path.is_file():
         theirs = load(folder)
         if theirs != sweep:
             what = "; ".join(configs.difference(sweep.base, theirs.base)) or "axes or design"
             raise UserError(f"{folder} holds another sweep, which differs in {what}; choose another name")
-        return
-    if any(path.name != ".lock" for path in folder.iterdir()):
+    elif any(not path.name.startswith(".") for path in folder.iterdir()):
         raise UserError(f"{folder} holds other files and is no sweep; choose another name")
-    (folder / "lanes").mkdir(parents=True, exist_ok=True)
-    write_text(path, text)
+    else:
+        write_text(path, json.dumps(configs.to_json(sweep), indent=2) + "\n")

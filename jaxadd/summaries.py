@@ -1,0 +1,47 @@
+"""The headline numbers of a run: when each lane reached what, and how it ended."""
+
+from typing import Any
+
+import numpy as np
+
+from jaxadd.config import RunConfig
+from jaxadd.fit import Result
+from jaxadd.train import DIVERGED, RUNNING, STOPPED
+
+STATUS = {RUNNING: "finished", STOPPED: "stopped at its threshold", DIVERGED: "diverged"}
+THRESHOLDS = (("train_accuracy", 0.99), ("test_accuracy", 0.99), ("train_loss", 0.1), ("test_loss", 1.0))
+FINAL = ("train_loss", "train_accuracy", "test_loss", "test_accuracy")  # Told of a lane as "final_<metric>".
+
+
+def thresholds(config: RunConfig) -> list[tuple[str, float]]:
+    """List the metrics and thresholds whose first step is told of each lane: the usual ones, and where it stops."""
+    own = ((config.stop.metric, config.stop.threshold),) if config.stop.metric != "none" else ()
+    return list(dict.fromkeys((*THRESHOLDS, *own)))
+
+
+def step_of(metric: str, threshold: float) -> str:
+    """Name the entry that tells the first step at which a metric reached a threshold: "step_of_test_loss_1"."""
+    return f"step_of_{metric}_{threshold:g}"
+
+
+def summarise(config: RunConfig, result: Result) -> dict[str, Any]:
+    """Compute the headline numbers of a run, per lane, as plain data."""
+    metrics, status, step = result.metrics, np.asarray(result.state.status), np.asarray(result.state.step)
+    lanes = []
+    for s, seed in enumerate(config.seeds):
+        end = int(np.searchsorted(metrics["step"], step[s]))
+        lane: dict[str, Any] = {"seed": seed, "status": STATUS[int(status[s])], "steps": int(step[s])}
+        for name, threshold in thresholds(config):
+            values = metrics[name][s]
+            reached = values >= threshold if name.endswith("accuracy") else values <= threshold
+            lane[step_of(name, threshold)] = int(metrics["step"][reached][0]) if reached.any() else None
+        for name in FINAL:
+            value = float(metrics[name][s, end])
+            lane[f"final_{name}"] = value if np.isfinite(value) else None
+        lanes.append(lane)
+    return {
+        "lanes": lanes,
+        "compile_seconds": round(result.compile_seconds, 3),
+        "run_seconds": round(result.run_seconds, 3),
+        "steps_per_second": round(int(step.max()) / result.run_seconds, 2) if result.run_seconds else None,
+    }

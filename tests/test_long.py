@@ -1,0 +1,118 @@
+"""Claims that take minutes to show: `pytest -m long`. The suite proves the same on a smaller scale."""
+
+import itertools
+import random
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxadd import checkpoints, runs, sweeps
+from jaxadd.config import RunConfig, Stop
+from jaxadd.fit import fit
+from jaxadd.model import Transformer
+from jaxadd.optimizers import AdamW
+from jaxadd.sweeps import Sweep
+from jaxadd.tasks import Modular
+from jaxadd.train import METRICS, Trainer
+
+pytestmark = pytest.mark.long
+QUIET = {"note": lambda _: None}
+
+
+def test_twenty_kills_and_three_lanes_of_nan_leave_the_other_thirteen_bit_for_bit(tiny, tmp_path):
+    """A sweep of sixteen lanes in four waves is killed at twenty random moments; NaN is put into lanes 1, 6 and 11."""
+    sweep = Sweep(replace(tiny, steps=2_000, seeds=tuple(range(16)), eval_every=1, checkpoint_every=20))
+    sweeps.run(sweep, tmp_path / "calm", width=4, **QUIET)
+    words = ["--seeds", *map(str, range(16)), "--steps", "2000", "--eval-every", "1", "--stop.metric", "none"]
+    command = [
+        sys.executable,
+        "-m",
+        "experiments.seed_sweep",
+        "debug",
+        *words,
+        "--stop.threshold",
+        "0",
+        "--width",
+        "4",
+    ]
+    command += ["--runs", str(tmp_path), "--name", "it"]
+    folder, rng, poisoned, killed_while_training = tmp_path / "seed_sweep" / "it", random.Random(0), set(), 0
+    for _ in range(20):
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        begun = _saved(folder)
+        while process.poll() is None and _saved(folder) == begun:
+            time.sleep(0.01)
+        time.sleep(rng.uniform(0, 0.5))
+        killed_while_training += process.poll() is None
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        for first in (0, 4, 8):
+            wave = folder / "lanes" / f"{first:06d}-{first + 3:06d}"
+            if first not in poisoned and len(checkpoints.steps(wave / "checkpoints")) > 1:
+                poisoned.add(first)
+                _poison(wave, {0: 1, 4: 2, 8: 3}[first])
+    subprocess.run(command, check=True, capture_output=True)
+    assert killed_while_training >= 10
+    rows = sweeps.rows(folder, sweep)
+    assert [row["lane"] for row in rows if row["status"] == "diverged"] == [1, 6, 11]
+    assert {row["status"] for row in rows} == {"diverged", "finished"}
+    for ours, theirs in zip(_waves(folder), _waves(tmp_path / "calm"), strict=True):
+        for s in range(4):
+            if rows[4 * ours[0] + s]["status"] == "finished":
+                for name in METRICS:
+                    np.testing.assert_array_equal(ours[1].metrics[name][s], theirs[1].metrics[name][s])
+                for name, w in theirs[1].params.items():
+                    np.testing.assert_array_equal(ours[1].params[name][s], w[s])
+
+
+def _saved(folder):
+    return sorted(str(path) for path in folder.glob("lanes/*/checkpoints/0*"))
+
+
+def _waves(folder):
+    return enumerate(runs.load(path) for path in sorted((folder / "lanes").iterdir()))
+
+
+def _poison(wave, lane):
+    """Put NaN into one lane's parameters at its newest saved state."""
+    origin = runs.read_origin(wave)
+    trainer = Trainer(origin.config)
+    state = runs.state(wave, trainer)
+    bad = jax.tree.map(lambda w: w.at[lane].set(jnp.nan), state.params)
+    step = checkpoints.updates_made(state)
+    seconds = checkpoints.seconds(wave / "checkpoints", step)
+    checkpoints.save(wave / "checkpoints", state._replace(params=bad), origin.config, seconds)
+
+
+def test_lanes_side_by_side_generalise_when_lanes_in_turn_do(monkeypatch):
+    """What accelerators run, vmap over lanes, against what this CPU does: the same early, and as a distribution later."""
+    config = RunConfig(
+        task=Modular(p=31, train_fraction=0.5),
+        model=Transformer(d_model=64, heads=4, d_mlp=128),
+        optimizer=AdamW(lr=5e-3, weight_decay=2.0),
+        steps=3_000,
+        seeds=tuple(range(32)),
+        eval_every=10,
+        stop=Stop("test_accuracy", 0.99),
+    )
+    in_turn = fit(Trainer(config))
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    at_once = fit(Trainer(config))
+    early = slice(0, 50)
+    for name in ("train_loss", "test_loss"):
+        np.testing.assert_allclose(at_once.metrics[name][:, early], in_turn.metrics[name][:, early], rtol=1e-4)
+    a, b = (np.asarray(result.state.step) for result in (in_turn, at_once))
+    print(
+        f"in turn: median {np.median(a):.0f} ({a.min()} to {a.max()}); at once: {np.median(b):.0f} ({b.min()} to {b.max()})"
+    )
+    # The share of pairs in which a lane in turn is later, half if the distributions are the same; six standard errors
+    # of a rank test's null hypothesis of 32 and 32 would be 0.44, two are 0.15.
+    later = np.mean([(x > y) + (x == y) / 2 for x, y in itertools.product(a, b)])
+    assert abs(later - 0.5) < 0.15
