@@ -27,7 +27,8 @@ def main(options: Resume) -> int:
     origin = runs.read_origin(options.run)
     config = origin.config if options.steps is None else replace(origin.config, steps=options.steps)
     extend = options.steps is not None
-    return cli.run(origin.experiment, Trainer(config), options.run, find_conclude(origin.experiment), extend=extend)
+    trainer = Trainer(config, origin.places)
+    return cli.run(origin.experiment, trainer, options.run, find_conclude(origin.experiment), extend=extend)
 
 
 def find_conclude(experiment: str) -> cli.Conclude:

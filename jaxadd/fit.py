@@ -99,14 +99,24 @@ def fit(
         due = save_at[place] if place < len(save_at) else end
         turns, until_turns_change = trainer.turns(state, step)
         stop = min(end, due, until_turns_change)
-        for turn, lanes in enumerate(turns):
-            state = engine.train(state, lanes, step, stop, (turn, len(turns)))
+        for i, lanes in enumerate(turns):
+            state = engine.train(state, _Turn(lanes, step, stop, i, len(turns)))
         recorder.join()
         step = stop
         if save and recorder.running.any() and step == due < end:
             save(result())
     recorder.complete(state, trainer)
     return result()
+
+
+class _Turn(NamedTuple):
+    """What is trained without a pause: these lanes from `start` to `stop`, as the i-th of so many turns there."""
+
+    lanes: np.ndarray
+    start: int
+    stop: int
+    i: int
+    of: int
 
 
 class _Engine:
@@ -122,37 +132,35 @@ class _Engine:
         self._clock = 0.0
         self.run_seconds = 0.0
 
-    def train(self, state: TrainState, lanes: np.ndarray, step: int, stop: int, turn: tuple[int, int]) -> TrainState:
-        """Train some lanes from `step` to `stop`, in the given (turn, of how many); gives the state of all."""
-        trainer, recorder = self._trainer, self._recorder
+    def train(self, state: TrainState, turn: _Turn) -> TrainState:
+        """Train the lanes whose turn it is; gives the state of all."""
+        trainer = self._trainer
         self._clock = time.perf_counter()
-        placed, pending, start = trainer.place(state, lanes), None, step
-        while recorder.running[lanes].any() and step < stop:
-            count = min(self._pace, stop - step)
+        placed, pending, step = trainer.place(state, turn.lanes), None, turn.start
+        while self._recorder.running[turn.lanes].any() and step < turn.stop:
+            count = min(self._pace, turn.stop - step)
             compiled = trainer.compile_seconds
             placed, *outputs = trainer.chunk(placed, step, count, self._eval_every)
             if trainer.compile_seconds > compiled:
                 self._clock = time.perf_counter()
             if pending:
-                self._settle(lanes, *pending, (start, stop), turn)
+                self._settle(turn, *pending)
             pending = (step, count, outputs)
             step += count
         if pending:
-            self._settle(lanes, *pending, (start, stop), turn)
-        return trainer.places.take_back(state, lanes, placed.state)
+            self._settle(turn, *pending)
+        return trainer.places.take_back(state, turn.lanes, placed.state)
 
-    def _settle(self, lanes, step, asked, outputs, stretch, turn) -> None:
+    def _settle(self, turn: _Turn, step: int, asked: int, outputs: Sequence) -> None:
         """Wait for a chunk, and take what it recorded."""
-        rows, taken, report = jax.device_get(outputs)
+        recorder, (rows, taken, report) = self._recorder, jax.device_get(outputs)
         made = int(report["rows"].max())
-        self._recorder.add(lanes, step, made, rows, taken, report)
+        recorder.add(turn.lanes, step, made, rows, taken, report)
         seconds, self._clock = time.perf_counter() - self._clock, time.perf_counter()
         self.run_seconds += seconds
         self._pace = int(np.clip(CHUNK_SECONDS * made / seconds, 1, min(8 * asked, self._longest)))
         if self._watch and made:
-            (start, stop), (index, turns) = stretch, turn
-            done = start + (index * (stop - start) + step + made - start) // turns
-            recorder = self._recorder
+            done = turn.start + (turn.i * (turn.stop - turn.start) + step + made - turn.start) // turn.of
             latest = {name: values.copy() for name, values in recorder.latest.items()}
             self._watch(Progress(done, latest, recorder.step.copy(), recorder.status.copy()))
 

@@ -9,7 +9,7 @@ from jaxadd import config as configs
 from jaxadd.config import RunConfig, Stop
 from jaxadd.model import MLP
 from jaxadd.optimizers import SGD
-from jaxadd.tasks import Digits, Modular
+from jaxadd.tasks import Addition, Digits, Modular
 
 CONFIGS = [
     RunConfig(),
@@ -52,3 +52,15 @@ def test_foreign_json(change, words):
     change(data)
     with pytest.raises(ValueError, match=words):
         configs.from_json(data)
+
+
+def test_fields_of_any_depth_are_replaced_by_path():
+    config = RunConfig(task=Addition())
+    assert configs.with_values(config, {"task.mixture.uniform": 2.0}).task.mixture.uniform == 2.0
+    assert configs.with_values(config, {"steps": 3, "task.digits": 2}).task.digits == 2
+    values = configs.single_values(config)
+    assert values["task.mixture.uniform"] == config.task.mixture.uniform
+    assert not {"task", "task.mixture", "seeds", "vary"} & set(values)
+    for name in ("speed", "task.mixture.speed", "steps.more", "task.digits.more"):
+        with pytest.raises(ValueError, match=f"no field is named {name}"):
+            configs.with_values(config, {name: 1})

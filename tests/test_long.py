@@ -27,7 +27,7 @@ QUIET = {"note": lambda _: None}
 
 
 def test_twenty_kills_and_three_lanes_of_nan_leave_the_other_thirteen_bit_for_bit(tiny, tmp_path):
-    """A sweep of sixteen lanes in four waves is killed at twenty random moments; NaN is put into lanes 1, 6 and 11."""
+    """A sweep of four waves is killed at twenty random moments, and NaN is put into the lanes 1, 6 and 11."""
     sweep = Sweep(replace(tiny, steps=2_000, seeds=tuple(range(16)), eval_every=1, checkpoint_every=20))
     sweeps.run(sweep, tmp_path / "calm", width=4, **QUIET)
     words = ["--seeds", *map(str, range(16)), "--steps", "2000", "--eval-every", "1", "--stop.metric", "none"]
@@ -92,7 +92,7 @@ def _poison(wave, lane):
 
 
 def test_lanes_side_by_side_generalise_when_lanes_in_turn_do(monkeypatch):
-    """What accelerators run, vmap over lanes, against what this CPU does: the same early, and as a distribution later."""
+    """What accelerators run, vmap over lanes, against what CPUs do: the same early, and in distribution later."""
     config = RunConfig(
         task=Modular(p=31, train_fraction=0.5),
         model=Transformer(d_model=64, heads=4, d_mlp=128),
@@ -109,10 +109,9 @@ def test_lanes_side_by_side_generalise_when_lanes_in_turn_do(monkeypatch):
     for name in ("train_loss", "test_loss"):
         np.testing.assert_allclose(at_once.metrics[name][:, early], in_turn.metrics[name][:, early], rtol=1e-4)
     a, b = (np.asarray(result.state.step) for result in (in_turn, at_once))
-    print(
-        f"in turn: median {np.median(a):.0f} ({a.min()} to {a.max()}); at once: {np.median(b):.0f} ({b.min()} to {b.max()})"
-    )
-    # The share of pairs in which a lane in turn is later, half if the distributions are the same; six standard errors
-    # of a rank test's null hypothesis of 32 and 32 would be 0.44, two are 0.15.
+    for name, steps in (("in turn", a), ("side by side", b)):
+        print(f"{name}: median {np.median(steps):.0f} ({steps.min()} to {steps.max()})")
+    # The share of pairs in which a lane in turn is later: half if the distributions are the same, with a standard
+    # error of √(65 / (12 · 32 · 32)) = 0.07 by the rank test.
     later = np.mean([(x > y) + (x == y) / 2 for x, y in itertools.product(a, b)])
-    assert abs(later - 0.5) < 0.15
+    assert abs(later - 0.5) < 0.145

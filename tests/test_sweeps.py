@@ -17,13 +17,14 @@ import jax
 import numpy as np
 import pytest
 
-from jaxadd import checkpoints, figures, runs, sweeps
+from jaxadd import checkpoints, runs, sweeps
 from jaxadd.config import Stop, hyper
 from jaxadd.files import read_npz, write_npz
 from jaxadd.fit import fit
 from jaxadd.summaries import step_of
 from jaxadd.sweeps import Axis, Sweep, axis_of, processes, results, waves
 from jaxadd.sweeps.design import share
+from jaxadd.tasks import Addition
 from jaxadd.train import METRICS, Trainer
 
 QUIET = {"note": lambda _: None}
@@ -69,6 +70,12 @@ def test_a_list_goes_through_axes_together(base):
     axes = (Axis("optimizer.lr", (1.0, 2.0)), Axis("init_scale", (3.0, 4.0)))
     settings = Sweep(base, axes, "list").settings()
     assert settings == [{"optimizer.lr": 1.0, "init_scale": 3.0}, {"optimizer.lr": 2.0, "init_scale": 4.0}]
+
+
+@pytest.mark.parametrize("more", [{}, {"values": (1.0,), "low": 3.0}, {"values": (1.0,), "log": True}, {"low": 1.0}])
+def test_an_axis_is_values_or_a_range(more):
+    with pytest.raises(ValueError, match="needs values, or low and high of a range"):
+        Axis("optimizer.lr", **more)
 
 
 def test_a_random_design_stays_in_its_ranges_and_is_repeatable(base):
@@ -119,6 +126,11 @@ def test_axes_in_words(base):
     assert axis_of("task.batch_size=None,8", base) == Axis("task.batch_size", (None, 8))
     assert axis_of("model.activation=relu,gelu", base) == Axis("model.activation", ("relu", "gelu"))
     assert axis_of("init_scale=log:0.1..2", base) == Axis("init_scale", low=0.1, high=2.0, log=True)
+    addition = replace(base, task=Addition())
+    assert axis_of("task.mixture.uniform=0.5,1", addition) == Axis("task.mixture.uniform", (0.5, 1.0))
+    for text in ("task.mixture=a", "model.hidden=8,16"):
+        with pytest.raises(ValueError, match="no axis can be named"):
+            axis_of(text, addition)
     for text in ("optimizer.lr", "optimizer.lr=", "optimizer.lr=fast", "speed=1", "optimizer.lr=2..1"):
         with pytest.raises(ValueError, match=r"speed|written|no number|ascend"):
             axis_of(text, base)
@@ -456,21 +468,6 @@ def test_eight_devices_without_a_collective_give_what_one_gives_and_padding_does
         with np.load(place) as several:
             for name in several:
                 np.testing.assert_allclose(several[name], one[name], rtol=1e-4, atol=1e-5, err_msg=name)
-
-
-def test_phases_without_any_lane_that_generalised_have_no_scale_of_steps():
-    outcomes = np.zeros((1, 2, 2, 4))
-    outcomes[..., 2] = 1
-    axes = ((1, 2), (3, 4), ("x", "y"))
-    assert len(figures.phase_diagram(np.full((1, 2, 2), np.inf), outcomes, *axes, "title").axes) == 2
-    assert len(figures.phase_diagram(np.full((1, 2, 2), 70.0), outcomes, *axes, "title").axes) == 3
-
-
-def test_every_setting_is_drawn_however_many_there_are():
-    step = np.arange(1, 20)
-    curves = {f"setting {i}": [(step, 1.0 / (step + i))] for i in range(30)}
-    figure = figures.lane_bands(curves, curves, "title")
-    assert [len(ax.lines) for ax in figure.axes[:2]] == [30, 30]
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from jaxadd.analysis.outcomes import OUTCOMES, Survival, or_never
+from jaxadd.analysis.outcomes import OUTCOMES, Survival, quantiles
 from jaxadd.figures.style import ABSENT, PALETTE, SEQUENTIAL, colour_bar, new_figure, panels, plain_ticks, styled
 
 if TYPE_CHECKING:
@@ -99,6 +99,7 @@ def phase_diagram(
     names: tuple[str, str],
     title: str,
     panels_by: tuple[str, Sequence] | None = None,
+    what: str = "99 % test accuracy",
 ) -> Figure:
     """Draw two axes of a sweep against each other: steps to grok above, the most frequent outcome below.
 
@@ -110,6 +111,7 @@ def phase_diagram(
       names: of both.
       title: of the figure.
       panels_by: name and values `[K]` of a third axis.
+      what: is reached.
     """
     from matplotlib.colors import ListedColormap, LogNorm
     from matplotlib.patches import Patch
@@ -144,10 +146,10 @@ def phase_diagram(
     for row in axes[:, 0]:
         row.set_ylabel(names[1])
     if known.size:
-        label = "median step to 99 % test\n(grey: most lanes never)"
+        label = f"median step to {what}\n(grey: most lanes never)"
         colour_bar(figure, drawn, axes[0, -1], label, ticks=LogLocator(subs=(1, 2, 5)), format="{x:,.0f}")
     else:
-        figure.suptitle(f"{title}\nhere no setting reached 99 % test accuracy", size="medium")
+        figure.suptitle(f"{title}\nhere no setting reached {what}", size="medium")
     figure.legend(
         handles=[Patch(color=c, label=o) for c, o in zip(_OUTCOME_COLOURS, OUTCOMES, strict=True)],
         loc="outside lower center",
@@ -182,15 +184,20 @@ def time_by_lanes(lanes: Sequence[int], seconds: Sequence[float], title: str) ->
 
 @styled
 def fractions(
-    fraction: Sequence[float], steps: Sequence[Sequence[float | None]], published: Mapping[float, int], title: str
+    fraction: Sequence[float],
+    steps: Sequence[Sequence[float | None]],
+    published: Mapping[float, int],
+    title: str,
+    what: str = "test loss < 1",
 ) -> Figure:
-    """Draw the step to a test loss below 1 by train fraction: every seed, the median, and published single runs.
+    """Draw the step to something by train fraction: every seed, the median, and published single runs.
 
     Args:
       fraction: ascending.
       steps: of each, the seeds'; None for never.
       published: step by fraction.
       title: of the figure.
+      what: is reached.
     """
     from matplotlib.ticker import LogLocator
 
@@ -207,10 +214,10 @@ def fractions(
             alpha=0.6,
             label="a seed" if x == fraction[0] else None,
         )
-    middle = [np.median(or_never(values)) for values in steps]
+    middle = [quantiles(values)[1] for values in steps]
     ax.plot(fraction, np.where(np.isfinite(middle), middle, np.nan), color=PALETTE[0], lw=1.4, label="median")
     ax.plot(list(published), list(published.values()), "x", ms=7, color=PALETTE[1], label="published, one run each")
-    ax.set(yscale="log", xlabel="share of the pairs trained on", ylabel="step of test loss < 1")
+    ax.set(yscale="log", xlabel="share of the pairs trained on", ylabel=f"step of {what}")
     ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     ax.yaxis.set_major_formatter("{x:,.0f}")
     ax.minorticks_off()
