@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jaxadd import cli, figures, report, sweeps
+from jaxadd.analysis.outcomes import quantiles
 from jaxadd.arguments import SweepConfig
 from jaxadd.config import RunConfig, Stop
 from jaxadd.model import MLP, Transformer
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 LEARNED = Stop("test_accuracy", 0.99)
 EIGHT = tuple(range(8))
+MANY, TABLED = 12, 40  # Settings from which on the soonest come first, and that a table shows at most.
 PRESETS = {
     "mainline": SweepConfig(RunConfig(steps=30_000, seeds=EIGHT, checkpoint_every=2_500, stop=LEARNED)),
     "quick": SweepConfig(
@@ -67,26 +69,29 @@ PRESETS = {
 def conclude(sweep: Sweep, folder: Path, rows: Sequence[Row]) -> cli.Findings:
     """Tell when the lanes of each setting learned, and draw curves and survival."""
     axes = [axis.name for axis in sweep.axes]
+    stop = sweep.base.stop if sweep.base.stop.metric != "none" else LEARNED
+    learned = step_of(stop.metric, stop.threshold)
     groups: dict[str, list[Row]] = {}
     for row in rows:
         groups.setdefault(_setting(row, axes), []).append(row)
+    if len(groups) > MANY:
+        sooner = lambda group: quantiles([row[learned] for row in group[1]])[1]  # noqa: E731
+        groups = dict(sorted(groups.items(), key=sooner))
     names = [key for key in rows[0] if key.startswith("step_of_")]
     table = [("setting", "lanes", "diverged", *(name.removeprefix("step_of_").replace("_", " ") for name in names))]
-    for name, members in groups.items():
+    for name, members in list(groups.items())[:TABLED]:
         steps = (report.spread([row[key] for row in members]) for key in names)
         table.append((name, str(len(members)), str(sum(row["status"] == "diverged" for row in members)), *steps))
+    text = f"first step of each threshold: median (range), how many reached it\n{report.table(table)}"
+    if len(groups) > TABLED:
+        text += f"\n{len(groups) - TABLED} settings that are later follow in sweep.csv"
     seconds = sum(row["seconds"] for row in rows)
     rate = sum(row["steps"] for row in rows) / max(seconds, 1e-9)
-    text = (
-        f"first step of each threshold: median (range), how many reached it\n{report.table(table)}\n"
-        f"{len(rows)} lanes trained in {seconds:,.0f} s without compiling and saving, {rate:,.0f} lane-steps a second"
-    )
-    title = f"{sweep.base.task.title}, {len(sweep.base.seeds)} seeds"
-    stop = sweep.base.stop if sweep.base.stop.metric != "none" else LEARNED
-    reached = {
-        name: sweeps.survival(members, step_of(stop.metric, stop.threshold), sweep.base.steps)
-        for name, members in groups.items()
-    }
+    text += f"\n{len(rows)} lanes in {seconds:,.0f} s of training alone: {rate:,.0f} lane-steps a second"
+    own = [name.partition(".")[2] for name in axes if name.startswith("task.")]
+    task = f"{type(sweep.base.task).__name__} by {', '.join(own)}" if own else sweep.base.task.title
+    title = f"{task}, {len(sweep.base.seeds)} seeds" + (" a setting" if axes else "")
+    reached = {name: sweeps.survival(members, learned, sweep.base.steps) for name, members in groups.items()}
     level = f"{stop.threshold:.0%}" if stop.metric.endswith("accuracy") else f"{stop.threshold:g} nats"
     what = f"{level} {stop.metric.replace('_', ' ')}"
     return cli.Findings(

@@ -1,5 +1,6 @@
 """Submit a sweep to a Slurm cluster as a job array, each task its own part; or run the same tasks here."""
 
+import importlib
 import shlex
 import shutil
 import subprocess
@@ -11,7 +12,10 @@ from typing import Annotated, Literal
 import tyro
 
 from jaxadd import cli
+from jaxadd.arguments import SweepArguments, parse
 from jaxadd.errors import UserError
+from jaxadd.sweeps import structures
+from jaxadd.sweeps.design import share
 
 try:
     import submitit
@@ -74,13 +78,20 @@ def main(options: Submit) -> int:
     """Submit, and tell the jobs; gives the exit status."""
     if submitit is None:
         raise UserError("submitit is not installed; add --extra slurm to uv run")
-    module, *arguments = shlex.split(options.command) or [""]
+    try:
+        module, *arguments = shlex.split(options.command) or [""]
+    except ValueError as error:
+        raise UserError(f"the command cannot be read: {error}") from error
     if module not in SWEEPS:
         raise UserError(f"the command begins with the module of a sweep, {', '.join(SWEEPS)}; got {module!r}")
-    if options.parts < 1:
-        raise UserError(f"an array has at least one task, got {options.parts}")
     if any(argument.partition("=")[0] == "--part" for argument in arguments):
         raise UserError("the command gets its --part from here; leave it out")
+    if options.parts < 1:
+        raise UserError(f"an array has at least one task, got {options.parts}")
+    # What is wrong with it is told now, not by every task when its turn has come.
+    swept = importlib.import_module(module)
+    told, _ = parse(module, swept.__doc__, swept.PRESETS, arguments, SweepArguments)
+    share(structures(told.config.sweep()), 0, options.parts)
     tasks = [
         Task((sys.executable, "-m", module, *arguments, "--part", f"{i}/{options.parts}"))
         for i in range(options.parts)
@@ -102,7 +113,8 @@ def main(options: Submit) -> int:
     failed = [job.job_id for job in jobs if job.exception() is not None]
     if failed:
         raise UserError(
-            f"{len(failed)} tasks failed: {', '.join(failed)}; see {options.logs}; the same command goes on"
+            f"{len(failed)} tasks failed: {', '.join(failed)}; see why in {options.logs}, mend it, and the same "
+            "command goes on"
         )
     return 0
 

@@ -18,8 +18,8 @@ from jaxadd import runs
 from jaxadd.config import RunConfig
 from jaxadd.errors import UserError
 from jaxadd.sweeps import Sweep, axis_of
+from jaxadd.sweeps.design import MOST_LANES
 
-MOST_SEEDS = 1_000_000
 _KINDS = {
     part: {kind.__name__.lower(): kind for kind in typing.get_args(typing.get_type_hints(RunConfig)[part])}
     for part in ("task", "model", "optimizer", "gradient", "norm", "loss")
@@ -47,8 +47,8 @@ class SweepConfig:
         """Give the sweep; raises ValueError where it cannot be one."""
         base = self.base
         if self.count is not None:
-            if not 1 <= self.count <= MOST_SEEDS:
-                raise UserError(f"--count must be from 1 to {MOST_SEEDS:,}, got {self.count:,}")
+            if not 1 <= self.count <= MOST_LANES:
+                raise UserError(f"--count must be from 1 to {MOST_LANES:,}, got {self.count:,}")
             base = dataclasses.replace(base, seeds=tuple(range(self.count)))
         axes = tuple(axis_of(text, base) for text in self.axes)
         return Sweep(base, axes, self.design, self.points, self.design_seed)

@@ -5,6 +5,8 @@ import json
 import logging
 import os
 import shutil
+import signal
+import threading
 import time
 import zlib
 from collections.abc import Iterator
@@ -33,6 +35,23 @@ def steps(folder: str | os.PathLike) -> list[int]:
     return sorted(int(path.name) for path in Path(folder).glob("*") if path.name.isdecimal())
 
 
+@contextlib.contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Put an interrupt from the keyboard off to the end: Orbax's threads would wait for each other for minutes."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # Where no interrupt arrives.
+        return
+    caught = []
+    before = signal.signal(signal.SIGINT, lambda *_: caught.append(1))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if caught:
+        raise KeyboardInterrupt
+
+
+@_uninterrupted()
 def save(folder: Path, state: TrainState, config: RunConfig, seconds: float = 0.0) -> None:
     """Write a state as `<folder>/<updates made>`; raises OSError, and leaves nothing, where that fails.
 

@@ -139,6 +139,8 @@ def sweep(
             )
         if workers.coordinator is not None and workers.part != Workers.part:
             raise UserError("--part and --coordinator are two ways to share the lanes; choose one")
+        if workers.coordinator is not None:
+            print(f"waiting for all of {workers.processes} processes at {workers.coordinator}, five minutes at most")
         joined = processes.join(workers.coordinator, workers.processes, workers.process, planned, folder)
         part = joined or processes.part_of(workers.part)
         structures = sweeps.structures(planned)
@@ -156,7 +158,10 @@ def sweep(
         )
         unfinished = sum(row["status"] in (sweeps.WAITING, sweeps.UNFINISHED) for row in rows)
         if unfinished:
-            print(f"\n{unfinished} of {lanes} lanes are left to other parts; the last to end draws the figures")
+            print(
+                f"\n{unfinished} of {lanes} lanes are left to other parts, and the last to end draws the figures; "
+                "start those again that are not at work"
+            )
         else:
             findings = conclude(planned, folder, rows)
             with sweeps.alone(folder):  # Another part may have ended at the same moment.

@@ -83,7 +83,7 @@ def load(folder: str | os.PathLike) -> Record:
         params, summary = read_npz(folder / "params.npz"), json.loads((folder / "summary.json").read_text())
     except UNREADABLE as error:
         raise UserError(
-            f"the record in {folder} is missing or damaged ({first_line(error)}); resuming repairs it"
+            f"the record in {folder} is missing or damaged ({first_line(error)}); experiments.resume repairs it"
         ) from error
     return Record(origin, metrics, params, summary)
 

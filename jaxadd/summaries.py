@@ -36,8 +36,9 @@ def summarise(config: RunConfig, result: Result) -> dict[str, Any]:
             reached = values >= threshold if name.endswith("accuracy") else values <= threshold
             lane[step_of(name, threshold)] = int(metrics["step"][reached][0]) if reached.any() else None
         for name in FINAL:
-            value = float(metrics[name][s, end])
-            lane[f"final_{name}"] = value if np.isfinite(value) else None
+            value = metrics[name][s, end]
+            # As few digits as tell a float32 from its neighbours.
+            lane[f"final_{name}"] = float(str(value)) if np.isfinite(value) else None
         lanes.append(lane)
     return {
         "lanes": lanes,

@@ -2,6 +2,7 @@
 
 import os
 import runpy
+import shutil
 import sys
 import tempfile
 from dataclasses import replace
@@ -13,10 +14,12 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 import pytest
 from hypothesis import settings
 
+from jaxadd import runs
 from jaxadd.config import RunConfig
 from jaxadd.model import Transformer
 from jaxadd.optimizers import AdamW
 from jaxadd.tasks import Modular
+from jaxadd.train import Trainer
 
 # The same examples every time: what is green stays green.
 settings.register_profile("repeatable", derandomize=True)
@@ -57,3 +60,18 @@ def shell(tmp_path, monkeypatch, capsys):
         return (ended.value.code or 0, *capsys.readouterr())
 
     return run
+
+
+@pytest.fixture(scope="session")
+def complete(tiny, tmp_path_factory):
+    """A finished run, to copy from."""
+    folder = tmp_path_factory.mktemp("runs") / "complete"
+    notes = []
+    runs.train(Trainer(tiny), folder, experiment="modular_addition", note=notes.append)
+    assert notes == []
+    return folder
+
+
+@pytest.fixture
+def copy(complete, tmp_path):
+    return shutil.copytree(complete, tmp_path / "copy")

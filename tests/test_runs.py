@@ -17,34 +17,16 @@ import jax
 import numpy as np
 import pytest
 
-from jaxadd import checkpoints, replays, runs
+from jaxadd import checkpoints, runs
 from jaxadd import config as configs
 from jaxadd.config import Stop
 from jaxadd.files import read_npz
 from jaxadd.fit import fit
-from jaxadd.model import MLP
 from jaxadd.optimizers import SGD, AdamW
-from jaxadd.tasks import Digits
 from jaxadd.train import Trainer
-from jaxadd.trees import flatten
 
 ROOT = Path(__file__).parent.parent
 QUIET = {"note": lambda text: None}
-
-
-@pytest.fixture(scope="module")
-def complete(tiny, tmp_path_factory):
-    """A finished run, to copy from."""
-    folder = tmp_path_factory.mktemp("runs") / "complete"
-    notes = []
-    runs.train(Trainer(tiny), folder, experiment="modular_addition", note=notes.append)
-    assert notes == []
-    return folder
-
-
-@pytest.fixture
-def copy(complete, tmp_path):
-    return shutil.copytree(complete, tmp_path / "copy")
 
 
 def steps_of(folder):
@@ -191,12 +173,6 @@ def test_a_complete_run_whose_record_is_damaged_is_mended(tiny, complete, copy):
     assert_same_run(copy, complete)
 
 
-@pytest.mark.parametrize("name", ["../x", "a/b", "..", "."])
-def test_a_replay_stays_in_its_place(copy, name):
-    with pytest.raises(ValueError, match="that of one folder"):
-        replays.replay(copy, 1, 2, name=name, **QUIET)
-
-
 def test_leftovers_of_a_kill_are_removed(tiny, copy):
     unfinish(copy, 20)
     (copy / ".metrics.npz.part").write_text("half")
@@ -300,89 +276,6 @@ def test_stopped_run_is_complete_and_reopens(tiny, tmp_path):
     assert json.loads((kept / "summary.json").read_text())["lanes"] == record.summary["lanes"]
 
 
-# --- replay ------------------------------------------------------------------------------------------------
-
-
-def assert_met(again, recorded):
-    """Assert that a replay has every value that the run recorded of its steps."""
-    for name, values in recorded.items():
-        axis = "evaluation/step" if name.startswith("evaluation/") else "step"
-        if name != axis:
-            theirs = values[:, np.isin(recorded[axis], again[axis])]
-            ours = again[name][:, np.isin(again[axis], recorded[axis])]
-            assert theirs.size or not values.size, name
-            np.testing.assert_array_equal(ours[~np.isnan(theirs)], theirs[~np.isnan(theirs)], err_msg=name)
-
-
-def test_replay_is_exact_and_dense(tiny, copy, complete):
-    before = {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()}
-    notes = []
-    folder = replays.replay(copy, 13, 27, snapshots=[13, 20, 27], note=notes.append)
-    assert folder == copy / "replays" / "13-27"
-    assert notes == ["running from step 10 to 13", "all 15 recorded train losses were met again, bit for bit"]
-    again, record = read_npz(folder / "metrics.npz"), runs.load(complete).metrics
-    np.testing.assert_array_equal(again["step"], np.arange(13, 28))
-    assert_met(again, record)
-    assert all(np.isfinite(values).all() for values in again.values()), "the test set is measured at every step"
-    np.testing.assert_array_equal(again["evaluation/step"], np.arange(13, 28))
-    assert sorted(path.name for path in (folder / "snapshots").iterdir()) == [f"{i:08d}.npz" for i in (13, 20, 27)]
-    trainer = Trainer(tiny)
-    saved = checkpoints.load(complete / "checkpoints", 20, trainer.abstract_state(), tiny)
-    snapshot = read_npz(folder / "snapshots" / "00000020.npz")
-    for name, value in flatten(saved.params).items():
-        np.testing.assert_array_equal(snapshot[name], value)
-    assert all(path.read_bytes() == raw for path, raw in before.items()), "the run itself is untouched"
-
-
-def test_replay_meets_the_stop_of_the_run(tiny, tmp_path):
-    """Though the replay knows the test accuracy at every step, it ends where the run did, on its grid."""
-    config = replace(tiny, task=Digits(batch_size=16), model=MLP(hidden=(8,)), stop=Stop("test_accuracy", 0.3))
-    record = runs.train(Trainer(config), tmp_path / "a", **QUIET)
-    ended = [lane["steps"] for lane in record.summary["lanes"]]
-    assert 0 < max(ended) < 40
-    notes = []
-    folder = replays.replay(tmp_path / "a", 1, 40, note=notes.append)
-    again = read_npz(folder / "metrics.npz")
-    assert again["step"][-1] == max(ended)
-    assert_met(again, record.metrics)
-    assert "bit for bit" in notes[-1]
-    with pytest.raises(ValueError, match="is a replay of"):
-        runs.train(Trainer(config), folder, **QUIET)
-
-
-def test_replay_tells_of_a_difference(copy):
-    metrics = read_npz(copy / "metrics.npz")
-    metrics["train_loss"][0, 15] += 1e-6
-    np.savez(copy / "metrics.npz", **metrics)
-    notes = []
-    replays.replay(copy, 12, 20, note=notes.append)
-    assert "differ from the recorded ones from step 15 on" in notes[-1]
-
-
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        ((5, 4), "one step of the run to a later one"),
-        ((-1, 4), "0 to 40"),
-        ((5, 41), "0 to 40"),
-        ((5, 9, [10]), "snapshots must lie between 5 and 9"),
-    ],
-)
-def test_replay_of_steps_that_are_not_there(copy, arguments, words):
-    with pytest.raises(ValueError, match=words):
-        replays.replay(copy, *arguments, **QUIET)
-    assert not (copy / "replays").exists()
-
-
-def test_replay_is_not_overwritten(copy):
-    replays.replay(copy, 1, 3, **QUIET)
-    with pytest.raises(ValueError, match="exists already"):
-        replays.replay(copy, 1, 3, **QUIET)
-    assert replays.replay(copy, 1, 3, name="again", **QUIET).name == "again"
-
-
-# --- a real kill -------------------------------------------------------------------------------------------
-
 CHILD = """
 import sys
 from jaxadd import config, runs
@@ -412,3 +305,34 @@ def test_killed_at_random_moments_it_ends_as_if_it_had_not_been(tiny, tmp_path):
                 kills += 1
     assert kills >= 3
     assert_same_run(tmp_path / "killed", tmp_path / "whole")
+
+
+def test_time_goes_on_where_a_run_was_ended(tiny, copy):
+    unfinish(copy, 20)
+    place = copy / "checkpoints" / "00000020" / "manifest.json"
+    manifest = json.loads(place.read_text())
+    place.write_text(json.dumps(manifest | {"seconds": 1000.0}))
+    summary = runs.train(Trainer(tiny), copy, **QUIET).summary
+    assert 1000 < summary["run_seconds"] < 1100
+    assert summary["steps_per_second"] == pytest.approx(40 / summary["run_seconds"], abs=0.01)
+
+
+def test_an_interrupt_while_a_state_is_saved_waits_for_the_end_of_it(tiny, tmp_path):
+    """Where Orbax would wait for minutes; the state is whole, and the run goes on from there."""
+    from orbax.checkpoint import v1 as ocp
+
+    save, trainer = ocp.save, Trainer(tiny)
+
+    def interrupted(*arguments):
+        if "00000010" in str(arguments[0]):
+            signal.raise_signal(signal.SIGINT)
+        return save(*arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ocp, "save", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            runs.train(trainer, tmp_path / "it", **QUIET)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    notes = []
+    runs.train(trainer, tmp_path / "it", note=notes.append)
+    assert notes == ["going on from step 10 of 40"]

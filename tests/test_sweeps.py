@@ -112,6 +112,9 @@ def test_a_random_design_stays_in_its_ranges_and_is_repeatable(base):
         ([Axis("optimizer.lr", (0.1, 0.2))], {"design": "random", "points": 3}, "3 different points cannot be drawn"),
         ([Axis("task.p", (5.5,))], {}, "whole numbers"),
         ([Axis("init_scale", (float("nan"),))], {}, "init_scale must be above 0"),
+        ([Axis("optimizer.lr", ("a",))], {}, "optimizer.lr takes values such as 0.01, got 'a'"),
+        ([Axis("model.heads", (1.5, 2))], {}, "model.heads takes whole numbers, got 1.5"),
+        ([Axis("optimizer.lr", low=1, high=2)], {"design": "random", "points": 10**9}, "more than 1,000,000 lanes"),
     ],
 )
 def test_designs_that_are_none(base, axes, more, said):
@@ -339,14 +342,51 @@ def test_processes_that_cannot_meet(sweep, tmp_path, place, count, index, said):
         processes.join(place, count, index, sweep, tmp_path)
 
 
+def test_a_process_that_was_killed_waits_for_no_other_when_it_is_started_again(sweep, swept):
+    assert processes.join("127.0.0.1:9", 2, 1, sweep, swept) == (1, 2)  # Where nobody answers.
+
+
 def test_a_record_that_is_damaged_is_told_of_and_mended(sweep, swept, tmp_path):
     shutil.copytree(swept, tmp_path / "it")
     (first, _) = sorted((tmp_path / "it" / "lanes").iterdir())
     (first / "metrics.npz").write_bytes((first / "metrics.npz").read_bytes()[:2_000])
-    with pytest.raises(ValueError, match=r"000000-000005 is missing or damaged .* resuming repairs it"):
+    with pytest.raises(ValueError, match=r"000000-000005 is missing or damaged .* experiments.resume repairs it"):
         sweeps.lane_curves(tmp_path / "it", "test_loss")
     runs.train(Trainer(runs.load(swept / "lanes" / first.name).origin.config), first, **QUIET)
     assert_same_lanes(lanes_of(tmp_path / "it"), lanes_of(swept))
+
+
+def test_a_wave_that_is_not_what_the_sweep_makes_of_its_lanes_is_refused(sweep, swept, tmp_path):
+    """Made longer on its own, changed by hand, copied over another, or without its config."""
+
+    def changed(name, change, said):
+        folder = shutil.copytree(swept, tmp_path / name)
+        first, last = sorted((folder / "lanes").iterdir())
+        change(first, last)
+        table = (folder / "sweep.csv").read_bytes()
+        with pytest.raises(ValueError, match=rf"{said}.*move it away, and the same command trains its lanes again"):
+            sweeps.run(sweep, folder, **QUIET)
+        assert (folder / "sweep.csv").read_bytes() == table
+
+    def longer(first, last):
+        config = runs.read_origin(first).config
+        runs.train(Trainer(replace(config, steps=21)), first, extend=True, **QUIET)
+
+    def edited(first, last):
+        (first / "config.json").write_text((first / "config.json").read_text().replace('"b1": 0.9', '"b1": 0.8'))
+
+    def swapped(first, last):
+        shutil.rmtree(first)
+        shutil.copytree(last, first)
+
+    changed("longer", longer, r"000000-000005 is no wave of this sweep \(steps: 20 here, 21 there\)")
+    changed("edited", edited, r"optimizer\.b1: 0\.9 here, 0\.8 there")
+    changed("swapped", swapped, r"task\.train_fraction: 0\.5 here, 0\.6 there")
+    changed("lost", lambda first, last: (first / "config.json").unlink(), "000000-000005 has lost its config.json")
+    changed("twice", lambda first, last: shutil.copytree(last, last.with_name("000008-000009")), "another wave")
+    changed(
+        "foreign", lambda first, last: last.rename(last.with_name("000006-000012")), "has lanes that the sweep has"
+    )
 
 
 @pytest.mark.parametrize("text", ["3", "2/2", "a/b", "-1/2", "1/"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 Curves = Sequence[tuple[np.ndarray, np.ndarray]]
 """Of each lane its steps and values."""
+_NAMED = 12  # Curves that a legend can name.
+_BANDS = 4  # Curves whose bands can be told apart.
 _QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 _OUTCOME_COLOURS = ("#66a182", "#edae49", "#d1495b", "#9a9a9a")
 
@@ -31,21 +33,43 @@ def lane_bands(loss: Mapping[str, Curves], accuracy: Mapping[str, Curves], title
     """
     figure, (left, right) = panels(2, title, log_steps=True, width=5.0)
     for ax, curves in ((left, loss), (right, accuracy)):
-        for i, (name, lanes) in enumerate(curves.items()):
-            _bands(ax, lanes, name, *_look(i))
+        for lanes, look in zip(curves.values(), _looks(list(curves)), strict=True):
+            _bands(ax, lanes, look, bands=len(curves) <= _BANDS)
     left.set(yscale="log", ylabel="cross-entropy, nats", title="loss")
     plain_ticks(left.yaxis)
     right.set(ylim=(-0.03, 1.03), ylabel="share answered rightly", title="accuracy")
-    left.legend(title="median, 25 to 75 %, 5 to 95 %", title_fontsize=8, fontsize=9)
+    said = {"title": "median, 25 to 75 %, 5 to 95 %" if len(loss) <= _BANDS else "median", "fontsize": 8}
+    if len(loss) <= 2:
+        left.legend(title_fontsize=8, **said)
+        return figure
+    handles, labels = left.get_legend_handles_labels()
+    columns = 1 if max(map(len, labels)) > 40 else 2
+    figure.set_figheight(figure.get_figheight() + 0.2 * -(-len(labels) // columns) + 0.3)
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns, title_fontsize=8, **said)
     return figure
 
 
-def _look(i: int) -> tuple[str, str]:
-    """Give the i-th curve a colour and a line of its own."""
-    return PALETTE[i % len(PALETTE)], ("-", "--", ":", "-.")[i // len(PALETTE) % 4]
+class _Look(NamedTuple):
+    """How one of several curves is drawn; label None leaves it out of the legend."""
+
+    colour: Any
+    line: str
+    label: str | None
 
 
-def _bands(ax: Axes, lanes: Curves, label: str, colour: str, line: str) -> None:
+def _looks(names: Sequence[str]) -> list[_Look]:
+    """Give each curve a colour and a line of its own; where they are many, colours by their order and two names."""
+    from matplotlib import colormaps
+
+    count = len(names)
+    if count <= _NAMED:
+        lines = ("-", "--", ":", "-.")
+        return [_Look(PALETTE[i % len(PALETTE)], lines[i // len(PALETTE) % 4], name) for i, name in enumerate(names)]
+    shown = {0: f"1 of {count}: {names[0]}", count - 1: f"{count} of {count}: {names[-1]}"}
+    return [_Look(colormaps["viridis"](0.9 * i / (count - 1)), "-", shown.get(i)) for i in range(count)]
+
+
+def _bands(ax: Axes, lanes: Curves, look: _Look, *, bands: bool) -> None:
     lanes = [(step, values) for step, values in lanes if len(step)]
     if not lanes:
         return
@@ -54,10 +78,10 @@ def _bands(ax: Axes, lanes: Curves, label: str, colour: str, line: str) -> None:
     # A lane that ended early keeps its last value.
     values = np.stack([np.interp(grid, step, value) for step, value in lanes])
     low, quarter, middle, upper, high = np.quantile(values, _QUANTILES, axis=0)
-    if len(lanes) > 1:
-        ax.fill_between(grid + 1, low, high, color=colour, alpha=0.13, lw=0)
-        ax.fill_between(grid + 1, quarter, upper, color=colour, alpha=0.28, lw=0)
-    ax.plot(grid + 1, middle, line, color=colour, lw=1.4, label=label)
+    if len(lanes) > 1 and bands:
+        ax.fill_between(grid + 1, low, high, color=look.colour, alpha=0.13, lw=0)
+        ax.fill_between(grid + 1, quarter, upper, color=look.colour, alpha=0.28, lw=0)
+    ax.plot(grid + 1, middle, look.line, color=look.colour, lw=1.4, label=look.label)
 
 
 @styled
@@ -72,12 +96,11 @@ def survival(curves: Mapping[str, Survival], title: str, what: str = "99 % test 
     figure = new_figure((7.6, 4.0), title)
     ax = figure.subplots()
     end = max(max(c.step[-1], *c.censored, 1) if c.censored.size else c.step[-1] for c in curves.values())
-    for i, (name, curve) in enumerate(curves.items()):
-        colour, line = _look(i)
+    for curve, (colour, line, name) in zip(curves.values(), _looks(list(curves)), strict=True):
         step = np.append(curve.step, end)
         share, low, high = (np.append(x, x[-1]) for x in (curve.share, curve.low, curve.high))
         ax.step(step, share, line, where="post", color=colour, lw=1.6, label=name)
-        if len(curves) <= 4:
+        if len(curves) <= _BANDS:
             ax.fill_between(step, low, high, step="post", color=colour, alpha=0.15, lw=0)
         if curve.censored.size:
             at = np.unique(curve.censored)
@@ -86,7 +109,12 @@ def survival(curves: Mapping[str, Survival], title: str, what: str = "99 % test 
             )
     ax.set(xlabel="step", ylabel=f"share of lanes not yet at\n{what}", ylim=(-0.03, 1.03), xlim=(0, end * 1.02))
     if len(curves) > 1 or any(c.censored.size for c in curves.values()):
-        figure.legend(loc="outside right center", title="| ended without it", title_fontsize=8, fontsize=8)
+        labels = ax.get_legend_handles_labels()[1]
+        beside = max(map(len, labels)) <= 30
+        if not beside:
+            figure.set_figheight(figure.get_figheight() + 0.2 * len(labels) + 0.3)
+        place = f"outside {'right' if beside else 'lower'} center"
+        figure.legend(loc=place, title="| ended without it", title_fontsize=8, fontsize=8)
     return figure
 
 
@@ -214,9 +242,25 @@ def fractions(
             alpha=0.6,
             label="a seed" if x == fraction[0] else None,
         )
+        if never := len(values) - len(known):
+            ax.annotate(
+                f"{never} never",
+                (x, 1),
+                xycoords=("data", "axes fraction"),
+                xytext=(0, -4),
+                textcoords="offset points",
+                ha="center",
+                va="top",
+                fontsize=7,
+                color=PALETTE[0],
+            )
     middle = [quantiles(values)[1] for values in steps]
     ax.plot(fraction, np.where(np.isfinite(middle), middle, np.nan), color=PALETTE[0], lw=1.4, label="median")
     ax.plot(list(published), list(published.values()), "x", ms=7, color=PALETTE[1], label="published, one run each")
+    if not (published or any(step is not None for values in steps for step in values)):
+        ax.set_ylim(1, 100)  # A logarithmic axis without a point has no range of its own.
+    room = 0.1 * (max(fraction) - min(fraction)) or 0.05
+    ax.set_xlim(min(fraction) - room, max(fraction) + room)
     ax.set(yscale="log", xlabel="share of the pairs trained on", ylabel=f"step of {what}")
     ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     ax.yaxis.set_major_formatter("{x:,.0f}")

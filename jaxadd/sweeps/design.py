@@ -12,6 +12,7 @@ from jaxadd.config import RunConfig
 from jaxadd.errors import UserError, check_choices
 
 # Fields of a run that are no axis: lanes have seeds in another way, and all end by the same rule, to be comparable.
+MOST_LANES = 1_000_000
 _COMMON = ("debug", "steps", "stop")
 
 
@@ -31,6 +32,8 @@ class Axis:
     """draw evenly in the logarithm"""
 
     def __post_init__(self) -> None:
+        if not isinstance(self.values, tuple):
+            raise UserError(f"the values of axis {self.name} must be a tuple, got {self.values!r}")
         ends = [end for end in (self.low, self.high) if end is not None]
         if (len(ends), bool(self.values)) not in ((0, True), (2, False)) or (self.values and self.log):
             raise UserError(f"axis {self.name} needs values, or low and high of a range")
@@ -56,6 +59,8 @@ class Sweep:
 
     def __post_init__(self) -> None:
         check_choices(self)
+        if not isinstance(self.axes, tuple):
+            raise UserError(f"the axes must be a tuple, got {self.axes!r}")
         if self.base.vary or self.base.debug:
             raise UserError("the base of a sweep has lanes alike, and debug off")
         names = [axis.name for axis in self.axes]
@@ -76,12 +81,15 @@ class Sweep:
             raise UserError("a random design needs points of at least 1, and no other design takes any")
         if self.design == "random" and not self.axes:
             raise UserError("the design is empty: there is no axis to draw from")
+        for axis in self.axes:
+            for value in axis.values:
+                _check_type(axis.name, value, known[axis.name])
+        points = math.prod(len(axis.values) for axis in self.axes) if self.design == "grid" else self.points
+        if points * len(self.base.seeds) > MOST_LANES:
+            raise UserError(f"{points:,} points of {len(self.base.seeds):,} seeds are more than {MOST_LANES:,} lanes")
         settings = self.settings()
         for point in settings:
             configs.with_values(self.base, point)
-            for name, value in point.items():
-                if type(known[name]) is int and type(value) is not int:
-                    raise UserError(f"{name} takes whole numbers, got {value}")
         if len({tuple(point.items()) for point in settings}) < len(settings):
             raise UserError("the design names the same point twice")
         if self.design == "random" and len(settings) < self.points:
@@ -111,6 +119,15 @@ class Sweep:
         return [setting for group in groups.values() for setting in group]
 
 
+def _check_type(name: str, value: Any, like: Any) -> None:
+    """Raise UserError for a value that a field cannot have whose value is now `like`; None says nothing of others."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if type(like) is int and type(value) is not int:
+        raise UserError(f"{name} takes whole numbers, got {value!r}")
+    if (type(like) is float and not number) or (type(like) in (bool, str) and type(value) is not type(like)):
+        raise UserError(f"{name} takes values such as {like!r}, got {value!r}")
+
+
 def check_axis(name: str, base: RunConfig) -> Any:
     """Give the base's value of a field that may be an axis; raises ValueError, which lists them, for any other."""
     values = configs.single_values(base)
@@ -119,7 +136,7 @@ def check_axis(name: str, base: RunConfig) -> Any:
         numbers = configs.traced(base)
         structural = [path for path in possible if path not in numbers]
         raise UserError(
-            f"no axis can be named {name}; lanes can differ in {', '.join(numbers)}; "
+            f"no axis can be named {name or 'nothing'}; lanes can differ in {', '.join(numbers)}; "
             f"structure, compiled for each value, are {', '.join(structural)}"
         )
     return possible[name]
@@ -198,7 +215,7 @@ def share(planned: Sequence[Structure], index: int, parts: int) -> frozenset[int
     if not 0 <= index < parts:
         raise UserError(f"a part is one of 0 to {parts - 1} of {parts}, got {index}")
     if parts > lanes:
-        raise UserError(f"{parts} processes cannot share {lanes} lanes; start at most {lanes}")
+        raise UserError(f"{parts} processes cannot share {lanes} lanes; there may be {lanes} parts at most")
     mine: set[int] = set()
     for structure in planned:
         own = [lane.index for lane in structure.lanes]

@@ -17,10 +17,11 @@ from jaxadd.analysis.outcomes import Survival, kaplan_meier
 from jaxadd.errors import UserError
 from jaxadd.files import UNREADABLE, first_line, write_text
 from jaxadd.summaries import FINAL, step_of, thresholds
-from jaxadd.sweeps.design import Sweep, structures
+from jaxadd.sweeps.design import Structure, Sweep, structures
 
 Row = dict[str, Any]
 WAITING, UNFINISHED = "waiting", "unfinished"
+_MOVE = "move it away, and the same command trains its lanes again"
 _POINTS = 400  # of a lane's curve, evenly spaced in the logarithm of the step
 
 
@@ -34,11 +35,36 @@ def load(folder: str | os.PathLike) -> Sweep:
 
 
 def waves_of(folder: Path) -> Iterator[tuple[int, int, Path]]:
-    """List the waves that were begun: first lane, last lane, run folder."""
+    """List the waves that were begun: first lane, last lane, run folder.
+
+    Raises:
+      ValueError: one has lost its config, or two have a lane in common.
+    """
+    end = -1
     for path in sorted((folder / "lanes").glob("*-*")):
         first, _, last = path.name.partition("-")
-        if first.isdecimal() and last.isdecimal() and (path / "config.json").is_file():
-            yield int(first), int(last), path
+        if not (first.isdecimal() and last.isdecimal()):
+            continue
+        if (path / "config.json").is_file():
+            if int(first) <= end:
+                raise UserError(f"{path} has lanes that another wave beside it has, too; {_MOVE}")
+            end = int(last)
+            yield int(first), end, path
+        elif any(not inside.name.startswith(".") for inside in path.iterdir()):
+            raise UserError(f"{path} has lost its config.json; {_MOVE}")
+
+
+def check_waves(folder: Path, planned: Sequence[Structure]) -> None:
+    """Raise ValueError where a wave is not what the sweep makes of its lanes: changed by hand, or made longer."""
+    lanes = {lane.index: (structure, lane) for structure in planned for lane in structure.lanes}
+    for first, last, path in waves_of(folder):
+        found = [lanes[i] for i in range(first, last + 1) if i in lanes]
+        config = runs.read_origin(path).config
+        if len(found) <= last - first or any(structure is not found[0][0] for structure, _ in found):
+            raise UserError(f"{path} has lanes that the sweep has not, or not together; {_MOVE}")
+        ours = found[0][0].part([lane for _, lane in found])
+        if difference := configs.difference(ours, config):
+            raise UserError(f"{path} is no wave of this sweep ({'; '.join(difference)}); {_MOVE}")
 
 
 def wave_folder(folder: Path, first: int, last: int) -> Path:

@@ -25,7 +25,7 @@ from jaxadd.files import write_text
 from jaxadd.lanes import side_by_side
 from jaxadd.placement import bytes_of
 from jaxadd.sweeps.design import Lane, Structure, Sweep, share, structures
-from jaxadd.sweeps.results import Row, alone, load, wave_folder, waves_of, write_table
+from jaxadd.sweeps.results import Row, alone, check_waves, load, wave_folder, waves_of, write_table
 from jaxadd.train import METRICS, Trainer
 
 Note = Callable[[str], None]
@@ -73,6 +73,7 @@ def run(
         raise UserError(f"keep must be at least 0, got {keep}")
     with alone(folder):
         _claim(folder, sweep)
+    check_waves(folder, planned)
     write_table(folder, sweep)
     crew = _Crew(folder, experiment, width, keep, watching or (lambda *_: contextlib.nullcontext((None, note))), note)
     for structure in planned:
@@ -215,6 +216,8 @@ def _claim(folder: Path, sweep: Sweep) -> None:
         if theirs != sweep:
             what = "; ".join(configs.difference(sweep.base, theirs.base)) or "axes or design"
             raise UserError(f"{folder} holds another sweep, which differs in {what}; choose another name")
+    elif (folder / "lanes").is_dir():
+        raise UserError(f"{folder} has lanes but has lost its sweep.json; write it again, or choose another name")
     elif any(not path.name.startswith(".") for path in folder.iterdir()):
         raise UserError(f"{folder} holds other files and is no sweep; choose another name")
     else:
