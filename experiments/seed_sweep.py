@@ -75,7 +75,7 @@ def conclude(sweep: Sweep, folder: Path, rows: Sequence[Row]) -> cli.Findings:
     for row in rows:
         groups.setdefault(_setting(row, axes), []).append(row)
     if len(groups) > MANY:
-        sooner = lambda group: quantiles([row[learned] for row in group[1]])[1]  # noqa: E731
+        sooner = lambda group: tuple(quantiles([row[learned] for row in group[1]], (0.5, 0.25, 0)))  # noqa: E731
         groups = dict(sorted(groups.items(), key=sooner))
     names = [key for key in rows[0] if key.startswith("step_of_")]
     table = [("setting", "lanes", "diverged", *(name.removeprefix("step_of_").replace("_", " ") for name in names))]

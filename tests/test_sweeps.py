@@ -3,7 +3,6 @@
 import csv
 import json
 import os
-import random
 import shutil
 import signal
 import socket
@@ -95,6 +94,7 @@ def test_a_random_design_stays_in_its_ranges_and_is_repeatable(base):
 @pytest.mark.parametrize(
     ("axes", "more", "said"),
     [
+        ([Axis("optimizer.weigth_decay", (1,))], {}, r"did you mean optimizer\.weight_decay\?"),
         ([Axis("optimizer.speed", (1,))], {}, "lanes can differ in init_scale, optimizer.lr.*structure, .*task.p"),
         ([Axis("seeds", (1,))], {}, "no axis can be named seeds"),
         ([Axis("optimizer", ("SGD",))], {}, "no axis can be named optimizer"),
@@ -424,15 +424,23 @@ def test_a_job_array_does_all_parts(sweep, swept, tmp_path):
 
 
 @pytest.mark.slow
-def test_killed_at_random_it_loses_no_finished_lane(swept, tmp_path):
-    rng, command = random.Random(0), [*COMMAND, "--runs", tmp_path]
-    for _ in range(2):
+def test_killed_in_each_wave_it_ends_as_if_it_had_not_been(sweep, tmp_path):
+    """Twenty kills at random moments are in test_long.py."""
+    longer = replace(sweep, base=replace(sweep.base, steps=300, checkpoint_every=10))
+    sweeps.run(longer, tmp_path / "calm", **QUIET)
+    folder = tmp_path / "seed_sweep" / "it"
+    command = [*COMMAND, "--steps", "300", "--runs", tmp_path]
+    for wave in ("000000-000005", "000006-000011"):
         process = subprocess.Popen(command, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        time.sleep(rng.uniform(4, 9))
+        while (
+            process.poll() is None and max(checkpoints.steps(folder / "lanes" / wave / "checkpoints"), default=0) < 50
+        ):
+            time.sleep(0.005)
         process.send_signal(signal.SIGKILL)
         process.wait()
+        assert not (folder / "lanes" / wave / "summary.json").exists()
     subprocess.run(command, env=environment(), check=True, capture_output=True)
-    assert_same_lanes(lanes_of(tmp_path / "seed_sweep" / "it"), lanes_of(swept))
+    assert_same_lanes(lanes_of(folder), lanes_of(tmp_path / "calm"))
 
 
 @pytest.mark.slow

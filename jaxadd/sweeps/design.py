@@ -1,5 +1,6 @@
 """What a sweep consists of: axes, their design, and the lanes and structures that follow from them."""
 
+import difflib
 import itertools
 import math
 import random
@@ -135,8 +136,9 @@ def check_axis(name: str, base: RunConfig) -> Any:
     if name not in possible:
         numbers = configs.traced(base)
         structural = [path for path in possible if path not in numbers]
+        meant = "".join(f" (did you mean {path}?)" for path in difflib.get_close_matches(name, possible, 1))
         raise UserError(
-            f"no axis can be named {name or 'nothing'}; lanes can differ in {', '.join(numbers)}; "
+            f"no axis can be named {name or 'nothing'}{meant}; lanes can differ in {', '.join(numbers)}; "
             f"structure, compiled for each value, are {', '.join(structural)}"
         )
     return possible[name]
