@@ -16,6 +16,7 @@ from jaxadd import cli, figures, report, sweeps
 from jaxadd.analysis.outcomes import quantiles
 from jaxadd.arguments import SweepConfig
 from jaxadd.config import RunConfig, Stop
+from jaxadd.figures.sweeps import NAMED
 from jaxadd.model import MLP, Transformer
 from jaxadd.optimizers import AdamW
 from jaxadd.summaries import step_of
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 LEARNED = Stop("test_accuracy", 0.99)
 EIGHT = tuple(range(8))
-MANY, TABLED = 12, 40  # Settings from which on the soonest come first, and that a table shows at most.
+TABLED = 40  # Settings that a table shows at most.
 PRESETS = {
     "mainline": SweepConfig(RunConfig(steps=30_000, seeds=EIGHT, checkpoint_every=2_500, stop=LEARNED)),
     "quick": SweepConfig(
@@ -74,7 +75,7 @@ def conclude(sweep: Sweep, folder: Path, rows: Sequence[Row]) -> cli.Findings:
     groups: dict[str, list[Row]] = {}
     for row in rows:
         groups.setdefault(_setting(row, axes), []).append(row)
-    if len(groups) > MANY:
+    if len(groups) > NAMED:
         sooner = lambda group: tuple(quantiles([row[learned] for row in group[1]], (0.5, 0.25, 0)))  # noqa: E731
         groups = dict(sorted(groups.items(), key=sooner))
     names = [key for key in rows[0] if key.startswith("step_of_")]

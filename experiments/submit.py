@@ -84,11 +84,11 @@ def main(options: Submit) -> int:
         raise UserError(f"the command cannot be read: {error}") from error
     if module not in SWEEPS:
         raise UserError(f"the command begins with the module of a sweep, {', '.join(SWEEPS)}; got {module!r}")
-    if any(argument.partition("=")[0] == "--part" for argument in arguments):
-        raise UserError("the command gets its --part from here; leave it out")
+    if given := {"--part", "--coordinator"} & {argument.partition("=")[0] for argument in arguments}:
+        raise UserError(f"each task gets a --part from here; leave {' and '.join(sorted(given))} out of the command")
     if options.parts < 1:
         raise UserError(f"an array has at least one task, got {options.parts}")
-    # What is wrong with it is told now, not by every task when its turn has come.
+    # What is wrong with its words is told now, not by every task when its turn has come.
     swept = importlib.import_module(module)
     told, _ = parse(module, swept.__doc__, swept.PRESETS, arguments, SweepArguments)
     share(structures(told.config.sweep()), 0, options.parts)

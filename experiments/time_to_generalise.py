@@ -10,6 +10,7 @@ the work: start each with its own --recipes and the same --name, then the same w
 """
 
 import dataclasses
+import functools
 import itertools
 import sys
 from collections.abc import Mapping, Sequence
@@ -138,11 +139,12 @@ def contend(contest: Contest, folder: Path, watching: Any) -> cli.Findings:
     for recipe in contest.recipes:
         name = recipe.replace(" ", "-").replace("⊥", "orthogonal-")
         search = contest.search(recipe)
-        tried = sweeps.run(search, folder / name / "search", watching=watching(f"{recipe}, search "))
+        run = functools.partial(sweeps.run, experiment=cli.HOMES[type(search.base.task)])
+        tried = run(search, folder / name / "search", watching=watching(f"{recipe}, search "))
         best = sorted(tried, key=_merit)[:FINALISTS]
         axes = tuple(Axis(axis.name, tuple(row[axis.name] for row in best)) for axis in search.axes)
         repeated = Sweep(contest.base(recipe), axes, "list")
-        rows = sweeps.run(repeated, folder / name / "finalists", watching=watching(f"{recipe}, finalists "))
+        rows = run(repeated, folder / name / "finalists", watching=watching(f"{recipe}, finalists "))
         each = len(contest.seeds)
         finals = [(row, rows[i * each : (i + 1) * each]) for i, row in enumerate(best)]
         finals.sort(key=lambda final: _standing(final[1]))

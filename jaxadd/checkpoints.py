@@ -38,11 +38,11 @@ def steps(folder: str | os.PathLike) -> list[int]:
 @contextlib.contextmanager
 def _uninterrupted() -> Iterator[None]:
     """Put an interrupt from the keyboard off to the end: Orbax's threads would wait for each other for minutes."""
-    if threading.current_thread() is not threading.main_thread():
-        yield  # Where no interrupt arrives.
+    caught, before = [], signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(before):
+        yield  # No interrupt arrives here, or none is heeded.
         return
-    caught = []
-    before = signal.signal(signal.SIGINT, lambda *_: caught.append(1))
+    signal.signal(signal.SIGINT, lambda *_: caught.append(1))
     try:
         yield
     finally:

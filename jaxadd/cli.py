@@ -41,7 +41,7 @@ class Study(Protocol):
 
 Conclude = Callable[[Trainer, runs.Record], Findings]
 # The experiment that a wave counts as, where it is resumed on its own.
-_HOMES = {Modular: "modular_addition", Addition: "digit_addition", Digits: "handwritten_digits"}
+HOMES = {Modular: "modular_addition", Addition: "digit_addition", Digits: "handwritten_digits"}
 
 
 def main(module: str, about: str, presets: Mapping[str, RunConfig], conclude: Conclude) -> int:
@@ -139,8 +139,6 @@ def sweep(
             )
         if workers.coordinator is not None and workers.part != Workers.part:
             raise UserError("--part and --coordinator are two ways to share the lanes; choose one")
-        if workers.coordinator is not None:
-            print(f"waiting for all of {workers.processes} processes at {workers.coordinator}, five minutes at most")
         joined = processes.join(workers.coordinator, workers.processes, workers.process, planned, folder)
         part = joined or processes.part_of(workers.part)
         structures = sweeps.structures(planned)
@@ -149,7 +147,7 @@ def sweep(
         rows = sweeps.run(
             planned,
             folder,
-            experiment=_HOMES[type(planned.base.task)],
+            experiment=HOMES[type(planned.base.task)],
             part=part,
             width=workers.width,
             keep=workers.keep,

@@ -82,7 +82,7 @@ def fit(
     Returns:
       the final state and all metrics.
     """
-    state = trainer.init() if state is None else state
+    state = trainer.init() if state is None else jax.device_put(state, trainer.places.home)
     eval_every = trainer.config.eval_every if eval_every is None else eval_every
     last = trainer.config.steps
     end = last + 1 if until is None else until

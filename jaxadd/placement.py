@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -22,11 +22,29 @@ class Places(NamedTuple):
 
     Attributes:
       lanes: S, those of the run.
-      count: how many are trained at once; where there are more, they take turns.
+      count: how many can be trained at once. Where there are more lanes, they take turns.
     """
 
     lanes: int
     count: int
+
+    @property
+    def mesh(self) -> Mesh:
+        """Give the devices of this process that take part.
+
+        Lanes never look at each other, so each process trains on its own devices, and no device waits for another.
+        """
+        return Mesh(np.array(jax.local_devices()[: self.count]), ("lanes",))
+
+    @property
+    def spread(self) -> NamedSharding:
+        """Give each device its own of the lanes that are trained."""
+        return NamedSharding(self.mesh, P("lanes"))
+
+    @property
+    def home(self) -> NamedSharding:
+        """Say where the state of all lanes lies: spread where they divide, or else in every device."""
+        return self.spread if self.lanes % self.mesh.size == 0 else NamedSharding(self.mesh, P())
 
     def turns(self, done: np.ndarray) -> list[np.ndarray]:
         """List who is trained together, by the lanes `[·]` of each turn, ascending; those that are done have none."""
@@ -37,34 +55,27 @@ class Places(NamedTuple):
         """Give the places to compile for so many lanes: all, or a half, a quarter … where that is enough, rounded up
         to share them among the devices.
         """
-        rows, devices = self.count, jax.local_device_count()
+        rows, devices = self.count, self.mesh.size
         while lanes is not None and rows // 2 >= max(lanes, NARROWEST * devices):
             rows //= 2
-        return -(-rows // min(rows, devices)) * min(rows, devices)
+        return -(-rows // devices) * devices
 
     def place(self, tree: Any, lanes: np.ndarray) -> Any:
         """Lay lanes of a tree with a leading S axis out over the devices; copies of the last fill the places left."""
         padded = lanes[np.minimum(np.arange(self.rows(len(lanes))), len(lanes) - 1)]
-        if not np.array_equal(padded, np.arange(self.lanes)):
-            tree = take(tree, padded)
-        return jax.device_put(tree, over_devices(len(padded)))
+        if np.array_equal(padded, np.arange(self.lanes)):
+            return jax.device_put(tree, self.spread)
+        return _gather(self.spread)(tree, padded)
 
     def take_back(self, whole: Any, lanes: np.ndarray, placed: Any) -> Any:
         """Put lanes that were placed back into a tree of all, which is given away."""
-        if len(lanes) < len(jax.tree.leaves(placed)[0]):
-            placed = take(placed, np.arange(len(lanes)))
-        if len(lanes) == self.lanes:
+        rows = self.rows(len(lanes))
+        if len(lanes) == self.lanes == rows:
             return placed
-        # They may have been on fewer devices than the tree of all is.
-        return _put(whole, jax.device_put(placed, jax.tree.map(_everywhere, whole)), lanes)
-
-
-def over_devices(rows: int) -> NamedSharding:
-    """Spread a leading axis of lanes over the devices of this process.
-
-    Lanes never look at each other, so each process trains on its own devices, and no device waits for another.
-    """
-    return NamedSharding(Mesh(np.array(jax.local_devices()[:rows]), ("lanes",)), P("lanes"))
+        # Of as many entries whoever is placed, to be compiled once; those that fill the places left go nowhere.
+        index = np.full(rows, self.lanes)
+        index[: len(lanes)] = lanes
+        return _scatter(self.home)(whole, placed, index)
 
 
 def bytes_of(tree: Any) -> int:
@@ -72,10 +83,14 @@ def bytes_of(tree: Any) -> int:
     return sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(tree))
 
 
-def _everywhere(x: jax.Array) -> Any:
-    return NamedSharding(x.sharding.mesh, P()) if isinstance(x.sharding, NamedSharding) else x.sharding
+@functools.cache
+def _gather(where: NamedSharding) -> Callable:
+    return jax.jit(take, out_shardings=where)
 
 
-@functools.partial(jax.jit, donate_argnums=0)
-def _put(whole: Any, part: Any, lanes: Sequence[int]) -> Any:
-    return jax.tree.map(lambda x, y: x.at[lanes].set(y), whole, part)
+@functools.cache
+def _scatter(where: NamedSharding) -> Callable:
+    def put(whole: Any, part: Any, lanes: np.ndarray) -> Any:
+        return jax.tree.map(lambda x, y: x.at[lanes].set(y, mode="drop"), whole, part)
+
+    return jax.jit(put, donate_argnums=0, out_shardings=where)

@@ -235,7 +235,8 @@ def outcome(trainer: Trainer, record: runs.Record) -> str:
                 "none" if accuracy is None else f"{accuracy:.2%}",
             )
         )
-    rate = f" ({summary['steps_per_second']:.1f} steps/s)" if summary["steps_per_second"] else ""
+    pace = summary["lane_steps_per_second"]
+    rate = f" ({pace:.1f} {'steps' if len(config.seeds) == 1 else 'lane-steps'}/s)" if pace else ""
     speed = f"{summary['run_seconds']:.1f} s running{rate}, {summary['compile_seconds']:.1f} s compiling"
     test = answers(trainer, record)
     wrong = f"{len(test.wrong):,} of {len(test.targets):,} test answers (seed {config.seeds[0]})"

@@ -115,6 +115,13 @@ def state(folder: str | os.PathLike, trainer: Trainer, step: int | None = None) 
         ) from error
 
 
+def begin(trainer: Trainer, folder: Path, experiment: str = "") -> None:
+    """Make the folder of a run that is to be trained, unless there is one."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / "config.json").exists():
+        write_origin(folder, Origin(experiment, trainer.config, trainer.places.count, environment()))
+
+
 def train(
     trainer: Trainer,
     folder: str | os.PathLike,
@@ -338,4 +345,4 @@ def warn_of_other_environment(origin: Origin, places: int, note: Note) -> None:
     """Tell what is not as it was when the run began, so that numbers may be rounded in another way."""
     now, then = environment() | {"lanes at once": places}, origin.environment | {"lanes at once": origin.places}
     if changed := [f"{name} {then.get(name)} then, {now[name]} now" for name in now if now[name] != then.get(name)]:
-        note(f"not bit for bit the run it was, since the machine has changed: {'; '.join(changed)}")
+        note(f"not bit for bit the run it was, since what it runs on has changed: {'; '.join(changed)}")

@@ -44,5 +44,5 @@ def summarise(config: RunConfig, result: Result) -> dict[str, Any]:
         "lanes": lanes,
         "compile_seconds": round(result.compile_seconds, 3),
         "run_seconds": round(result.run_seconds, 3),
-        "steps_per_second": round(int(step.max()) / result.run_seconds, 2) if result.run_seconds else None,
+        "lane_steps_per_second": round(int(step.sum()) / result.run_seconds, 2) if result.run_seconds else None,
     }

@@ -1,9 +1,9 @@
 """The training step: the state, one step of a lane, and the chunk, compiled once. A run is S lanes.
 
 The chunk is a loop whose first step, number of steps and evaluation interval are arguments of one compiled
-program. So a run, its resumption after a kill and the dense replay of a part of it execute the same machine
-code, whatever the chunk lengths were, and agree bit for bit; and the loop ends at the very step at which the
-last lane is done.
+program, for each number of places. So a run, its resumption after a kill and the dense replay of a part of it execute
+the same machine code, whatever the chunk lengths were, and agree bit for bit; and the loop ends at the very step at
+which the last lane is done.
 """
 
 import math
@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -22,7 +23,7 @@ from jaxadd import losses
 from jaxadd.config import Hyper, RunConfig, hyper
 from jaxadd.lanes import over_lanes, side_by_side, take
 from jaxadd.model import Params
-from jaxadd.placement import Places, bytes_of, over_devices
+from jaxadd.placement import Places, bytes_of
 from jaxadd.tasks import Batch, Data, Predict
 
 RUNNING, STOPPED, DIVERGED = 0, 1, 2
@@ -82,7 +83,7 @@ class Trainer:
         self.places = Places(len(config.seeds), len(config.seeds) if at_once is None else at_once)
         self.compile_seconds = 0.0
         self._compiled: dict[int, Any] = {}  # By the number of places.
-        self._evaluate_compiled = jax.jit(over_lanes(self._evaluate, self.places.count))
+        self._evaluate_compiled = jax.jit(over_lanes(self._evaluate, self.places.rows() // self.places.mesh.size))
 
     def init(self) -> TrainState:
         """Draw the initial state of every lane."""
@@ -92,9 +93,7 @@ class Trainer:
             params = jax.tree.map(lambda w: w * hyper.init_scale, self.model.init(init_key))
             return TrainState(params, hyper.transform().init(params), data_key, jnp.int32(0), jnp.int32(RUNNING))
 
-        # Each device draws its own lanes where they divide, so that none holds those of all.
-        where = over_devices(self.places.rows())
-        drawn = jax.jit(jax.vmap(lane), out_shardings=None if self.places.lanes % where.mesh.size else where)
+        drawn = jax.jit(jax.vmap(lane), out_shardings=self.places.home)
         return drawn(self.hyper, jnp.asarray(self.config.seeds, jnp.uint32))
 
     def turns(self, state: TrainState, step: int) -> tuple[list[np.ndarray], float]:
@@ -121,6 +120,7 @@ class Trainer:
     def place(self, state: TrainState, lanes: np.ndarray | None = None) -> Placed:
         """Lay lanes, all by default and at most as many as there are places, out over the devices."""
         lanes = np.arange(self.places.lanes) if lanes is None else lanes
+        chex.assert_scalar_in(len(lanes), 1, self.places.count)
         placed = self.places.place(Placed(state, self.hyper, self.data.lane), lanes)
         idle = np.arange(len(placed.state.step)) >= len(lanes)
         if not idle.any():
@@ -193,7 +193,7 @@ class Trainer:
             lanes, same = P("lanes"), P()
             chunk = jax.shard_map(
                 self._chunk,
-                mesh=over_devices(rows).mesh,
+                mesh=self.places.mesh,
                 in_specs=(lanes, lanes, Data(same, lanes), same, same, same, same),
                 out_specs=lanes,
                 check_vma=False,  # It has no rule for the loops inside.
@@ -213,15 +213,18 @@ class Trainer:
         and the states of lanes that wait for their turn.
         """
         rows, shapes = self.places.rows(), Placed(self.abstract_state(), self.hyper, self.data.lane)
-        where = over_devices(rows)
+        where, devices = self.places.spread, self.places.mesh.size
         placed = jax.tree.map(lambda x: jax.ShapeDtypeStruct((rows, *x.shape[1:]), x.dtype, sharding=where), shapes)
         found = self._program(self._arguments(placed, 0, 1, self.config.eval_every)).memory_analysis()
         recorded = found.output_size_in_bytes - found.alias_size_in_bytes
         # What one chunk recorded is read while the next is computed.
         chunk = found.argument_size_in_bytes + found.temp_size_in_bytes + found.generated_code_size_in_bytes
-        waiting = 0 if self.places.lanes == rows else bytes_of(shapes.state)
-        share = where.mesh.size if self.places.lanes % where.mesh.size == 0 else 1
-        return int(chunk + 2 * recorded + waiting // share)
+        # The state of all lanes waits beside that of those whose turn it is; where lanes are computed side by side,
+        # as soon as one is done. Several devices gather whom they place from each other.
+        held = bytes_of(shapes.state) if self.places.lanes != rows or side_by_side() else 0
+        waiting = held // devices if self.places.home == where else held
+        gathered = held * rows // self.places.lanes if devices > 1 else 0
+        return int(chunk + 2 * recorded + waiting + gathered)
 
     def arithmetic(self) -> int:
         """Count the floating-point operations in the matrix products of one step of one lane."""

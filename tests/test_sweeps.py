@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from jaxadd import checkpoints, runs, sweeps
-from jaxadd.config import Stop, hyper
+from jaxadd.config import Stop, hyper, to_json
 from jaxadd.files import read_npz, write_npz
 from jaxadd.fit import fit
 from jaxadd.summaries import step_of
@@ -342,10 +342,6 @@ def test_processes_that_cannot_meet(sweep, tmp_path, place, count, index, said):
         processes.join(place, count, index, sweep, tmp_path)
 
 
-def test_a_process_that_was_killed_waits_for_no_other_when_it_is_started_again(sweep, swept):
-    assert processes.join("127.0.0.1:9", 2, 1, sweep, swept) == (1, 2)  # Where nobody answers.
-
-
 def test_a_record_that_is_damaged_is_told_of_and_mended(sweep, swept, tmp_path):
     shutil.copytree(swept, tmp_path / "it")
     (first, _) = sorted((tmp_path / "it" / "lanes").iterdir())
@@ -444,13 +440,16 @@ def test_killed_in_each_wave_it_ends_as_if_it_had_not_been(sweep, tmp_path):
 
 
 @pytest.mark.slow
-def test_two_processes_of_two_devices_give_what_one_device_gives(swept, tmp_path):
-    several = [*COMMAND, "--runs", tmp_path, "--coordinator", f"127.0.0.1:{open_port()}", "--processes", "2"]
+def test_two_processes_of_two_devices_give_what_one_device_gives(sweep, swept, tmp_path):
+    place = f"127.0.0.1:{open_port()}"
+    several = [*COMMAND, "--runs", tmp_path, "--coordinator", place, "--processes", "2"]
     pair = [subprocess.Popen([*several, "--process", str(i)], env=environment(2)) for i in range(2)]
     assert [process.wait(timeout=300) for process in pair] == [0, 0]
     folder = tmp_path / "seed_sweep" / "it"
     assert_same_lanes(lanes_of(folder), lanes_of(swept), exactly=False)
     assert len(list((folder / "lanes").iterdir())) == 4
+    # One that was killed is started again alone, and waits for nobody.
+    assert processes.join(place, 2, 1, sweep, folder) == (1, 2)
     assert (folder / "figures" / "survival.png").stat().st_size > 1000
 
 
@@ -471,51 +470,78 @@ def test_processes_that_disagree_are_told(sweep, tmp_path):
 
 DEVICES = """
 import json, sys
-import jax, numpy as np
-from jaxadd import placement
+import jax, jax.numpy as jnp, numpy as np
 from jaxadd.config import from_json
-from jaxadd.files import read_npz, write_npz
 from jaxadd.fit import fit
 from jaxadd.train import Trainer
 
 def keep(name, result):
     np.savez(name, **{name: x for name, x in result.metrics.items() if x.ndim == 2})
 
-config = from_json(json.loads(sys.argv[1]))
-trainer = Trainer(config)
+eleven, sixteen = (from_json(json.loads(text)) for text in sys.argv[1:3])
+trainer = Trainer(eleven)
 result = fit(trainer)
-keep(sys.argv[2], result)
+keep(sys.argv[3], result)
 (rows, program), = trainer._compiled.items()
 print(json.dumps([len(result.state.step.devices()), list(result.state.step.shape), rows, program.as_text()]))
-# As on accelerators: side by side, in turns, at last on fewer devices than there are.
-jax.default_backend, placement.NARROWEST = lambda: "gpu", 0
-trainer = Trainer(config, 8)
-keep(sys.argv[3], fit(trainer))
-print(json.dumps(sorted(trainer._compiled)))
+# As on accelerators: side by side, eight at once, and gone on with from the middle.
+jax.default_backend = lambda: "gpu"
+for config, name in ((eleven, sys.argv[4]), (sixteen, sys.argv[5])):
+    kept = []
+    take = lambda so_far: kept.append(jax.tree.map(jnp.copy, (so_far.state, so_far.metrics)))
+    trainer = Trainer(config, 8)
+    whole = fit(trainer, save_at=[13], save=take)
+    ((state, metrics),) = kept
+    again = fit(trainer, state=jax.device_get(state._replace(key=None))._replace(key=state.key), metrics=metrics)
+    assert all(np.array_equal(x, again.metrics[name], equal_nan=True) for name, x in whole.metrics.items())
+    keep(name, again)
+    assert list(trainer._compiled) == [8]
 """
 
 
 @pytest.mark.slow
 def test_eight_devices_without_a_collective_give_what_one_gives_and_padding_does_not_show(tiny, tmp_path):
-    """Eleven lanes on eight devices: five of their sixteen places are idle; in turns, eight lanes and then three."""
-    from jaxadd.config import to_json
-
-    config = replace(tiny, steps=20, seeds=tuple(range(11)), stop=Stop("train_loss", 1.8))
-    places = [tmp_path / "8.npz", tmp_path / "turns.npz"]
-    arguments = [sys.executable, "-c", DEVICES, json.dumps(to_json(config)), *places]
-    done = subprocess.run(arguments, env=environment(8), capture_output=True, text=True, check=True)
-    at_once, in_turns = done.stdout.splitlines()
-    devices, shape, rows, hlo = json.loads(at_once)
+    """Eleven lanes on eight devices have five idle places; eleven and sixteen lanes take turns at eight places."""
+    eleven, sixteen = (
+        replace(tiny, steps=20, seeds=tuple(range(count)), stop=Stop("train_loss", 1.8)) for count in (11, 16)
+    )
+    places = [tmp_path / f"{name}.npz" for name in ("whole", "eleven", "sixteen")]
+    told = [json.dumps(to_json(config)) for config in (eleven, sixteen)]
+    done = subprocess.run(
+        [sys.executable, "-c", DEVICES, *told, *places],
+        env=environment(8),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    devices, shape, rows, hlo = json.loads(done.stdout)
     assert (devices, shape, rows) == (8, [11], 16)
-    assert json.loads(in_turns)[-2:] == [4, 8]
     assert "while" in hlo
     for collective in ("all-reduce", "all-gather", "all-to-all", "collective", "reduce-scatter", "send", "recv"):
         assert f" {collective}" not in hlo
-    one = fit(Trainer(config)).metrics
+    one = fit(Trainer(sixteen)).metrics
     for place in places:
         with np.load(place) as several:
             for name in several:
-                np.testing.assert_allclose(several[name], one[name], rtol=1e-4, atol=1e-5, err_msg=name)
+                lanes, steps = several[name].shape
+                np.testing.assert_allclose(
+                    several[name], one[name][:lanes, :steps], rtol=1e-4, atol=1e-5, err_msg=f"{place} {name}"
+                )
+
+
+def test_processes_at_the_same_part_are_kept_from_training_a_lane_twice(sweep, swept, monkeypatch, tmp_path):
+    """Another process begins while this one is still looking how many lanes fit."""
+    memory, folder = Trainer.memory, tmp_path / "it"
+
+    def meanwhile(trainer):
+        first = next((swept / "lanes").glob("000000-*"))
+        shutil.copytree(first, folder / "lanes" / "000000-000004", dirs_exist_ok=True)
+        return memory(trainer)
+
+    monkeypatch.setattr(Trainer, "memory", meanwhile)
+    with pytest.raises(ValueError, match="another process trains the lanes 0 to 4"):
+        sweeps.run(sweep, folder, **QUIET)
 
 
 @pytest.mark.parametrize(

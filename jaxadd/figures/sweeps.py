@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 Curves = Sequence[tuple[np.ndarray, np.ndarray]]
 """Of each lane its steps and values."""
-_NAMED = 12  # Curves that a legend can name.
+NAMED = 12  # Curves that a legend can name.
 _BANDS = 4  # Curves whose bands can be told apart.
 _QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 _OUTCOME_COLOURS = ("#66a182", "#edae49", "#d1495b", "#9a9a9a")
@@ -62,7 +62,7 @@ def _looks(names: Sequence[str]) -> list[_Look]:
     from matplotlib import colormaps
 
     count = len(names)
-    if count <= _NAMED:
+    if count <= NAMED:
         lines = ("-", "--", ":", "-.")
         return [_Look(PALETTE[i % len(PALETTE)], lines[i // len(PALETTE) % 4], name) for i, name in enumerate(names)]
     shown = {0: f"1 of {count}: {names[0]}", count - 1: f"{count} of {count}: {names[-1]}"}

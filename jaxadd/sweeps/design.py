@@ -12,8 +12,8 @@ from jaxadd import config as configs
 from jaxadd.config import RunConfig
 from jaxadd.errors import UserError, check_choices
 
-# Fields of a run that are no axis: lanes have seeds in another way, and all end by the same rule, to be comparable.
 MOST_LANES = 1_000_000
+# Fields of a run that are no axis: lanes have seeds in another way, and all end by the same rule, to be comparable.
 _COMMON = ("debug", "steps", "stop")
 
 
@@ -85,7 +85,11 @@ class Sweep:
         for axis in self.axes:
             for value in axis.values:
                 _check_type(axis.name, value, known[axis.name])
-        points = math.prod(len(axis.values) for axis in self.axes) if self.design == "grid" else self.points
+        points = {
+            "grid": math.prod(len(axis.values) for axis in self.axes),
+            "list": max(lengths, default=1),
+            "random": self.points,
+        }[self.design]
         if points * len(self.base.seeds) > MOST_LANES:
             raise UserError(f"{points:,} points of {len(self.base.seeds):,} seeds are more than {MOST_LANES:,} lanes")
         settings = self.settings()

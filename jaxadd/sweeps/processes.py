@@ -5,12 +5,14 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
 from jaxadd import config as configs
 from jaxadd.errors import UserError
+from jaxadd.files import write_text
 from jaxadd.sweeps.design import Sweep, share, structures
 
 
@@ -22,7 +24,9 @@ def part_of(text: str) -> tuple[int, int]:
     return int(index), int(parts)
 
 
-def join(coordinator: str | None, count: int, index: int, sweep: Sweep, folder: Path) -> tuple[int, int] | None:
+def join(
+    coordinator: str | None, count: int, index: int, sweep: Sweep, folder: Path, note: Callable[[str], None] = print
+) -> tuple[int, int] | None:
     """Join the other processes of `jax.distributed`, agree with them on the sweep, and give this one's part of it.
 
     Lanes never look at each other, so after this the processes work by themselves: one that is killed stops no other,
@@ -34,6 +38,7 @@ def join(coordinator: str | None, count: int, index: int, sweep: Sweep, folder: 
       index: of this one.
       sweep: what this process was told to do.
       folder: where, by the name that all of them give it.
+      note: called with a sentence on anything the user should know.
 
     Returns:
       (index, count); None without a coordinator.
@@ -52,10 +57,12 @@ def join(coordinator: str | None, count: int, index: int, sweep: Sweep, folder: 
     if not 0 <= index < count:
         raise UserError(f"--process must be from 0 to {count - 1}, got {index}")
     share(structures(sweep), index, count)  # For what it refuses.
-    if (folder / "sweep.json").is_file():
-        return index, count  # They have met before, and a folder takes no other sweep: one that was killed goes on.
-    text = json.dumps([configs.to_json(sweep), str(folder)], sort_keys=True)
+    text = json.dumps([configs.to_json(sweep), str(folder), count], sort_keys=True)
     digest = hashlib.sha256(text.encode()).hexdigest()
+    met = folder / ".met"
+    if met.is_file() and met.read_text() == digest:
+        return index, count  # One that was killed goes on alone.
+    note(f"waiting for all {count} processes at {coordinator}, five minutes at most")
     # In a process of its own, so that this one never waits for another again, and on its CPU.
     command = [sys.executable, "-m", "jaxadd.sweeps.processes", coordinator, str(count), str(index), digest]
     asked = subprocess.run(
@@ -70,6 +77,8 @@ def join(coordinator: str | None, count: int, index: int, sweep: Sweep, folder: 
             f"the processes were told different sweeps or folders: {', '.join(map(str, other))} differ from "
             "process 0; start all with the same arguments"
         )
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(met, digest)
     return index, count
 
 

@@ -45,13 +45,16 @@ def waves_of(folder: Path) -> Iterator[tuple[int, int, Path]]:
         first, _, last = path.name.partition("-")
         if not (first.isdecimal() and last.isdecimal()):
             continue
-        if (path / "config.json").is_file():
-            if int(first) <= end:
-                raise UserError(f"{path} has lanes that another wave beside it has, too; {_MOVE}")
-            end = int(last)
-            yield int(first), end, path
-        elif any(not inside.name.startswith(".") for inside in path.iterdir()):
-            raise UserError(f"{path} has lost its config.json; {_MOVE}")
+        visible = [inside.name for inside in path.iterdir() if not inside.name.startswith(".")]
+        # Looked at after the others, which another process makes after it.
+        if not (path / "config.json").is_file():
+            if visible:
+                raise UserError(f"{path} has lost its config.json; {_MOVE}")
+            continue
+        if int(first) <= end:
+            raise UserError(f"{path} has lanes that another wave beside it has, too; {_MOVE}")
+        end = int(last)
+        yield int(first), end, path
 
 
 def check_waves(folder: Path, planned: Sequence[Structure]) -> None:

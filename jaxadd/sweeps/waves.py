@@ -5,7 +5,8 @@
              lanes/000000-000015/             run folder of the lanes 0 to 15, see `jaxadd.runs`
 
 A wave resumes exactly, whoever continues it, and a finished one is left alone. So a sweep may be killed at any
-moment, go on with another width or on other machines, and be worked on by several processes, each at its own part.
+moment, go on with another width of new waves or on other machines, and be worked on by several processes, each at its
+own part.
 """
 
 import contextlib
@@ -51,7 +52,7 @@ def run(
       folder: made if it does not exist; refused if it holds another sweep.
       experiment: recorded as what made the runs.
       part: (i, n) trains only the i-th of n parts of the lanes; each process takes its own.
-      width: lanes at once; by default as many as fit the memory of the devices.
+      width: lanes at once in new waves; by default as many as fit the memory of the devices.
       keep: how many of the newest saved states each wave keeps; 0 keeps all.
       watching: called before each wave with its first and last lane and the structure; gives a context manager
         whose value is (watch, note), as `report.progress_bar` does.
@@ -105,7 +106,7 @@ class _Crew:
         missing = [lane for lane in structure.lanes if lane.index in mine and lane.index not in covered]
         if missing:
             trainer = self._widest(structure, missing)
-            for wave in _cut(missing, trainer.places.lanes):
+            for wave in _cut(missing, _hosted(trainer)):
                 trainer = self._wave(structure, wave, trainer)
                 yield
 
@@ -114,12 +115,18 @@ class _Crew:
         first, last, config = wave[0].index, wave[-1].index, structure.part(wave)
         if config != trainer.config:
             trainer = trainer.for_lanes(config.seeds, config.vary)
+        place = wave_folder(self.folder, first, last)
+        with alone(self.folder):  # Another process may have begun with some of the lanes.
+            for low, high, path in waves_of(self.folder):
+                if path != place and low <= last and first <= high:
+                    raise UserError(f"another process trains the lanes {low} to {high}; give each a part of its own")
+            runs.begin(trainer, place, self.experiment)
         while True:
             try:
                 with self.watching(first, last, structure) as (watch, note):
                     runs.train(
                         trainer,
-                        wave_folder(self.folder, first, last),
+                        place,
                         experiment=self.experiment,
                         keep=self.keep,
                         watch=watch,
@@ -145,13 +152,15 @@ class _Crew:
             except jax.errors.JaxRuntimeError as error:
                 places = self._half(places, error)
                 continue
-            excess = max(need / _free(), host / _free_on_host()) / _SHARE
+            if not side_by_side():
+                need += host // trainer.places.mesh.size  # The record is in the same memory.
+            excess = need / _free() / _SHARE
             if excess <= 1 or places == 1:
                 return trainer
             fewer = max(1, min(places - 1, int(0.95 * places / excess)))
             self.note(
-                f"{places} lanes at once need {need / 2**30:.1f} GiB of each device, and {host / 2**30:.1f} GiB for "
-                f"their record; {fewer} are taken"
+                f"{places} lanes at once need {need / 2**30:.1f} GiB of each device, which has {_free() / 2**30:.1f} "
+                f"free; {fewer} are taken"
             )
             places = fewer
 
@@ -181,6 +190,11 @@ def _free_on_host() -> int:
         return next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
     except (OSError, StopIteration):
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+
+
+def _hosted(trainer: Trainer) -> int:
+    """Give how many of its lanes one wave may have for its record to fit the memory of the host."""
+    return max(1, min(trainer.places.lanes, int(trainer.places.lanes * _SHARE * _free_on_host() / _on_host(trainer))))
 
 
 def _on_host(trainer: Trainer) -> int:
