@@ -115,11 +115,13 @@ def state(folder: str | os.PathLike, trainer: Trainer, step: int | None = None) 
         ) from error
 
 
-def begin(trainer: Trainer, folder: Path, experiment: str = "") -> None:
-    """Make the folder of a run that is to be trained, unless there is one."""
+def begin(trainer: Trainer, folder: Path, experiment: str = "") -> Origin:
+    """Make the folder of a run that is to be trained, unless there is one; gives what made it, were it made now."""
+    origin = Origin(experiment, trainer.config, trainer.places.count, environment())
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / "config.json").exists():
-        write_origin(folder, Origin(experiment, trainer.config, trainer.places.count, environment()))
+        write_origin(folder, origin)
+    return origin
 
 
 def train(
@@ -153,7 +155,7 @@ def train(
     folder, config = Path(folder), trainer.config
     _refuse_other_files(folder)
     with _locked(folder):
-        _claim(folder, Origin(experiment, config, trainer.places.count, environment()), extend, note)
+        _claim(folder, begin(trainer, folder, experiment), extend, note)
         if (folder / "summary.json").is_file():
             try:
                 record = load(folder)
@@ -293,12 +295,8 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 def _claim(folder: Path, origin: Origin, extend: bool, note: Note) -> None:
-    """Check that the folder holds this config, or make it do so where it holds none."""
+    """Check that the folder holds this config, or one that it may be extended to; clear what a kill left there."""
     states = folder / "checkpoints"
-    if not (folder / "config.json").exists():
-        write_origin(folder, origin)
-        states.mkdir(exist_ok=True)
-        return
     theirs = read_origin(folder)
     config = theirs.config
     if extend and config.steps != origin.config.steps:

@@ -98,10 +98,14 @@ class _Crew:
         """Train my lanes of a structure, wave by wave: those that were begun, as they were begun, and the missing."""
         begun = list(waves_of(self.folder))
         covered = {i for low, high, _ in begun for i in range(low, high + 1)}
+        trainer = None
         for low, high, path in begun:
             wave = [lane for lane in structure.lanes if low <= lane.index <= high]
             if low in mine and wave and not (path / "summary.json").is_file():
-                self._wave(structure, wave, Trainer(structure.part(wave), runs.read_origin(path).places))
+                places = runs.read_origin(path).places
+                if trainer is None or trainer.places.count != places:  # Else it has compiled for them already.
+                    trainer = Trainer(structure.part(wave), places)
+                trainer = self._wave(structure, wave, trainer)
                 yield
         missing = [lane for lane in structure.lanes if lane.index in mine and lane.index not in covered]
         if missing:
