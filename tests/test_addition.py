@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_mixtures import check_cascade, rows
 
-from jaxadd.analysis.carries import carries
 from jaxadd.config import RunConfig
 from jaxadd.errors import UserError
 from jaxadd.fit import fit
@@ -30,10 +30,6 @@ def lane(data, s=0):
 def number(digits, base):
     """Read digits, units first, as a Python integer."""
     return sum(int(d) * base**k for k, d in enumerate(digits))
-
-
-def rows(problems):
-    return [tuple(row) for row in np.asarray(problems).reshape(len(problems), -1).tolist()]
 
 
 @st.composite
@@ -249,104 +245,7 @@ def test_titles(task, title):
     assert task.title == title
 
 
-# --- where problems come from -----------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("base", "operands"), [(10, 2), (2, 3), (7, 2)])
-def test_uniform_digits(base, operands):
-    count = 10_000
-    drawn = np.asarray(Addition(digits=3, base=base, operands=operands).draw(jax.random.key(2), count))
-    assert drawn.shape == (count, operands, 3)
-    assert drawn.dtype == np.int32
-    expected = count / base
-    for m in range(operands):
-        for k in range(3):
-            found = np.bincount(drawn[:, m, k], minlength=base)
-            assert len(found) == base
-            assert ((found - expected) ** 2 / expected).sum() < base - 1 + 5 * np.sqrt(2 * (base - 1)) + 5
-    pairs = np.bincount(drawn[:, 0, 0] * base + drawn[:, 1, 1], minlength=base**2)
-    free = base**2 - 1
-    assert ((pairs - count / base**2) ** 2 / (count / base**2)).sum() < free + 5 * np.sqrt(2 * free) + 5
-
-
-@pytest.mark.parametrize(("base", "operands", "share"), [(10, 2, 0.4), (10, 3, 0.7), (2, 2, 0.5), (5, 2, 1.0)])
-def test_share_of_enriched_columns(base, operands, share):
-    mixture = Mixture(uniform=0, enriched=1, enriched_share=share)
-    count = 4000
-    drawn = np.asarray(
-        Addition(digits=5, base=base, operands=operands, mixture=mixture).draw(jax.random.key(0), count)
-    )
-    assert 0 <= drawn.min() <= drawn.max() < base
-    propagating = drawn.sum(1) == base - 1
-    unforced = np.bincount(sum(np.ix_(*[np.arange(base)] * operands)).ravel())[base - 1] / base**operands
-    expected = share + (1 - share) * unforced
-    deviation = np.sqrt(expected * (1 - expected) / count)
-    np.testing.assert_allclose(propagating.mean(0), expected, atol=5 * deviation + 1e-9)
-    each = drawn[:, :, 0][propagating[:, 0]]
-    assert all(len(np.unique(row)) == base for row in each.T), "every digit occurs in a forced column"
-
-
-def check_cascade(drawn, base, length, start):
-    """Of `[B, 2, N]`, the start column generates, the next `length` propagate, and the one after does not."""
-    column = drawn.sum(1)
-    assert (column[:, start] >= base).all()
-    assert (column[:, start + 1 : start + 1 + length] == base - 1).all()
-    if start + length + 1 < drawn.shape[2]:
-        assert (column[:, start + length + 1] != base - 1).all()
-    assert 0 <= drawn.min() <= drawn.max() < base
-
-
-@pytest.mark.parametrize("base", [2, 10])
-def test_forced_cascades_of_two_operands(base):
-    task = Addition(digits=4, base=base)
-    for length in range(4):
-        for start in range(4 - length):
-            drawn = task.cascade(jax.random.key(length), 60, length, start)
-            check_cascade(np.asarray(drawn), base, length, start)
-            facts = carries(drawn, base)
-            assert (facts.carry_in[:, start + 1 : start + length + 2] == 1).all()
-            assert (facts.cascade >= length).all()
-            assert len(set(rows(drawn))) > 5
-
-
-def test_forced_cascades_of_three_operands():
-    task = Addition(digits=4, operands=3)
-    for length in range(4):
-        drawn = np.asarray(task.cascade(jax.random.key(length), 60, length))
-        check_cascade(drawn, 10, length, 0)
-        assert (drawn[:, 2, : length + 2] == 0).all()
-        raised = np.asarray(carries(jnp.asarray(drawn[..., : length + 1]), 10).cascade)
-        assert (raised == length).all()
-
-
-@pytest.mark.parametrize("base", [2, 10])
-@pytest.mark.parametrize(("length", "start"), [(None, None), (1, None), (None, 2), (2, 1)])
-def test_every_cascade_that_fits_is_drawn_where_none_is_named(base, length, start):
-    mixture = Mixture(uniform=0, cascades=1, cascade_length=length, cascade_start=start)
-    drawn = np.asarray(Addition(digits=4, base=base, mixture=mixture).draw(jax.random.key(1), 800))
-    column = drawn.sum(1)
-    possible = [(n, s) for n in range(4) for s in range(4 - n) if length in (None, n) and start in (None, s)]
-    fitting = {}
-    for n, s in possible:
-        fits = (column[:, s] >= base) & (column[:, s + 1 : s + 1 + n] == base - 1).all(1)
-        fitting[n, s] = fits & (column[:, s + n + 1 : s + n + 2] != base - 1).all(1)
-    assert np.any(list(fitting.values()), axis=0).all()
-    # Lengths are drawn first, then places: each pair is forced at least once in 4 · 4 problems.
-    for (n, s), fits in fitting.items():
-        assert fits.mean() > 1 / 16 - 5 * np.sqrt(1 / 16 / 800), (n, s)
-
-
-@pytest.mark.parametrize("operands", [2, 3])
-def test_weights_of_a_mixture(operands):
-    mixture = Mixture(uniform=1, enriched=2, cascades=3, enriched_share=1.0, cascade_length=2, cascade_start=1)
-    count, digits = 6000, 6
-    task = Addition(digits=digits, operands=operands, mixture=mixture)
-    column = np.asarray(task.draw(jax.random.key(3), count)).sum(1)
-    enriched = (column == 9).all(1)
-    cascade = (column[:, 1] >= 10) & (column[:, 2:4] == 9).all(1) & (column[:, 4] != 9)
-    for found, share in ((enriched, 2 / 6), (cascade, 3 / 6), (~enriched & ~cascade, 1 / 6)):
-        # One uniform problem in 200 at most looks forced.
-        assert found.mean() == pytest.approx(share, abs=5 * np.sqrt(share * (1 - share) / count) + 1 / 1200)
+# --- fresh and fixed problems ---------------------------------------------------------------------------
 
 
 def test_a_batch_follows_from_key_and_step():
@@ -359,9 +258,6 @@ def test_a_batch_follows_from_key_and_step():
     assert (tokens[0] != tokens[2]).any(1).all()
     assert (tokens[0] != tokens[3]).any(1).all()
     assert tokens[0].shape == (8, task.sizes.length)
-
-
-# --- fixed problems ---------------------------------------------------------------------------------------
 
 
 def test_data_of_fresh_problems():
@@ -455,8 +351,11 @@ def test_a_mixture_too_narrow_for_the_finite_set():
         ),
         (lambda: Addition(digits=3, mixture=Mixture(cascade_length=1, cascade_start=2)), "length 1 from column 2"),
         (lambda: Addition(digits=3, mixture=Mixture(cascade_start=3)), "columns 0 to 3, and there are 3 digits"),
-        (lambda: Addition(digits=3).cascade(jax.random.key(0), 1, 2, 1), "length 2 from column 1 does not fit 3"),
-        (lambda: Addition(digits=3).cascade(jax.random.key(0), 1, -1, 1), "does not fit"),
+        (
+            lambda: Addition(digits=3).cascade(jax.random.key(0), 1, 2, 1),
+            "length 2 from column 1 needs columns 0 to 3",
+        ),
+        (lambda: Addition(digits=3).cascade(jax.random.key(0), 1, -1, 1), "cascade_length must be at least 0"),
         (lambda: Mixture(uniform=-1), r"weights of a mixture must be at least 0 .* got \(-1, 0.0, 0.0\)"),
         (lambda: Mixture(uniform=0), "one above 0"),
         (lambda: Mixture(enriched=float("nan")), "weights of a mixture"),

@@ -1,7 +1,8 @@
 """Tasks: what a network is asked to learn, as pure functions from (data, key, step) to a Batch."""
 
-from jaxadd.tasks.addition import Addition, Mixture
+from jaxadd.tasks.addition import Addition
 from jaxadd.tasks.digits import Digits
+from jaxadd.tasks.mixtures import Mixture
 from jaxadd.tasks.modular import Modular
 from jaxadd.tasks.task import Batch, Data, Predict, Sizes, Task
 

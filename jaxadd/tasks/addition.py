@@ -1,7 +1,5 @@
 """N-digit addition in any base: one digit of the sum or all of them, in sequence or in parallel."""
 
-import math
-import string
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -15,45 +13,13 @@ from jaxadd import losses
 from jaxadd.analysis import answers, floors
 from jaxadd.analysis.carries import CLASSES, Carries, answer_length, carries
 from jaxadd.errors import UserError, check_choices
+from jaxadd.tasks import numerals
+from jaxadd.tasks.mixtures import Mixture
 from jaxadd.tasks.sampling import check_batch_size, choose
 from jaxadd.tasks.task import Batch, Data, Predict, Sizes
 
-_NUMERALS = string.digits + string.ascii_lowercase
 _MAX_BASE = 1024  # Pairs of digits are listed.
 _DATA = 2**31  # Folded into a lane's key to draw its fixed problems.
-_MAX_LISTED = 2**20  # Problem spaces up to here are shuffled whole, larger ones are drawn from.
-
-
-@dataclass(frozen=True)
-class Mixture:
-    """Where operands come from: the weights of three kinds of problems."""
-
-    uniform: float = 1.0
-    """weight of problems with independent, uniform digits"""
-    enriched: float = 0.0
-    """weight of problems in which some columns are forced to sum to base - 1"""
-    cascades: float = 0.0
-    """weight of problems with a forced carry cascade: a column that carries, then columns of sum base - 1"""
-    enriched_share: float = 0.4
-    """share of the columns that is forced in an enriched problem"""
-    cascade_length: int | None = None
-    """columns of sum base - 1 in a forced cascade; None draws any length that fits"""
-    cascade_start: int | None = None
-    """column in which a forced cascade begins, 0 is the units; None draws any place that fits"""
-
-    def __post_init__(self) -> None:
-        if not all(math.isfinite(w) and w >= 0 for w in self.weights) or sum(self.weights) == 0:
-            raise UserError(f"the weights of a mixture must be at least 0 and one above 0, got {self.weights}")
-        if not 0 <= self.enriched_share <= 1:
-            raise UserError(f"enriched_share must be from 0 to 1, got {self.enriched_share}")
-        for name in ("cascade_length", "cascade_start"):
-            if (value := getattr(self, name)) is not None and value < 0:
-                raise UserError(f"{name} must be at least 0, got {value}")
-
-    @property
-    def weights(self) -> tuple[float, float, float]:
-        """Give the weights of uniform, enriched and cascade problems."""
-        return self.uniform, self.enriched, self.cascades
 
 
 @dataclass(frozen=True)
@@ -116,12 +82,7 @@ class Addition:
             )
         if self.digit and self.target != "single":
             raise UserError(f"digit is for target single only; target {self.target} predicts all digits")
-        length, start = self.mixture.cascade_length or 0, self.mixture.cascade_start or 0
-        if length + start >= self.digits:
-            raise UserError(
-                f"a cascade of length {length} from column {start} needs columns 0 to {start + length}, "
-                f"and there are {self.digits} digits"
-            )
+        self.mixture.check_fits(self.digits)
         if self.finite is None:
             if self.batch_size is None or self.batch_size < 1:
                 raise UserError(
@@ -207,82 +168,15 @@ class Addition:
         )
 
     def draw(self, key: jax.Array, count: int, mixture: Mixture | None = None) -> jax.Array:
-        """Draw problems of a mixture, by default the task's own.
-
-        Args:
-          key: a typed key.
-          count: B.
-          mixture: overrides the task's.
-
-        Returns:
-          int32 `[B, M, N]`, operand digits, units first.
-        """
+        """Draw problems of a mixture, by default the task's own: int32 `[count, M, N]`, digits, units first."""
         mixture = self.mixture if mixture is None else mixture
-        kind_key, digit_key, enriched_key, cascade_key = jax.random.split(key, 4)
-        operands = self._random_digits(digit_key, (count, self.operands, self.digits))
-        if mixture.enriched == mixture.cascades == 0:
-            return operands
-        total = sum(mixture.weights)
-        place = jax.random.uniform(kind_key, (count, 1, 1)) * total
-        if mixture.cascades:
-            forced = self._force_cascade(cascade_key, operands, mixture.cascade_length, mixture.cascade_start)
-            operands = jnp.where(place >= total - mixture.cascades, forced, operands)
-        if mixture.enriched:
-            mask_key, digit_key = jax.random.split(enriched_key)
-            mask = jax.random.bernoulli(mask_key, float(mixture.enriched_share), (count, 1, self.digits))
-            mask &= (place >= mixture.uniform) & (place < total - mixture.cascades)
-            operands = jnp.where(mask, self._propagating(digit_key, operands.shape), operands)
-        return operands
-
-    def _random_digits(self, key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-        # Half the price of randint, and uniform to 2**-23.
-        return jnp.floor(jax.random.uniform(key, shape) * self.base).astype(jnp.int32)
-
-    def _propagating(self, key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-        """Draw digits `[B, M, N]` whose columns sum to base - 1: the gaps between M - 1 sorted cuts."""
-        batch, count, digits = shape
-        cuts = jnp.sort(self._random_digits(key, (batch, count - 1, digits)), axis=1)
-        return jnp.diff(cuts, axis=1, prepend=0, append=self.base - 1)
-
-    def _force_cascade(self, key: jax.Array, operands: jax.Array, length: int | None, start: int | None) -> jax.Array:
-        """Replace columns of `[B, M, N]` so that each problem has a cascade of exactly this length there.
-
-        The first two operands make it, the others are 0 in its columns: one column generates a carry,
-        `length` columns pass it on, and the next one, if there is one, does not. With more than two operands that
-        holds from the units on; a carry of 2 from columns below may lengthen a cascade that starts higher.
-        """
-        length_key, start_key, generate_key, propagate_key, stop_key = jax.random.split(key, 5)
-        batch = operands.shape[0]
-        if length is None:
-            length = jax.random.randint(length_key, (batch, 1), 0, self.digits - (start or 0))
-        if start is None:
-            start = jax.random.randint(start_key, (batch, 1), 0, self.digits - length)
-        a, b = np.divmod(np.arange(self.base**2), self.base)
-
-        def pairs(key: jax.Array, wanted: np.ndarray) -> jax.Array:
-            table = jnp.asarray(np.stack([a, b])[:, wanted], jnp.int32)
-            return table[:, jax.random.randint(key, (batch, self.digits), 0, table.shape[1])]
-
-        column = jnp.arange(self.digits)
-        first, second = jnp.where(
-            column == start,
-            pairs(generate_key, a + b >= self.base),
-            jnp.where(
-                column <= start + length,
-                pairs(propagate_key, a + b == self.base - 1),
-                pairs(stop_key, a + b != self.base - 1),
-            ),
-        )
-        rest = jnp.zeros((batch, self.operands - 2, self.digits), jnp.int32)
-        forced = jnp.concatenate([first[:, None], second[:, None], rest], axis=1)
-        inside = jnp.broadcast_to((column >= start) & (column <= start + length + 1), (batch, self.digits))
-        return jnp.where(inside[:, None], forced, operands)
+        return mixture.draw(key, (count, self.operands, self.digits), self.base)
 
     def cascade(self, key: jax.Array, count: int, length: int, start: int = 0) -> jax.Array:
         """Draw otherwise uniform problems, int32 `[B, M, N]`, with a forced cascade of one length and place."""
-        if not 0 <= start <= start + length < self.digits:
-            raise UserError(f"a cascade of length {length} from column {start} does not fit {self.digits} digits")
-        return self.draw(key, count, Mixture(uniform=0, cascades=1, cascade_length=length, cascade_start=start))
+        mixture = Mixture(uniform=0, cascades=1, cascade_length=length, cascade_start=start)
+        mixture.check_fits(self.digits)
+        return self.draw(key, count, mixture)
 
     # --- tokens --------------------------------------------------------------------------------------------
 
@@ -340,16 +234,11 @@ class Addition:
         Args:
           operands: int `[M, N]`, digits, units first.
           answer: int `[A]`, digits, units first.
-
-        Digits above 9 are a, b, c …; beyond base 36 digits are decimal numbers between colons.
         """
-        return "+".join(map(self._numeral, operands)) + "=" + self._numeral(answer)
+        return f"{self._question_text(operands)}={numerals.write(answer, self.base)}"
 
-    def _numeral(self, digits: Sequence[int]) -> str:
-        shown = [int(d) for d in reversed(digits)]
-        if self.base > len(_NUMERALS):
-            return ":".join(map(str, shown))
-        return "".join(_NUMERALS[d] for d in shown)
+    def _question_text(self, operands: np.ndarray) -> str:
+        return "+".join(numerals.write(number, self.base) for number in operands)
 
     def parse(self, text: str) -> tuple[np.ndarray, np.ndarray]:
         """Read one problem; the inverse of `text`. Without an answer ("12345+67890=") it is worked out.
@@ -364,21 +253,19 @@ class Addition:
         parts, right = [part.strip() for part in left.split("+")], right.strip()
         if len(parts) != self.operands:
             raise UserError(f"expected {self.operands} numbers joined by + as in {self._example}, got {text!r}")
-        operands = np.stack([self._digits(part, self.digits, text) for part in parts])
+        operands = np.stack([self._read(part, self.digits, text) for part in parts])
         if right:
-            return operands, self._digits(right, self.answer_length, text)
+            return operands, self._read(right, self.answer_length, text)
         return operands, np.asarray(self.features(operands).answer)
 
-    def _digits(self, numeral: str, width: int, text: str) -> np.ndarray:
-        wide = self.base > len(_NUMERALS)
-        shown = numeral.split(":") if wide else list(numeral)
-        known = {str(d) if wide else _NUMERALS[d]: d for d in range(self.base)}
-        if len(shown) != width or any(d not in known for d in shown):
+    def _read(self, numeral: str, width: int, text: str) -> np.ndarray:
+        digits = numerals.read(numeral, self.base)
+        if digits is None or len(digits) != width:
             raise UserError(
                 f"expected {width} digits of base {self.base} where {numeral!r} stands in {text!r}; "
                 f"a problem looks like {self._example}, padded with zeros"
             )
-        return np.array([known[d] for d in reversed(shown)], np.int32)
+        return digits
 
     @property
     def _example(self) -> str:
@@ -391,12 +278,11 @@ class Addition:
         facts = self.features(operands)
         wrong = ", ".join(f"A{k}" for k, t, c in zip(self.read_digits, target, claim, strict=True) if t != c)
         order = np.argsort(self.read_digits)
-        said, right = (self._numeral(np.asarray(digits)[order]) for digits in (claim, target))
-        question = "+".join(map(self._numeral, operands))
+        said, right = (numerals.write(np.asarray(digits)[order], self.base) for digits in (claim, target))
         count, cascade = int(facts.count), int(facts.cascade)
         carried = f"{count} carr{'y' if count == 1 else 'ies'}, longest cascade {cascade}" if count else "no carry"
         outcome = f"is {right} (wrong in {wrong}; " if wrong else "rightly ("
-        return f"{question}: claims {said}, {outcome}{carried})"
+        return f"{self._question_text(operands)}: claims {said}, {outcome}{carried})"
 
     # --- data ----------------------------------------------------------------------------------------------
 
@@ -417,36 +303,11 @@ class Addition:
         forced = jnp.stack([self.cascade(k, self.cascade_examples, n) for n, k in enumerate(keys)])
         if self.finite is None:
             return {"test": self.draw(test_key, self.test_examples, Mixture()), "cascades": forced}
-        train = self._distinct(train_key, self.finite, self.mixture)
+        one = (self.operands, self.digits)
+        train = self.mixture.draw_distinct(train_key, (self.finite, *one), self.base)
         count = min(self.test_examples, self.space - self.finite)
-        return {
-            "train": jnp.asarray(train),
-            "test": jnp.asarray(self._distinct(test_key, count, Mixture(), without=train)),
-            "cascades": forced,
-        }
-
-    def _distinct(
-        self, key: jax.Array, count: int, mixture: Mixture, without: np.ndarray | None = None
-    ) -> np.ndarray:
-        """Draw different problems, int32 `[count, M, N]`, none of them among those of `without`."""
-        found = np.zeros((0, self.operands, self.digits), np.int32) if without is None else without
-        before = len(found)
-        if self.space <= _MAX_LISTED and mixture.enriched == mixture.cascades == 0:
-            numbers = np.asarray(jax.random.permutation(key, self.space))[:, None]
-            places = self.base ** np.arange(self.operands * self.digits)
-            rounds = iter([(numbers // places % self.base).reshape(-1, *found.shape[1:])])
-        else:
-            rounds = (np.asarray(self.draw(jax.random.fold_in(key, i), 2 * count + 64, mixture)) for i in range(64))
-        for more in rounds:
-            together = np.concatenate([found, more.astype(np.int32)])
-            _, first = np.unique(together.reshape(len(together), -1), axis=0, return_index=True)
-            found = together[np.sort(first)]
-            if len(found) >= before + count:
-                return found[before : before + count]
-        raise UserError(
-            f"only {len(found) - before} different problems were found in a mixture that should give {count}; "
-            "ask for fewer or widen the mixture"
-        )
+        test = Mixture().draw_distinct(test_key, (count, *one), self.base, without=train)
+        return {"train": jnp.asarray(train), "test": jnp.asarray(test), "cascades": forced}
 
     def train_batch(self, data: Data, key: jax.Array, step: jax.Array) -> Batch:
         """Draw the batch of `step`: inputs `[B, T]`, targets `[B, R]`."""

@@ -1,0 +1,163 @@
+"""Mixtures of addition problems: uniform ones, ones rich in columns that pass a carry on, and forced cascades.
+
+Problems are operand digits, int32 `[B, M, N]`, units first.
+"""
+
+import math
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxadd.errors import UserError
+
+_MAX_LISTED = 2**20  # Problem spaces up to here are shuffled whole, larger ones are drawn from.
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """Where operands come from: the weights of three kinds of problems."""
+
+    uniform: float = 1.0
+    """weight of problems with independent, uniform digits"""
+    enriched: float = 0.0
+    """weight of problems in which some columns are forced to sum to base - 1"""
+    cascades: float = 0.0
+    """weight of problems with a forced carry cascade: a column that carries, then columns of sum base - 1"""
+    enriched_share: float = 0.4
+    """share of the columns that is forced in an enriched problem"""
+    cascade_length: int | None = None
+    """columns of sum base - 1 in a forced cascade; None draws any length that fits"""
+    cascade_start: int | None = None
+    """column in which a forced cascade begins, 0 is the units; None draws any place that fits"""
+
+    def __post_init__(self) -> None:
+        if not all(math.isfinite(w) and w >= 0 for w in self.weights) or sum(self.weights) == 0:
+            raise UserError(f"the weights of a mixture must be at least 0 and one above 0, got {self.weights}")
+        if not 0 <= self.enriched_share <= 1:
+            raise UserError(f"enriched_share must be from 0 to 1, got {self.enriched_share}")
+        for name in ("cascade_length", "cascade_start"):
+            if (value := getattr(self, name)) is not None and value < 0:
+                raise UserError(f"{name} must be at least 0, got {value}")
+
+    @property
+    def weights(self) -> tuple[float, float, float]:
+        """Give the weights of uniform, enriched and cascade problems."""
+        return self.uniform, self.enriched, self.cascades
+
+    def check_fits(self, digits: int) -> None:
+        """Raise ValueError where the forced cascades need more columns than there are digits."""
+        length, start = self.cascade_length or 0, self.cascade_start or 0
+        if length + start >= digits:
+            raise UserError(
+                f"a cascade of length {length} from column {start} needs columns 0 to {start + length}, "
+                f"and there are {digits} digits"
+            )
+
+    def draw(self, key: jax.Array, shape: tuple[int, int, int], base: int) -> jax.Array:
+        """Draw problems.
+
+        Args:
+          key: a typed key.
+          shape: B, M, N.
+          base: of the digits.
+
+        Returns:
+          int32 `[B, M, N]`.
+        """
+        batch, _, digits = shape
+        kind_key, digit_key, enriched_key, cascade_key = jax.random.split(key, 4)
+        operands = _uniform(digit_key, shape, base)
+        if self.enriched == self.cascades == 0:
+            return operands
+        total = sum(self.weights)
+        place = jax.random.uniform(kind_key, (batch, 1, 1)) * total
+        if self.cascades:
+            forced = _force_cascade(cascade_key, operands, base, self.cascade_length, self.cascade_start)
+            operands = jnp.where(place >= total - self.cascades, forced, operands)
+        if self.enriched:
+            mask_key, digit_key = jax.random.split(enriched_key)
+            mask = jax.random.bernoulli(mask_key, float(self.enriched_share), (batch, 1, digits))
+            mask &= (place >= self.uniform) & (place < total - self.cascades)
+            operands = jnp.where(mask, _propagating(digit_key, shape, base), operands)
+        return operands
+
+    def draw_distinct(
+        self, key: jax.Array, shape: tuple[int, int, int], base: int, without: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Draw different problems, int32 `[B, M, N]`, none of them among those of `without`, int32 `[·, M, N]`.
+
+        Raises:
+          ValueError: the mixture does not hold so many.
+        """
+        count, *one = shape
+        space = base ** math.prod(one)
+        found = np.zeros((0, *one), np.int32) if without is None else without
+        before = len(found)
+        if space <= _MAX_LISTED and self.enriched == self.cascades == 0:
+            numbers = np.asarray(jax.random.permutation(key, space))[:, None]
+            places = base ** np.arange(math.prod(one))
+            rounds = iter([(numbers // places % base).reshape(-1, *one)])
+        else:
+            drawn = (2 * count + 64, *one)
+            rounds = (np.asarray(self.draw(jax.random.fold_in(key, i), drawn, base)) for i in range(64))
+        for more in rounds:
+            together = np.concatenate([found, more.astype(np.int32)])
+            _, first = np.unique(together.reshape(len(together), -1), axis=0, return_index=True)
+            found = together[np.sort(first)]
+            if len(found) >= before + count:
+                return found[before : before + count]
+        raise UserError(
+            f"only {len(found) - before} different problems were found in a mixture that should give {count}; "
+            "ask for fewer or widen the mixture"
+        )
+
+
+def _uniform(key: jax.Array, shape: tuple[int, ...], base: int) -> jax.Array:
+    # Half the price of randint, and uniform to 2**-23.
+    return jnp.floor(jax.random.uniform(key, shape) * base).astype(jnp.int32)
+
+
+def _propagating(key: jax.Array, shape: tuple[int, int, int], base: int) -> jax.Array:
+    """Draw digits `[B, M, N]` whose columns sum to base - 1: the gaps between M - 1 sorted cuts."""
+    batch, operands, digits = shape
+    cuts = jnp.sort(_uniform(key, (batch, operands - 1, digits), base), axis=1)
+    return jnp.diff(cuts, axis=1, prepend=0, append=base - 1)
+
+
+def _force_cascade(
+    key: jax.Array, problems: jax.Array, base: int, length: int | None, start: int | None
+) -> jax.Array:
+    """Replace columns of `[B, M, N]` so that each problem has a cascade of exactly this length there.
+
+    The first two operands make it, the others are 0 in its columns: one column generates a carry,
+    `length` columns pass it on, and the next one, if there is one, does not. With more than two operands that
+    holds from the units on; a carry of 2 from columns below may lengthen a cascade that starts higher.
+    """
+    length_key, start_key, generate_key, propagate_key, stop_key = jax.random.split(key, 5)
+    batch, operands, digits = problems.shape
+    if length is None:
+        length = jax.random.randint(length_key, (batch, 1), 0, digits - (start or 0))
+    if start is None:
+        start = jax.random.randint(start_key, (batch, 1), 0, digits - length)
+    a, b = np.divmod(np.arange(base**2), base)
+
+    def pairs(key: jax.Array, wanted: np.ndarray) -> jax.Array:
+        table = jnp.asarray(np.stack([a, b])[:, wanted], jnp.int32)
+        return table[:, jax.random.randint(key, (batch, digits), 0, table.shape[1])]
+
+    column = jnp.arange(digits)
+    first, second = jnp.where(
+        column == start,
+        pairs(generate_key, a + b >= base),
+        jnp.where(
+            column <= start + length,
+            pairs(propagate_key, a + b == base - 1),
+            pairs(stop_key, a + b != base - 1),
+        ),
+    )
+    rest = jnp.zeros((batch, operands - 2, digits), jnp.int32)
+    forced = jnp.concatenate([first[:, None], second[:, None], rest], axis=1)
+    inside = jnp.broadcast_to((column >= start) & (column <= start + length + 1), (batch, digits))
+    return jnp.where(inside[:, None], forced, problems)
