@@ -4,11 +4,13 @@
 
 Prints a table: medians over repeats, interleaved so that a change of the machine's pace meets every row alike.
 "plain" is our model asked for its embeddings, which makes it compute everything for every example and position.
-PyTorch rows need torch (`uv run --group bench python -m experiments.benchmark`): a tidy transcription of
-the model with batched matrix products, eager, float64 cross-entropy, AdamW; fresh problems are drawn in the step.
+PyTorch rows need torch (`uv run --group bench python -m experiments.benchmark`, with `--extra cuda13` before it on a
+GPU, where both then run): a tidy transcription of the model with batched matrix products, eager, float64
+cross-entropy, AdamW; fresh problems are drawn in the step.
 
 With `--lanes 1 8 64 256 1024` it times that many networks side by side instead, as training runs per hour: lane-steps
-a second, their share of the machine's matrix products, and PyTorch's single network, eager and compiled, beside them.
+a second, and PyTorch's single network, eager and compiled, beside them. The useful share is what our step's matrix
+products alone would take at the machine's own rate; PyTorch's step has several times as many.
 """
 
 import functools
@@ -17,20 +19,21 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import tyro
 
-from jaxadd import figures, losses, runs
+from jaxadd import cli, costs, figures, losses, runs
 from jaxadd.analysis import progress
 from jaxadd.config import RunConfig
+from jaxadd.errors import UserError
 from jaxadd.lanes import take
+from jaxadd.model import Params
 from jaxadd.tasks import Addition, Modular
-from jaxadd.train import Trainer
+from jaxadd.train import EVALUATIONS, Trainer
 
 
 @dataclass(frozen=True)
@@ -46,19 +49,32 @@ class Benchmark:
     threads: int | None = None
     """PyTorch's threads; None takes its own choice"""
     lanes: tuple[int, ...] = ()
-    """time these numbers of networks at once instead, ascending"""
+    """time these numbers of networks at once instead"""
     figure: Path | None = None
     """with --lanes: draw the time by the number of networks here, as PNG"""
 
+    def __post_init__(self) -> None:
+        numbers = {"repeats": (self.repeats, 1000), "steps": (self.steps, EVALUATIONS)}
+        for name, (value, most) in (numbers | {"lanes": (min(self.lanes, default=1), 2**20)}).items():
+            if not 1 <= value <= most:
+                raise UserError(f"--{name} must be from 1 to {most:,}, got {value:,}")
 
-def main(config: Benchmark) -> None:
-    """Measure and print the table."""
+
+def main(config: Benchmark) -> int:
+    """Measure, and print the table; gives the exit status."""
     run = RunConfig(task=Modular() if config.task == "modular" else Addition())
     if config.lanes:
-        return _side_by_side(run, config)
+        _side_by_side(run, config)
+    else:
+        _one(run, config)
+    return 0
+
+
+def _one(run: RunConfig, config: Benchmark) -> None:
+    """Print the times of a step of one network."""
     trainer = Trainer(run)
-    flop = trainer.arithmetic()
-    rows: dict[str, tuple[Callable[[], None], int]] = {
+    flop = costs.arithmetic(trainer)
+    rows: dict[str, tuple[Callable[[], Any], int]] = {
         "machine: 2048³ float32 product (GFLOP/s)": (_product(2048), 1),
         "jaxadd: train step": (_chunk(trainer, config.steps, 10**9), config.steps),
         "jaxadd: train step, no lanes, nothing recorded": (_without_lanes(trainer, config.steps), config.steps),
@@ -69,12 +85,7 @@ def main(config: Benchmark) -> None:
     }
     if isinstance(trainer.config.task, Modular):
         rows["jaxadd: all progress measures of a saved state"] = (_measures(trainer, 10), 10)
-    try:
-        import torch
-    except ModuleNotFoundError:
-        print("torch is not installed, so its rows are left out; add --group bench to uv run")
-    else:
-        torch.set_num_threads(config.threads or torch.get_num_threads())
+    if _torch(config):
         steps, evaluate = _torch_transcription(trainer)
         rows["PyTorch eager: train step"] = (lambda: steps(5), 5)
         rows["PyTorch eager: train step + full test loss"] = (lambda: [(steps(1), evaluate()) for _ in range(5)], 5)
@@ -89,6 +100,17 @@ def main(config: Benchmark) -> None:
     batch, test = (part.targets.shape[0] for part in trainer.abstract_batches())
     print(f"{trainer.config.task.title}; {batch:,} examples a step, {test:,} test examples")
     _print(times, flop)
+
+
+def _torch(config: Benchmark) -> Any:
+    """Import torch; None, and a hint, where it is not installed."""
+    try:
+        import torch
+    except ModuleNotFoundError:
+        print("torch is not installed, so its rows are left out; add --group bench to uv run")
+        return None
+    torch.set_num_threads(config.threads or torch.get_num_threads())
+    return torch
 
 
 def _print(times: dict[str, list[float]], flop: int) -> None:
@@ -130,8 +152,8 @@ def _chunk(trainer: Trainer, steps: int, eval_every: int) -> Callable[[], None]:
     return function
 
 
-def _without_lanes(trainer: Trainer, steps: int) -> Callable[[], None]:
-    """Make the same update of one network in a bare loop."""
+def _without_lanes(trainer: Trainer, steps: int) -> Callable[[], Params]:
+    """Make the same updates of one network in a bare loop, on and on; gives its parameters."""
     hyper, data = take(trainer.hyper, 0), trainer.lane_data(0)
     transform = hyper.transform()
 
@@ -146,9 +168,10 @@ def _without_lanes(trainer: Trainer, steps: int) -> Callable[[], None]:
     state = take(trainer.init(), 0)
     carry = state.params, state.opt_state, state.key
 
-    def function() -> None:
+    def function() -> Params:
         nonlocal carry
         carry = jax.block_until_ready(loop(carry))
+        return carry[0]
 
     return function
 
@@ -160,26 +183,22 @@ def _side_by_side(run: RunConfig, config: Benchmark) -> None:
     place = runs.environment()
     print(f"{run.task.title}; {place['device']}; JAX {place['jax']}; {rate / 1e12:.3g} TFLOP/s in a {size}³ product")
     single = Trainer(run)
-    flop = single.arithmetic()
+    flop = costs.arithmetic(single)
 
     def tell(name: str, per_second: float, more: str = "") -> None:
         share, hourly = per_second * flop / rate, 3600 * per_second / 10_000
         print(f"{name:<24}{per_second:>14,.0f}{share:>14.1%}{hourly:>24,.1f}{more}", flush=True)
 
-    print(f"{'':<24}{'lane-steps/s':>14}{'share of that':>14}{'10,000-step runs/hour':>24}")
+    print(f"{'':<24}{'lane-steps/s':>14}{'useful share':>14}{'10,000-step runs/hour':>24}")
     eager = None
-    try:
-        import torch
-    except ModuleNotFoundError:
-        print("torch is not installed, so its rows are left out; add --group bench to uv run")
-    else:
+    if torch := _torch(config):
         for name, wrap in (("eager", lambda f: f), ("compiled", torch.compile)):
             steps, _ = _torch_transcription(single, wrap)
             rate_of_one = config.steps / _median_seconds(functools.partial(steps, config.steps), config.repeats)
             eager = eager or rate_of_one
             tell(f"PyTorch {name}, one", rate_of_one, f"   {rate_of_one / eager:,.1f} × eager")
     timed: dict[int, float] = {}
-    for count in config.lanes:
+    for count in sorted(set(config.lanes)):
         try:
             trainer = Trainer(replace(run, seeds=tuple(range(count))))
             timed[count] = _median_seconds(_chunk(trainer, config.steps, 10**9), config.repeats) / config.steps
@@ -195,7 +214,7 @@ def _side_by_side(run: RunConfig, config: Benchmark) -> None:
         figures.time_by_lanes(list(timed), list(timed.values()), title).savefig(config.figure)
 
 
-def _median_seconds(function: Callable[[], None], repeats: int) -> float:
+def _median_seconds(function: Callable[[], Any], repeats: int) -> float:
     function()  # Compilation and warm-up.
     times = []
     for _ in range(repeats):
@@ -330,4 +349,4 @@ def _torch_transcription(
 
 
 if __name__ == "__main__":
-    sys.exit(main(tyro.cli(Benchmark)))
+    sys.exit(cli.command("experiments.benchmark", Benchmark, main))

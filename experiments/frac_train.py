@@ -10,13 +10,15 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 from jaxadd import cli, figures, report
-from jaxadd.analysis.outcomes import or_never
 from jaxadd.arguments import SweepConfig
 from jaxadd.config import RunConfig, Stop
+from jaxadd.summaries import STATUS, step_of
 from jaxadd.sweeps import Row, Sweep
 from jaxadd.tasks import Modular
+from jaxadd.train import RUNNING
 
 # The first step with a test loss below 1, one run each, read off the released curves.
 PUBLISHED = {
@@ -42,20 +44,44 @@ PRESETS = {
 
 def conclude(sweep: Sweep, folder: Path, rows: Sequence[Row]) -> cli.Findings:
     """Set every share's seeds beside the published run."""
-    shares, every = sorted({row[AXIS] for row in rows}), sweep.base.eval_every
-    steps = [[row["step_of_test_loss_1"] for row in rows if row[AXIS] == share] for share in shares]
-    comparable = sweep.base.task == Modular()
-    published = {share: step for share, step in PUBLISHED.items() if comparable and share in shares}
+    shares, every, reached = sorted({row[AXIS] for row in rows}), sweep.base.eval_every, step_of(STOP)
+    lanes = [[row for row in rows if row[AXIS] == share] for share in shares]
+    steps = [[row[reached] for row in members] for members in lanes]
+    published = {share: step for share, step in PUBLISHED.items() if _is_published(sweep.base) and share in shares}
     table = [("share trained on", "step of test loss < 1, median (range)", "published, one run", "inside the range")]
-    for share, values in zip(reversed(shares), reversed(steps), strict=True):
-        known = or_never(values)
-        theirs = published.get(share)
-        # A step is known as the first evaluation at or after it.
-        inside = "" if theirs is None else "yes" if known.min() - every < theirs <= known.max() else "no"
+    for share, values, members in zip(reversed(shares), reversed(steps), reversed(lanes), strict=True):
+        theirs, short = published.get(share), any(row["status"] == STATUS[RUNNING] for row in members)
+        inside = "" if theirs is None else inside_range(theirs, values, every, sweep.base.steps if short else None)
         table.append((f"{share:g}", report.spread(values), f"{theirs:,}" if theirs else "", inside))
     text = f"{len(sweep.base.seeds)} seeds, evaluated every {every} steps\n{report.table(table)}"
     title = f"a + b mod {sweep.base.task.p}, {len(sweep.base.seeds)} seeds"
     return cli.Findings({"fractions": figures.fractions(shares, steps, published, title)}, text)
+
+
+def _is_published(base: RunConfig) -> bool:
+    """Tell whether a run is of the published setting, for however long and on whatever seeds."""
+    own = {name: getattr(base, name) for name in ("steps", "seeds", "eval_every", "checkpoint_every", "debug")}
+    return replace(BASE, **own) == base
+
+
+def inside_range(
+    theirs: int, steps: Sequence[int | None], every: int, censored: int | None
+) -> Literal["yes", "no", "not known"]:
+    """Tell whether a step lies in the range of others, as far as it is known.
+
+    Args:
+      theirs: the step.
+      steps: of lanes that arrived, as the first evaluation at or after it; None of those that did not.
+      every: steps between evaluations.
+      censored: where lanes ended that had not arrived, and might have later; None where there are none: those that
+        diverged never would.
+    """
+    arrived = [step for step in steps if step is not None]
+    # Those that had not arrived come later than `censored`, nobody knows when.
+    last = max(arrived, default=0) if censored is None else censored
+    if not arrived or theirs <= min(arrived) - every:
+        return "no" if theirs <= last or censored is None else "not known"
+    return "yes" if theirs <= last else "no" if censored is None else "not known"
 
 
 if __name__ == "__main__":

@@ -16,14 +16,14 @@ import numpy as np
 from jaxadd import cli, figures, report
 from jaxadd.analysis.outcomes import OUTCOMES, outcome, quantiles
 from jaxadd.arguments import SweepConfig
-from jaxadd.config import RunConfig, Stop
+from jaxadd.config import RunConfig
 from jaxadd.model import Transformer
-from jaxadd.summaries import step_of
+from jaxadd.summaries import LEARNED, step_of
 from jaxadd.sweeps import Row, Sweep
 from jaxadd.tasks import Modular
 
 X, Y, PANEL = "optimizer.lr", "optimizer.weight_decay", "task.train_fraction"
-STOP = Stop("test_accuracy", 0.99)
+STOP = LEARNED["test"]
 PRESETS = {
     "quick": SweepConfig(
         RunConfig(
@@ -62,7 +62,7 @@ def conclude(sweep: Sweep, folder: Path, rows: Sequence[Row]) -> cli.Findings:
     table = [("share trained on", "weight decay", "lr", "step to 99 % test", *OUTCOMES, "diverged")]
     for k, i, j in np.ndindex(steps.shape):
         lanes = [row for row in rows if (row[PANEL], row[Y], row[X]) == (panels[k], y[i], x[j])]
-        reached = [(row[step_of("train_accuracy", 0.99)], row[step_of("test_accuracy", 0.99)]) for row in lanes]
+        reached = [(row[step_of(LEARNED["train"])], row[step_of(LEARNED["test"])]) for row in lanes]
         steps[k, i, j] = quantiles([test for _, test in reached])[1]
         found = [outcome(*pair) for pair in reached]
         shares[k, i, j] = [found.count(name) / len(found) for name in OUTCOMES]

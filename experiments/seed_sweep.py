@@ -19,23 +19,22 @@ from jaxadd.config import RunConfig, Stop
 from jaxadd.figures.sweeps import NAMED
 from jaxadd.model import MLP, Transformer
 from jaxadd.optimizers import AdamW
-from jaxadd.summaries import step_of
+from jaxadd.summaries import LEARNED, step_of
 from jaxadd.sweeps import Row, Sweep
 from jaxadd.tasks import Addition, Digits, Modular
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-LEARNED = Stop("test_accuracy", 0.99)
 EIGHT = tuple(range(8))
 TABLED = 40  # Settings that a table shows at most.
 PRESETS = {
-    "mainline": SweepConfig(RunConfig(steps=30_000, seeds=EIGHT, checkpoint_every=2_500, stop=LEARNED)),
+    "mainline": SweepConfig(RunConfig(steps=30_000, seeds=EIGHT, checkpoint_every=2_500, stop=LEARNED["test"])),
     "quick": SweepConfig(
-        RunConfig(optimizer=AdamW(lr=3e-3, weight_decay=3.0), steps=1_500, seeds=EIGHT, stop=LEARNED)
+        RunConfig(optimizer=AdamW(lr=3e-3, weight_decay=3.0), steps=1_500, seeds=EIGHT, stop=LEARNED["test"])
     ),
     "fast": SweepConfig(
-        RunConfig(optimizer=AdamW(lr=1e-2, weight_decay=3.0), steps=1_000, seeds=EIGHT, stop=LEARNED)
+        RunConfig(optimizer=AdamW(lr=1e-2, weight_decay=3.0), steps=1_000, seeds=EIGHT, stop=LEARNED["test"])
     ),
     "addition": SweepConfig(
         RunConfig(
@@ -44,7 +43,7 @@ PRESETS = {
             steps=3_000,
             seeds=EIGHT,
             eval_every=25,
-            stop=LEARNED,
+            stop=LEARNED["test"],
         )
     ),
     "digits": SweepConfig(
@@ -61,7 +60,7 @@ PRESETS = {
             seeds=(0, 1, 2, 3),
             eval_every=5,
             checkpoint_every=20,
-            stop=LEARNED,
+            stop=LEARNED["test"],
         )
     ),
 }
@@ -70,11 +69,9 @@ PRESETS = {
 def conclude(sweep: Sweep, folder: Path, rows: Sequence[Row]) -> cli.Findings:
     """Tell when the lanes of each setting learned, and draw curves and survival."""
     axes = [axis.name for axis in sweep.axes]
-    stop = sweep.base.stop if sweep.base.stop.metric != "none" else LEARNED
-    learned = step_of(stop.metric, stop.threshold)
-    groups: dict[str, list[Row]] = {}
-    for row in rows:
-        groups.setdefault(_setting(row, axes), []).append(row)
+    stop = sweep.base.stop if sweep.base.stop.metric != "none" else LEARNED["test"]
+    learned = step_of(stop)
+    groups = _by_setting(rows, axes)
     if len(groups) > NAMED:
         sooner = lambda group: tuple(quantiles([row[learned] for row in group[1]], (0.5, 0.25, 0)))  # noqa: E731
         groups = dict(sorted(groups.items(), key=sooner))
@@ -100,9 +97,21 @@ def conclude(sweep: Sweep, folder: Path, rows: Sequence[Row]) -> cli.Findings:
     )
 
 
-def _setting(row: Row, axes: Sequence[str]) -> str:
-    values = (f"{row[name]:.4g}" if isinstance(row[name], float) else f"{row[name]}" for name in axes)
-    return ", ".join(f"{name} {value}" for name, value in zip(axes, values, strict=True)) or "all"
+def _by_setting(rows: Sequence[Row], axes: Sequence[str]) -> dict[str, list[Row]]:
+    """Group lanes by their values on the axes, told to four digits where that tells all of them apart."""
+    groups: dict[tuple, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(tuple(row[name] for name in axes), []).append(row)
+
+    def label(values: tuple, form: str) -> str:
+        shown = (format(value, form) if isinstance(value, float) else str(value) for value in values)
+        return ", ".join(f"{name} {value}" for name, value in zip(axes, shown, strict=True)) or "all"
+
+    for form in (".4g", ".17g"):
+        labels = [label(values, form) for values in groups]
+        if len(set(labels)) == len(groups):
+            break
+    return dict(zip(labels, groups.values(), strict=True))
 
 
 def _curves(folder: Path, groups: Mapping[str, Sequence[Row]], title: str) -> "Figure":

@@ -10,25 +10,23 @@ the work: start each with its own --recipes and the same --name, then the same w
 """
 
 import dataclasses
-import functools
 import itertools
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from jaxadd import cli, figures, report, sweeps
 from jaxadd.analysis.outcomes import or_never, quantiles
-from jaxadd.config import RunConfig, Stop
+from jaxadd.config import RunConfig
 from jaxadd.errors import UserError
 from jaxadd.filters import FixedNorm, GrokfastEMA, GrokfastMA, OrthogonalGradient
 from jaxadd.losses import LabelSmoothing, StableMax
 from jaxadd.model import Transformer
 from jaxadd.optimizers import AdamW, Lion, Muon
-from jaxadd.summaries import step_of
+from jaxadd.summaries import LEARNED, step_of
 from jaxadd.sweeps import Axis, Row, Sweep
 from jaxadd.tasks import Addition, Modular
 
@@ -71,7 +69,7 @@ RECIPES = {
 _RATES = {"modular": (1e-3, 3e-2), "addition": (5e-4, 1e-2)}
 _DECAYS = {"modular": (0.1, 10.0), "addition": (0.01, 3.0)}
 FINALISTS = 2
-_REACHED = step_of("test_accuracy", 0.99)
+_REACHED = step_of(LEARNED["test"])
 
 
 @dataclass(frozen=True)
@@ -106,7 +104,7 @@ class Contest:
             steps=self.steps,
             seeds=self.seeds,
             checkpoint_every=max(1, self.steps // 2),
-            stop=Stop("test_accuracy", 0.99),
+            stop=LEARNED["test"],
         )
         if self.tiny:
             task = Modular(p=7, train_fraction=0.6) if self.task == "modular" else Addition(digits=1, batch_size=16)
@@ -132,19 +130,18 @@ PRESETS = {
 }
 
 
-def contend(contest: Contest, folder: Path, watching: Any) -> cli.Findings:
-    """Search and repeat every recipe, and set them beside each other."""
+def contend(contest: Contest, train: Callable[[Sweep, str, str], list[Row]]) -> cli.Findings:
+    """Search and repeat every recipe, each sweep by `train`, and set them beside each other."""
     head = ("recipe", "finalists", "reached", "steps, median (quartiles)", "seconds", "in the search")
     curves, standings = {}, []
     for recipe in contest.recipes:
         name = recipe.replace(" ", "-").replace("⊥", "orthogonal-")
         search = contest.search(recipe)
-        run = functools.partial(sweeps.run, experiment=cli.HOMES[type(search.base.task)])
-        tried = run(search, folder / name / "search", watching=watching(f"{recipe}, search "))
+        tried = train(search, f"{name}/search", f"{recipe}, search")
         best = sorted(tried, key=_merit)[:FINALISTS]
         axes = tuple(Axis(axis.name, tuple(row[axis.name] for row in best)) for axis in search.axes)
         repeated = Sweep(contest.base(recipe), axes, "list")
-        rows = run(repeated, folder / name / "finalists", watching=watching(f"{recipe}, finalists "))
+        rows = train(repeated, f"{name}/finalists", f"{recipe}, finalists")
         each = len(contest.seeds)
         finals = [(row, rows[i * each : (i + 1) * each]) for i, row in enumerate(best)]
         finals.sort(key=lambda final: _standing(final[1]))

@@ -75,9 +75,11 @@ def save(folder: Path, state: TrainState, config: RunConfig, seconds: float = 0.
         _remove(part)
         reason = "no space left on the device" if "No space left" in str(error) else first_line(error)
         raise OSError(f"checkpoint {path} could not be written ({reason}); what was saved before is whole") from error
+    old = path.with_name(f".{path.name}.old")
     if path.exists():
-        shutil.rmtree(path)
+        path.rename(old)
     part.rename(path)
+    _remove(old)
 
 
 def load(folder: Path, step: int, like: TrainState, config: RunConfig) -> TrainState:
@@ -102,9 +104,23 @@ def load(folder: Path, step: int, like: TrainState, config: RunConfig) -> TrainS
     return nest(ocp.load(path), like)
 
 
-def prune(folder: Path, keep: int) -> None:
-    """Remove all but the newest checkpoints; 0 keeps all."""
-    for step in steps(folder)[:-keep] if keep else []:
+def tidy(folder: Path) -> None:
+    """Clear away what a kill left, and put back a checkpoint that was about to be replaced."""
+    for old in folder.glob(".*.old"):
+        if not (whole := folder / old.stem.removeprefix(".")).exists():
+            old.rename(whole)
+    for left in folder.glob(".*"):
+        _remove(left)
+
+
+def prune(folder: Path, keep: int, newest: int) -> None:
+    """Remove all checkpoints but the newest up to that of a step; 0 keeps all.
+
+    Later ones are of a record that was lost, or are damaged, or the run would have gone on from them.
+    """
+    saved = steps(folder)
+    kept = [step for step in saved if step <= newest][-keep:]
+    for step in set(saved) - set(kept) if keep else ():
         shutil.rmtree(folder / f"{step:08d}")
 
 

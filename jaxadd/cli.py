@@ -133,6 +133,8 @@ def sweep(
                 f"this experiment draws {' × '.join(needs)}, and needs just these axes, got "
                 f"{', '.join(axes) or 'none'}; seed_sweep takes any"
             )
+        if len(needs) > 1 and planned.design != "grid":
+            raise UserError(f"this experiment draws a grid, got design {planned.design}; seed_sweep takes any")
         if stop is not None and planned.base.stop != stop:
             raise UserError(
                 f"this experiment compares lanes that stop at {stop.metric} {stop.threshold:g}; seed_sweep takes any"
@@ -144,15 +146,8 @@ def sweep(
         structures = sweeps.structures(planned)
         lanes = sum(len(structure.lanes) for structure in structures)
         print(f"{about.strip()}\n\n{lanes} lanes, {len(structures)} to compile, in {folder}")
-        rows = sweeps.run(
-            planned,
-            folder,
-            experiment=HOMES[type(planned.base.task)],
-            part=part,
-            width=workers.width,
-            keep=workers.keep,
-            watching=_watching("", lanes),
-            note=lambda text: print(f"note: {text}", file=sys.stderr),
+        rows = _trained(
+            planned, folder, part=part, width=workers.width, keep=workers.keep, watching=_watching("", lanes)
         )
         unfinished = sum(row["status"] in (sweeps.WAITING, sweeps.UNFINISHED) for row in rows)
         if unfinished:
@@ -174,7 +169,7 @@ def contest(
     module: str,
     about: str,
     presets: Mapping[str, Any],
-    contend: Callable[[Any, Path, Callable[[str], Callable]], Findings],
+    contend: Callable[[Any, Callable[[Sweep, str, str], list[sweeps.Row]]], Findings],
 ) -> int:
     """Run an experiment whose later sweeps follow from its earlier ones.
 
@@ -182,18 +177,30 @@ def contest(
       module: its name, such as "experiments.time_to_generalise".
       about: as for `main`.
       presets: frozen dataclasses by name; the first is the default.
-      contend: given one, a folder, and what makes the `watching` of `sweeps.run` from a label: does it all.
+      contend: given one, and what trains a sweep in a folder within the contest's, with a label beside its bar, and
+        gives its rows: does it all.
 
     Returns:
       the exit status, as for `main`.
     """
 
     def action(arguments: Arguments, folder: Path) -> int:
+        def train(planned: Sweep, name: str, label: str) -> list[sweeps.Row]:
+            return _trained(planned, folder / name, watching=_watching(f"{label} "))
+
         print(f"{about.strip()}\n\n{'folder':<{report.INDENT}}{folder}")
-        show(folder, contend(arguments.config, folder, _watching))
+        findings = contend(arguments.config, train)
+        with sweeps.alone(folder):  # Others may share the work.
+            show(folder, findings)
         return 0
 
     return _experiment(module, about, presets, action)
+
+
+def _trained(planned: Sweep, folder: Path, **options: Any) -> list[sweeps.Row]:
+    """Train a sweep, told of on standard error; gives its rows."""
+    note = lambda text: print(f"note: {text}", file=sys.stderr)  # noqa: E731
+    return sweeps.run(planned, folder, experiment=HOMES[type(planned.base.task)], note=note, **options)
 
 
 def _watching(label: str, total: int | None = None) -> Callable:

@@ -34,6 +34,10 @@ class Stop:
                 f"stop.threshold must be above 0 and at most {highest} for {self.metric}, got {self.threshold}"
             )
 
+    def reached(self, values: Any) -> Any:
+        """Tell of values of the metric, an array, which reach the threshold; NaN does not."""
+        return values >= self.threshold if self.metric.endswith("accuracy") else values <= self.threshold
+
 
 @dataclass(frozen=True)
 class RunConfig:
@@ -134,28 +138,26 @@ def with_values(config: RunConfig, values: Mapping[str, Any]) -> RunConfig:
     return replace(config, **_parts(config, values))
 
 
-def _parts(config: RunConfig, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Give the fields of the config that values by path change, each checked by itself."""
-    own: dict[str, Any] = {}
+def _parts(config: Any, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Give the fields that values by path change; each dataclass is made once, and checks its values together."""
+    inside: dict[str, dict[str, Any]] = {}
     for name, value in values.items():
+        _check_path(config, name)
         head, _, rest = name.partition(".")
-        if head not in {f.name for f in fields(config)}:
-            raise _unknown(config, name)
-        own[head] = _replaced(own.get(head, getattr(config, head)), rest, value, _unknown(config, name))
+        inside.setdefault(head, {})[rest] = value
+    own = {}
+    for head, given in inside.items():
+        part = getattr(config, head)
+        own[head] = given[""] if "" in given else replace(part, **_parts(part, given))
     return own
 
 
-def _replaced(part: Any, path: str, value: Any, unknown: UserError) -> Any:
-    if not path:
-        return value
-    head, _, rest = path.partition(".")
-    if not is_dataclass(part) or head not in {f.name for f in fields(part)}:
-        raise unknown
-    return replace(part, **{head: _replaced(getattr(part, head), rest, value, unknown)})
-
-
-def _unknown(config: RunConfig, name: str) -> UserError:
-    return UserError(f"no field is named {name}; there are {', '.join(flat(config))}")
+def _check_path(config: Any, name: str) -> None:
+    part = config
+    for head in name.split("."):
+        if not is_dataclass(part) or head not in {f.name for f in fields(part)}:
+            raise UserError(f"no field is named {name}; there are {', '.join(flat(config))}")
+        part = getattr(part, head)
 
 
 def single_values(config: Any, prefix: str = "") -> dict[str, Any]:

@@ -37,7 +37,11 @@ def write_text(path: Path, text: str) -> None:
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give a place beside a file to write to; it is renamed into the file at the end, or removed on an error."""
+    """Give a place beside a file to write to; it is renamed into the file at the end, or removed on an error.
+
+    It is the same place every time, so that a kill leaves no litter: whoever may write a file together with others
+    locks first.
+    """
     part = path.with_name(f".{path.name}.part")
     try:
         yield part

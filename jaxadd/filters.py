@@ -13,7 +13,7 @@ import optax
 
 from jaxadd.errors import check_numbers
 
-_TINY = 1e-30  # In place of a squared norm of 0; far below it a float32 is flushed to 0.
+_TINY = 1e-30  # In place of a norm of 0, squared or not; far below it a float32 is flushed to 0.
 
 
 @jax.tree_util.register_dataclass

@@ -45,14 +45,12 @@ class Result(NamedTuple):
         "evaluation/<name>" `[S, E, ...]` hold what the task measures when the test set is evaluated.
       compile_seconds: time to trace and compile the chunk.
       run_seconds: time that this call spent in training and evaluation, compilation and saving left out.
-      steps_made: steps that this call made; a resumed run made fewer than it has.
     """
 
     state: TrainState
     metrics: Metrics
     compile_seconds: float
     run_seconds: float
-    steps_made: int
 
 
 def fit(
@@ -88,11 +86,10 @@ def fit(
     end = last + 1 if until is None else until
     recorder = _Recorder(metrics, state, eval_every, last)
     engine = _Engine(trainer, recorder, eval_every, watch)
-    step = first = int(jnp.max(jnp.where(state.status == RUNNING, state.step, -1)))
+    step = int(jnp.max(jnp.where(state.status == RUNNING, state.step, -1)))
 
     def result() -> Result:
-        made = int(jnp.max(state.step)) - first if first >= 0 else 0
-        return Result(state, recorder.metrics, trainer.compile_seconds, engine.run_seconds, made)
+        return Result(state, recorder.metrics, trainer.compile_seconds, engine.run_seconds)
 
     while recorder.running.any() and step < end:
         place = bisect.bisect_right(save_at, step)

@@ -149,8 +149,8 @@ class Lion:
 class Muon:
     """Muon (Jordan et al. 2024) for the matrices of blocks and hidden layers, AdamW for all else.
 
-    Each head's W_Q, W_K, W_V and W_O is a matrix of its own, orthogonalised alone by five Newton-Schulz iterations,
-    and scaled by √max(1, outputs / inputs).
+    The W_Q of all heads together is one matrix, and so are their W_K, W_V and W_O. Each matrix is orthogonalised by
+    five Newton-Schulz iterations, and scaled by √max(1, outputs / inputs).
     """
 
     lr: float = 0.02
@@ -195,8 +195,15 @@ def _muon_labels(params: Any) -> Any:
 
 
 def _matrices(params: Any) -> Any:
-    """Name the axes of a matrix: its last two; heads before them are matrices of their own."""
-    return jax.tree.map(lambda w: optax.contrib.MuonDimensionNumbers(w.ndim - 2, w.ndim - 1), params)
+    """Name the axes of inputs and of outputs; heads `[H, D, K]` are outputs, those of W_O `[H, K, D]` inputs."""
+
+    def axes(name: str, w: jax.Array) -> optax.contrib.MuonDimensionNumbers:
+        if w.ndim == 2:
+            return optax.contrib.MuonDimensionNumbers(0, 1)
+        return optax.contrib.MuonDimensionNumbers(*(((0, 1), 2) if name.endswith("W_O") else (1, (0, 2))))
+
+    named = [axes(name, w) for name, w in named_leaves(params)]
+    return jax.tree.unflatten(jax.tree.structure(params), named)
 
 
 Optimizer = AdamW | Adam | SGD | Lion | Muon

@@ -12,14 +12,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxadd import runs
+from jaxadd import costs, runs
 from jaxadd.analysis.answers import exact_match, free_run
-from jaxadd.analysis.outcomes import or_never
+from jaxadd.analysis.outcomes import or_never, quantiles
 from jaxadd.config import RunConfig
 from jaxadd.fit import Progress
 from jaxadd.lanes import take
 from jaxadd.model import Params
-from jaxadd.summaries import step_of
+from jaxadd.summaries import LEARNED, step_of
 from jaxadd.tasks import Batch
 from jaxadd.train import Trainer
 from jaxadd.trees import named_leaves, nest
@@ -101,12 +101,11 @@ def spread(values: Sequence[float | None], form: str = "{:,.0f}") -> str:
 
     None, inf and NaN (a lane that diverged) mean never, which comes after all others; how many reached is then told.
     """
-    known = np.sort(or_never(values))
+    first, middle, last = quantiles(values, (0, 0.5, 1))
     say = lambda value: "never" if np.isinf(value) else form.format(value)  # noqa: E731
-    middle = float(np.median(known)) if np.isfinite(known[len(known) // 2]) else np.inf
-    reached = np.isfinite(known).sum()
-    count = f", {reached} of {len(known)}" if 0 < reached < len(known) else ""
-    return say(middle) if known[0] == known[-1] else f"{say(middle)} ({say(known[0])} to {say(known[-1])}{count})"
+    reached = np.isfinite(or_never(values)).sum()
+    count = f", {reached} of {len(values)}" if 0 < reached < len(values) else ""
+    return say(middle) if first == last else f"{say(middle)} ({say(first)} to {say(last)}{count})"
 
 
 def title(config: RunConfig) -> str:
@@ -127,7 +126,7 @@ def header(trainer: Trainer, folder: Path) -> str:
         "": f"{batch:,} examples a step, {test:,} test examples, {config.task.sizes.classes} classes",
         "model": _fields(config.model),
         " ": f"{parameters:,} parameters, {config.model.dtype}, matrix precision {config.model.precision}",
-        "  ": f"{_engineering(trainer.arithmetic())}FLOP in matrix products, a step and lane",
+        "  ": f"{_engineering(costs.arithmetic(trainer))}FLOP in matrix products, a step and lane",
         "optimizer": _fields(config.optimizer),
         "run": f"{config.steps:,} steps{stop}; test set every {config.eval_every}, "
         f"checkpoint every {config.checkpoint_every}; seeds {', '.join(map(str, config.seeds))}",
@@ -179,19 +178,20 @@ def progress_bar(total: int, label: str = "") -> Iterator[tuple[Callable[[Progre
     with tqdm(
         total=total,
         desc=f"{label}compiling",
-        unit="step",
+        unit=" steps",
         dynamic_ncols=True,
         # A log file gets a line now and then, not one twice a second.
         mininterval=0.1 if sys.stderr.isatty() else 20,
         delay=0 if sys.stderr.isatty() else 5,
-        bar_format="{desc}{percentage:3.0f}% |{bar:20}| {n_fmt}/{total_fmt}{postfix}, {rate_fmt}, {remaining} left",
+        bar_format="{desc}{percentage:3.0f}% |{bar:20}| {n_fmt}/{total_fmt}{postfix}, {rate_noinv_fmt}, "
+        "{remaining} left",
     ) as bar:
 
         def watch(progress: Progress) -> None:
             made = min(progress.done, total)
             if bar.desc != label:  # The first chunk: what was made before, and compiling, do not count for the rate.
                 bar.set_description_str(label, refresh=False)
-                bar.initial = bar.n = made
+                bar.initial = bar.n = bar.last_print_n = made
                 bar.start_t = bar.last_print_t = bar._time()
             values = {name: _median(lanes) for name, lanes in progress.latest.items()}
             bar.set_postfix_str(
@@ -222,7 +222,7 @@ def outcome(trainer: Trainer, record: runs.Record) -> str:
     columns = ("seed", "status", "steps", "train ≥ 99 %", "test ≥ 99 %", "train loss", "test loss", "test accuracy")
     rows = [columns]
     for lane in summary["lanes"]:
-        steps = [lane[step_of(f"{part}_accuracy", 0.99)] for part in ("train", "test")]
+        steps = [lane[step_of(LEARNED[part])] for part in ("train", "test")]
         losses = [lane[f"final_{part}_loss"] for part in ("train", "test")]
         accuracy = lane["final_test_accuracy"]
         rows.append(

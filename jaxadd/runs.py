@@ -17,7 +17,6 @@ import contextlib
 import json
 import os
 import platform
-import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -190,7 +189,7 @@ def train(
         def save(result: Result) -> None:
             write_npz(folder / "metrics.npz", result.metrics)
             checkpoints.save(states, result.state, config, seconds + result.run_seconds)
-            checkpoints.prune(states, keep)
+            checkpoints.prune(states, keep, checkpoints.updates_made(result.state))
 
         save_at = range(0, config.steps, config.checkpoint_every)
         watch = _telling_of_divergence(config, watch, note)
@@ -315,8 +314,9 @@ def _claim(folder: Path, origin: Origin, extend: bool, note: Note) -> None:
     if any(checkpoints.steps(states)):
         warn_of_other_environment(theirs, origin.places, note)
     states.mkdir(exist_ok=True)
-    for leftover in [*folder.glob(".*.part"), *states.glob(".*")]:
-        shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+    checkpoints.tidy(states)
+    for leftover in folder.glob(".*.part"):
+        leftover.unlink()
 
 
 def write_origin(folder: Path, origin: Origin, more: dict[str, Any] | None = None) -> None:

@@ -4,24 +4,26 @@ from typing import Any
 
 import numpy as np
 
-from jaxadd.config import RunConfig
+from jaxadd.config import RunConfig, Stop
 from jaxadd.fit import Result
 from jaxadd.train import DIVERGED, RUNNING, STOPPED
 
 STATUS = {RUNNING: "finished", STOPPED: "stopped at its threshold", DIVERGED: "diverged"}
-THRESHOLDS = (("train_accuracy", 0.99), ("test_accuracy", 0.99), ("train_loss", 0.1), ("test_loss", 1.0))
+# By these a lane counts as having learned a set.
+LEARNED = {"train": Stop("train_accuracy", 0.99), "test": Stop("test_accuracy", 0.99)}
+THRESHOLDS = (*LEARNED.values(), Stop("train_loss", 0.1), Stop("test_loss", 1.0))
 FINAL = ("train_loss", "train_accuracy", "test_loss", "test_accuracy")  # Told of a lane as "final_<metric>".
 
 
-def thresholds(config: RunConfig) -> list[tuple[str, float]]:
-    """List the metrics and thresholds whose first step is told of each lane: the usual ones, and where it stops."""
-    own = ((config.stop.metric, config.stop.threshold),) if config.stop.metric != "none" else ()
+def thresholds(config: RunConfig) -> list[Stop]:
+    """List the thresholds whose first step is told of each lane: the usual ones, and where it stops."""
+    own = () if config.stop.metric == "none" else (config.stop,)
     return list(dict.fromkeys((*THRESHOLDS, *own)))
 
 
-def step_of(metric: str, threshold: float) -> str:
+def step_of(stop: Stop) -> str:
     """Name the entry that tells the first step at which a metric reached a threshold: "step_of_test_loss_1"."""
-    return f"step_of_{metric}_{threshold:g}"
+    return f"step_of_{stop.metric}_{stop.threshold:g}"
 
 
 def summarise(config: RunConfig, result: Result) -> dict[str, Any]:
@@ -31,10 +33,9 @@ def summarise(config: RunConfig, result: Result) -> dict[str, Any]:
     for s, seed in enumerate(config.seeds):
         end = int(np.searchsorted(metrics["step"], step[s]))
         lane: dict[str, Any] = {"seed": seed, "status": STATUS[int(status[s])], "steps": int(step[s])}
-        for name, threshold in thresholds(config):
-            values = metrics[name][s]
-            reached = values >= threshold if name.endswith("accuracy") else values <= threshold
-            lane[step_of(name, threshold)] = int(metrics["step"][reached][0]) if reached.any() else None
+        for stop in thresholds(config):
+            reached = stop.reached(metrics[stop.metric][s])
+            lane[step_of(stop)] = int(metrics["step"][reached][0]) if reached.any() else None
         for name in FINAL:
             value = metrics[name][s, end]
             # As few digits as tell a float32 from its neighbours.

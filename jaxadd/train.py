@@ -23,7 +23,7 @@ from jaxadd import losses
 from jaxadd.config import Hyper, RunConfig, hyper
 from jaxadd.lanes import over_lanes, side_by_side, take
 from jaxadd.model import Params
-from jaxadd.placement import Places, bytes_of
+from jaxadd.placement import Places
 from jaxadd.tasks import Batch, Data, Predict
 
 RUNNING, STOPPED, DIVERGED = 0, 1, 2
@@ -173,19 +173,27 @@ class Trainer:
           entries are the evaluations made; and "rows" (how many each device made), "step" `[S]` and "status" `[S]`.
           Here S counts idle lanes, too.
         """
+        end, last = start + count, self.config.steps
+        evaluations = len(range(start + -start % eval_every, end, eval_every)) + (start <= last < end)
+        chex.assert_scalar_in(count, 1, CAPACITY)
+        chex.assert_scalar_in(evaluations, 0, EVALUATIONS)
         arguments = self._arguments(placed, start, count, eval_every)
         if self.config.debug:
             with jax.disable_jit(), jax.debug_nans(True):
                 state, *recorded = self._chunk(*arguments)
         else:
-            state, *recorded = self._program(arguments)(*arguments)
+            state, *recorded = self._compile(arguments)(*arguments)
         return placed._replace(state=state), *recorded
 
     def _arguments(self, placed: Placed, *numbers: int) -> tuple:
         data = Data(self.data.shared, placed.data)
         return placed.state, placed.hyper, data, *(np.int32(n) for n in (*numbers, self.config.steps))
 
-    def _program(self, arguments: tuple) -> Any:
+    def program(self, placed: Placed) -> Any:
+        """Give the chunk compiled for so many places, arrays or shapes of them; once for each number of them."""
+        return self._compile(self._arguments(placed, 0, 1, self.config.eval_every))
+
+    def _compile(self, arguments: tuple) -> Any:
         """Compile the chunk for so many places; every device runs it on its own lanes, and looks at no other's."""
         rows = len(arguments[0].step)
         if rows not in self._compiled:
@@ -207,30 +215,6 @@ class Trainer:
         other = Trainer(replace(self.config, seeds=tuple(seeds), vary=vary), self.places.count)
         other._compiled, other._evaluate_compiled = self._compiled, self._evaluate_compiled
         return other
-
-    def memory(self) -> int:
-        """Give the bytes that training takes on each device: the compiled chunk's, by the compiler's own analysis,
-        and the states of lanes that wait for their turn.
-        """
-        rows, shapes = self.places.rows(), Placed(self.abstract_state(), self.hyper, self.data.lane)
-        where, devices = self.places.spread, self.places.mesh.size
-        placed = jax.tree.map(lambda x: jax.ShapeDtypeStruct((rows, *x.shape[1:]), x.dtype, sharding=where), shapes)
-        found = self._program(self._arguments(placed, 0, 1, self.config.eval_every)).memory_analysis()
-        recorded = found.output_size_in_bytes - found.alias_size_in_bytes
-        # What one chunk recorded is read while the next is computed.
-        chunk = found.argument_size_in_bytes + found.temp_size_in_bytes + found.generated_code_size_in_bytes
-        # The state of all lanes waits beside that of those whose turn it is; where lanes are computed side by side,
-        # as soon as one is done. Several devices gather whom they place from each other.
-        held = bytes_of(shapes.state) if self.places.lanes != rows or side_by_side() else 0
-        waiting = held // devices if self.places.home == where else held
-        gathered = held * rows // self.places.lanes if devices > 1 else 0
-        return int(chunk + 2 * recorded + waiting + gathered)
-
-    def arithmetic(self) -> int:
-        """Count the floating-point operations in the matrix products of one step of one lane."""
-        params = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), self.abstract_state().params)
-        batch, _ = self.abstract_batches()
-        return _count_products(jax.make_jaxpr(jax.grad(self.loss, has_aux=True))(params, batch).jaxpr)
 
     def abstract_batches(self) -> tuple[Batch, Batch]:
         """Give the shapes and dtypes of one lane's train and test batch without computing them."""
@@ -323,7 +307,9 @@ class Trainer:
         status = jnp.where(state.status == RUNNING, verdict, state.status)
 
         def update() -> tuple[TrainState, jax.Array]:
-            updates, opt_state = hyper.transform().update(grads, state.opt_state, state.params)
+            # Some optimisers and filters make matrix products of their own.
+            with jax.default_matmul_precision(self.config.model.precision):
+                updates, opt_state = hyper.transform().update(grads, state.opt_state, state.params)
             params = optax.apply_updates(state.params, updates)
             return TrainState(params, opt_state, state.key, state.step + 1, status), optax.tree.norm(updates)
 
@@ -338,25 +324,10 @@ class Trainer:
         stop = self.config.stop
         if stop.metric == "none":
             return jnp.bool_(False)
-        value = row[stop.metric]
-        reached = value <= stop.threshold if stop.metric.endswith("loss") else value >= stop.threshold
+        reached = stop.reached(row[stop.metric])
         return reached & due if stop.metric in TEST_METRICS else reached
 
 
 def _score(logits: jax.Array, targets: jax.Array, loss: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
     right = jnp.all(losses.margin(logits, targets) > 0, axis=-1)
     return jnp.mean(loss), (jnp.mean(right.astype(jnp.float32)), jnp.mean(loss, axis=0))
-
-
-def _count_products(jaxpr: Any) -> int:
-    total = 0
-    for equation in jaxpr.eqns:
-        if equation.primitive.name == "dot_general":
-            (contracted, _), _ = equation.params["dimension_numbers"]
-            left = equation.invars[0].aval.shape
-            total += 2 * math.prod(equation.outvars[0].aval.shape) * math.prod(left[i] for i in contracted)
-        for inner in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda x: hasattr(x, "eqns")):
-            inner = getattr(inner, "jaxpr", inner)
-            if hasattr(inner, "eqns"):
-                total += _count_products(inner) * equation.params.get("length", 1)
-    return total

@@ -4,9 +4,13 @@ import sys
 from dataclasses import replace
 
 import jax
+import numpy as np
+import pytest
 
 from experiments import benchmark
 from experiments.benchmark import Benchmark
+from jaxadd.fit import fit
+from jaxadd.lanes import take
 from jaxadd.train import Trainer
 
 
@@ -33,7 +37,10 @@ def test_lanes_side_by_side_are_timed_and_drawn(tiny, tmp_path, capsys, monkeypa
 
 
 def test_rows_of_a_step_do_what_they_say(tiny):
-    trainer = Trainer(replace(tiny, seeds=(0,)))
+    trainer = Trainer(replace(tiny, seeds=(0,), steps=20))
+    bare = benchmark._without_lanes(trainer, 20)()
+    lane = take(fit(trainer).state.params, 0)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5), bare, lane)
     for make in (benchmark._without_lanes, benchmark._plain, benchmark._batches, benchmark._measures):
         function = make(trainer, 2)
         function()
@@ -42,3 +49,10 @@ def test_rows_of_a_step_do_what_they_say(tiny):
         function = benchmark._chunk(trainer, 3, every)
         function()
         function()
+
+
+@pytest.mark.parametrize("words", [("--lanes", "0", "8"), ("--steps", "65"), ("--repeats", "0")])
+def test_numbers_out_of_range(shell, words):
+    status, _, error = shell("benchmark", *words)
+    assert status == 2
+    assert f"{words[0]} must be from 1 to" in error

@@ -58,6 +58,11 @@ def test_fields_of_any_depth_are_replaced_by_path():
     config = RunConfig(task=Addition())
     assert configs.with_values(config, {"task.mixture.uniform": 2.0}).task.mixture.uniform == 2.0
     assert configs.with_values(config, {"steps": 3, "task.digits": 2}).task.digits == 2
+    # Together: neither of these is valid without the other.
+    apart = configs.with_values(RunConfig(), {"model.d_model": 129, "model.heads": 3})
+    assert (apart.model.d_model, apart.model.heads) == (129, 3)
+    mixed = configs.with_values(config, {"task.mixture.uniform": 0.0, "task.mixture.cascades": 1.0})
+    assert mixed.task.mixture.weights == (0, 0, 1)
     values = configs.single_values(config)
     assert values["task.mixture.uniform"] == config.task.mixture.uniform
     assert not {"task", "task.mixture", "seeds", "vary"} & set(values)

@@ -88,7 +88,8 @@ def test_replay_of_steps_that_are_not_there(copy, arguments, words):
 
 
 def test_replay_is_not_overwritten(copy):
-    replays.replay(copy, 1, 3, **QUIET)
+    (copy / "replays" / "1-3").mkdir(parents=True)
+    (copy / "replays" / "1-3" / "metrics.npz").write_text("mine")
     with pytest.raises(ValueError, match="exists already"):
         replays.replay(copy, 1, 3, **QUIET)
     assert replays.replay(copy, 1, 3, name="again", **QUIET).name == "again"

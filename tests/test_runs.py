@@ -182,6 +182,29 @@ def test_leftovers_of_a_kill_are_removed(tiny, copy):
     assert not list((copy / "checkpoints").glob(".*"))
 
 
+def test_a_checkpoint_whose_replacement_was_cut_short_is_put_back(tiny, complete, copy):
+    """Killed between the moment when the old one is set aside, and when the new one takes its name."""
+    unfinish(copy, 20)
+    states = copy / "checkpoints"
+    (states / "00000020").rename(states / ".00000020.old")
+    (states / ".00000010.old").mkdir()  # Killed a moment later, when the new one was there.
+    notes = []
+    runs.train(Trainer(tiny), copy, note=notes.append)
+    assert notes == ["going on from step 20 of 40"]
+    assert not list(states.glob(".*"))
+    assert_same_run(copy, complete)
+
+
+def test_a_run_that_begins_again_keeps_its_new_states_not_those_of_the_lost_record(tiny, copy):
+    (copy / "metrics.npz").unlink()
+    (copy / "summary.json").unlink()
+    kept = []
+    runs.train(Trainer(tiny), copy, keep=2, watch=lambda _: kept.append(steps_of(copy)), **QUIET)
+    assert [0, 10] in kept
+    assert [20, 30] in kept
+    assert steps_of(copy) == [30, 40]
+
+
 def test_another_config_is_refused_with_the_difference(tiny, copy):
     with pytest.raises(ValueError, match=r"another config \(optimizer.lr: 0.02 here, 0.01 there\)"):
         runs.train(Trainer(replace(tiny, optimizer=replace(tiny.optimizer, lr=0.02))), copy, **QUIET)

@@ -5,7 +5,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,9 @@ import numpy as np
 from jaxadd import config as configs
 from jaxadd.errors import UserError
 from jaxadd.files import write_text
+from jaxadd.runs import Note
 from jaxadd.sweeps.design import Sweep, share, structures
+from jaxadd.sweeps.results import alone
 
 
 def part_of(text: str) -> tuple[int, int]:
@@ -25,7 +26,7 @@ def part_of(text: str) -> tuple[int, int]:
 
 
 def join(
-    coordinator: str | None, count: int, index: int, sweep: Sweep, folder: Path, note: Callable[[str], None] = print
+    coordinator: str | None, count: int, index: int, sweep: Sweep, folder: Path, note: Note = print
 ) -> tuple[int, int] | None:
     """Join the other processes of `jax.distributed`, agree with them on the sweep, and give this one's part of it.
 
@@ -77,8 +78,8 @@ def join(
             f"the processes were told different sweeps or folders: {', '.join(map(str, other))} differ from "
             "process 0; start all with the same arguments"
         )
-    folder.mkdir(parents=True, exist_ok=True)
-    write_text(met, digest)
+    with alone(folder):  # All of them write it, at the same moment.
+        write_text(met, digest)
     return index, count
 
 

@@ -46,7 +46,7 @@ def waves_of(folder: Path) -> Iterator[tuple[int, int, Path]]:
         if not (first.isdecimal() and last.isdecimal()):
             continue
         visible = [inside.name for inside in path.iterdir() if not inside.name.startswith(".")]
-        # Looked at after the others, which another process makes after it.
+        # Looked at last: another process makes it first.
         if not (path / "config.json").is_file():
             if visible:
                 raise UserError(f"{path} has lost its config.json; {_MOVE}")
@@ -117,7 +117,7 @@ def rows(folder: str | os.PathLike, sweep: Sweep) -> list[Row]:
                 ) from error
             made = max(1, sum(lane["steps"] for lane in lanes))
             seconds |= {first + i: summary["run_seconds"] * lane["steps"] / made for i, lane in enumerate(lanes)}
-    names = [step_of(*threshold) for threshold in thresholds(sweep.base)] + [f"final_{metric}" for metric in FINAL]
+    names = [step_of(stop) for stop in thresholds(sweep.base)] + [f"final_{metric}" for metric in FINAL]
     found = []
     for structure in structures(sweep):
         for lane in structure.lanes:

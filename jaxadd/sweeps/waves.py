@@ -20,18 +20,16 @@ from typing import Any
 import jax
 
 from jaxadd import config as configs
-from jaxadd import runs
+from jaxadd import costs, runs
 from jaxadd.errors import UserError
 from jaxadd.files import write_text
 from jaxadd.lanes import side_by_side
-from jaxadd.placement import bytes_of
 from jaxadd.sweeps.design import Lane, Structure, Sweep, share, structures
 from jaxadd.sweeps.results import Row, alone, check_waves, load, wave_folder, waves_of, write_table
-from jaxadd.train import METRICS, Trainer
+from jaxadd.train import Trainer
 
-Note = Callable[[str], None]
 _SHARE = 0.8  # of the memory that is free
-_TURNS = 4  # Times as many lanes as places in a wave: on the average an eighth of the places of a turn is empty.
+_TURNS = 4  # Lanes for each place of a wave: so the last turn leaves an eighth of the places idle, on the average.
 
 
 def run(
@@ -43,7 +41,7 @@ def run(
     width: int | None = None,
     keep: int = 2,
     watching: Callable[[int, int, Structure], Any] | None = None,
-    note: Note = print,
+    note: runs.Note = print,
 ) -> list[Row]:
     """Train what is missing of a sweep.
 
@@ -92,7 +90,7 @@ class _Crew:
     width: int | None
     keep: int
     watching: Callable[[int, int, Structure], Any]
-    note: Note
+    note: runs.Note
 
     def train(self, structure: Structure, mine: frozenset[int]) -> Iterator[None]:
         """Train my lanes of a structure, wave by wave: those that were begun, as they were begun, and the missing."""
@@ -103,7 +101,7 @@ class _Crew:
             wave = [lane for lane in structure.lanes if low <= lane.index <= high]
             if low in mine and wave and not (path / "summary.json").is_file():
                 places = runs.read_origin(path).places
-                if trainer is None or trainer.places.count != places:  # Else it has compiled for them already.
+                if trainer is None or trainer.places.count != places:  # So many have not been compiled for.
                     trainer = Trainer(structure.part(wave), places)
                 trainer = self._wave(structure, wave, trainer)
                 yield
@@ -128,14 +126,7 @@ class _Crew:
         while True:
             try:
                 with self.watching(first, last, structure) as (watch, note):
-                    runs.train(
-                        trainer,
-                        place,
-                        experiment=self.experiment,
-                        keep=self.keep,
-                        watch=watch,
-                        note=note,
-                    )
+                    runs.train(trainer, place, experiment=self.experiment, keep=self.keep, watch=watch, note=note)
                 return trainer
             except jax.errors.JaxRuntimeError as error:
                 trainer = Trainer(config, self._half(trainer.places.count, error))
@@ -152,18 +143,17 @@ class _Crew:
             if self.width is not None:
                 return trainer
             try:
-                need, host = trainer.memory(), _on_host(trainer)
+                need = costs.device_memory(trainer)
             except jax.errors.JaxRuntimeError as error:
                 places = self._half(places, error)
                 continue
-            if not side_by_side():
-                need += host // trainer.places.mesh.size  # The record is in the same memory.
-            excess = need / _free() / _SHARE
+            free = costs.free_on_device()
+            excess = need / free / _SHARE
             if excess <= 1 or places == 1:
                 return trainer
             fewer = max(1, min(places - 1, int(0.95 * places / excess)))
             self.note(
-                f"{places} lanes at once need {need / 2**30:.1f} GiB of each device, which has {_free() / 2**30:.1f} "
+                f"{places} lanes at once need {need / 2**30:.1f} GiB of each device, which has {free / 2**30:.1f} "
                 f"free; {fewer} are taken"
             )
             places = fewer
@@ -181,34 +171,10 @@ class _Crew:
         return places // 2
 
 
-def _free() -> int:
-    """Give the bytes that a device has free; CPU devices share those of the machine."""
-    device = jax.local_devices()[0]
-    stats = device.memory_stats() if device.platform != "cpu" else None
-    return stats["bytes_limit"] - stats["bytes_in_use"] if stats else _free_on_host() // jax.local_device_count()
-
-
-def _free_on_host() -> int:
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        return next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
-    except (OSError, StopIteration):
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
-
-
 def _hosted(trainer: Trainer) -> int:
     """Give how many of its lanes one wave may have for its record to fit the memory of the host."""
-    return max(1, min(trainer.places.lanes, int(trainer.places.lanes * _SHARE * _free_on_host() / _on_host(trainer))))
-
-
-def _on_host(trainer: Trainer) -> int:
-    """Give the bytes of the record on the host: kept, joined with what is new, and written."""
-    config = trainer.config
-    columns = len(METRICS) + len(config.task.sizes.read)
-    measured = bytes_of(jax.eval_shape(trainer.evaluate, trainer.abstract_state().params))
-    return 3 * (
-        4 * columns * len(config.seeds) * (config.steps + 1) + measured * (config.steps // config.eval_every + 1)
-    )
+    lanes = trainer.places.lanes
+    return max(1, min(lanes, int(lanes * _SHARE * costs.free_on_host() / costs.host_memory(trainer))))
 
 
 def _cut(lanes: Sequence[Lane], size: int) -> list[list[Lane]]:
