@@ -132,7 +132,14 @@ PRESETS = {
 
 def contend(contest: Contest, train: Callable[[Sweep, str, str], list[Row]]) -> cli.Findings:
     """Search and repeat every recipe, each sweep by `train`, and set them beside each other."""
-    head = ("recipe", "finalists", "reached", "steps, median (quartiles)", "seconds", "in the search")
+    head = (
+        "recipe",
+        "finalists",
+        "reached",
+        "steps, median (quartiles)",
+        "seconds",
+        "settings that arrive in the search",
+    )
     curves, standings = {}, []
     for recipe in contest.recipes:
         name = recipe.replace(" ", "-").replace("⊥", "orthogonal-")
@@ -146,8 +153,9 @@ def contend(contest: Contest, train: Callable[[Sweep, str, str], list[Row]]) -> 
         finals = [(row, rows[i * each : (i + 1) * each]) for i, row in enumerate(best)]
         finals.sort(key=lambda final: _standing(final[1]))
         curves[recipe] = sweeps.survival(finals[0][1], _REACHED, contest.steps)
+        arrived = f"{sum(row[_REACHED] is not None for row in tried)} of {len(tried)}"
         lines = [
-            (recipe if i == 0 else "", _said(row, axes), *_outcome(found), report.spread([row[_REACHED]]))
+            (recipe if i == 0 else "", _said(row, axes), *_outcome(found), arrived if i == 0 else "")
             for i, (row, found) in enumerate(finals)
         ]
         standings.append((_standing(finals[0][1]), lines))

@@ -146,9 +146,7 @@ def sweep(
         structures = sweeps.structures(planned)
         lanes = sum(len(structure.lanes) for structure in structures)
         print(f"{about.strip()}\n\n{lanes} lanes, {len(structures)} to compile, in {folder}")
-        rows = _trained(
-            planned, folder, part=part, width=workers.width, keep=workers.keep, watching=_watching("", lanes)
-        )
+        rows = _train(planned, folder, part=part, width=workers.width, keep=workers.keep)
         unfinished = sum(row["status"] in (sweeps.WAITING, sweeps.UNFINISHED) for row in rows)
         if unfinished:
             print(
@@ -186,7 +184,7 @@ def contest(
 
     def action(arguments: Arguments, folder: Path) -> int:
         def train(planned: Sweep, name: str, label: str) -> list[sweeps.Row]:
-            return _trained(planned, folder / name, watching=_watching(f"{label} "))
+            return _train(planned, folder / name, f"{label} ")
 
         print(f"{about.strip()}\n\n{'folder':<{report.INDENT}}{folder}")
         findings = contend(arguments.config, train)
@@ -197,23 +195,24 @@ def contest(
     return _experiment(module, about, presets, action)
 
 
-def _trained(planned: Sweep, folder: Path, **options: Any) -> list[sweeps.Row]:
-    """Train a sweep, told of on standard error; gives its rows."""
-    note = lambda text: print(f"note: {text}", file=sys.stderr)  # noqa: E731
-    return sweeps.run(planned, folder, experiment=HOMES[type(planned.base.task)], note=note, **options)
-
-
-def _watching(label: str, total: int | None = None) -> Callable:
-    """Make the `watching` of `sweeps.run`: a bar for each wave."""
+def _train(planned: Sweep, folder: Path, label: str = "", **options: Any) -> list[sweeps.Row]:
+    """Train a sweep with a bar for each wave; gives its rows."""
+    total = sum(len(structure.lanes) for structure in sweeps.structures(planned))
 
     @contextlib.contextmanager
     def watching(first: int, last: int, structure: sweeps.Structure) -> Iterator:
         lanes = f"lane {first}" if first == last else f"lanes {first} to {last}"
-        of = f" of {total}" if total else ""
-        with report.progress_bar(structure.config.steps, f"{label}{lanes}{of} ") as bar:
+        with report.progress_bar(structure.config.steps, f"{label}{lanes} of {total} ") as bar:
             yield bar
 
-    return watching
+    return sweeps.run(
+        planned,
+        folder,
+        experiment=HOMES[type(planned.base.task)],
+        watching=watching,
+        note=lambda text: print(f"note: {text}", file=sys.stderr),
+        **options,
+    )
 
 
 def command(module: str, options: type, function: Callable[[Any], int]) -> int:

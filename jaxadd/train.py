@@ -93,7 +93,7 @@ class Trainer:
             params = jax.tree.map(lambda w: w * hyper.init_scale, self.model.init(init_key))
             return TrainState(params, hyper.transform().init(params), data_key, jnp.int32(0), jnp.int32(RUNNING))
 
-        drawn = jax.jit(jax.vmap(lane), out_shardings=self.places.home)
+        drawn = jax.jit(over_lanes(lane), out_shardings=self.places.home)
         return drawn(self.hyper, jnp.asarray(self.config.seeds, jnp.uint32))
 
     def turns(self, state: TrainState, step: int) -> tuple[list[np.ndarray], float]:
