@@ -133,7 +133,7 @@ def phase_diagram(
 
     Args:
       steps: `[K, Y, X]`, the median step over lanes; inf for never.
-      outcomes: `[K, Y, X]`, share of lanes with each of OUTCOMES, `[K, Y, X, 4]`.
+      outcomes: `[K, Y, X, 4]`, the share of lanes with each of OUTCOMES.
       x: values of the axis to the right.
       y: values of the axis upwards.
       names: of both.
