@@ -243,6 +243,7 @@ def fractions(
             label="a seed" if x == fraction[0] else None,
         )
         if never := len(values) - len(known):
+            ax.margins(y=0.12)  # Room for this above the highest seed.
             ax.annotate(
                 f"{never} never",
                 (x, 1),
