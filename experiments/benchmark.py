@@ -54,6 +54,8 @@ class Benchmark:
     """with --lanes: draw the time by the number of networks here, as PNG"""
 
     def __post_init__(self) -> None:
+        if self.figure and not self.lanes:
+            raise UserError("--figure draws the times of --lanes, and there are none")
         numbers = {"repeats": (self.repeats, 1000), "steps": (self.steps, EVALUATIONS)}
         for name, (value, most) in (numbers | {"lanes": (min(self.lanes, default=1), 2**20)}).items():
             if not 1 <= value <= most:

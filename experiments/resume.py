@@ -9,6 +9,7 @@ from typing import Annotated
 import tyro
 
 from jaxadd import cli, runs
+from jaxadd.errors import UserError
 from jaxadd.train import Trainer
 
 
@@ -25,6 +26,8 @@ class Resume:
 def main(options: Resume) -> int:
     """Resume and report; gives the exit status."""
     origin = runs.read_origin(options.run)
+    if options.steps is not None and (options.run.resolve().parent.parent / "sweep.json").is_file():
+        raise UserError(f"{options.run} is a wave of a sweep, which has its steps in common; sweep anew for more")
     config = origin.config if options.steps is None else replace(origin.config, steps=options.steps)
     extend = options.steps is not None
     trainer = Trainer(config, origin.places)

@@ -86,9 +86,11 @@ def conclude(sweep: Sweep, folder: Path, rows: Sequence[Row]) -> cli.Findings:
     seconds = sum(row["seconds"] for row in rows)
     rate = sum(row["steps"] for row in rows) / max(seconds, 1e-9)
     text += f"\n{len(rows)} lanes in {seconds:,.0f} s of training alone: {rate:,.0f} lane-steps a second"
-    own = [name.partition(".")[2] for name in axes if name.startswith("task.")]
-    task = f"{type(sweep.base.task).__name__} by {', '.join(own)}" if own else sweep.base.task.title
-    title = f"{task}, {len(sweep.base.seeds)} seeds" + (" a setting" if axes else "")
+    # The task's own title may name a number that is an axis.
+    own = any(name.startswith("task.") for name in axes)
+    task = type(sweep.base.task).__name__.lower() if own else sweep.base.task.title
+    by = f" by {', '.join(name.rpartition('.')[2] for name in axes)}" if axes else ""
+    title = f"{task}{by}, {len(sweep.base.seeds)} seeds" + (" a setting" if axes else "")
     reached = {name: sweeps.survival(members, learned, sweep.base.steps) for name, members in groups.items()}
     level = f"{stop.threshold:.0%}" if stop.metric.endswith("accuracy") else f"{stop.threshold:g} nats"
     what = f"{level} {stop.metric.replace('_', ' ')}"

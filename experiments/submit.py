@@ -107,16 +107,30 @@ def main(options: Submit) -> int:
     executor.update_parameters(name="jaxadd", **asked)
     jobs = executor.submit_array(tasks)
     for job, task in zip(jobs, tasks, strict=True):
-        print(f"{job.job_id}  {shlex.join(task.command[1:])}")
+        print(f"{job.job_id}  python {shlex.join(task.command[1:])}")
     if not options.wait:
         return 0
-    failed = [job.job_id for job in jobs if job.exception() is not None]
+    try:
+        failed = [job for job in jobs if job.exception() is not None]
+    except KeyboardInterrupt:
+        if options.cluster == "slurm":
+            print(f"no longer waiting; the tasks go on, and scancel {jobs[0].job_id.partition('_')[0]} ends them")
+        else:
+            for job in jobs:
+                job.cancel()
+            print("the tasks were ended; the same command goes on")
+        return 130
     if failed:
-        raise UserError(
-            f"{len(failed)} tasks failed: {', '.join(failed)}; see why in {options.logs}, mend it, and the same "
-            "command goes on"
-        )
+        why = "; ".join(f"{job.job_id}: {_last_error(job.paths.stderr)}" for job in failed)
+        raise UserError(f"{len(failed)} tasks failed ({why}); mend it, and the same command goes on")
     return 0
+
+
+def _last_error(log: Path) -> str:
+    """Give what a task said of why it failed, or where to look."""
+    lines = log.read_text().splitlines() if log.is_file() else []
+    said = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+    return said[-1] if said else f"see {log}"
 
 
 if __name__ == "__main__":

@@ -92,6 +92,10 @@ class Contest:
     def __post_init__(self) -> None:
         if not self.recipes:
             raise UserError(f"no recipe takes part; there are {', '.join(RECIPES)}")
+        if len(set(self.recipes)) < len(self.recipes):
+            raise UserError(f"every recipe takes part once, got {', '.join(self.recipes)}")
+        if self.points < 1:
+            raise UserError(f"--points must be at least 1, got {self.points}")
         if unknown := [name for name in self.recipes if name not in RECIPES]:
             raise UserError(f"no recipe is named {', '.join(unknown)}; there are {', '.join(RECIPES)}")
 

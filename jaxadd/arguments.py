@@ -124,6 +124,8 @@ def parse(module: str, about: str, presets: Mapping[str, Config], argv: list[str
         config=(tyro.conf.AvoidSubcommands,),
     )
     before, after = configs.flat(config), configs.flat(arguments.config)
+    if after.get("count") is not None and after["base.seeds"] != before["base.seeds"]:
+        raise UserError("--count and --seeds both name the seeds; choose one")
     name += [f"{path.removeprefix('base.')}={v}" for path, v in after.items() if v != before.get(path)]
     text = ",".join(name).translate(str.maketrans("/\\", "__", "[]' "))
     text = text if len(text) <= 100 else f"{text[:88]}~{hashlib.sha256(text.encode()).hexdigest()[:8]}"

@@ -252,7 +252,8 @@ def show(folder: Path, findings: Findings) -> None:
     for name, figure in findings.figures.items():
         with replacing(target / f"{name}.png") as part:
             figure.savefig(part, format="png")
-    print(f"{'figures':<{report.INDENT}}{target}/{{{','.join(findings.figures)}}}.png")
+    names = ",".join(findings.figures)
+    print(f"{'figures':<{report.INDENT}}{target}/{f'{{{names}}}' if len(findings.figures) > 1 else names}.png")
     print(f"{'folder':<{report.INDENT}}{folder}")
 
 
@@ -275,6 +276,12 @@ def _guard(action: Callable[[], int], after_interrupt: str = "") -> int:
     """Act; what the user can mend becomes one line on standard error and status 2."""
     try:
         return action()
+    except (FileExistsError, NotADirectoryError) as error:
+        print(
+            f"error: {error.filename} is a file where a folder should be; choose another --name or --runs",
+            file=sys.stderr,
+        )
+        return 2
     except (UserError, OSError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2

@@ -56,3 +56,9 @@ def test_numbers_out_of_range(shell, words):
     status, _, error = shell("benchmark", *words)
     assert status == 2
     assert f"{words[0]} must be from 1 to" in error
+
+
+def test_a_figure_needs_lanes(shell):
+    status, _, error = shell("benchmark", "--figure", "time.png")
+    assert status == 2
+    assert "--figure draws the times of --lanes" in error

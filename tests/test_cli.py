@@ -188,6 +188,7 @@ def test_steps_that_are_none(text):
     ("words", "said"),
     [
         (["--count", "0"], "--count must be from 1 to 1,000,000, got 0"),
+        (["--count", "2", "--seeds", "5", "6"], "--count and --seeds both name the seeds"),
         (["--count", "100000000000"], "got 100,000,000,000"),
         (["--axes", "optimizer.speed=1"], "no axis can be named optimizer.speed"),
         (["--processes", "2"], "need --coordinator"),

@@ -220,6 +220,29 @@ def test_a_lane_that_diverged_stays_among_those_that_never_arrive(sweep, swept):
     np.testing.assert_array_equal(curve.censored, [20] * len(curve.censored))
 
 
+@pytest.mark.parametrize("damage", ["lost", "half"])
+def test_a_sweep_whose_json_is_damaged_is_known_by_its_waves(sweep, swept, tmp_path, damage):
+    folder, notes = shutil.copytree(swept, tmp_path / "it"), []
+    path = folder / "sweep.json"
+    whole = path.read_text()
+    path.unlink() if damage == "lost" else path.write_text(whole[:100])
+    other = replace(sweep, base=replace(sweep.base, optimizer=replace(sweep.base.optimizer, b1=0.8)))
+    with pytest.raises(ValueError, match=r"is no wave of this sweep \(optimizer\.b1: 0\.8 here, 0\.9 there\)"):
+        sweeps.run(other, folder, note=notes.append)
+    assert path.exists() == (damage == "half")
+    rows = sweeps.run(sweep, folder, note=notes.append)
+    assert "it is written again" in notes[-1]
+    assert path.read_text() == whole
+    assert not {"waiting", "unfinished"} & {row["status"] for row in rows}
+
+
+def test_a_wave_whose_config_is_damaged_is_told_of(sweep, swept, tmp_path):
+    folder = shutil.copytree(swept, tmp_path / "it")
+    (folder / "lanes" / "000000-000005" / "config.json").write_text("{")
+    with pytest.raises(ValueError, match=r"cannot be read as the config of a run: .*; move .*000000-000005 away"):
+        sweeps.run(sweep, folder, **QUIET)
+
+
 def test_another_sweep_under_the_same_name_is_refused(sweep, swept, tmp_path):
     with pytest.raises(ValueError, match=r"holds another sweep, which differs in optimizer\.lr"):
         sweeps.run(replace(sweep, base=replace(sweep.base, optimizer=replace(sweep.base.optimizer, lr=5.0))), swept)

@@ -76,6 +76,32 @@ def test_only_the_published_setting_is_set_beside_the_published_runs(shell, tmp_
     assert "7,583" not in frac_train.conclude(other, tmp_path, rows).text
 
 
+def test_a_contest_that_is_none():
+    for wrong, said in (
+        ({"recipes": ()}, "no recipe"),
+        ({"recipes": ("Lion", "Lion")}, "once"),
+        ({"points": 0}, "points"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            Contest(**wrong)
+
+
+def test_a_wave_is_not_made_longer_than_its_sweep(shell, tmp_path):
+    words = ("--seeds", "0", "--steps", "10", "--name", "it")
+    assert shell("seed_sweep", "debug", *words)[0] == 0
+    (wave,) = (tmp_path / "runs" / "seed_sweep" / "it" / "lanes").iterdir()
+    status, _, error = shell("resume", wave, "--steps", "20")
+    assert status == 2
+    assert "is a wave of a sweep" in error
+
+
+def test_the_reason_of_a_failed_task_is_found_in_its_log(tmp_path):
+    log = tmp_path / "log.err"
+    assert submit._last_error(log) == f"see {log}"
+    log.write_text("error: the disk is full\nTraceback\n  File\nCalledProcessError\n")
+    assert submit._last_error(log) == "the disk is full"
+
+
 def test_settings_that_differ_little_are_told_apart():
     rows = [{"a": value, "b": 3} for value in (0.9995, 0.99951, 0.9995)]
     groups = seed_sweep._by_setting(rows, ["a", "b"])

@@ -196,6 +196,8 @@ def time_by_lanes(lanes: Sequence[int], seconds: Sequence[float], title: str) ->
       seconds: of one step of all of them.
       title: of the figure.
     """
+    from matplotlib.ticker import LogLocator
+
     figure = new_figure((5.6, 4.0), title)
     ax = figure.subplots()
     milliseconds = 1e3 * np.asarray(seconds)
@@ -205,6 +207,7 @@ def time_by_lanes(lanes: Sequence[int], seconds: Sequence[float], title: str) ->
     ax.set(xscale="log", yscale="log", xlabel="networks S", ylabel="time of one step of all, ms")
     ax.set_xticks(lanes, [f"{count:,}" for count in lanes])
     ax.minorticks_off()
+    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     ax.yaxis.set_major_formatter("{x:g}")
     ax.legend()
     return figure

@@ -1,5 +1,6 @@
 """What a sweep consists of: axes, their design, and the lanes and structures that follow from them."""
 
+import collections
 import difflib
 import itertools
 import math
@@ -72,14 +73,18 @@ class Sweep:
             if axis.low is None:
                 continue
             if self.design != "random":
-                raise UserError(f"axis {axis.name} is a range, which only a random design draws from")
+                raise UserError(
+                    f"axis {axis.name} is a range, which only a random design draws from; ask for one and its points"
+                )
             if type(known[axis.name]) not in (int, float):
                 raise UserError(f"{axis.name} is no number that could be drawn from a range; list its values")
         lengths = {len(axis.values) for axis in self.axes}
         if self.design == "list" and len(lengths) > 1:
             raise UserError("in a list all axes need as many values as each other")
-        if (self.design == "random") != (self.points > 0):
-            raise UserError("a random design needs points of at least 1, and no other design takes any")
+        if self.design == "random" and self.points < 1:
+            raise UserError(f"a random design needs points of at least 1, got {self.points}")
+        if self.design != "random" and self.points:
+            raise UserError(f"a {self.design} has the points that its axes give; only a random design takes points")
         if self.design == "random" and not self.axes:
             raise UserError("the design is empty: there is no axis to draw from")
         for axis in self.axes:
@@ -95,8 +100,9 @@ class Sweep:
         settings = self.settings()
         for point in settings:
             configs.with_values(self.base, point)
-        if len({tuple(point.items()) for point in settings}) < len(settings):
-            raise UserError("the design names the same point twice")
+        ((point, times),) = collections.Counter(tuple(point.items()) for point in settings).most_common(1)
+        if times > 1:
+            raise UserError(f"the design names the same point twice: {', '.join(f'{k} {v}' for k, v in point)}")
         if self.design == "random" and len(settings) < self.points:
             raise UserError(f"{self.points} different points cannot be drawn; the axes have about {len(settings)}")
 
@@ -140,7 +146,9 @@ def check_axis(name: str, base: RunConfig) -> Any:
     if name not in possible:
         numbers = configs.traced(base)
         structural = [path for path in possible if path not in numbers]
-        meant = "".join(f" (did you mean {path}?)" for path in difflib.get_close_matches(name, possible, 1))
+        last = [path for path in possible if path.rpartition(".")[2] == name]
+        close = last or difflib.get_close_matches(name, possible, 1)
+        meant = f" (did you mean {' or '.join(close)}?)" if close else ""
         raise UserError(
             f"no axis can be named {name or 'nothing'}{meant}; lanes can differ in {', '.join(numbers)}; "
             f"structure, compiled for each value, are {', '.join(structural)}"

@@ -62,7 +62,10 @@ def check_waves(folder: Path, planned: Sequence[Structure]) -> None:
     lanes = {lane.index: (structure, lane) for structure in planned for lane in structure.lanes}
     for first, last, path in waves_of(folder):
         found = [lanes[i] for i in range(first, last + 1) if i in lanes]
-        config = runs.read_origin(path).config
+        try:
+            config = runs.read_origin(path).config
+        except UserError as error:
+            raise UserError(f"{error}; {_MOVE.replace('it', str(path), 1)}") from error
         if len(found) <= last - first or any(structure is not found[0][0] for structure, _ in found):
             raise UserError(f"{path} has lanes that the sweep has not, or not together; {_MOVE}")
         ours = found[0][0].part([lane for _, lane in found])

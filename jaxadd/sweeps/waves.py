@@ -71,7 +71,7 @@ def run(
     if keep < 0:
         raise UserError(f"keep must be at least 0, got {keep}")
     with alone(folder):
-        _claim(folder, sweep)
+        _claim(folder, sweep, planned, note)
     check_waves(folder, planned)
     write_table(folder, sweep)
     crew = _Crew(folder, experiment, width, keep, watching or (lambda *_: contextlib.nullcontext((None, note))), note)
@@ -192,17 +192,21 @@ def _cut(lanes: Sequence[Lane], size: int) -> list[list[Lane]]:
     return waves
 
 
-def _claim(folder: Path, sweep: Sweep) -> None:
+def _claim(folder: Path, sweep: Sweep, planned: Sequence[Structure], note: runs.Note) -> None:
     """Write the sweep to its folder, or raise ValueError where the folder holds another."""
-    path = folder / "sweep.json"
+    path, theirs = folder / "sweep.json", None
     if path.is_file():
-        theirs = load(folder)
-        if theirs != sweep:
-            what = "; ".join(configs.difference(sweep.base, theirs.base)) or "axes or design"
-            raise UserError(f"{folder} holds another sweep, which differs in {what}; choose another name")
+        try:
+            theirs = load(folder)
+        except UserError as error:
+            note(f"{error}; it is written again")
     elif (folder / "lanes").is_dir():
-        raise UserError(f"{folder} has lanes but has lost its sweep.json; write it again, or choose another name")
+        note(f"{folder} has lost its sweep.json; it is written again")
     elif any(not path.name.startswith(".") for path in folder.iterdir()):
         raise UserError(f"{folder} holds other files and is no sweep; choose another name")
-    else:
+    if theirs is None:
+        check_waves(folder, planned)  # What was trained says whose it is.
         write_text(path, json.dumps(configs.to_json(sweep), indent=2) + "\n")
+    elif theirs != sweep:
+        what = "; ".join(configs.difference(sweep.base, theirs.base)) or "axes or design"
+        raise UserError(f"{folder} holds another sweep, which differs in {what}; choose another name")
