@@ -56,10 +56,13 @@ class Benchmark:
     def __post_init__(self) -> None:
         if self.figure and not self.lanes:
             raise UserError("--figure draws the times of --lanes, and there are none")
-        numbers = {"repeats": (self.repeats, 1000), "steps": (self.steps, EVALUATIONS)}
-        for name, (value, most) in (numbers | {"lanes": (min(self.lanes, default=1), 2**20)}).items():
-            if not 1 <= value <= most:
-                raise UserError(f"--{name} must be from 1 to {most:,}, got {value:,}")
+        for name, values, most in (
+            ("repeats", (self.repeats,), 1000),
+            ("steps", (self.steps,), EVALUATIONS),
+            ("lanes", self.lanes, 2**20),
+        ):
+            if wrong := [value for value in values if not 1 <= value <= most]:
+                raise UserError(f"--{name} must be from 1 to {most:,}, got {wrong[0]:,}")
 
 
 def main(config: Benchmark) -> int:

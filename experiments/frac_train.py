@@ -77,11 +77,12 @@ def inside_range(
         diverged never would.
     """
     arrived = [step for step in steps if step is not None]
-    # Those that had not arrived come later than `censored`, nobody knows when.
-    last = max(arrived, default=0) if censored is None else censored
+    if censored is not None and theirs > censored:
+        return "not known"  # Those that had not arrived come later than that, nobody knows when.
     if not arrived or theirs <= min(arrived) - every:
-        return "no" if theirs <= last or censored is None else "not known"
-    return "yes" if theirs <= last else "no" if censored is None else "not known"
+        return "no"
+    last = max(arrived) if censored is None else censored
+    return "yes" if theirs <= last else "no"
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import tyro
 
 from jaxadd import cli, runs
 from jaxadd.errors import UserError
+from jaxadd.sweeps import results
 from jaxadd.train import Trainer
 
 
@@ -26,7 +27,7 @@ class Resume:
 def main(options: Resume) -> int:
     """Resume and report; gives the exit status."""
     origin = runs.read_origin(options.run)
-    if options.steps is not None and (options.run.resolve().parent.parent / "sweep.json").is_file():
+    if options.steps is not None and results.is_wave(options.run):
         raise UserError(f"{options.run} is a wave of a sweep, which has its steps in common; sweep anew for more")
     config = origin.config if options.steps is None else replace(origin.config, steps=options.steps)
     extend = options.steps is not None

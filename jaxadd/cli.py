@@ -146,7 +146,7 @@ def sweep(
         structures = sweeps.structures(planned)
         lanes = sum(len(structure.lanes) for structure in structures)
         print(f"{about.strip()}\n\n{lanes} lanes, {len(structures)} to compile, in {folder}")
-        rows = _train(planned, folder, part=part, width=workers.width, keep=workers.keep)
+        rows = _train(planned, folder, lanes, part=part, width=workers.width, keep=workers.keep)
         unfinished = sum(row["status"] in (sweeps.WAITING, sweeps.UNFINISHED) for row in rows)
         if unfinished:
             print(
@@ -184,7 +184,8 @@ def contest(
 
     def action(arguments: Arguments, folder: Path) -> int:
         def train(planned: Sweep, name: str, label: str) -> list[sweeps.Row]:
-            return _train(planned, folder / name, f"{label} ")
+            lanes = len(planned.settings()) * len(planned.base.seeds)
+            return _train(planned, folder / name, lanes, f"{label} ")
 
         print(f"{about.strip()}\n\n{'folder':<{report.INDENT}}{folder}")
         findings = contend(arguments.config, train)
@@ -195,9 +196,8 @@ def contest(
     return _experiment(module, about, presets, action)
 
 
-def _train(planned: Sweep, folder: Path, label: str = "", **options: Any) -> list[sweeps.Row]:
-    """Train a sweep with a bar for each wave; gives its rows."""
-    total = sum(len(structure.lanes) for structure in sweeps.structures(planned))
+def _train(planned: Sweep, folder: Path, total: int, label: str = "", **options: Any) -> list[sweeps.Row]:
+    """Train a sweep of so many lanes with a bar for each wave; gives its rows."""
 
     @contextlib.contextmanager
     def watching(first: int, last: int, structure: sweeps.Structure) -> Iterator:
@@ -276,14 +276,11 @@ def _guard(action: Callable[[], int], after_interrupt: str = "") -> int:
     """Act; what the user can mend becomes one line on standard error and status 2."""
     try:
         return action()
-    except (FileExistsError, NotADirectoryError) as error:
-        print(
-            f"error: {error.filename} is a file where a folder should be; choose another --name or --runs",
-            file=sys.stderr,
-        )
-        return 2
     except (UserError, OSError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        said = " ".join(str(error).split())
+        if isinstance(error, FileExistsError | NotADirectoryError):
+            said = f"{error.filename} is a file where a folder should be; choose another --name or --runs"
+        print(f"error: {said}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"\ninterrupted{after_interrupt}", file=sys.stderr)

@@ -135,14 +135,15 @@ def hyper(config: RunConfig) -> Hyper:
 
 def with_values(config: RunConfig, values: Mapping[str, Any]) -> RunConfig:
     """Replace fields by path, as in "optimizer.lr"; raises ValueError for a name that is none, or a wrong value."""
+    for name in values:
+        _check_path(config, name)
     return replace(config, **_parts(config, values))
 
 
 def _parts(config: Any, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Give the fields that values by path change; each dataclass is made once, and checks its values together."""
+    """Give the fields that values by paths that exist change; each dataclass checks its values together."""
     inside: dict[str, dict[str, Any]] = {}
     for name, value in values.items():
-        _check_path(config, name)
         head, _, rest = name.partition(".")
         inside.setdefault(head, {})[rest] = value
     own = {}

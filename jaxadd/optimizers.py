@@ -14,7 +14,7 @@ import optax
 import optax.contrib
 
 from jaxadd.errors import check_numbers
-from jaxadd.trees import named_leaves
+from jaxadd.trees import map_named
 
 
 def _warm_up(lr: jax.typing.ArrayLike, warmup: jax.typing.ArrayLike) -> optax.Schedule:
@@ -189,9 +189,10 @@ class Muon:
 
 
 def _muon_labels(params: Any) -> Any:
-    hidden = ("blocks.", "layers.")
-    labels = ["matrix" if name.startswith(hidden) and ".W" in name else "other" for name, _ in named_leaves(params)]
-    return jax.tree.unflatten(jax.tree.structure(params), labels)
+    def label(name: str, w: jax.Array) -> str:
+        return "matrix" if name.startswith(("blocks.", "layers.")) and ".W" in name else "other"
+
+    return map_named(label, params)
 
 
 def _matrices(params: Any) -> Any:
@@ -202,8 +203,7 @@ def _matrices(params: Any) -> Any:
             return optax.contrib.MuonDimensionNumbers(0, 1)
         return optax.contrib.MuonDimensionNumbers(*(((0, 1), 2) if name.endswith("W_O") else (1, (0, 2))))
 
-    named = [axes(name, w) for name, w in named_leaves(params)]
-    return jax.tree.unflatten(jax.tree.structure(params), named)
+    return map_named(axes, params)
 
 
 Optimizer = AdamW | Adam | SGD | Lion | Muon

@@ -1,5 +1,6 @@
 """Trees as named arrays: the names that parameters and states have on disk, in tables and in figures."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -8,8 +9,16 @@ import numpy as np
 
 def named_leaves(tree: Any) -> list[tuple[str, Any]]:
     """List the leaves of a pytree with their paths, as in "blocks.0.attn.W_Q"."""
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return [(jax.tree_util.keystr(path, simple=True, separator="."), leaf) for path, leaf in leaves]
+    return [(_name(path), leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)]
+
+
+def map_named(function: Callable[[str, Any], Any], tree: Any) -> Any:
+    """Map a function of name and leaf over the leaves of a pytree."""
+    return jax.tree_util.tree_map_with_path(lambda path, leaf: function(_name(path), leaf), tree)
+
+
+def _name(path: tuple) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator=".")
 
 
 def flatten(tree: Any) -> dict[str, np.ndarray]:

@@ -46,6 +46,12 @@ def tiny_one(tiny):
     return replace(tiny, seeds=(0,))
 
 
+@pytest.fixture(scope="session")
+def base(tiny):
+    """A run that sweeps begin from."""
+    return replace(tiny, steps=20, seeds=(0, 1, 2))
+
+
 @pytest.fixture
 def shell(tmp_path, monkeypatch, capsys):
     """Run a command line in an empty folder: gives its exit status, standard output and standard error."""

@@ -12,11 +12,6 @@ from jaxadd.sweeps.design import share
 from jaxadd.tasks import Addition
 
 
-@pytest.fixture(scope="module")
-def base(tiny):
-    return replace(tiny, steps=20, seeds=(0, 1, 2))
-
-
 def test_a_grid_is_every_combination_and_structure_is_compiled_once(base):
     sweep = Sweep(base, (Axis("task.train_fraction", (0.5, 0.6)), Axis("optimizer.lr", (1e-2, 1e30))))
     planned = sweeps.structures(sweep)

@@ -64,7 +64,7 @@ def test_a_published_step_beside_a_range(theirs, steps, censored, said):
     assert frac_train.inside_range(theirs, steps, 10, censored) == said
 
 
-def test_only_the_published_setting_is_set_beside_the_published_runs(shell, tmp_path):
+def test_only_the_published_setting_is_set_beside_the_published_runs(tmp_path):
     sweep = frac_train.PRESETS["published"].sweep()
     rows = [
         {frac_train.AXIS: lane.setting[frac_train.AXIS], "step_of_test_loss_1": 150, "status": "finished"}
@@ -153,7 +153,7 @@ def test_the_finalist_that_brings_more_seeds_there_stands_for_its_recipe():
     assert "500 (500 to never)" in fourth
 
 
-def test_a_task_that_is_out_of_time_is_queued_again(monkeypatch):
+def test_a_task_that_is_out_of_time_is_queued_again():
     task = submit.Task(("true",))
     again = task.checkpoint()
     assert again.function == task

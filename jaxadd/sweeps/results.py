@@ -21,8 +21,11 @@ from jaxadd.sweeps.design import Structure, Sweep, structures
 
 Row = dict[str, Any]
 WAITING, UNFINISHED = "waiting", "unfinished"
-_MOVE = "move it away, and the same command trains its lanes again"
 _POINTS = 400  # of a lane's curve, evenly spaced in the logarithm of the step
+
+
+def _move(what: Path | str = "it") -> str:
+    return f"move {what} away, and the same command trains its lanes again"
 
 
 def load(folder: str | os.PathLike) -> Sweep:
@@ -49,10 +52,10 @@ def waves_of(folder: Path) -> Iterator[tuple[int, int, Path]]:
         # Looked at last: another process makes it first.
         if not (path / "config.json").is_file():
             if visible:
-                raise UserError(f"{path} has lost its config.json; {_MOVE}")
+                raise UserError(f"{path} has lost its config.json; {_move()}")
             continue
         if int(first) <= end:
-            raise UserError(f"{path} has lanes that another wave beside it has, too; {_MOVE}")
+            raise UserError(f"{path} has lanes that another wave beside it has, too; {_move()}")
         end = int(last)
         yield int(first), end, path
 
@@ -65,17 +68,22 @@ def check_waves(folder: Path, planned: Sequence[Structure]) -> None:
         try:
             config = runs.read_origin(path).config
         except UserError as error:
-            raise UserError(f"{error}; {_MOVE.replace('it', str(path), 1)}") from error
+            raise UserError(f"{error}; {_move(path)}") from error
         if len(found) <= last - first or any(structure is not found[0][0] for structure, _ in found):
-            raise UserError(f"{path} has lanes that the sweep has not, or not together; {_MOVE}")
+            raise UserError(f"{path} has lanes that the sweep has not, or not together; {_move()}")
         ours = found[0][0].part([lane for _, lane in found])
         if difference := configs.difference(ours, config):
-            raise UserError(f"{path} is no wave of this sweep ({'; '.join(difference)}); {_MOVE}")
+            raise UserError(f"{path} is no wave of this sweep ({'; '.join(difference)}); {_move()}")
 
 
 def wave_folder(folder: Path, first: int, last: int) -> Path:
     """Name the run folder of the wave with these lanes."""
     return folder / "lanes" / f"{first:06d}-{last:06d}"
+
+
+def is_wave(folder: Path) -> bool:
+    """Tell whether a run folder is a wave of a sweep."""
+    return (folder.resolve().parent.parent / "sweep.json").is_file()
 
 
 def write_table(folder: Path, sweep: Sweep) -> list[Row]:

@@ -72,7 +72,6 @@ def run(
         raise UserError(f"keep must be at least 0, got {keep}")
     with alone(folder):
         _claim(folder, sweep, planned, note)
-    check_waves(folder, planned)
     write_table(folder, sweep)
     crew = _Crew(folder, experiment, width, keep, watching or (lambda *_: contextlib.nullcontext((None, note))), note)
     for structure in planned:
@@ -193,7 +192,7 @@ def _cut(lanes: Sequence[Lane], size: int) -> list[list[Lane]]:
 
 
 def _claim(folder: Path, sweep: Sweep, planned: Sequence[Structure], note: runs.Note) -> None:
-    """Write the sweep to its folder, or raise ValueError where the folder holds another."""
+    """Write the sweep to its folder, or raise ValueError where the folder or a wave in it is of another."""
     path, theirs = folder / "sweep.json", None
     if path.is_file():
         try:
@@ -204,9 +203,9 @@ def _claim(folder: Path, sweep: Sweep, planned: Sequence[Structure], note: runs.
         note(f"{folder} has lost its sweep.json; it is written again")
     elif any(not path.name.startswith(".") for path in folder.iterdir()):
         raise UserError(f"{folder} holds other files and is no sweep; choose another name")
-    if theirs is None:
-        check_waves(folder, planned)  # What was trained says whose it is.
-        write_text(path, json.dumps(configs.to_json(sweep), indent=2) + "\n")
-    elif theirs != sweep:
+    if theirs not in (None, sweep):
         what = "; ".join(configs.difference(sweep.base, theirs.base)) or "axes or design"
         raise UserError(f"{folder} holds another sweep, which differs in {what}; choose another name")
+    check_waves(folder, planned)
+    if theirs is None:
+        write_text(path, json.dumps(configs.to_json(sweep), indent=2) + "\n")
