@@ -12,13 +12,15 @@ from dataclasses import replace
 import jax
 import numpy as np
 
-from jaxadd import cli, figures, report, runs
+from jaxadd.cli import experiment
+from jaxadd.views import figures, terminal
+from jaxadd.runs import train
 from jaxadd.analysis import shelves
 from jaxadd.config import RunConfig
-from jaxadd.model import Transformer
-from jaxadd.optimizers import AdamW
+from jaxadd.models import Transformer
+from jaxadd.optim.optimizers import AdamW
 from jaxadd.tasks import Addition, Mixture
-from jaxadd.train import Trainer
+from jaxadd.training.step import Trainer
 
 UNIFORM, FORCED = 20_000, 2_000
 
@@ -48,9 +50,9 @@ PRESETS = {
 }
 
 
-def conclude(trainer: Trainer, record: runs.Record) -> cli.Findings:
+def conclude(trainer: Trainer, record: train.Record) -> experiment.Findings:
     """Draw what each digit learns and when, and count right answers on many problems of every kind."""
-    task, metrics, title = trainer.config.task, record.metrics, report.title(trainer.config)
+    task, metrics, title = trainer.config.task, record.metrics, terminal.title(trainer.config)
     levels = [task.floors(digit) for digit in task.read_digits]
     found = [
         [shelves.find(lane[:, r], metrics["step"], level) for lane in metrics["train_position_loss"]]
@@ -76,14 +78,14 @@ def conclude(trainer: Trainer, record: runs.Record) -> cli.Findings:
                 steps = f"{shelf.start:,} to {shelf.end:,}" + ("" if shelf.left else ", not left")
                 rested.append((f"A{digit}", str(seed), shelf.name or "no floor", f"{shelf.level:.3f}", steps))
     text = (
-        f"shelves of the train loss, named by the nearest exact floor\n{report.table(rested)}\n\n"
+        f"shelves of the train loss, named by the nearest exact floor\n{terminal.table(rested)}\n\n"
         f"exact match of {UNIFORM:,} new uniform problems, and {FORCED:,} with a cascade from the units on over "
-        f"each number of columns\n{report.table([heading, *rows])}"
+        f"each number of columns\n{terminal.table([heading, *rows])}"
     )
-    return cli.Findings(drawn, text)
+    return experiment.Findings(drawn, text)
 
 
-def exact_matches(trainer: Trainer, record: runs.Record) -> np.ndarray:
+def exact_matches(trainer: Trainer, record: train.Record) -> np.ndarray:
     """Count right answers to new problems, the same for all runs of a size: `[S, 1 + N]`.
 
     The first column is of UNIFORM uniform problems, the others of FORCED with a cascade from the units on over 0
@@ -92,8 +94,8 @@ def exact_matches(trainer: Trainer, record: runs.Record) -> np.ndarray:
     task, key = trainer.config.task, jax.random.key(2**32 - 1)
     kinds = [task.draw(key, UNIFORM, Mixture())]
     kinds += [task.cascade(jax.random.fold_in(key, n), FORCED, n) for n in range(task.digits)]
-    return np.stack([report.accuracy(trainer, record, task.batch(kind)) for kind in kinds], axis=1)
+    return np.stack([terminal.accuracy(trainer, record, task.batch(kind)) for kind in kinds], axis=1)
 
 
 if __name__ == "__main__":
-    sys.exit(cli.main("experiments.digit_addition", __doc__, PRESETS, conclude))
+    sys.exit(experiment.main("experiments.digit_addition", __doc__, PRESETS, conclude))

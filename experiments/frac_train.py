@@ -12,13 +12,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-from jaxadd import cli, figures, report
-from jaxadd.arguments import SweepConfig
+from jaxadd.cli import experiment
+from jaxadd.views import figures, terminal
+from jaxadd.cli.arguments import SweepConfig
 from jaxadd.config import RunConfig, Stop
-from jaxadd.summaries import STATUS, step_of
+from jaxadd.runs.summary import STATUS, step_of
 from jaxadd.sweeps import Row, Sweep
 from jaxadd.tasks import Modular
-from jaxadd.train import RUNNING
+from jaxadd.training.step import RUNNING
 
 # The first step with a test loss below 1, one run each, read off the released curves.
 PUBLISHED = {
@@ -42,7 +43,7 @@ PRESETS = {
 }
 
 
-def conclude(sweep: Sweep, folder: Path, rows: Sequence[Row]) -> cli.Findings:
+def conclude(sweep: Sweep, folder: Path, rows: Sequence[Row]) -> experiment.Findings:
     """Set every share's seeds beside the published run."""
     shares, every, reached = sorted({row[AXIS] for row in rows}), sweep.base.eval_every, step_of(STOP)
     lanes = [[row for row in rows if row[AXIS] == share] for share in shares]
@@ -52,10 +53,10 @@ def conclude(sweep: Sweep, folder: Path, rows: Sequence[Row]) -> cli.Findings:
     for share, values, members in zip(reversed(shares), reversed(steps), reversed(lanes), strict=True):
         theirs, short = published.get(share), any(row["status"] == STATUS[RUNNING] for row in members)
         inside = "" if theirs is None else inside_range(theirs, values, every, sweep.base.steps if short else None)
-        table.append((f"{share:g}", report.spread(values), f"{theirs:,}" if theirs else "", inside))
-    text = f"{len(sweep.base.seeds)} seeds, evaluated every {every} steps\n{report.table(table)}"
+        table.append((f"{share:g}", terminal.spread(values), f"{theirs:,}" if theirs else "", inside))
+    text = f"{len(sweep.base.seeds)} seeds, evaluated every {every} steps\n{terminal.table(table)}"
     title = f"a + b mod {sweep.base.task.p}, {len(sweep.base.seeds)} seeds"
-    return cli.Findings({"fractions": figures.fractions(shares, steps, published, title)}, text)
+    return experiment.Findings({"fractions": figures.fractions(shares, steps, published, title)}, text)
 
 
 def _is_published(base: RunConfig) -> bool:
@@ -86,4 +87,4 @@ def inside_range(
 
 
 if __name__ == "__main__":
-    sys.exit(cli.sweep("experiments.frac_train", __doc__, PRESETS, conclude, needs=(AXIS,), stop=STOP))
+    sys.exit(experiment.sweep("experiments.frac_train", __doc__, PRESETS, conclude, needs=(AXIS,), stop=STOP))

@@ -10,12 +10,14 @@ import sys
 import jax.numpy as jnp
 import numpy as np
 
-from jaxadd import cli, figures, report, runs
+from jaxadd.cli import experiment
+from jaxadd.views import figures, terminal
+from jaxadd.runs import train
 from jaxadd.config import RunConfig
-from jaxadd.model import Transformer
-from jaxadd.optimizers import AdamW
+from jaxadd.models import Transformer
+from jaxadd.optim.optimizers import AdamW
 from jaxadd.tasks import Modular
-from jaxadd.train import Trainer
+from jaxadd.training.step import Trainer
 
 PRESETS = {
     "quick": RunConfig(optimizer=AdamW(lr=3e-3, weight_decay=3.0), steps=1_500),
@@ -26,16 +28,16 @@ PRESETS = {
 }
 
 
-def conclude(trainer: Trainer, record: runs.Record) -> cli.Findings:
+def conclude(trainer: Trainer, record: train.Record) -> experiment.Findings:
     """Draw the first lane's wrong answers over all pairs (a, b)."""
     task = trainer.config.task
-    answers = report.answers(trainer, record, task.batch(jnp.arange(task.p**2), trainer.data.shared))
+    answers = terminal.answers(trainer, record, task.batch(jnp.arange(task.p**2), trainer.data.shared))
     wrong, trained = np.zeros((2, task.p**2), bool)
     wrong[answers.wrong] = True
     trained[np.asarray(trainer.data.lane["train"][0])] = True
     title = f"{task.title}, seed {trainer.config.seeds[0]}"
-    return cli.Findings({"errors": figures.error_map(wrong.reshape(task.p, -1), trained.reshape(task.p, -1), title)})
+    return experiment.Findings({"errors": figures.error_map(wrong.reshape(task.p, -1), trained.reshape(task.p, -1), title)})
 
 
 if __name__ == "__main__":
-    sys.exit(cli.main("experiments.modular_addition", __doc__, PRESETS, conclude))
+    sys.exit(experiment.main("experiments.modular_addition", __doc__, PRESETS, conclude))

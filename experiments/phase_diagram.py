@@ -13,12 +13,13 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxadd import cli, figures, report
-from jaxadd.analysis.outcomes import OUTCOMES, outcome, quantiles
-from jaxadd.arguments import SweepConfig
+from jaxadd.cli import experiment
+from jaxadd.views import figures, terminal
+from jaxadd.sweeps.outcomes import OUTCOMES, outcome, quantiles
+from jaxadd.cli.arguments import SweepConfig
 from jaxadd.config import RunConfig
-from jaxadd.model import Transformer
-from jaxadd.summaries import LEARNED, step_of
+from jaxadd.models import Transformer
+from jaxadd.runs.summary import LEARNED, step_of
 from jaxadd.sweeps import Row, Sweep
 from jaxadd.tasks import Modular
 
@@ -54,7 +55,7 @@ PRESETS = {
 }
 
 
-def conclude(sweep: Sweep, folder: Path, rows: Sequence[Row]) -> cli.Findings:
+def conclude(sweep: Sweep, folder: Path, rows: Sequence[Row]) -> experiment.Findings:
     """Draw the diagrams, and count outcomes."""
     x, y, panels = (sorted({row[name] for row in rows}) for name in (X, Y, PANEL))
     steps = np.full((len(panels), len(y), len(x)), np.inf)
@@ -68,17 +69,17 @@ def conclude(sweep: Sweep, folder: Path, rows: Sequence[Row]) -> cli.Findings:
         shares[k, i, j] = [found.count(name) / len(found) for name in OUTCOMES]
         counts = (str(found.count(name)) for name in OUTCOMES)
         diverged = str(sum(row["status"] == "diverged" for row in lanes))
-        spread = report.spread([test for _, test in reached])
+        spread = terminal.spread([test for _, test in reached])
         table.append((f"{panels[k]:g}", f"{y[i]:g}", f"{x[j]:g}", spread, *counts, diverged))
     title = f"a + b mod {sweep.base.task.p}, {len(sweep.base.seeds)} seeds, at most {sweep.base.steps:,} steps"
     names = ("learning rate", "weight decay")
     figure = figures.phase_diagram(steps, shares, x, y, names, title, ("share trained on", panels))
-    return cli.Findings({"phases": figure}, report.table(table))
+    return experiment.Findings({"phases": figure}, terminal.table(table))
 
 
 if __name__ == "__main__":
     sys.exit(
-        cli.sweep(
+        experiment.sweep(
             "experiments.phase_diagram",
             __doc__,
             PRESETS,

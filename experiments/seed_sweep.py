@@ -12,16 +12,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jaxadd import cli, figures, report, sweeps
-from jaxadd.analysis.outcomes import quantiles
-from jaxadd.arguments import SweepConfig
+from jaxadd.cli import experiment
+from jaxadd.views import figures, terminal
+from jaxadd import sweeps
+from jaxadd.sweeps.outcomes import quantiles
+from jaxadd.cli.arguments import SweepConfig
 from jaxadd.config import RunConfig, Stop
-from jaxadd.figures.sweeps import NAMED
-from jaxadd.model import MLP, Transformer
-from jaxadd.optimizers import AdamW
-from jaxadd.summaries import LEARNED, step_of
+from jaxadd.views.figures.sweeps import NAMED
+from jaxadd.models import MLP, Transformer
+from jaxadd.optim.optimizers import AdamW
+from jaxadd.runs.summary import LEARNED, step_of
 from jaxadd.sweeps import Row, Sweep
-from jaxadd.tasks import Addition, Digits, Modular
+from jaxadd.tasks import Addition, HandwrittenDigits, Modular
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -48,7 +50,7 @@ PRESETS = {
     ),
     "digits": SweepConfig(
         RunConfig(
-            task=Digits(), model=MLP(), optimizer=AdamW(), steps=2_000, seeds=EIGHT, stop=Stop("test_accuracy", 0.95)
+            task=HandwrittenDigits(), model=MLP(), optimizer=AdamW(), steps=2_000, seeds=EIGHT, stop=Stop("test_accuracy", 0.95)
         )
     ),
     "debug": SweepConfig(
@@ -66,7 +68,7 @@ PRESETS = {
 }
 
 
-def conclude(sweep: Sweep, folder: Path, rows: Sequence[Row]) -> cli.Findings:
+def conclude(sweep: Sweep, folder: Path, rows: Sequence[Row]) -> experiment.Findings:
     """Tell when the lanes of each setting learned, and draw curves and survival."""
     axes = [axis.name for axis in sweep.axes]
     stop = sweep.base.stop if sweep.base.stop.metric != "none" else LEARNED["test"]
@@ -78,9 +80,9 @@ def conclude(sweep: Sweep, folder: Path, rows: Sequence[Row]) -> cli.Findings:
     names = [key for key in rows[0] if key.startswith("step_of_")]
     table = [("setting", "lanes", "diverged", *(name.removeprefix("step_of_").replace("_", " ") for name in names))]
     for name, members in list(groups.items())[:TABLED]:
-        steps = (report.spread([row[key] for row in members]) for key in names)
+        steps = (terminal.spread([row[key] for row in members]) for key in names)
         table.append((name, str(len(members)), str(sum(row["status"] == "diverged" for row in members)), *steps))
-    text = f"first step of each threshold: median (range), how many reached it\n{report.table(table)}"
+    text = f"first step of each threshold: median (range), how many reached it\n{terminal.table(table)}"
     if len(groups) > TABLED:
         text += f"\n{len(groups) - TABLED} settings that are later follow in sweep.csv"
     seconds = sum(row["seconds"] for row in rows)
@@ -94,7 +96,7 @@ def conclude(sweep: Sweep, folder: Path, rows: Sequence[Row]) -> cli.Findings:
     reached = {name: sweeps.survival(members, learned, sweep.base.steps) for name, members in groups.items()}
     level = f"{stop.threshold:.0%}" if stop.metric.endswith("accuracy") else f"{stop.threshold:g} nats"
     what = f"{level} {stop.metric.replace('_', ' ')}"
-    return cli.Findings(
+    return experiment.Findings(
         {"curves": _curves(folder, groups, title), "survival": figures.survival(reached, title, what)}, text
     )
 
@@ -133,4 +135,4 @@ def _curves(folder: Path, groups: Mapping[str, Sequence[Row]], title: str) -> "F
 
 
 if __name__ == "__main__":
-    sys.exit(cli.sweep("experiments.seed_sweep", __doc__, PRESETS, conclude))
+    sys.exit(experiment.sweep("experiments.seed_sweep", __doc__, PRESETS, conclude))

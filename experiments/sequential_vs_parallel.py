@@ -13,13 +13,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from experiments.digit_addition import FORCED, UNIFORM, exact_matches
-from jaxadd import cli, figures, report, runs
+from jaxadd.cli import experiment
+from jaxadd.views import figures, terminal
+from jaxadd.runs import train
 from jaxadd.analysis.shelves import steps_to_reach
 from jaxadd.config import RunConfig
-from jaxadd.model import Transformer
-from jaxadd.optimizers import AdamW
+from jaxadd.models import Transformer
+from jaxadd.optim.optimizers import AdamW
 from jaxadd.tasks import Addition
-from jaxadd.train import Trainer
+from jaxadd.training.step import Trainer
 
 THRESHOLDS = (1.0, 0.1)
 
@@ -80,7 +82,7 @@ PRESETS = {
 }
 
 
-def conclude(study: Targets, records: Mapping[str, runs.Record]) -> cli.Findings:
+def conclude(study: Targets, records: Mapping[str, train.Record]) -> experiment.Findings:
     """Tell, arm by arm, when each digit is learned and how much is right at the end, and compare arms by rank."""
     trainers = {arm: Trainer(config) for arm, config in study.arms().items()}
     steps = {arm: digit_steps(records[arm]) for arm in records}
@@ -91,13 +93,13 @@ def conclude(study: Targets, records: Mapping[str, runs.Record]) -> cli.Findings
     rows = [heading]
     for t, threshold in enumerate(THRESHOLDS):
         for k in reversed(range(count)):
-            rows.append((f"{threshold:g} nats", f"A{k}", *(report.spread(steps[arm][t, :, k]) for arm in records)))
+            rows.append((f"{threshold:g} nats", f"A{k}", *(terminal.spread(steps[arm][t, :, k]) for arm in records)))
         last = {arm: steps[arm][t].max(axis=-1) for arm in records}
-        rows.append((f"{threshold:g} nats", "all", *(report.spread(last[arm]) for arm in records)))
+        rows.append((f"{threshold:g} nats", "all", *(terminal.spread(last[arm]) for arm in records)))
     kinds = ("uniform", *(f"cascade {n}" for n in range(study.digits)))
     shares = [("exact match, %", *records)]
     for i, kind in enumerate(kinds):
-        shares.append((kind, *(report.spread(exact[arm][:, i], "{:.1f}") for arm in records)))
+        shares.append((kind, *(terminal.spread(exact[arm][:, i], "{:.1f}") for arm in records)))
 
     overall = {arm: np.append(exact[arm].T, [steps[arm][-1].max(axis=-1)], axis=0) for arm in records}
     names = (*kinds, f"all digits below {THRESHOLDS[-1]:g}")
@@ -113,21 +115,21 @@ def conclude(study: Targets, records: Mapping[str, runs.Record]) -> cli.Findings
     text = "\n\n".join(
         [
             f"first step at which the smoothed train loss of a digit falls below a threshold: median (range) over "
-            f"{len(study.seeds)} seeds\n{report.table(rows)}",
+            f"{len(study.seeds)} seeds\n{terminal.table(rows)}",
             f"exact match at step {study.steps:,} of {UNIFORM:,} uniform problems and {FORCED:,} of each cascade "
-            f"length, forced from the units on: median (range)\n{report.table(shares)}",
+            f"length, forced from the units on: median (range)\n{terminal.table(shares)}",
             f"two-sided rank tests, {len(study.seeds)} seeds against {len(study.seeds)}, uncorrected\n"
-            f"{report.table(tests)}",
+            f"{terminal.table(tests)}",
         ]
     )
     metrics = {arm: record.metrics for arm, record in records.items()}
     title = f"{study.digits}-digit addition, {len(study.seeds)} seeds, median and range"
-    return cli.Findings(
+    return experiment.Findings(
         {"targets": figures.arms(metrics, {a: s[-1] for a, s in steps.items()}, THRESHOLDS[-1], title)}, text
     )
 
 
-def digit_steps(record: runs.Record) -> np.ndarray:
+def digit_steps(record: train.Record) -> np.ndarray:
     """Find when each digit's smoothed train loss falls below each threshold: `[thresholds, S, A]`, inf for never."""
     metrics, order = record.metrics, record.origin.config.task.read_digits
     loss = metrics["train_position_loss"]
@@ -148,4 +150,4 @@ def rank_test(a: np.ndarray, b: np.ndarray) -> float:
 
 
 if __name__ == "__main__":
-    sys.exit(cli.study("experiments.sequential_vs_parallel", __doc__, PRESETS, conclude, experiment="digit_addition"))
+    sys.exit(experiment.study("experiments.sequential_vs_parallel", __doc__, PRESETS, conclude, experiment="digit_addition"))

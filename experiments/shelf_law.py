@@ -13,13 +13,15 @@ from typing import Literal
 
 import numpy as np
 
-from jaxadd import cli, figures, report, runs
-from jaxadd.analysis.floors import Information, floor
+from jaxadd.cli import experiment
+from jaxadd.views import figures, terminal
+from jaxadd.runs import train
+from jaxadd.tasks.addition.floors import Information, floor
 from jaxadd.analysis.shelves import steps_to_leave
 from jaxadd.config import RunConfig
 from jaxadd.errors import UserError
-from jaxadd.model import Transformer
-from jaxadd.optimizers import AdamW
+from jaxadd.models import Transformer
+from jaxadd.optim.optimizers import AdamW
 from jaxadd.tasks import Addition
 
 
@@ -74,7 +76,7 @@ PRESETS = {
 }
 
 
-def conclude(law: Law, records: Mapping[str, runs.Record]) -> cli.Findings:
+def conclude(law: Law, records: Mapping[str, train.Record]) -> experiment.Findings:
     """Tell when each digit leaves its shelves, and fit a power of the base."""
     leave: dict[str, dict[tuple[int, int, int], list[int | None]]] = {"log base": {}, "carry": {}}
     for (base, width), record in zip(law.networks(), records.values(), strict=True):
@@ -91,19 +93,19 @@ def conclude(law: Law, records: Mapping[str, runs.Record]) -> cli.Findings:
         rows = [heading]
         for base, width in law.networks():
             cells = (steps.get((base, width, k)) for k in digits)
-            rows.append((str(base), str(width), *("none" if c is None else report.spread(c) for c in cells)))
+            rows.append((str(base), str(width), *("none" if c is None else terminal.spread(c) for c in cells)))
         fits = [power([(base, steps.get((base, law.d_model, k))) for base in law.bases]) for k in digits]
         rows.append(("steps ~", "", *fits))
         text.append(
             f"first step clearly below the {name} shelf, median (range) over {len(law.seeds)} seeds\n"
-            f"{report.table(rows)}"
+            f"{terminal.table(rows)}"
         )
     title = f"{law.digits}-digit addition, {law.target}: steps to leave a shelf, {len(law.seeds)} seeds"
     points = {
         name: {k: {base: steps.get((base, law.d_model, k)) for base in law.bases} for k in digits}
         for name, steps in leave.items()
     }
-    return cli.Findings({"law": figures.shelf_law(points, title)}, "\n\n".join(text))
+    return experiment.Findings({"law": figures.shelf_law(points, title)}, "\n\n".join(text))
 
 
 def levels(task: Addition, digit: int) -> dict[str, float]:
@@ -133,8 +135,8 @@ def power(points: list[tuple[int, list[int | None] | None]]) -> str:
     if not lanes:
         return "no seed left all"
     powers = [float(np.polyfit(np.log(bases), np.log(lane), 1)[0]) for lane in lanes]
-    return f"base^{report.spread(powers, '{:.2f}')}, {len(lanes)} of {len(steps[0])} seeds"
+    return f"base^{terminal.spread(powers, '{:.2f}')}, {len(lanes)} of {len(steps[0])} seeds"
 
 
 if __name__ == "__main__":
-    sys.exit(cli.study("experiments.shelf_law", __doc__, PRESETS, conclude, experiment="digit_addition"))
+    sys.exit(experiment.study("experiments.shelf_law", __doc__, PRESETS, conclude, experiment="digit_addition"))

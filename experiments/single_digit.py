@@ -12,13 +12,15 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from jaxadd import cli, figures, report, runs
-from jaxadd.analysis.floors import Information, floor
+from jaxadd.cli import experiment
+from jaxadd.views import figures, terminal
+from jaxadd.runs import train
+from jaxadd.tasks.addition.floors import Information, floor
 from jaxadd.analysis.shelves import steps_to_reach
 from jaxadd.config import RunConfig
 from jaxadd.errors import UserError
-from jaxadd.model import Transformer
-from jaxadd.optimizers import AdamW
+from jaxadd.models import Transformer
+from jaxadd.optim.optimizers import AdamW
 from jaxadd.tasks import Addition
 
 CONVERGED = 0.01  # Nats of smoothed train loss: networks that stop short of a digit stay between 0.02 and 0.1.
@@ -138,7 +140,7 @@ PRESETS = {
 }
 
 
-def conclude(grid: Grid, records: Mapping[str, runs.Record]) -> cli.Findings:
+def conclude(grid: Grid, records: Mapping[str, train.Record]) -> experiment.Findings:
     """Tell row by row what converged, and split the tens digit's shelf."""
     heading = (
         "digit",
@@ -165,9 +167,9 @@ def conclude(grid: Grid, records: Mapping[str, runs.Record]) -> cli.Findings:
                 " ".join(row.name.split("-")[3:]),
                 f"{row.steps:,}",
                 f"{sum(step is not None for step in reached)} of {len(reached)}",
-                report.spread(reached),
-                report.spread(list(final), "{:.2g}"),
-                report.spread(rises, "{:.2g}") if (rises := largest_rises(loss)) else "",
+                terminal.spread(reached),
+                terminal.spread(list(final), "{:.2g}"),
+                terminal.spread(rises, "{:.2g}") if (rises := largest_rises(loss)) else "",
                 row.seen,
                 verdict(row, sum(step is not None for step in reached), len(reached)),
             )
@@ -197,17 +199,17 @@ def conclude(grid: Grid, records: Mapping[str, runs.Record]) -> cli.Findings:
             ]
     text = [
         f"{grid.digits}-digit operands, {len(grid.seeds)} seeds: converged means a smoothed train loss below "
-        f"{CONVERGED:g} nats; steps and losses are median (range)\n{report.table(rows)}"
+        f"{CONVERGED:g} nats; steps and losses are median (range)\n{terminal.table(rows)}"
     ]
     drawn = {"grid": figures.loss_grid({name: record.metrics for name, record in records.items()}, "train loss")}
     if len(splits) > 1:
         text.append(
             "the tens digit's loss = leak + uncertainty (H of the carry given its column only, "
-            f"{carry:.3f}) + miscalibration, means over the seeds that got there\n{report.table(splits)}"
+            f"{carry:.3f}) + miscalibration, means over the seeds that got there\n{terminal.table(splits)}"
         )
         shown = {n: records[n].metrics for n in (row.name for row in TENS) if n in records}
         drawn["split"] = figures.loss_split(shown, carry, "what keeps the tens digit on its shelf, median over seeds")
-    return cli.Findings(drawn, "\n\n".join(text))
+    return experiment.Findings(drawn, "\n\n".join(text))
 
 
 def verdict(row: Row, converged: int, lanes: int) -> str:
@@ -227,7 +229,7 @@ def largest_rises(loss: np.ndarray, window: int = 20) -> list[float]:
     return rises
 
 
-def split_at(metrics: runs.Metrics, level: float, uncertainty: float) -> list[str]:
+def split_at(metrics: train.Metrics, level: float, uncertainty: float) -> list[str]:
     """Say what the loss consists of at each lane's first evaluation below a level: how many lanes, and means."""
     loss = metrics["evaluation/digit_loss"][:, :, 0]
     columns = []
@@ -256,4 +258,4 @@ def split_at(metrics: runs.Metrics, level: float, uncertainty: float) -> list[st
 
 
 if __name__ == "__main__":
-    sys.exit(cli.study("experiments.single_digit", __doc__, PRESETS, conclude, experiment="digit_addition"))
+    sys.exit(experiment.study("experiments.single_digit", __doc__, PRESETS, conclude, experiment="digit_addition"))

@@ -18,15 +18,17 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from jaxadd import cli, figures, report, sweeps
-from jaxadd.analysis.outcomes import or_never, quantiles
+from jaxadd.cli import experiment
+from jaxadd.views import figures, terminal
+from jaxadd import sweeps
+from jaxadd.sweeps.outcomes import or_never, quantiles
 from jaxadd.config import RunConfig
 from jaxadd.errors import UserError
-from jaxadd.filters import FixedNorm, GrokfastEMA, GrokfastMA, OrthogonalGradient
-from jaxadd.losses import LabelSmoothing, StableMax
-from jaxadd.model import Transformer
-from jaxadd.optimizers import AdamW, Lion, Muon
-from jaxadd.summaries import LEARNED, step_of
+from jaxadd.optim.filters import FixedNorm, GrokfastEMA, GrokfastMA, OrthogonalGradient
+from jaxadd.optim.losses import LabelSmoothing, StableMax
+from jaxadd.models import Transformer
+from jaxadd.optim.optimizers import AdamW, Lion, Muon
+from jaxadd.runs.summary import LEARNED, step_of
 from jaxadd.sweeps import Axis, Row, Sweep
 from jaxadd.tasks import Addition, Modular
 
@@ -134,7 +136,7 @@ PRESETS = {
 }
 
 
-def contend(contest: Contest, train: Callable[[Sweep, str, str], list[Row]]) -> cli.Findings:
+def contend(contest: Contest, train: Callable[[Sweep, str, str], list[Row]]) -> experiment.Findings:
     """Search and repeat every recipe, each sweep by `train`, and set them beside each other."""
     head = (
         "recipe",
@@ -166,10 +168,10 @@ def contend(contest: Contest, train: Callable[[Sweep, str, str], list[Row]]) -> 
     table = [head, *itertools.chain.from_iterable(lines for _, lines in sorted(standings))]
     text = (
         f"to 99 % test accuracy, at most {contest.steps:,} steps, {len(contest.seeds)} seeds of the {FINALISTS} best "
-        f"of {contest.points} settings each\n{report.table(table)}"
+        f"of {contest.points} settings each\n{terminal.table(table)}"
     )
     title = f"{contest.base(contest.recipes[0]).task.title}, {len(contest.seeds)} seeds of each recipe"
-    return cli.Findings({"survival": figures.survival(curves, title)}, text)
+    return experiment.Findings({"survival": figures.survival(curves, title)}, text)
 
 
 def _merit(row: Row) -> tuple:
@@ -203,4 +205,4 @@ def _seconds(rows: Sequence[Row]) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(cli.contest("experiments.time_to_generalise", __doc__, PRESETS, contend))
+    sys.exit(experiment.contest("experiments.time_to_generalise", __doc__, PRESETS, contend))

@@ -1,20 +1,24 @@
-"""RunConfig: everything that determines a run, and its form as JSON."""
+"""RunConfig: everything that determines a run, and the numbers in which its lanes may differ."""
 
+import fractions
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, is_dataclass, replace
-from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
+from dataclasses import dataclass, field, fields
+from typing import Annotated, Any, Literal, NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 import optax
 import tyro
 
 from jaxadd.errors import UserError, check_choices
-from jaxadd.filters import FreeNorm, Gradient, Norm, PlainGradient
-from jaxadd.losses import CrossEntropy, Loss
-from jaxadd.model import Network, Transformer
-from jaxadd.optimizers import AdamW, Optimizer
-from jaxadd.tasks import Addition, Digits, Modular
+from jaxadd.models import MLP, ModelConfig, Transformer
+from jaxadd.optim.filters import FreeNorm, Gradient, Norm, PlainGradient
+from jaxadd.optim.losses import CrossEntropy, Loss
+from jaxadd.optim.optimizers import AdamW, Optimizer
+from jaxadd.serialization import changed
+from jaxadd.tasks import Modular, Task
+
+MODELS: tuple[type[ModelConfig], ...] = (Transformer, MLP)
 
 
 @dataclass(frozen=True)
@@ -22,9 +26,9 @@ class Stop:
     """Ends a lane at the step where a metric reaches a threshold: a loss falls to it, an accuracy rises to it."""
 
     metric: Literal["none", "train_loss", "train_accuracy", "test_loss", "test_accuracy"] = "none"
-    """what is watched; test metrics are known every eval_every steps"""
+    """metric that is compared with the threshold; test metrics are computed every eval_every steps"""
     threshold: float = 0.0
-    """nats for a loss, a share from 0 to 1 for an accuracy"""
+    """value that ends the lane: nats for a loss, a fraction from 0 to 1 for an accuracy"""
 
     def __post_init__(self) -> None:
         check_choices(self)
@@ -34,18 +38,27 @@ class Stop:
                 f"stop.threshold must be above 0 and at most {highest} for {self.metric}, got {self.threshold}"
             )
 
-    def reached(self, values: Any) -> Any:
-        """Tell of values of the metric, an array, which reach the threshold; NaN does not."""
-        return values >= self.threshold if self.metric.endswith("accuracy") else values <= self.threshold
+    def reached(self, values: Any, examples: int) -> Any:
+        """Return where values of the metric, an array, reach the threshold; NaN does not.
+
+        Args:
+          values: of the metric.
+          examples: number of examples that an accuracy is a fraction of. Numbers of correct examples are compared,
+            so that the rounding of a fraction decides nothing.
+        """
+        if not self.metric.endswith("accuracy"):
+            return values <= self.threshold
+        needed = math.ceil(fractions.Fraction(repr(float(self.threshold))) * examples)
+        return values * np.float32(examples) >= needed - 0.5
 
 
 @dataclass(frozen=True)
 class RunConfig:
     """Everything that determines a run."""
 
-    task: Modular | Addition | Digits = field(default_factory=Modular)
+    task: Task = field(default_factory=Modular)
     """what is learned"""
-    model: Network = field(default_factory=Transformer)
+    model: ModelConfig = field(default_factory=Transformer)
     """the network"""
     optimizer: Optimizer = field(default_factory=AdamW)
     """the optimiser"""
@@ -83,7 +96,7 @@ class RunConfig:
             raise UserError("vary must name every number once, with one value for each seed")
         for name, values in self.vary:
             for value in values:
-                _parts(self, {name: value})
+                changed(self, {name: value})
         for scale in (self.init_scale, *dict(self.vary).get("init_scale", ())):
             if not 0 < scale < math.inf:
                 raise UserError(f"init_scale must be above 0 and finite, got {scale}")
@@ -95,12 +108,12 @@ class RunConfig:
 
 
 def traced(config: RunConfig) -> dict[str, float]:
-    """List the numbers in which the lanes of a run may differ, by path; all else is structure, compiled in."""
-    found: dict[str, float] = {"init_scale": config.init_scale}
+    """Return the numbers in which the lanes of a run may differ, by path; all else is structure, compiled in."""
+    numbers: dict[str, float] = {"init_scale": config.init_scale}
     for part in ("optimizer", "gradient", "norm", "loss"):
         value = getattr(config, part)
-        found |= {f"{part}.{f.name}": getattr(value, f.name) for f in fields(value) if not f.metadata.get("static")}
-    return found
+        numbers |= {f"{part}.{f.name}": getattr(value, f.name) for f in fields(value) if not f.metadata.get("static")}
+    return numbers
 
 
 class Hyper(NamedTuple):
@@ -118,105 +131,18 @@ class Hyper(NamedTuple):
     init_scale: Any
 
     def transform(self) -> optax.GradientTransformation:
-        """Build what turns a gradient into an update."""
+        """Return the optax transformation that turns a gradient into an update."""
         return optax.chain(self.gradient.transform(), self.optimizer.transform(), self.norm.transform())
 
 
 def hyper(config: RunConfig) -> Hyper:
-    """Give each lane its numbers: leaves are float32 `[S]`."""
+    """Return the numbers of every lane: leaves are float32 `[S]`."""
     varied = dict(config.vary)
     columns = {
         name: jnp.asarray(varied.get(name, (value,) * len(config.seeds)), jnp.float32)
         for name, value in traced(config).items()
     }
-    own = _parts(config, columns)
-    return Hyper(*(own.get(part, getattr(config, part)) for part in Hyper._fields))
+    parts = changed(config, columns)
+    return Hyper(*(parts.get(part, getattr(config, part)) for part in Hyper._fields))
 
 
-def with_values(config: RunConfig, values: Mapping[str, Any]) -> RunConfig:
-    """Replace fields by path, as in "optimizer.lr"; raises ValueError for a name that is none, or a wrong value."""
-    for name in values:
-        _check_path(config, name)
-    return replace(config, **_parts(config, values))
-
-
-def _parts(config: Any, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Give the fields that values by paths that exist change; each dataclass checks its values together."""
-    inside: dict[str, dict[str, Any]] = {}
-    for name, value in values.items():
-        head, _, rest = name.partition(".")
-        inside.setdefault(head, {})[rest] = value
-    own = {}
-    for head, given in inside.items():
-        part = getattr(config, head)
-        own[head] = given[""] if "" in given else replace(part, **_parts(part, given))
-    return own
-
-
-def _check_path(config: Any, name: str) -> None:
-    part = config
-    for head in name.split("."):
-        if not is_dataclass(part) or head not in {f.name for f in fields(part)}:
-            raise UserError(f"no field is named {name}; there are {', '.join(flat(config))}")
-        part = getattr(part, head)
-
-
-def single_values(config: Any, prefix: str = "") -> dict[str, Any]:
-    """List every field that holds one value, no list of them, by its path, as in "task.mixture.uniform"."""
-    found: dict[str, Any] = {}
-    for f in fields(config):
-        value = getattr(config, f.name)
-        if is_dataclass(value):
-            found |= single_values(value, f"{prefix}{f.name}.")
-        elif not isinstance(value, tuple):
-            found[prefix + f.name] = value
-    return found
-
-
-def to_json(config: Any) -> dict[str, Any]:
-    """Write a config as plain data; a nested dataclass gets its class name as "kind"."""
-    values = {f.name: getattr(config, f.name) for f in fields(config)}
-    return {"kind": type(config).__name__} | {name: _plain(value) for name, value in values.items()}
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, tuple):
-        return [_plain(item) for item in value]
-    return to_json(value) if is_dataclass(value) else value
-
-
-def from_json(data: Any, kind: Any = RunConfig) -> Any:
-    """Read what `to_json` wrote back into the same dataclass; raises ValueError where it does not fit."""
-    if not isinstance(data, dict):
-        of = get_args(kind)[0] if get_origin(kind) is tuple else None
-        return tuple(from_json(item, of) for item in data) if isinstance(data, list) else data
-    choices = {c.__name__: c for c in (get_args(kind) or (kind,)) if is_dataclass(c)}
-    chosen = choices.get(data.get("kind"))
-    if chosen is None:
-        raise UserError(f"expected one of {', '.join(choices)}, got kind {data.get('kind')!r}")
-    hints = get_type_hints(chosen)
-    given = {name: value for name, value in data.items() if name != "kind"}
-    if given.keys() != hints.keys():
-        wrong = ", ".join(sorted(given.keys() ^ hints.keys()))
-        raise UserError(f"the fields of {chosen.__name__} have changed since this was written: {wrong}")
-    return chosen(**{name: from_json(value, hints[name]) for name, value in given.items()})
-
-
-def difference(ours: RunConfig, theirs: RunConfig) -> list[str]:
-    """List the fields in which two configs differ, as "optimizer.lr: 0.001 here, 0.003 there"."""
-    a, b = flat(ours), flat(theirs)
-    names = [name for name in {**a, **b} if a.get(name) != b.get(name)]
-    return [f"{name}: {a.get(name, 'absent')} here, {b.get(name, 'absent')} there" for name in names]
-
-
-def flat(config: Any, prefix: str = "") -> dict[str, Any]:
-    """List every field by its path, as in "optimizer.lr"; the class of a nested config goes under its own path."""
-    found: dict[str, Any] = {}
-    for name, value in to_json(config).items():
-        if name == "kind":
-            found |= {prefix.removesuffix("."): value} if prefix else {}
-        elif isinstance(value, dict):
-            found |= flat(getattr(config, name), f"{prefix}{name}.")
-        else:
-            found[prefix + name] = value
-    return found

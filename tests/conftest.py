@@ -14,12 +14,12 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 import pytest
 from hypothesis import settings
 
-from jaxadd import runs
+from jaxadd.runs import train
 from jaxadd.config import RunConfig
-from jaxadd.model import Transformer
-from jaxadd.optimizers import AdamW
+from jaxadd.models import Transformer
+from jaxadd.optim.optimizers import AdamW
 from jaxadd.tasks import Modular
-from jaxadd.train import Trainer
+from jaxadd.training.step import Trainer
 
 # The same examples every time: what is green stays green.
 settings.register_profile("repeatable", derandomize=True)
@@ -73,7 +73,7 @@ def complete(tiny, tmp_path_factory):
     """A finished run, to copy from."""
     folder = tmp_path_factory.mktemp("runs") / "complete"
     notes = []
-    runs.train(Trainer(tiny), folder, experiment="modular_addition", note=notes.append)
+    train.train(Trainer(tiny), folder, experiment="modular_addition", note=notes.append)
     assert notes == []
     return folder
 

@@ -8,19 +8,22 @@ import jax
 import optax
 import pytest
 
-from experiments import analyse, export, hypotheses
-from jaxadd import cli, interop, report, runs, subjects
+from jaxadd.cli.commands import analyse, export, hypotheses
+from jaxadd.cli import experiment
+from jaxadd import interop, subjects
+from jaxadd.views import terminal
+from jaxadd.runs import train
 from jaxadd.config import RunConfig
 from jaxadd.lanes import take
-from jaxadd.model import Transformer
+from jaxadd.models import Transformer
 from jaxadd.tasks import Addition, Modular
-from jaxadd.train import Trainer
+from jaxadd.training.step import Trainer
 
 
 @pytest.fixture(scope="module")
 def folder(tiny, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "tiny"
-    runs.train(Trainer(tiny), folder, note=lambda _: None)
+    train.train(Trainer(tiny), folder, note=lambda _: None)
     return folder
 
 
@@ -29,21 +32,21 @@ def addition(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "addition"
     task = Addition(digits=2, batch_size=16, test_examples=16, cascade_examples=4)
     config = RunConfig(task, Transformer(d_model=16, heads=2, d_mlp=16), steps=4, eval_every=2, checkpoint_every=2)
-    runs.train(Trainer(config), folder, note=lambda _: None)
+    train.train(Trainer(config), folder, note=lambda _: None)
     return folder
 
 
 def call(monkeypatch, module, *arguments):
     monkeypatch.setattr(sys, "argv", ["-", *map(str, arguments)])
     options = getattr(module, module.__name__.rpartition(".")[2].capitalize())
-    return cli.command(module.__name__, options, module.main)
+    return experiment.command(module.__name__, options, module.main)
 
 
 def test_a_run_and_its_checkpoint_give_the_same_numbers(folder, tiny, tmp_path, monkeypatch):
     assert call(monkeypatch, analyse, folder, "--seed", 1) == 0
     ours = json.loads((folder / "analysis" / "analysis.json").read_text())
-    record = runs.load(folder)
-    lane = jax.tree.map(lambda w: w[1], report.final_params(Trainer(tiny), record))
+    record = train.load(folder)
+    lane = jax.tree.map(lambda w: w[1], terminal.final_params(Trainer(tiny), record))
     path = tmp_path / "network.pth"
     interop.write(path, lane)
     out = tmp_path / "out"
@@ -126,7 +129,7 @@ def test_an_export_is_read_back_with_its_optimizer(folder, tiny, tmp_path, monke
     path = tmp_path / "network.pth"
     assert call(monkeypatch, export, folder, path, "--seed", 1, "--step", 20, "--optimizer") == 0
     assert "step 20" in capsys.readouterr().out
-    state = take(runs.state(folder, Trainer(tiny), 20), 1)
+    state = take(train.state(folder, Trainer(tiny), 20), 1)
     read = interop.read(path)
     chex.assert_trees_all_equal(read.params, jax.device_get(state.params))
     assert (read.optimizer.count, read.optimizer.settings["lr"]) == (20, 1e-2)

@@ -9,12 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxadd import losses
-from jaxadd.analysis import answers, attribution
+from jaxadd.optim import losses
+from jaxadd.optim import digits
+from jaxadd.analysis import attribution
 from jaxadd.errors import UserError
 from jaxadd.lanes import take
-from jaxadd.model import Transformer
-from jaxadd.tasks import Addition, Batch, Modular
+from jaxadd.models import Transformer
+from jaxadd.tasks import Addition, Modular
+from jaxadd.types import Batch
 
 TASKS = {
     "modular": Modular(p=7, train_fraction=0.6),
@@ -241,7 +243,7 @@ def test_the_lens_by_digit_scores_every_point():
     assert list(scores) == list(lens)
     for name, logits in lens.items():
         np.testing.assert_allclose(scores[name].loss, losses.cross_entropy(logits, batch.targets).mean(0), rtol=1e-4)
-        np.testing.assert_allclose(scores[name].accuracy, answers.correct(logits, batch.targets).mean(0), rtol=1e-5)
+        np.testing.assert_allclose(scores[name].accuracy, digits.correct(logits, batch.targets).mean(0), rtol=1e-5)
         assert scores[name].loss.shape == (len(read),)
 
 

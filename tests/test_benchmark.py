@@ -7,11 +7,11 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import benchmark
-from experiments.benchmark import Benchmark
-from jaxadd.fit import fit
+from jaxadd.cli.commands import benchmark
+from jaxadd.cli.commands.benchmark import Benchmark
+from jaxadd.training.loop import fit
 from jaxadd.lanes import take
-from jaxadd.train import Trainer
+from jaxadd.training.step import Trainer
 
 
 def test_lanes_side_by_side_are_timed_and_drawn(tiny, tmp_path, capsys, monkeypatch):

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxadd.analysis.carries import CLASSES, Carries, answer_length, carries
+from jaxadd.tasks.addition.carries import CLASSES, Carries, answer_length, carries
 from jaxadd.errors import UserError
 from jaxadd.tasks import Addition
 

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from jaxadd.analysis import circuits
 from jaxadd.errors import UserError
 from jaxadd.lanes import take
-from jaxadd.model import MLP, Transformer
-from jaxadd.tasks import Addition, Modular, Sizes
+from jaxadd.models import MLP, Transformer
+from jaxadd.tasks import Addition, Modular
+from jaxadd.types import Sizes
 
 P, D, H, K = 7, 16, 2, 8
 TASKS = {"modular": Modular(p=P, train_fraction=0.6), "addition": Addition(digits=2)}

@@ -6,15 +6,16 @@ import numpy as np
 import pytest
 from test_hypotheses import planted
 
-from jaxadd.analysis import claims, damage
+from jaxadd.analysis import claims
+from jaxadd.analysis.addition import ablation
 from jaxadd.analysis.hypotheses import Kept
 from jaxadd.config import RunConfig, Stop
-from jaxadd.fit import fit
+from jaxadd.training.loop import fit
 from jaxadd.lanes import take
-from jaxadd.model import Transformer
-from jaxadd.optimizers import AdamW
+from jaxadd.models import Transformer
+from jaxadd.optim.optimizers import AdamW
 from jaxadd.tasks import Addition, Modular
-from jaxadd.train import Trainer
+from jaxadd.training.step import Trainer
 
 
 @pytest.fixture(scope="module")
@@ -75,9 +76,9 @@ def test_spans_of_waves_keep_waves_and_nothing_else():
 
 def test_token_names():
     task = Addition(digits=2)
-    assert damage.token_names(task) == ("a1", "a0", "+", "b1", "b0", "=", "A2", "A1")
-    assert damage.token_names(Addition(digits=1, target="parallel")) == ("a0", "+", "b0", "=", "? A1")
-    assert len(damage.token_names(Addition(digits=2, operands=3))) == Addition(digits=2, operands=3).sizes.length
+    assert ablation.token_names(task) == ("a1", "a0", "+", "b1", "b0", "=", "A2", "A1")
+    assert ablation.token_names(Addition(digits=1, target="parallel")) == ("a0", "+", "b0", "=", "? A1")
+    assert len(ablation.token_names(Addition(digits=2, operands=3))) == Addition(digits=2, operands=3).sizes.length
 
 
 def test_the_causal_map_of_a_planted_network_says_what_each_head_is_for():
@@ -85,10 +86,10 @@ def test_the_causal_map_of_a_planted_network_says_what_each_head_is_for():
     task = Addition(digits=2, target="single", digit=1, batch_size=8)
     operands = task.draw(jax.random.key(0), 400)
     groups = [claims.neuron_groups(task, params, model.apply, task.batch(operands), operands, 0)]
-    units = damage.units(task, params, groups)
-    found = damage.measure(task, params, model.apply, operands, units)
+    units = ablation.units(task, params, groups)
+    found = ablation.measure(task, params, model.apply, operands, units)
     assert len({u.label for u in units}) == len(units)
-    said = {text.split(" at ")[0]: text for text in damage.sentences(task, found)}
+    said = {text.split(" at ")[0]: text for text in ablation.sentences(task, found)}
     assert said["L0H0"].startswith("L0H0 at =: column 1 carry")  # The units tell the tens only whether to carry.
     assert said["L0H1"].startswith("L0H1 at =: column 1 sum")
     np.testing.assert_allclose(found.loss, found.leak + found.carry, atol=1e-3)

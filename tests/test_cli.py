@@ -9,10 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments import modular_addition, replay, resume
-from jaxadd import cli, runs
+from experiments import modular_addition
+from jaxadd.cli.commands import replay, resume
+from jaxadd.cli import experiment
+from jaxadd.runs import train
 from jaxadd.files import replacing
-from jaxadd.train import Trainer
+from jaxadd.training.step import Trainer
 
 SMALL = [
     "--task.p",
@@ -103,7 +105,7 @@ def test_resume_and_replay_from_the_command_line(shell, tmp_path):
     assert "going on from step 20 of 20" in error
     status, _, _ = shell("resume", folder, "--steps", 30)
     assert status == 0
-    assert runs.load(folder).summary["lanes"][0]["steps"] == 30
+    assert train.load(folder).summary["lanes"][0]["steps"] == 30
     status, _, error = shell("replay", folder, "--from", 5, "--to", 12, "--snapshots", "5", "8:12:2")
     assert status == 0
     assert "8 recorded train losses were met again, bit for bit" in error
@@ -137,7 +139,7 @@ def test_errors_of_other_code_are_not_hidden(monkeypatch, shell):
     def broken(trainer, record):
         np.zeros(3).reshape(2)
 
-    monkeypatch.setattr(cli.report, "outcome", broken)
+    monkeypatch.setattr(experiment.report, "outcome", broken)
     with pytest.raises(ValueError, match="cannot reshape"):
         shell("modular_addition", *SMALL, "--steps", 1)
 
@@ -226,11 +228,11 @@ def test_a_place_that_may_not_be_written(shell, monkeypatch):
 
 
 def test_resume_of_a_run_made_by_the_library(shell, tmp_path, tiny):
-    runs.train(Trainer(tiny), tmp_path / "mine", note=lambda text: None)
+    train.train(Trainer(tiny), tmp_path / "mine", note=lambda text: None)
     status, out, _ = shell("resume", tmp_path / "mine", "--steps", 45)
     assert status == 0
     assert "{curves,norms}.png" in out
-    assert resume.find_conclude("no_such_module")(None, None) == cli.Findings({})
+    assert resume.find_conclude("no_such_module")(None, None) == experiment.Findings({})
 
 
 ADDITION = [
@@ -258,7 +260,7 @@ def test_addition_is_trained_and_drawn(shell, tmp_path):
     assert (folder / "findings.txt").read_text() in out
     drawn = {path.stem for path in (folder / "figures").iterdir()}
     assert drawn == {"curves", "norms", "digits", "offsets", "confusion", "cascades"}
-    evaluated = runs.load(folder).metrics
+    evaluated = train.load(folder).metrics
     np.testing.assert_array_equal(evaluated["evaluation/step"], range(0, 41, 10))
 
 

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxadd.analysis import clocks, progress
-from jaxadd.model import Transformer
+from jaxadd.analysis.modular import clocks, progress
+from jaxadd.models import Transformer
 from jaxadd.tasks import Modular
 
 P = 5

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxadd.tasks import Digits
-from jaxadd.tasks.digits import read_idx
+from jaxadd.tasks import HandwrittenDigits
+from jaxadd.tasks.handwritten_digits import read_idx
 
 NAMES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 
@@ -32,7 +32,7 @@ def mnist(tmp_path):
 
 def test_idx_folder_keeps_its_own_split(mnist):
     folder, arrays = mnist
-    task = Digits(folder=str(folder), batch_size=None)
+    task = HandwrittenDigits(folder=str(folder), batch_size=None)
     assert task.sizes.length == 25
     data = task.data([0, 1])
     data = data._replace(lane=jax.tree.map(lambda x: x[1], data.lane))
@@ -44,13 +44,13 @@ def test_idx_folder_keeps_its_own_split(mnist):
 
 
 def test_bundled_digits_split_by_seed():
-    data = Digits().data([0, 1])
+    data = HandwrittenDigits().data([0, 1])
     assert data.shared["pixels"].shape == (1797, 64)
     train, test = (np.asarray(data.lane[part]) for part in ("train", "test"))
     assert train.shape[1] + test.shape[1] == 1797
     assert not np.array_equal(train[0], train[1])
     assert not set(train[0]) & set(test[0])
-    batch = Digits().test_batch(data._replace(lane={"test": data.lane["test"][0]}))
+    batch = HandwrittenDigits().test_batch(data._replace(lane={"test": data.lane["test"][0]}))
     assert batch.inputs.min() == 0
     assert batch.inputs.max() == 1
 
@@ -61,7 +61,7 @@ def test_missing_file(mnist, name):
     for path in folder.glob(f"{name}*"):
         path.unlink()
     with pytest.raises(ValueError, match=f"no file {name} or"):
-        Digits(folder=str(folder)).data([0])
+        HandwrittenDigits(folder=str(folder)).data([0])
 
 
 @pytest.mark.parametrize(
@@ -96,11 +96,11 @@ def test_labels_that_do_not_fit(mnist):
     folder, _ = mnist
     (folder / f"{NAMES[1]}.gz").write_bytes(gzip.compress(idx(np.zeros(29))))
     with pytest.raises(ValueError, match=r"square images \[n, rows, rows\] and labels \[n\]"):
-        Digits(folder=str(folder)).data([0])
+        HandwrittenDigits(folder=str(folder)).data([0])
 
 
 def test_bad_fields():
     with pytest.raises(ValueError, match="test_fraction"):
-        Digits(test_fraction=1.0)
+        HandwrittenDigits(test_fraction=1.0)
     with pytest.raises(ValueError, match="1438 training examples"):
-        Digits(batch_size=1439).data([0])
+        HandwrittenDigits(batch_size=1439).data([0])

@@ -4,7 +4,7 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from jaxadd import figures
+from jaxadd.views import figures
 from jaxadd.analysis.shelves import Shelf
 
 

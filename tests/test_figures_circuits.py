@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.colors import to_hex
 
-from jaxadd import figures
+from jaxadd.views import figures
 from jaxadd.analysis.fourier import basis
-from jaxadd.figures import style
+from jaxadd.views.figures import style
 
 RNG = np.random.default_rng(0)
 DIGITS = ("A3", "A2", "A1", "A0")

@@ -7,15 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxadd import costs, placement
-from jaxadd import fit as fit_module
+from jaxadd.training import costs, placement
+from jaxadd.training import loop as fit_module
 from jaxadd.config import RunConfig, Stop
-from jaxadd.fit import fit
+from jaxadd.training.loop import fit
 from jaxadd.lanes import take
-from jaxadd.model import MLP, Transformer
-from jaxadd.optimizers import SGD, AdamW
-from jaxadd.tasks import Digits, Modular
-from jaxadd.train import DIVERGED, METRICS, RUNNING, STOPPED, Trainer
+from jaxadd.models import MLP, Transformer
+from jaxadd.optim.optimizers import SGD, AdamW
+from jaxadd.tasks import HandwrittenDigits, Modular
+from jaxadd.training.step import DIVERGED, METRICS, RUNNING, STOPPED, Trainer
 from jaxadd.trees import flatten
 
 
@@ -27,7 +27,7 @@ def whole(tiny):
 @pytest.fixture(scope="module")
 def easy(tiny):
     """A run in which every metric gets better for a while."""
-    config = replace(tiny, task=Digits(batch_size=16), model=MLP(hidden=(8,)), optimizer=AdamW(lr=3e-2, warmup=0.0))
+    config = replace(tiny, task=HandwrittenDigits(batch_size=16), model=MLP(hidden=(8,)), optimizer=AdamW(lr=3e-2, warmup=0.0))
     return config, fit(Trainer(config))
 
 

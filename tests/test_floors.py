@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 
-from jaxadd.analysis import floors
-from jaxadd.analysis.carries import answer_length
-from jaxadd.analysis.floors import Information, floor, ladder
+from jaxadd.tasks.addition import floors
+from jaxadd.tasks.addition.carries import answer_length
+from jaxadd.tasks.addition.floors import Information, floor, ladder
 from jaxadd.errors import UserError
 
 

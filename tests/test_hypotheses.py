@@ -5,12 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxadd import losses
+from jaxadd.optim import losses
 from jaxadd.analysis import hypotheses as hy
 from jaxadd.analysis.hypotheses import Claim, Kept, Part, Same
 from jaxadd.analysis.interventions import Site
-from jaxadd.model import Transformer
-from jaxadd.tasks import Addition, Batch
+from jaxadd.models import Transformer
+from jaxadd.tasks import Addition
+from jaxadd.types import Batch
 
 TASK = Addition(digits=2, target="single", digit=1, batch_size=8)
 READ = TASK.sizes.read

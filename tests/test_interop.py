@@ -22,8 +22,9 @@ from hypothesis import strategies as st
 from jaxadd import interop
 from jaxadd.errors import UserError
 from jaxadd.interop import archive, pickling, unpickling
-from jaxadd.model import Transformer
-from jaxadd.tasks import Addition, Modular, Sizes
+from jaxadd.models import Transformer
+from jaxadd.tasks import Addition, Modular
+from jaxadd.types import Sizes
 
 ROOT = Path(__file__).parent.parent
 FLOAT = b"ctorch\nFloatStorage\n"

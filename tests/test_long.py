@@ -14,14 +14,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxadd import checkpoints, runs, sweeps
+from jaxadd.runs import checkpoints, train
+from jaxadd import sweeps
 from jaxadd.config import RunConfig, Stop
-from jaxadd.fit import fit
-from jaxadd.model import Transformer
-from jaxadd.optimizers import AdamW
+from jaxadd.training.loop import fit
+from jaxadd.models import Transformer
+from jaxadd.optim.optimizers import AdamW
 from jaxadd.sweeps import Sweep
 from jaxadd.tasks import Modular
-from jaxadd.train import METRICS, Trainer
+from jaxadd.training.step import METRICS, Trainer
 
 pytestmark = pytest.mark.long
 QUIET = {"note": lambda _: None}
@@ -71,14 +72,14 @@ def _saved(folder):
 
 
 def _waves(folder):
-    return enumerate(runs.load(path) for path in sorted((folder / "lanes").iterdir()))
+    return enumerate(train.load(path) for path in sorted((folder / "lanes").iterdir()))
 
 
 def _poison(wave, lane):
     """Put NaN into one lane's parameters at its newest saved state."""
-    origin = runs.read_origin(wave)
+    origin = train.read_origin(wave)
     trainer = Trainer(origin.config)
-    state = runs.state(wave, trainer)
+    state = train.state(wave, trainer)
     bad = jax.tree.map(lambda w: w.at[lane].set(jnp.nan), state.params)
     step = checkpoints.updates_made(state)
     seconds = checkpoints.seconds(wave / "checkpoints", step)

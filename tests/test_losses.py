@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxadd import losses
+from jaxadd.optim import losses
 
 
 def exact(logits: np.ndarray, target: int) -> tuple[float, np.ndarray]:

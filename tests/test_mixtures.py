@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxadd.analysis.carries import carries
+from jaxadd.tasks.addition.carries import carries
 from jaxadd.tasks import Addition, Mixture
 
 

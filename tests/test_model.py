@@ -9,11 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxadd import model as model_module
-from jaxadd.checkpoints import flatten
+from jaxadd import models as model_module
+from jaxadd.runs.checkpoints import flatten
 from jaxadd.errors import UserError
-from jaxadd.model import MLP, Transformer
-from jaxadd.tasks import Addition, Modular, Sizes
+from jaxadd.models import MLP, Transformer
+from jaxadd.tasks import Addition, Modular
+from jaxadd.types import Sizes
 
 SMALL = Sizes(length=5, classes=6, vocabulary=7, read=(4,))
 

@@ -9,15 +9,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxadd.config import from_json, hyper, to_json, traced
-from jaxadd.filters import FixedNorm, GrokfastEMA, GrokfastMA, OrthogonalGradient
-from jaxadd.fit import fit
+from jaxadd.serialization import from_json, to_json
+from jaxadd.config import hyper, traced
+from jaxadd.optim.filters import FixedNorm, GrokfastEMA, GrokfastMA, OrthogonalGradient
+from jaxadd.training.loop import fit
 from jaxadd.lanes import take
-from jaxadd.losses import LabelSmoothing, StableMax, cross_entropy
-from jaxadd.model import Transformer
-from jaxadd.optimizers import SGD, Adam, AdamW, Lion, Muon
+from jaxadd.optim.losses import LabelSmoothing, StableMax, cross_entropy
+from jaxadd.models import Transformer
+from jaxadd.optim.optimizers import SGD, Adam, AdamW, Lion, Muon
 from jaxadd.tasks import Modular
-from jaxadd.train import Trainer
+from jaxadd.training.step import Trainer
 
 
 def run(optimizer, steps=25, w=(1.0, -2.0)):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from jaxadd.analysis.outcomes import kaplan_meier, outcome, quantiles
+from jaxadd.sweeps.outcomes import kaplan_meier, outcome, quantiles
 
 
 def test_without_censoring_it_is_the_share_left():

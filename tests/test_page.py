@@ -9,7 +9,7 @@ import shutil
 import numpy as np
 import pytest
 
-from jaxadd import page
+from jaxadd.views import html
 from jaxadd.errors import UserError
 
 VOID = {"meta", "link", "input"}
@@ -42,7 +42,7 @@ class Checker(html.parser.HTMLParser):
 
 def parsed(blocks, title="A title"):
     checker = Checker()
-    checker.feed(page.render(title, "below", blocks))
+    checker.feed(html.render(title, "below", blocks))
     assert not checker.open
     return checker, json.loads(checker.data)
 
@@ -56,8 +56,8 @@ def unpacked(packed):
 
 STEPS = np.array([0, 100, 400])
 BLOCKS = [
-    page.Text("Words", ["one", HOSTILE]),
-    page.Lines(
+    html.Text("Words", ["one", HOSTILE]),
+    html.Lines(
         "Curves",
         np.arange(50),
         {"train": np.geomspace(1, 1e-8, 50), "test": np.stack([np.full(50, np.nan), np.linspace(2, 1, 50)])},
@@ -65,7 +65,7 @@ BLOCKS = [
         log_y=True,
         shades=[(0, 10, "early")],
     ),
-    page.HeatMaps(
+    html.HeatMaps(
         "Maps",
         STEPS,
         {"L0H0": np.arange(18, dtype=float).reshape(3, 2, 3), "L0H1": np.full((3, 2, 3), np.nan)},
@@ -75,16 +75,16 @@ BLOCKS = [
         ylabel="from",
         note="A note.",
     ),
-    page.HeatMaps("Still", [400], {"only": np.array([[[-1.0, 2.0]]])}, ["row"], ["x", "y"], diverging=True),
-    page.Spectra("Bars", STEPS[1:], {"norms": np.array([[1.0, 2, 3], [3, 2, 1]])}, ["0", "1", "2"], "k", ["1"]),
-    page.Table("Cells", ["measure", "value"], [("loss", "1.5e-7"), (HOSTILE, "none")]),
+    html.HeatMaps("Still", [400], {"only": np.array([[[-1.0, 2.0]]])}, ["row"], ["x", "y"], diverging=True),
+    html.Spectra("Bars", STEPS[1:], {"norms": np.array([[1.0, 2, 3], [3, 2, 1]])}, ["0", "1", "2"], "k", ["1"]),
+    html.Table("Cells", ["measure", "value"], [("loss", "1.5e-7"), (HOSTILE, "none")]),
 ]
 
 
 def test_it_is_one_well_formed_file_that_fetches_nothing():
     checker, data = parsed(BLOCKS)
     assert all(link.startswith("#") or link == "data:," for link in checker.links)
-    text = page.render("t", "s", BLOCKS)
+    text = html.render("t", "s", BLOCKS)
     assert not re.search(r"https?:|//[a-z]|@import|url\(|eval\(|innerHTML", text)
     assert data["steps"] == [0, 100, 400]
     assert [tag for tag, _ in checker.seen].count("section") == len(BLOCKS)
@@ -106,7 +106,7 @@ def test_numbers_come_back_and_hostile_words_stay_words():
 def test_large_arrays_keep_their_numbers_to_a_part_of_their_range(special):
     values = np.random.default_rng(0).normal(size=(20, 60, 60)).astype(np.float32)
     values[3, 4, 5] = special
-    _, data = parsed([page.HeatMaps("Large", np.arange(20), {"x": values}, range(60), range(60))])
+    _, data = parsed([html.HeatMaps("Large", np.arange(20), {"x": values}, range(60), range(60))])
     packed = data["blocks"][0]["frames"][0]
     assert ("uint16" in packed) == np.isnan(special)  # Infinity has no place in it.
     span = np.ptp(values[np.isfinite(values)])
@@ -114,7 +114,7 @@ def test_large_arrays_keep_their_numbers_to_a_part_of_their_range(special):
 
 
 def test_constant_large_arrays_come_back():
-    _, data = parsed([page.Lines("Flat", np.arange(70_000), {"x": np.full(70_000, 2.5)})])
+    _, data = parsed([html.Lines("Flat", np.arange(70_000), {"x": np.full(70_000, 2.5)})])
     np.testing.assert_array_equal(unpacked(data["blocks"][0]["series"][0]), 2.5)
 
 
@@ -126,10 +126,10 @@ def test_without_frames_there_is_no_slider():
 
 def test_shapes_that_do_not_fit_and_pages_too_large_are_refused(tmp_path, monkeypatch):
     with pytest.raises(AssertionError):
-        page.render("t", "s", [BLOCKS[2]._replace(steps=STEPS[:2])])
+        html.render("t", "s", [BLOCKS[2]._replace(steps=STEPS[:2])])
     monkeypatch.setattr(page, "MAX_BYTES", 1000)
     with pytest.raises(UserError, match="give fewer frames"):
-        page.write(tmp_path / "report.html", "t", "s", BLOCKS)
+        html.write(tmp_path / "report.html", "t", "s", BLOCKS)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -156,7 +156,7 @@ def browser(tmp_path_factory):
 @pytest.fixture
 def opened(browser, tmp_path):
     path = tmp_path / "report.html"
-    page.write(path, "A title", "below", BLOCKS)
+    html.write(path, "A title", "below", BLOCKS)
     browser.get_log("browser")
     browser.get(path.as_uri())
     yield browser

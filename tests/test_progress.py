@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxadd.analysis import fourier, progress
+from jaxadd.analysis import fourier
+from jaxadd.analysis.modular import progress
 from jaxadd.errors import UserError
-from jaxadd.model import Transformer
+from jaxadd.models import Transformer
 from jaxadd.tasks import Addition, Modular
 
 P = 7

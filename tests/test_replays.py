@@ -5,12 +5,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from jaxadd import checkpoints, replays, runs
+from jaxadd.runs import checkpoints, replay, train
 from jaxadd.config import Stop
 from jaxadd.files import read_npz
-from jaxadd.model import MLP
-from jaxadd.tasks import Digits
-from jaxadd.train import Trainer
+from jaxadd.models import MLP
+from jaxadd.tasks import HandwrittenDigits
+from jaxadd.training.step import Trainer
 from jaxadd.trees import flatten
 
 QUIET = {"note": lambda text: None}
@@ -30,10 +30,10 @@ def assert_met(again, recorded):
 def test_replay_is_exact_and_dense(tiny, copy, complete):
     before = {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()}
     notes = []
-    folder = replays.replay(copy, 13, 27, snapshots=[13, 20, 27], note=notes.append)
+    folder = replay.replay(copy, 13, 27, snapshots=[13, 20, 27], note=notes.append)
     assert folder == copy / "replays" / "13-27"
     assert notes == ["running from step 10 to 13", "all 15 recorded train losses were met again, bit for bit"]
-    again, record = read_npz(folder / "metrics.npz"), runs.load(complete).metrics
+    again, record = read_npz(folder / "metrics.npz"), train.load(complete).metrics
     np.testing.assert_array_equal(again["step"], np.arange(13, 28))
     assert_met(again, record)
     assert all(np.isfinite(values).all() for values in again.values()), "the test set is measured at every step"
@@ -49,18 +49,18 @@ def test_replay_is_exact_and_dense(tiny, copy, complete):
 
 def test_replay_meets_the_stop_of_the_run(tiny, tmp_path):
     """Though the replay knows the test accuracy at every step, it ends where the run did, on its grid."""
-    config = replace(tiny, task=Digits(batch_size=16), model=MLP(hidden=(8,)), stop=Stop("test_accuracy", 0.3))
-    record = runs.train(Trainer(config), tmp_path / "a", **QUIET)
+    config = replace(tiny, task=HandwrittenDigits(batch_size=16), model=MLP(hidden=(8,)), stop=Stop("test_accuracy", 0.3))
+    record = train.train(Trainer(config), tmp_path / "a", **QUIET)
     ended = [lane["steps"] for lane in record.summary["lanes"]]
     assert 0 < max(ended) < 40
     notes = []
-    folder = replays.replay(tmp_path / "a", 1, 40, note=notes.append)
+    folder = replay.replay(tmp_path / "a", 1, 40, note=notes.append)
     again = read_npz(folder / "metrics.npz")
     assert again["step"][-1] == max(ended)
     assert_met(again, record.metrics)
     assert "bit for bit" in notes[-1]
     with pytest.raises(ValueError, match="is a replay of"):
-        runs.train(Trainer(config), folder, **QUIET)
+        train.train(Trainer(config), folder, **QUIET)
 
 
 def test_replay_tells_of_a_difference(copy):
@@ -68,7 +68,7 @@ def test_replay_tells_of_a_difference(copy):
     metrics["train_loss"][0, 15] += 1e-6
     np.savez(copy / "metrics.npz", **metrics)
     notes = []
-    replays.replay(copy, 12, 20, note=notes.append)
+    replay.replay(copy, 12, 20, note=notes.append)
     assert "differ from the recorded ones from step 15 on" in notes[-1]
 
 
@@ -83,7 +83,7 @@ def test_replay_tells_of_a_difference(copy):
 )
 def test_replay_of_steps_that_are_not_there(copy, arguments, words):
     with pytest.raises(ValueError, match=words):
-        replays.replay(copy, *arguments, **QUIET)
+        replay.replay(copy, *arguments, **QUIET)
     assert not (copy / "replays").exists()
 
 
@@ -91,11 +91,11 @@ def test_replay_is_not_overwritten(copy):
     (copy / "replays" / "1-3").mkdir(parents=True)
     (copy / "replays" / "1-3" / "metrics.npz").write_text("mine")
     with pytest.raises(ValueError, match="exists already"):
-        replays.replay(copy, 1, 3, **QUIET)
-    assert replays.replay(copy, 1, 3, name="again", **QUIET).name == "again"
+        replay.replay(copy, 1, 3, **QUIET)
+    assert replay.replay(copy, 1, 3, name="again", **QUIET).name == "again"
 
 
 @pytest.mark.parametrize("name", ["../x", "a/b", "..", "."])
 def test_a_replay_stays_in_its_place(copy, name):
     with pytest.raises(ValueError, match="that of one folder"):
-        replays.replay(copy, 1, 2, name=name, **QUIET)
+        replay.replay(copy, 1, 2, name=name, **QUIET)

@@ -7,14 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import spike
-from jaxadd import cli, runs
+from jaxadd.cli.commands import spike
+from jaxadd.cli import experiment
+from jaxadd.runs import train
 from jaxadd.analysis import spikes
 from jaxadd.config import RunConfig
-from jaxadd.model import Transformer
-from jaxadd.optimizers import SGD, AdamW
+from jaxadd.models import Transformer
+from jaxadd.optim.optimizers import SGD, AdamW
 from jaxadd.tasks import Addition, Modular
-from jaxadd.train import Trainer
+from jaxadd.training.step import Trainer
 
 
 def falling(length=600, seed=0):
@@ -120,13 +121,13 @@ def folders(tmp_path_factory):
     folders = {}
     for name, config in configs.items():
         folders[name] = tmp_path_factory.mktemp("spikes") / name
-        runs.train(Trainer(config), folders[name], note=lambda _: None)
+        train.train(Trainer(config), folders[name], note=lambda _: None)
     return folders
 
 
 def call(monkeypatch, *arguments):
     monkeypatch.setattr(sys, "argv", ["-", *map(str, arguments)])
-    return cli.command("experiments.spike", spike.Options, spike.main)
+    return experiment.command("experiments.spike", spike.Options, spike.main)
 
 
 @pytest.mark.parametrize("name", ["addition", "modular"])

@@ -16,13 +16,16 @@ import jax
 import numpy as np
 import pytest
 
-from jaxadd import checkpoints, costs, runs, sweeps
-from jaxadd.config import Stop, to_json
+from jaxadd.runs import checkpoints, train
+from jaxadd.training import costs
+from jaxadd import sweeps
+from jaxadd.config import Stop
+from jaxadd.serialization import to_json
 from jaxadd.files import read_npz, write_npz
-from jaxadd.fit import fit
-from jaxadd.summaries import step_of
+from jaxadd.training.loop import fit
+from jaxadd.runs.summary import step_of
 from jaxadd.sweeps import Axis, Sweep, processes, results
-from jaxadd.train import METRICS, Trainer
+from jaxadd.training.step import METRICS, Trainer
 
 QUIET = {"note": lambda _: None}
 
@@ -53,7 +56,7 @@ def test_the_table_has_a_row_for_each_lane(sweep, swept):
     assert [int(row["lane"]) for row in rows] == list(range(12))
     assert [row["status"] for row in rows] == (["finished"] * 3 + ["diverged"] * 3) * 2
     assert [row["optimizer.lr"] for row in rows[2:4]] == ["0.01", "1e+30"]
-    record = runs.load(next((swept / "lanes").glob("000006-*")))
+    record = train.load(next((swept / "lanes").glob("000006-*")))
     assert float(rows[8]["final_test_loss"]) == pytest.approx(record.summary["lanes"][2]["final_test_loss"])
     assert sum(float(row["seconds"]) for row in rows[6:]) == pytest.approx(record.summary["run_seconds"], abs=0.01)
 
@@ -62,7 +65,7 @@ def lanes_of(folder):
     """Read all that was recorded of each lane."""
     found = {}
     for path in sorted((folder / "lanes").iterdir()):
-        record, first = runs.load(path), int(path.name[:6])
+        record, first = train.load(path), int(path.name[:6])
         for s in range(len(record.origin.config.seeds)):
             end = record.summary["lanes"][s]["steps"] + 1  # Others of its wave may have gone on for longer.
             own = {name: record.metrics[name][s, :end] for name in METRICS}
@@ -183,7 +186,7 @@ def test_lanes_that_wait_share_a_wave_where_lanes_are_side_by_side(sweep, swept,
     sweeps.run(replace(sweep, axes=sweep.axes[1:]), tmp_path / "turns", width=1, **QUIET)
     names = sorted(path.name for path in (tmp_path / "turns" / "lanes").iterdir())
     assert names == ["000000-000002", "000003-000005"]
-    assert {runs.read_origin(tmp_path / "turns" / "lanes" / name).places for name in names} == {1}
+    assert {train.read_origin(tmp_path / "turns" / "lanes" / name).places for name in names} == {1}
     assert_same_lanes(lanes_of(tmp_path / "turns"), second_half(swept), exactly=False)
 
 
@@ -274,7 +277,7 @@ def test_a_record_that_is_damaged_is_told_of_and_mended(sweep, swept, tmp_path):
     (first / "metrics.npz").write_bytes((first / "metrics.npz").read_bytes()[:2_000])
     with pytest.raises(ValueError, match=r"000000-000005 is missing or damaged .* experiments.resume repairs it"):
         sweeps.lane_curves(tmp_path / "it", "test_loss")
-    runs.train(Trainer(runs.load(swept / "lanes" / first.name).origin.config), first, **QUIET)
+    train.train(Trainer(train.load(swept / "lanes" / first.name).origin.config), first, **QUIET)
     assert_same_lanes(lanes_of(tmp_path / "it"), lanes_of(swept))
 
 
@@ -291,8 +294,8 @@ def test_a_wave_that_is_not_what_the_sweep_makes_of_its_lanes_is_refused(sweep, 
         assert (folder / "sweep.csv").read_bytes() == table
 
     def longer(first, last):
-        config = runs.read_origin(first).config
-        runs.train(Trainer(replace(config, steps=21)), first, extend=True, **QUIET)
+        config = train.read_origin(first).config
+        train.train(Trainer(replace(config, steps=21)), first, extend=True, **QUIET)
 
     def edited(first, last):
         (first / "config.json").write_text((first / "config.json").read_text().replace('"b1": 0.9', '"b1": 0.8'))

@@ -3,12 +3,11 @@
 Everything here is a product of matrices: pure, compiled, and to be vmapped over lanes. Rows are vectors of the
 residual stream, as in `x @ W`. What a circuit leaves out, such as attention patterns, MLPs in between and
 LayerNorm's scale, is not approximated but absent. A LayerNorm is folded into the matrix that reads through it,
-see `folded`. Source of the vocabulary: Elhage et al. 2021, "A Mathematical Framework for Transformer Circuits".
+see `models.structure.folded`. Source of the vocabulary: Elhage et al. 2021, "A Mathematical Framework for Transformer Circuits".
 """
 
 import functools
 import math
-from collections.abc import Callable
 from typing import NamedTuple
 
 import chex
@@ -17,77 +16,26 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxadd.errors import UserError
-from jaxadd.model import Params
+from jaxadd.models import Model, structure
+from jaxadd.types import Params
 
 einsum = functools.partial(jnp.einsum, precision="highest")
-_compiled = functools.partial(jax.jit, static_argnames="layer")
-
-
-def layers(params: Params) -> int:
-    """Count the blocks, L; raises UserError for a network without any."""
-    count = sum(name.startswith("blocks.") for name in params)
-    if not count:
-        raise UserError("circuits are those of a Transformer, and this network has no blocks")
-    return count
-
-
-def folded(params: Params) -> Params:
-    """Fold the linear part of every LayerNorm into the matrices that read through it; without any, change nothing.
-
-    LayerNorm is (x - mean x) / σ(x) · w + b. Its centring and its weight w go into W_Q, W_K, W_V, W_in and W_U,
-    so that x W_folded / σ(x) is what the matrix makes of LN(x) but for a constant, the bias b times the matrix.
-    The scale 1 / σ(x), which depends on x, and the constants are left out.
-
-    Returns:
-      parameters of the same shapes without LayerNorms.
-    """
-
-    def fold(norm: Params, weights: Params) -> dict[str, jax.Array]:
-        reads = {"W_Q", "W_K", "W_V", "W_in", "W_U"}
-        return {name: _centred(norm["w"][:, None] * w) if name in reads else w for name, w in weights.items()}
-
-    if "ln_final" not in params:
-        return params
-    found = {**params, "unembed": fold(params["ln_final"], params["unembed"])}
-    del found["ln_final"]
-    for i in range(layers(params)):
-        block = params[f"blocks.{i}"]
-        found[f"blocks.{i}"] = {
-            part: fold(block[norm], block[part]) for norm, part in (("ln1", "attn"), ("ln2", "mlp")) if part in block
-        }
-    return found
-
-
-def _centred(w: jax.Array) -> jax.Array:
-    return w - jnp.mean(w, axis=-2, keepdims=True)
-
-
-def mlp_weights(params: Params, layer: int) -> Params:
-    """Give the weights of a layer's MLP; raises UserError where there is none."""
-    block = _block(params, layer)
-    if "mlp" not in block:
-        raise UserError("this network has no MLP (d_mlp is 0), so it has no neurons to read")
-    return block["mlp"]
-
-
-def _block(params: Params, layer: int) -> Params:
-    if not 0 <= layer < layers(params):
-        raise UserError(f"layer must be from 0 to {layers(params) - 1}, the layers of this network, got {layer}")
-    return params[f"blocks.{layer}"]
+_compiled = functools.partial(jax.jit, static_argnames=("model", "layer"))
 
 
 # --- one head, one layer ----------------------------------------------------------------------------------
 
 
 @_compiled
-def qk(params: Params, layer: int, queries: jax.Array | None = None, keys: jax.Array | None = None) -> jax.Array:
+def qk(params: Params, model: Model, layer: int, queries: jax.Array | None = None, keys: jax.Array | None = None) -> jax.Array:
     """Compute every head's attention scores between vectors: x W_Q (y W_K)ᵀ / √K.
 
     Scores add up over sums of vectors: with W_E and W_pos as queries and keys, one after the other, the four
     results add up to the scores of the first layer, before the mask.
 
     Args:
-      params: of one lane.
+      params: of one network.
+      model: its model.
       layer: below L.
       queries: `[n, D]`, vectors of the residual stream that attend; all tokens' embeddings, W_E, by default.
       keys: `[m, D]`, vectors that are attended to; W_E by default.
@@ -95,22 +43,23 @@ def qk(params: Params, layer: int, queries: jax.Array | None = None, keys: jax.A
     Returns:
       `[H, n, m]`; `[H, V, V]` by default.
     """
-    params = folded(params)
-    attn, embedding = _block(params, layer)["attn"], params["embed"]["W_E"]
+    params = structure.folded(params, model)
+    attn, embedding = structure.block(params, model, layer)["attn"], params["embed"]["W_E"]
     queries, keys = (embedding if x is None else jnp.asarray(x) for x in (queries, keys))
     chex.assert_shape([queries, keys], (None, embedding.shape[1]))
     q, k = einsum("nd,hdk->hnk", queries, attn["W_Q"]), einsum("md,hdk->hmk", keys, attn["W_K"])
     return einsum("hnk,hmk->hnm", q, k) / math.sqrt(q.shape[-1])
 
 
-def attention_readoff(params: Params, layer: int, token: int, position: int) -> jax.Array:
+def attention_readoff(params: Params, model: Model, layer: int, token: int, position: int) -> jax.Array:
     """Compute W_attn, the scores that one token at one position gives to every token.
 
     In the mainline's first layer, with `=` at position 2, this is all that attention depends on but for the
     keys' positions.
 
     Args:
-      params: of one lane.
+      params: of one network.
+      model: its model.
       layer: below L.
       token: the one that attends, below V.
       position: where it stands, below T.
@@ -122,22 +71,23 @@ def attention_readoff(params: Params, layer: int, token: int, position: int) -> 
     for name, value, many in (("token", token, len(embedding)), ("position", position, len(places))):
         if not 0 <= value < many:
             raise UserError(f"{name} must be from 0 to {many - 1}, got {value}")
-    return qk(params, layer, (embedding[token] + places[position])[None])[:, 0]
+    return qk(params, model, layer, (embedding[token] + places[position])[None])[:, 0]
 
 
 @_compiled
-def ov_matrix(params: Params, layer: int) -> jax.Array:
+def ov_matrix(params: Params, model: Model, layer: int) -> jax.Array:
     """Compute W_OV = W_V W_O of every head, what it writes for what it attends to: `[H, D, D]`."""
-    attn = _block(folded(params), layer)["attn"]
+    attn = structure.block(structure.folded(params, model), model, layer)["attn"]
     return einsum("hdk,hke->hde", attn["W_V"], attn["W_O"])
 
 
 @_compiled
-def ov(params: Params, layer: int, sources: jax.Array | None = None, readout: jax.Array | None = None) -> jax.Array:
+def ov(params: Params, model: Model, layer: int, sources: jax.Array | None = None, readout: jax.Array | None = None) -> jax.Array:
     """Compute what every head writes when all its attention is on one vector: x W_V W_O, seen through a readout.
 
     Args:
-      params: of one lane.
+      params: of one network.
+      model: its model.
       layer: below L.
       sources: `[n, D]`, vectors of the residual stream attended to; all tokens' embeddings, W_E, by default.
       readout: `[D, m]`; by default the unembedding W_U, so that the result is the direct effect on the logits.
@@ -145,8 +95,8 @@ def ov(params: Params, layer: int, sources: jax.Array | None = None, readout: ja
     Returns:
       `[H, n, m]`; `[H, V, C]` by default.
     """
-    params = folded(params)
-    attn, embedding = _block(params, layer)["attn"], params["embed"]["W_E"]
+    params = structure.folded(params, model)
+    attn, embedding = structure.block(params, model, layer)["attn"], params["embed"]["W_E"]
     sources = embedding if sources is None else jnp.asarray(sources)
     readout = params["unembed"]["W_U"] if readout is None else jnp.asarray(readout)
     chex.assert_shape(sources, (None, embedding.shape[1]))
@@ -155,16 +105,16 @@ def ov(params: Params, layer: int, sources: jax.Array | None = None, readout: ja
 
 
 @_compiled
-def embedding_to_neuron(params: Params, layer: int) -> jax.Array:
+def embedding_to_neuron(params: Params, model: Model, layer: int) -> jax.Array:
     """Compute W_neur = W_E W_V W_O W_in, what attention to a token adds to every neuron of the layer: `[H, V, F]`."""
-    return ov(params, layer, readout=mlp_weights(folded(params), layer)["W_in"])
+    return ov(params, model, layer, readout=structure.mlp(structure.folded(params, model), model, layer)["W_in"])
 
 
 @_compiled
-def neuron_to_logit(params: Params, layer: int) -> jax.Array:
+def neuron_to_logit(params: Params, model: Model, layer: int) -> jax.Array:
     """Compute W_L = W_out W_U, the direct effect of every neuron on the logits: `[F, C]`."""
-    params = folded(params)
-    return einsum("fd,dc->fc", mlp_weights(params, layer)["W_out"], params["unembed"]["W_U"])
+    params = structure.folded(params, model)
+    return einsum("fd,dc->fc", structure.mlp(params, model, layer)["W_out"], params["unembed"]["W_U"])
 
 
 # --- composition ------------------------------------------------------------------------------------------
@@ -189,7 +139,7 @@ class Composition(NamedTuple):
     deviation: jax.Array
 
 
-def composition_labels(params: Params) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def composition_labels(model: Model) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Name the axes of a Composition.
 
     Returns:
@@ -197,16 +147,16 @@ def composition_labels(params: Params) -> tuple[tuple[str, ...], tuple[str, ...]
       "L0MLP", ….
     """
     writers, readers = [], []
-    for i in range(layers(params)):
-        block = params[f"blocks.{i}"]
-        heads, mlp = [f"L{i}H{h}" for h in range(block["attn"]["W_Q"].shape[-3])], [f"L{i}MLP"] * ("mlp" in block)
+    for i in range(structure.layers(model)):
+        heads = [f"L{i}H{h}" for h in range(structure.heads(model))]
+        mlp = [f"L{i}MLP"] if structure.has_neurons(model) else []
         writers += [*heads, *mlp]
         readers += [*(f"{head}.{read}" for head in heads for read in "QKV"), *mlp]
     return tuple(writers), tuple(readers)
 
 
-@jax.jit
-def composition(params: Params) -> Composition:
+@functools.partial(jax.jit, static_argnames="model")
+def composition(params: Params, model: Model) -> Composition:
     """Compute the composition scores of Elhage et al. 2021 between all heads and MLPs.
 
     A head writes through W_OV and reads queries through W_Q W_Kᵀ, keys through its transpose and values through
@@ -214,18 +164,19 @@ def composition(params: Params) -> Composition:
     needs D × D matrices of the parts and none of the pairs. Its rounding leaves scores below 1e-3 unresolved.
 
     Args:
-      params: of one lane.
+      params: of one network.
+      model: its model.
 
     Returns:
       the scores of L (H + 1) writers and L (3 H + 1) readers, or without MLPs L H and 3 L H; see Composition.
     """
-    count, params = layers(params), folded(params)
+    count, params = structure.layers(model), structure.folded(params, model)
     blocks = jax.tree.map(lambda *w: jnp.stack(w), *(params[f"blocks.{i}"] for i in range(count)))
     q, k, v, o = (blocks["attn"][name] for name in ("W_Q", "W_K", "W_V", "W_O"))
     o, (_, heads, width, _) = o.swapaxes(-1, -2), q.shape
     writers = [_gram(o, v)]  # [L, ·, D, D]
     readers = [jnp.stack([_gram(q, k), _gram(k, q), _gram(v, o)], axis=2).reshape(count, 3 * heads, width, width)]
-    if "mlp" in blocks:
+    if structure.has_neurons(model):
         w_in, w_out = blocks["mlp"]["W_in"], blocks["mlp"]["W_out"]
         writers.append(einsum("lfd,lfe->lde", w_out, w_out)[:, None])
         readers.append(einsum("ldf,lef->lde", w_in, w_in)[:, None])
@@ -249,18 +200,14 @@ def composition(params: Params) -> Composition:
     )
 
 
-def mean_attention(params: Params, apply: Callable, inputs: jax.Array, read: tuple[int, ...]) -> np.ndarray:
-    """Give the attention of every head at the positions read, its mean over examples: `[L, H, R, T]`."""
-    return np.asarray(_mean_attention(params, apply, inputs, read))
-
-
-@functools.partial(jax.jit, static_argnames=("apply", "read"))
-def _mean_attention(params: Params, apply: Callable, inputs: jax.Array, read: tuple[int, ...]) -> jax.Array:
-    names = [f"blocks.{i}.attn.hook_pattern" for i in range(layers(params))]
-    _, seen = apply(params, inputs, names)
-    means = [jnp.mean(seen[name], axis=0) for name in names]
-    # The last block computes it at these positions only.
-    return jnp.stack([x if x.shape[1] == len(read) else x[:, jnp.asarray(read)] for x in means])
+@functools.partial(jax.jit, static_argnames="model")
+def mean_attention(params: Params, model: Model, inputs: jax.Array) -> jax.Array:
+    """Return the attention of every head at the scored positions, its mean over examples: `[L, H, R, T]`."""
+    names = [f"blocks.{i}.attn.hook_pattern" for i in range(structure.layers(model))]
+    _, cache = model.apply(params, inputs, names)
+    means = {name: jnp.mean(cache[name], axis=0) for name in names}
+    read = jnp.asarray(model.sizes.read)
+    return jnp.stack([x if structure.only_where_read(model, name) else x[:, read] for name, x in means.items()])
 
 
 def _gram(outer: jax.Array, inner: jax.Array) -> jax.Array:

@@ -22,12 +22,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxadd import losses
-from jaxadd.analysis.interventions import Apply, Site, masks, where
+from jaxadd.analysis.interventions import Site, masks, where
 from jaxadd.errors import UserError
 from jaxadd.lanes import over_lanes
-from jaxadd.model import Params
-from jaxadd.tasks import Batch
+from jaxadd.models import Model
+from jaxadd.optim import losses
+from jaxadd.types import Batch, Params
 
 HOLDS, FAILS = 0.9, 0.5  # A claim holds where its interval lies above, and fails where it lies below.
 MATTERS = 0.01  # nats by which L_random must exceed L; below that an activation does not matter.
@@ -166,13 +166,12 @@ def partners(key: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 def scrub(
     params: Params,
-    apply: Apply,
+    model: Model,
     batch: Batch,
     problems: Any,
     claims: Sequence[Claim],
     key: jax.Array,
     *,
-    read: Sequence[int],
     draws: int = 4,
 ) -> Losses:
     """Scrub and randomly resample the activations of n claims, all in one compiled call.
@@ -180,13 +179,12 @@ def scrub(
     Claims with the same number of parts share a compilation, whatever their sites and features are.
 
     Args:
-      params: of one lane.
-      apply: the model's.
+      params: of one network.
+      model: its model.
       batch: inputs `[B, T]` and targets `[B, R]`.
       problems: what the claims' features are functions of, a pytree of arrays with a leading axis B.
       claims: `Kept` parts hold an array of the activation's size each, so such claims are best given one at a time.
       key: a typed key; every part and draw gets partners of its own.
-      read: the R positions scored.
       draws: independent resamplings to average over.
     """
     if not claims:
@@ -194,18 +192,18 @@ def scrub(
     scrubbed = [claim.parts for claim in claims]
     free = [tuple(Part(s, Same(constant)) for s in c.against or [p.site for p in c.parts]) for c in claims]
     names = tuple(sorted({part.site.name for parts in (*scrubbed, *free) for part in parts}))
-    clean = _clean(params, batch.inputs, names, apply, tuple(read))
-    run = functools.partial(_resampled, params, batch, clean, key, apply=apply, read=tuple(read), draws=draws)
-    shown = (params, apply, batch.inputs, read)
+    clean = _clean(params, batch.inputs, names, model)
+    run = functools.partial(_resampled, params, batch, clean, key, model=model, draws=draws)
+    shown = (params, model, batch.inputs)
     with_claims, partnered = run(*_stack(scrubbed, problems, clean, shown))
     freely, _ = run(*_stack(free, problems, clean, shown))
     loss = jnp.mean(losses.cross_entropy(clean["logits"], batch.targets), axis=-1)
     return Losses(loss, with_claims, freely, partnered)
 
 
-@functools.partial(jax.jit, static_argnums=(2, 3, 4))
-def _clean(params, inputs, names, apply, read):
-    return apply(params, inputs, {*names, "logits"}, read=read)[1]
+@functools.partial(jax.jit, static_argnames=("names", "model"))
+def _clean(params, inputs, names, model):
+    return model.apply(params, inputs, {*names, "logits"})[1]
 
 
 def _stack(claims: Sequence[tuple[Part, ...]], problems: Any, clean: Mapping[str, jax.Array], shown: tuple) -> tuple:
@@ -250,8 +248,8 @@ def _stack(claims: Sequence[tuple[Part, ...]], problems: Any, clean: Mapping[str
     return places, jnp.asarray(table.reshape(*shape, examples, width)), kept
 
 
-@functools.partial(jax.jit, static_argnames=("apply", "read", "draws"))
-def _resampled(params, batch, clean, key, places, labels, kept, *, apply, read, draws):
+@functools.partial(jax.jit, static_argnames=("model", "draws"))
+def _resampled(params, batch, clean, key, places, labels, kept, *, model, draws):
     """Give mean losses `[n, B]` and the share of problems with partners `[n]`."""
     n, parts = labels.shape[:2]
 
@@ -268,7 +266,7 @@ def _resampled(params, batch, clean, key, places, labels, kept, *, apply, read, 
                 return x
 
             edits[name] = edit
-        logits, _ = apply(params, batch.inputs, (), edits, read=read)
+        logits, _ = model.apply(params, batch.inputs, (), edits)
         loss = jnp.mean(losses.cross_entropy(logits, batch.targets), axis=-1)
         # A part that is nowhere has partners, as all its labels are 0.
         return loss, jnp.mean(jnp.all(jnp.stack([has for _, has in found]), axis=0))
@@ -310,14 +308,13 @@ def score(measured: Losses, *, replicates: int = 1000, level: float = 0.95, seed
 
 def assess(
     params: Params,
-    apply: Apply,
+    model: Model,
     batch: Batch,
     problems: Any,
     claim: Claim,
     key: jax.Array,
     *,
-    read: Sequence[int],
     draws: int = 4,
 ) -> Score:
     """Test one claim; arguments as for `scrub`."""
-    return score(scrub(params, apply, batch, problems, [claim], key, read=read, draws=draws))[0]
+    return score(scrub(params, model, batch, problems, [claim], key, draws=draws))[0]

@@ -15,17 +15,8 @@ import numpy as np
 
 from jaxadd.errors import UserError
 from jaxadd.lanes import over_lanes
-from jaxadd.model import Params
-
-Edit = Callable[[jax.Array], jax.Array]
-Apply = Callable[..., tuple[jax.Array, dict[str, jax.Array]]]
-
-# What the axes of an activation are after the batch, by the last part of its name; others are [position, D].
-_AXES = {
-    **dict.fromkeys(("hook_q", "hook_k", "hook_v", "hook_z"), ("positions", "heads", "")),
-    **dict.fromkeys(("hook_pattern", "hook_attn_scores"), ("heads", "positions", "sources")),
-    **dict.fromkeys(("hook_pre", "hook_post"), ("positions", "neurons")),
-}
+from jaxadd.models import Edit, Model, structure
+from jaxadd.types import Params
 
 
 class Site(NamedTuple):
@@ -47,26 +38,26 @@ class Site(NamedTuple):
 
 
 def cache(
-    params: Params, apply: Apply, inputs: jax.Array, names: Collection[str], edits: Mapping[str, Edit] | None = None
+    params: Params, model: Model, inputs: jax.Array, names: Collection[str], edits: Mapping[str, Edit] | None = None
 ) -> dict[str, jax.Array]:
     """Give the activations of these names, batch first, of a run with `edits` if there are any."""
-    return apply(params, inputs, names, edits or {})[1]
+    return model.apply(params, inputs, names, edits)[1]
 
 
 def gradients(
     params: Params,
-    apply: Apply,
+    model: Model,
     inputs: jax.Array,
     names: Collection[str],
     objective: Callable[[jax.Array], jax.Array],
 ) -> dict[str, jax.Array]:
     """Compute the gradient of a scalar function of the logits `[B, R, C]` by each activation, in its shape."""
-    shapes = jax.eval_shape(lambda: apply(params, inputs, names)[1])
+    shapes = jax.eval_shape(lambda: model.apply(params, inputs, names)[1])
     nothing = {name: jnp.zeros(shape.shape, shape.dtype) for name, shape in shapes.items()}
 
     def value(added: dict[str, jax.Array]) -> jax.Array:
         edits = {name: lambda x, more=more: x + more for name, more in added.items()}
-        return objective(apply(params, inputs, (), edits)[0])
+        return objective(model.apply(params, inputs, (), edits)[0])
 
     return jax.grad(value)(nothing)
 
@@ -125,14 +116,13 @@ def where(mask: jax.Array, edit: Edit) -> Edit:
 # --- sites -----------------------------------------------------------------------------------------------
 
 
-def mask(site: Site, shape: Sequence[int], length: int, read: Sequence[int]) -> np.ndarray:
+def mask(site: Site, model: Model, shape: Sequence[int]) -> np.ndarray:
     """Mark a site within its activation.
 
     Args:
       site: what to mark.
+      model: of the network.
       shape: of the activation, batch first.
-      length: T, the number of tokens.
-      read: the R positions read, ascending; in the last block activations may exist there only.
 
     Returns:
       bool, broadcastable to `shape[1:]`.
@@ -140,7 +130,7 @@ def mask(site: Site, shape: Sequence[int], length: int, read: Sequence[int]) -> 
     Raises:
       ValueError: the activation has no such axis, or no such member on it.
     """
-    axes = _AXES.get(site.name.rpartition(".")[2], ("positions", "")) if site.name != "logits" else ("positions", "")
+    axes = structure.activation_axes(site.name)
     if wrong := [field for field in site._fields[1:] if getattr(site, field) is not None and field not in axes]:
         known = ", ".join(filter(None, axes))
         raise UserError(f"{site.name} has no {', '.join(wrong)} to choose from; it has {known}")
@@ -149,7 +139,8 @@ def mask(site: Site, shape: Sequence[int], length: int, read: Sequence[int]) -> 
         chosen = getattr(site, field) if field else None
         if chosen is None:
             continue
-        there = list(read) if field == "positions" and size == len(read) != length else list(range(size))
+        read_only = field == "positions" and structure.only_where_read(model, site.name)
+        there = list(model.sizes.read) if read_only else list(range(size))
         if missing := sorted(set(chosen) - set(there)):
             raise UserError(f"{site.name} has {field} {there[0]} to {there[-1]} of those computed, not {missing}")
         marked = marked & np.expand_dims(np.isin(there, chosen), [a for a in range(len(axes)) if a != axis])
@@ -157,7 +148,7 @@ def mask(site: Site, shape: Sequence[int], length: int, read: Sequence[int]) -> 
 
 
 def masks(
-    sites: Sequence[Site], params: Params, apply: Apply, inputs: jax.Array, read: Sequence[int]
+    sites: Sequence[Site], params: Params, model: Model, inputs: jax.Array
 ) -> dict[str, np.ndarray]:
     """Mark n sites within their activations.
 
@@ -166,10 +157,10 @@ def masks(
       it is of that name, and nowhere else.
     """
     names = tuple(dict.fromkeys(site.name for site in sites))
-    shapes = jax.eval_shape(lambda: apply(params, inputs, names, read=tuple(read))[1])
+    shapes = jax.eval_shape(lambda: model.apply(params, inputs, names)[1])
     marked: dict[str, np.ndarray] = {}
     for name in names:
-        own = {i: mask(s, shapes[name].shape, inputs.shape[1], read) for i, s in enumerate(sites) if s.name == name}
+        own = {i: mask(s, model, shapes[name].shape) for i, s in enumerate(sites) if s.name == name}
         shape = np.broadcast_shapes(*(m.shape for m in own.values()))
         marked[name] = np.zeros((len(sites), *shape), bool)
         for i, row in own.items():
@@ -179,23 +170,21 @@ def masks(
 
 def each(
     params: Params,
-    apply: Apply,
+    model: Model,
     inputs: jax.Array,
     marked: Mapping[str, jax.Array],
     edit: Edit,
     measure: Callable[[jax.Array], Any],
-    read: Sequence[int] | None = None,
 ) -> Any:
     """Intervene at every site, one at a time, in one compiled call.
 
     Args:
-      params: of one lane.
-      apply: the model's.
+      params: of one network.
+      model: its model.
       inputs: `[B, T]`.
       marked: as `masks` gives it, n rows.
       edit: what takes the place of each site, such as `mean`.
       measure: a function of the logits `[B, R, C]`; only its result is kept.
-      read: the positions read, the task's own by default.
 
     Returns:
       what `measure` gives, with a leading axis n.
@@ -203,6 +192,6 @@ def each(
 
     def one(row: Mapping[str, jax.Array]) -> Any:
         edits = {name: where(place, edit) for name, place in row.items()}
-        return measure(apply(params, inputs, (), edits, read=read)[0])
+        return measure(model.apply(params, inputs, (), edits)[0])
 
     return over_lanes(one, width=16)({name: jnp.asarray(m) for name, m in marked.items()})

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxadd.model import Params
+from jaxadd.types import Params
 
 FACTOR = 10.0  # A spike is a loss this much above the median before it; a single unlucky batch may reach 5.
 WINDOW = 100  # records that the median is taken over

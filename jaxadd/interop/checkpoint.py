@@ -14,13 +14,13 @@ from jaxadd.files import replacing
 from jaxadd.interop import archive, layouts, pickling, unpickling
 from jaxadd.interop.archive import Archive
 from jaxadd.interop.layouts import Layout
-from jaxadd.model import Params, Transformer
-from jaxadd.optimizers import AdamW
-from jaxadd.tasks import Sizes
+from jaxadd.models import Transformer
+from jaxadd.optim.optimizers import AdamW
+from jaxadd.types import Params, Sizes
 
 MAX_BYTES = 2**31
-_FROM = {"mainline": layouts.from_mainline, "transformer_lens": layouts.from_transformer_lens}
-_TO = {"mainline": layouts.to_mainline, "transformer_lens": layouts.to_transformer_lens}
+_FROM = {"mainline": layouts.from_mainline, "transformer-lens": layouts.from_transformer_lens}
+_TO = {"mainline": layouts.to_mainline, "transformer-lens": layouts.to_transformer_lens}
 _MOMENTS = {"step", "exp_avg", "exp_avg_sq"}
 
 
@@ -141,7 +141,7 @@ def write(
       params: of one lane, nested dict of float32 arrays.
       optimizer: state of Adam, numbered as torch numbers it; torch.optim.AdamW loads it.
       rest: plain data and arrays to stand beside "model" and "optimizer".
-      layout: "mainline", or "transformer_lens", which has LayerNorm too.
+      layout: "mainline", or "transformer-lens", which has LayerNorm too.
       nested: False writes the state dict alone.
 
     Raises:

@@ -14,10 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxadd.errors import UserError
-from jaxadd.model import Params
+from jaxadd.types import Params
 
 State = Mapping[str, Any]
-Layout = Literal["mainline", "transformer_lens"]
+Layout = Literal["mainline", "transformer-lens"]
 _WORDS = {
     "v": "vocabulary",
     "d": "d_model",
@@ -85,7 +85,7 @@ def to_mainline(params: Params) -> dict[str, np.ndarray]:
     """
     flat = _flat(params)
     if _kind(flat).norm:
-        raise UserError('the mainline has no LayerNorm; write this network in the layout "transformer_lens"')
+        raise UserError('the mainline has no LayerNorm; write this network in the layout "transformer-lens"')
     return _convert(flat, _OURS, _MAINLINE)
 
 
@@ -122,7 +122,7 @@ def to_transformer_lens(params: Params) -> dict[str, np.ndarray]:
 
 def guess_layout(state: State) -> Layout:
     """Tell the mainline's layout, whose W_O `[D, H·K]` has two axes, from TransformerLens's `[H, K, D]`."""
-    return "mainline" if np.ndim(state.get("blocks.0.attn.W_O")) == 2 else "transformer_lens"
+    return "mainline" if np.ndim(state.get("blocks.0.attn.W_O")) == 2 else "transformer-lens"
 
 
 def parameter_names(state: State) -> tuple[list[str], list[str]]:

@@ -1,9 +1,9 @@
-"""Sweeps: one experiment over seeds and settings. `design` says which lanes there are, `waves`
+"""Sweeps: one experiment over seeds and settings. `design` says which lanes there are, `batches`
 trains them, `results` reads what they gave, and `processes` lets several processes agree."""
 
 from jaxadd.sweeps.design import Axis, Structure, Sweep, axis_of, structures
-from jaxadd.sweeps.results import UNFINISHED, WAITING, Row, alone, lane_curves, rows, survival
-from jaxadd.sweeps.waves import run
+from jaxadd.sweeps.results import UNFINISHED, WAITING, Row, alone, is_batch, lane_curves, rows, survival, table_file
+from jaxadd.sweeps.training import run
 
 __all__ = [
     "UNFINISHED",
@@ -14,9 +14,11 @@ __all__ = [
     "Sweep",
     "alone",
     "axis_of",
+    "is_batch",
     "lane_curves",
     "rows",
     "run",
     "structures",
     "survival",
+    "table_file",
 ]

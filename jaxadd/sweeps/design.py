@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
-from jaxadd import config as configs
-from jaxadd.config import RunConfig
+from jaxadd.config import RunConfig, traced
 from jaxadd.errors import UserError, check_choices
+from jaxadd.serialization import single_values, with_values
 
 MOST_LANES = 1_000_000
 # Fields of a run that are no axis: lanes have seeds in another way, and all end by the same rule, to be comparable.
@@ -99,7 +99,7 @@ class Sweep:
             raise UserError(f"{points:,} points of {len(self.base.seeds):,} seeds are more than {MOST_LANES:,} lanes")
         settings = self.settings()
         for point in settings:
-            configs.with_values(self.base, point)
+            with_values(self.base, point)
         ((point, times),) = collections.Counter(tuple(point.items()) for point in settings).most_common(1)
         if times > 1:
             raise UserError(f"the design names the same point twice: {', '.join(f'{k} {v}' for k, v in point)}")
@@ -115,7 +115,7 @@ class Sweep:
             chosen = zip(*(axis.values for axis in self.axes), strict=True) if self.axes else [()]
         else:
             rng = random.Random(self.design_seed)
-            known = configs.single_values(self.base)
+            known = single_values(self.base)
             drawn: dict[tuple, None] = {}  # Each point once.
             for _ in range(100 * self.points):
                 if len(drawn) == self.points:
@@ -123,7 +123,7 @@ class Sweep:
                 drawn[tuple(_draw(axis, type(known[axis.name]) is int, rng) for axis in self.axes)] = None
             chosen = list(drawn)
         settings = [dict(zip(names, values, strict=True)) for values in chosen]
-        numbers = configs.traced(self.base)
+        numbers = traced(self.base)
         groups: dict[tuple, list[dict[str, Any]]] = {}
         for setting in settings:
             groups.setdefault(tuple((k, v) for k, v in setting.items() if k not in numbers), []).append(setting)
@@ -141,10 +141,10 @@ def _check_type(name: str, value: Any, like: Any) -> None:
 
 def check_axis(name: str, base: RunConfig) -> Any:
     """Give the base's value of a field that may be an axis; raises ValueError, which lists them, for any other."""
-    values = configs.single_values(base)
+    values = single_values(base)
     possible = {path: value for path, value in values.items() if path.partition(".")[0] not in _COMMON}
     if name not in possible:
-        numbers = configs.traced(base)
+        numbers = traced(base)
         structural = [path for path in possible if path not in numbers]
         last = [path for path in possible if path.rpartition(".")[2] == name]
         close = last or difflib.get_close_matches(name, possible, 1)
@@ -194,7 +194,7 @@ class Structure(NamedTuple):
 
     def part(self, lanes: Sequence[Lane]) -> RunConfig:
         """Give the config of a run of some of the lanes."""
-        numbers = configs.traced(self.config)
+        numbers = traced(self.config)
         names = [name for name in lanes[0].setting if name in numbers]
         vary = tuple((name, tuple(float(lane.setting[name]) for lane in lanes)) for name in names)
         return replace(self.config, seeds=tuple(lane.seed for lane in lanes), vary=vary)
@@ -202,14 +202,14 @@ class Structure(NamedTuple):
 
 def structures(sweep: Sweep) -> list[Structure]:
     """List all lanes of a sweep, by what has to be compiled together."""
-    numbers = configs.traced(sweep.base)
+    numbers = traced(sweep.base)
     found: list[Structure] = []
     index = 0
     previous = None
     for setting in sweep.settings():
         own = {name: value for name, value in setting.items() if name not in numbers}
         if own != previous or not found:
-            found.append(Structure(configs.with_values(sweep.base, own), []))
+            found.append(Structure(with_values(sweep.base, own), []))
             previous = own
         for seed in sweep.base.seeds:
             found[-1].lanes.append(Lane(index, seed, setting))

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxadd import config as configs
 from jaxadd.errors import UserError
 from jaxadd.files import write_text
 from jaxadd.runs import Note
+from jaxadd.serialization import to_json
 from jaxadd.sweeps.design import Sweep, share, structures
 from jaxadd.sweeps.results import alone
 
@@ -58,7 +58,7 @@ def join(
     if not 0 <= index < count:
         raise UserError(f"--process must be from 0 to {count - 1}, got {index}")
     share(structures(sweep), index, count)  # For what it refuses.
-    text = json.dumps([configs.to_json(sweep), str(folder), count], sort_keys=True)
+    text = json.dumps([to_json(sweep), str(folder), count], sort_keys=True)
     digest = hashlib.sha256(text.encode()).hexdigest()
     met = folder / ".met"
     if met.is_file() and met.read_text() == digest:

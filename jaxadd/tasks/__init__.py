@@ -1,9 +1,13 @@
-"""Tasks: what a network is asked to learn, as pure functions from (data, key, step) to a Batch."""
+"""Tasks: what a network is asked to learn, as pure functions from (data, key, step) to a batch.
 
-from jaxadd.tasks.addition import Addition
-from jaxadd.tasks.digits import Digits
-from jaxadd.tasks.mixtures import Mixture
+`Task` is the base class. To add a task, write one module here, and name it in `TASKS` to make it a choice of `--task`.
+"""
+
+from jaxadd.tasks.addition import Addition, Mixture
+from jaxadd.tasks.handwritten_digits import HandwrittenDigits
 from jaxadd.tasks.modular import Modular
-from jaxadd.tasks.task import Batch, Data, Predict, Sizes, Task
+from jaxadd.tasks.task import Task
 
-__all__ = ["Addition", "Batch", "Data", "Digits", "Mixture", "Modular", "Predict", "Sizes", "Task"]
+TASKS: tuple[type[Task], ...] = (Modular, Addition, HandwrittenDigits)
+
+__all__ = ["TASKS", "Addition", "HandwrittenDigits", "Mixture", "Modular", "Task"]

@@ -11,7 +11,8 @@ import numpy as np
 
 from jaxadd.errors import UserError, check_choices
 from jaxadd.tasks.sampling import check_batch_size, choose
-from jaxadd.tasks.task import Batch, Data, Predict, Sizes
+from jaxadd.tasks.task import Task
+from jaxadd.types import Batch, Data, Sizes
 
 _FORMULAS: dict[str, Callable] = {
     "add": lambda a, b: a + b,
@@ -23,7 +24,7 @@ _MAX_P = 4096  # P² pairs are listed; 3 P² must also stay far below 2**31.
 
 
 @dataclass(frozen=True)
-class Modular:
+class Modular(Task):
     """Predict `(a ∘ b) mod P` at `=`; every pair is either in the train or in the test set.
 
     The set-up of Nanda et al. 2023, "Progress measures for grokking via mechanistic interpretability":
@@ -72,6 +73,16 @@ class Modular:
         """Name the task in a few words, for figures."""
         return f"{_SYMBOLS[self.operation].format(a='a', b='b')} mod {self.p}, {self.train_fraction:.0%} trained on"
 
+    @property
+    def token_names(self) -> tuple[str, ...]:
+        """The numbers, and `=`."""
+        return (*map(str, range(self.p)), "=")
+
+    @property
+    def position_names(self) -> tuple[str, ...]:
+        """The two operands, and `=`."""
+        return ("a", "b", "=")
+
     def data(self, seeds: Sequence[int]) -> Data:
         """Split the pairs for each lane.
 
@@ -108,13 +119,14 @@ class Modular:
         result = shared["table"][pairs] if self.operation == "random" else _FORMULAS[self.operation](a, b) % self.p
         return Batch(jnp.stack([a, b, jnp.full_like(a, self.p)], axis=-1), result[:, None])
 
-    def measure(self, data: Data, batch: Batch, logits: jax.Array, predict: Predict) -> dict[str, jax.Array]:
-        """Record nothing beside loss and accuracy."""
-        return {}
+    def examples(self, data: Data, key: jax.Array, count: int) -> Batch:
+        """Draw up to `count` of all pairs, trained on or not."""
+        pairs = jax.random.choice(key, self.p**2, (min(count, self.p**2),), replace=False)
+        return self.batch(pairs, data.shared)
 
-    def describe(self, inputs: np.ndarray, target: np.ndarray, claim: np.ndarray) -> str:
-        """Put one answer into words, such as "18 + 34 mod 113: claims 51, is 52"."""
+    def describe(self, inputs: np.ndarray, target: np.ndarray, prediction: np.ndarray) -> str:
+        """Describe one prediction, such as "18 + 34 mod 113: predicts 51, the answer is 52"."""
         a, b, _ = inputs
-        said = "=" if claim[0] == self.p else claim[0]
-        outcome = "rightly" if claim[0] == target[0] else f"is {target[0]}"
-        return f"{_SYMBOLS[self.operation].format(a=a, b=b)} mod {self.p}: claims {said}, {outcome}"
+        predicted = "nothing" if prediction[0] < 0 else self.token_names[prediction[0]]
+        outcome = "correct" if prediction[0] == target[0] else f"the answer is {target[0]}"
+        return f"{_SYMBOLS[self.operation].format(a=a, b=b)} mod {self.p}: predicts {predicted}, {outcome}"

@@ -1,86 +1,96 @@
-"""The Task protocol: all that the trainer knows of a task, and all that a model knows of one."""
+"""The base class of tasks: all that training, models and views know of a task."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+import abc
+from collections.abc import Sequence
 
 import jax
 import numpy as np
 
+from jaxadd.types import Batch, Data, Predict, Sizes
 
-@dataclass(frozen=True)
-class Sizes:
-    """The sizes a model is built from: the only thing that a model learns of its task.
 
-    Attributes:
-      length: T tokens per example, or the number of features where the input is real-valued.
-      classes: C, the last axis of the logits.
-      vocabulary: V, the number of distinct input tokens; None where the input is real-valued.
-      read: the R positions whose logits are scored, ascending.
-      autoregressive: the input after a position read is the answer there, so a model that looks ahead would
-        see what it has to predict.
+class Task(abc.ABC):
+    """What a network learns: pure functions from (data, key, step) to a batch.
+
+    A task is a frozen dataclass that derives from this class; invalid fields raise UserError when it is made. Only
+    the first four members have to be defined. Everything in this library works on any task; what is specific to one
+    (its claims, its measures) is registered in `analysis`.
     """
-
-    length: int
-    classes: int
-    vocabulary: int | None = None
-    read: tuple[int, ...] = (0,)
-    autoregressive: bool = False
-
-
-Predict = Callable[..., jax.Array]
-"""A network with its parameters: `predict(inputs, read=None)` gives logits `[B, R, C]`; `read` may be traced."""
-
-
-class Batch(NamedTuple):
-    """Examples and their labels.
-
-    Attributes:
-      inputs: int32 tokens `[B, T]`, or float32 features `[B, T]`.
-      targets: int32 `[B, R]`, one class for each position read.
-    """
-
-    inputs: jax.Array
-    targets: jax.Array
-
-
-class Data(NamedTuple):
-    """What a task prepares once, before training.
-
-    Attributes:
-      shared: arrays that all lanes read (images, a table); carried once however many lanes there are.
-      lane: arrays of one lane (its train and test split); with a leading S axis as `Task.data` returns it.
-    """
-
-    shared: Any
-    lane: Any
-
-
-class Task(Protocol):
-    """A frozen dataclass that can draw batches. Invalid fields raise ValueError when it is made."""
 
     @property
+    @abc.abstractmethod
     def sizes(self) -> Sizes:
-        """Give the sizes that a model for this task needs."""
+        """The sizes that a model for this task is built from."""
+
+    @abc.abstractmethod
+    def data(self, seeds: Sequence[int]) -> Data:
+        """Prepare the data of S lanes on the host; leaves of `lane` have a leading S axis."""
+
+    @abc.abstractmethod
+    def train_batch(self, data: Data, key: jax.Array, step: jax.Array) -> Batch:
+        """Draw the batch of `step` for one lane. Pure: the same arguments give the same batch."""
+
+    @abc.abstractmethod
+    def test_batch(self, data: Data) -> Batch:
+        """Return one lane's whole test set."""
 
     @property
     def title(self) -> str:
-        """Name the task in a few words, for figures."""
+        """The task in a few words, for figures."""
+        return type(self).__name__
 
-    def data(self, seeds: Sequence[int]) -> Data:
-        """Prepare the data of S lanes on the host; `lane` leaves have a leading S axis."""
+    @property
+    def token_names(self) -> tuple[str, ...]:
+        """What a person writes for each of the V tokens; numbers by default, empty for real-valued input."""
+        return tuple(map(str, range(self.sizes.vocabulary or 0)))
 
-    def train_batch(self, data: Data, key: jax.Array, step: jax.Array) -> Batch:
-        """Draw the batch of `step`. Pure: the same arguments give the same batch, so nothing is saved."""
+    @property
+    def position_names(self) -> tuple[str, ...]:
+        """What a person calls each of the T input positions; numbers by default."""
+        return tuple(map(str, range(self.sizes.length)))
 
-    def test_batch(self, data: Data) -> Batch:
-        """Give one lane's whole held-out set."""
+    @property
+    def answer_names(self) -> tuple[str, ...]:
+        """What a person calls each of the R scored positions; numbers by default."""
+        return ("answer",) if len(self.sizes.read) == 1 else tuple(f"answer {r}" for r in range(len(self.sizes.read)))
+
+    def examples(self, data: Data, key: jax.Array, count: int) -> Batch:
+        """Draw up to `count` examples to analyse a network on; from the test set by default.
+
+        Args:
+          data: of one lane.
+          key: a typed key.
+          count: B, the most examples.
+        """
+        batch = self.test_batch(data)
+        chosen = jax.random.permutation(key, len(batch.targets))[:count]
+        return Batch(batch.inputs[chosen], batch.targets[chosen])
 
     def measure(self, data: Data, batch: Batch, logits: jax.Array, predict: Predict) -> dict[str, jax.Array]:
-        """Compute what is recorded of one lane at an evaluation beside loss and accuracy, arrays by name.
+        """Compute what is recorded of one lane at an evaluation beside loss and accuracy; nothing by default.
 
-        `batch` is the test batch, `logits` `[B, R, C]` the network's answer to it.
+        Args:
+          data: of the lane.
+          batch: its test batch.
+          logits: `[B, R, C]`, the network's output for it.
+          predict: the network.
+
+        Returns:
+          arrays by name.
         """
+        return {}
 
-    def describe(self, inputs: np.ndarray, target: np.ndarray, claim: np.ndarray) -> str:
-        """Put one example `[T]`, its target `[R]` and what was claimed, `[R]`, into words."""
+    def describe(self, inputs: np.ndarray, target: np.ndarray, prediction: np.ndarray) -> str:
+        """Describe one prediction in words.
+
+        Args:
+          inputs: `[T]`.
+          target: int `[R]`.
+          prediction: int `[R]`; -1 where the network's output was not finite.
+        """
+        outcome = "correct" if np.array_equal(target, prediction) else f"the answer is {_listed(target)}"
+        return f"{_listed(inputs)}: predicts {_listed(prediction)}, {outcome}"
+
+
+def _listed(values: np.ndarray) -> str:
+    return " ".join(f"{value:g}" for value in np.atleast_1d(values))

@@ -1,0 +1,1 @@
+"""Analysis of networks that learn an operation mod P: progress measures, clocks and pizzas, claims, report."""

@@ -1,0 +1,1 @@
+"""The command line: the `jaxadd` program with its commands, and the driver of experiments."""

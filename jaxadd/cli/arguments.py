@@ -1,0 +1,198 @@
+"""Command-line arguments: read into frozen dataclasses, and into the name of a folder."""
+
+import contextlib
+import dataclasses
+import hashlib
+import io
+import itertools
+import re
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Generic, Literal, TypeVar
+
+import tyro
+
+from jaxadd.config import MODELS, RunConfig
+from jaxadd.errors import UserError
+from jaxadd.runs.folder import check_name
+from jaxadd.serialization import flat
+from jaxadd.sweeps import Sweep, axis_of
+from jaxadd.sweeps.design import MOST_LANES
+from jaxadd.tasks import TASKS
+
+
+def kebab(name: str) -> str:
+    """Return the name of a class as a flag's value: "LabelSmoothing" as "label-smoothing", "AdamW" as "adamw"."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z][a-z]|[A-Z]{2})", "-", name).lower()
+
+
+def _choices(part: str) -> Sequence[type]:
+    return typing.get_args(typing.get_type_hints(RunConfig)[part])
+
+
+# The classes that a field of RunConfig may have, by the value of its flag.
+KINDS: dict[str, dict[str, type]] = {
+    part: {kebab(kind.__name__): kind for kind in kinds}
+    for part, kinds in {
+        "task": TASKS,
+        "model": MODELS,
+        **{part: _choices(part) for part in ("optimizer", "gradient", "norm", "loss")},
+    }.items()
+}
+
+
+@dataclass(frozen=True)
+class SweepConfig:
+    """A sweep as the command line writes it."""
+
+    base: Annotated[RunConfig, tyro.conf.arg(name="")] = dataclasses.field(default_factory=RunConfig)
+    """the run at every point of the sweep, except for its axes"""
+    axes: tuple[str, ...] = ()
+    """fields that vary: optimizer.lr=1e-3,1e-2 for values, optimizer.lr=log:1e-4..1e-1 for a range to draw from"""
+    design: Literal["grid", "list", "random"] = "grid"
+    """how axes are combined. grid: all combinations; list: the i-th values of all axes together; random: --points
+    points drawn from the axes"""
+    points: int = 0
+    """number of points, random design only"""
+    design_seed: int = 0
+    """seed of the points drawn, random design only"""
+    count: int | None = None
+    """number of seeds, 0 to count - 1, in place of --seeds"""
+
+    def sweep(self) -> Sweep:
+        """Return the sweep; raises UserError where its axes or design are invalid."""
+        base = self.base
+        if self.count is not None:
+            if not 1 <= self.count <= MOST_LANES:
+                raise UserError(f"--count must be from 1 to {MOST_LANES:,}, got {self.count:,}")
+            base = dataclasses.replace(base, seeds=tuple(range(self.count)))
+        axes = tuple(axis_of(text, base) for text in self.axes)
+        return Sweep(base, axes, self.design, self.points, self.design_seed)
+
+
+@dataclass(frozen=True)
+class Workers:
+    """Which lanes of a sweep this process trains, and how."""
+
+    width: int | None = None
+    """lanes trained at once; by default as many as fit the memory"""
+    part: str = "0/1"
+    """part of the lanes that this process trains, as I/N, I from 0 to N - 1; the process that ends last draws the
+    figures"""
+    keep: int = 2
+    """number of newest saved states to keep in each batch of lanes; 0 keeps all, for replays and analysis over time"""
+    coordinator: str | None = None
+    """HOST:PORT of process 0, to share the lanes among processes on several machines; several on one machine need
+    devices of their own, for example by CUDA_VISIBLE_DEVICES"""
+    processes: int = 1
+    """number of processes, only with --coordinator"""
+    process: int = 0
+    """index of this process, from 0, only with --coordinator"""
+
+
+Config = TypeVar("Config")
+
+
+@dataclass(frozen=True)
+class Arguments(Generic[Config]):
+    """The arguments of every experiment."""
+
+    config: Annotated[Config, tyro.conf.arg(name="")]
+    runs: Path = Path("runs")
+    """folder that the run folders of all experiments are in"""
+    name: str | None = None
+    """name of the run folder; by default the preset and the fields that were changed"""
+
+
+@dataclass(frozen=True)
+class SweepArguments(Arguments[Config], Generic[Config]):
+    """The arguments of a sweep."""
+
+    workers: Annotated[Workers, tyro.conf.arg(name="")] = Workers()
+
+
+def parse(module: str, about: str, presets: Mapping[str, Any], argv: list[str]) -> tuple[Arguments, Path]:
+    """Return the arguments of an experiment, and its folder.
+
+    Args:
+      module: name of the experiment's module, as in `python -m MODULE`.
+      about: what it asks, gives and costs, for its help.
+      presets: configs by name; the first is the default.
+      argv: the words after the module's name.
+
+    Raises:
+      UserError: there is no such preset, or an argument is invalid.
+    """
+    preset, *rest = argv if argv and not argv[0].startswith("-") else [next(iter(presets)), *argv]
+    if preset not in presets:
+        raise UserError(f"no preset is named {preset!r}; there are {', '.join(presets)}")
+    config, name = presets[preset], [preset]
+    swept = isinstance(config, SweepConfig)
+    base = config.base if swept else config
+    choices = ""
+    if isinstance(base, RunConfig):
+        base, chosen, rest = _choose_kinds(base, rest)
+        name += chosen
+        config = dataclasses.replace(config, base=base) if swept else base
+        choices = "".join(f"[--{part} {' | '.join(names)}] " for part, names in KINDS.items())
+    description = (
+        f"{about.strip()}\n\n"
+        f"python -m {module} [{' | '.join(presets)}] {choices}[options]\n"
+        f"The options and defaults below are those of preset {preset}."
+    )
+    kind = SweepArguments if swept else Arguments
+    arguments = read(
+        kind[type(config)],
+        default=kind(config),
+        args=rest,
+        prog=f"python -m {module} {preset}",
+        description=description,
+        config=(tyro.conf.AvoidSubcommands,),
+    )
+    before, after = flat(config), flat(arguments.config)
+    if after.get("count") is not None and after["base.seeds"] != before["base.seeds"]:
+        raise UserError("--count and --seeds both name the seeds; choose one")
+    name += [f"{path.removeprefix('base.')}={v}" for path, v in after.items() if v != before.get(path)]
+    text = ",".join(name).translate(str.maketrans("/\\", "__", "[]' "))
+    text = text if len(text) <= 100 else f"{text[:88]}~{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+    return arguments, arguments.runs / module.rpartition(".")[2] / check_name(arguments.name or text)
+
+
+def _choose_kinds(config: RunConfig, argv: list[str]) -> tuple[RunConfig, list[str], list[str]]:
+    """Take flags such as `--optimizer sgd` out of arguments: the config with them, the values, and the other words."""
+    chosen, rest = [], list(argv)
+    for part, kinds in KINDS.items():
+        if f"--{part}" not in rest:
+            continue
+        if rest.count(f"--{part}") > 1:
+            raise UserError(f"--{part} is given twice")
+        place = rest.index(f"--{part}")
+        value = (rest[place + 1 : place + 2] or ["nothing"])[0]
+        if value not in kinds:
+            raise UserError(f"--{part} must be one of {', '.join(kinds)}, got {value}")
+        config = dataclasses.replace(config, **{part: kinds[value]()})
+        chosen.append(value)
+        del rest[place : place + 2]
+    return config, chosen, rest
+
+
+def read(options: type, **keywords: Any) -> Any:
+    """Call `tyro.cli`, and raise what it prints of a wrong argument as a UserError of one line."""
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            return tyro.cli(options, **keywords)
+    except SystemExit as error:
+        if not error.code:
+            raise
+        # It draws a box, with whatever lines the terminal has: a title, the message, a rule, where to find help.
+        lines = [line.strip("│|╭╮╰╯+ ") for line in said.getvalue().splitlines()[1:]]
+        lines = itertools.dropwhile(_is_rule, lines)
+        message = " ".join(itertools.takewhile(lambda line: not _is_rule(line), lines))
+        raise UserError(message.partition("Error parsing config.")[2] or message or "wrong arguments") from None
+
+
+def _is_rule(line: str) -> bool:
+    return not line.strip("─-")

@@ -1,0 +1,122 @@
+"""Losses that keep, in float32, the relative precision that float64 would give; those to minimise as configs."""
+
+from dataclasses import dataclass
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from jaxadd.errors import check_numbers
+
+
+def _strongest_rival(logits: jax.Array, targets: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Give d_j = z_j - z_y `[..., C]` (-inf at y), its maximum `[..., 1]`, and the mask j = y."""
+    targets = jnp.asarray(targets)
+    chex.assert_rank(logits, targets.ndim + 1)
+    chex.assert_equal_shape_prefix([logits, targets], targets.ndim)
+    is_target = jnp.arange(logits.shape[-1]) == targets[..., None]
+    target_logit = jnp.sum(jnp.where(is_target, logits, 0), axis=-1, keepdims=True)
+    lead = jnp.where(is_target, -jnp.inf, logits - target_logit)
+    return lead, jnp.max(lead, axis=-1, keepdims=True), is_target
+
+
+def margin(logits: jax.Array, targets: jax.Array) -> jax.Array:
+    """Compute by how much the correct logit exceeds the largest other one.
+
+    Args:
+      logits: float `[..., C]`.
+      targets: int `[...]`, in `[0, C)`.
+
+    Returns:
+      `[...]`, nats; positive exactly where the answer is correct. A tie is an error. NaN where any logit of the
+      example is not finite: XLA's maximum passes over NaN on a CPU, and such an example must never count as correct.
+    """
+    lead = -_strongest_rival(logits, targets)[1][..., 0]
+    return jnp.where(jnp.all(jnp.isfinite(logits), axis=-1), lead, jnp.nan)
+
+
+@jax.custom_jvp
+def cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
+    """Compute the cross-entropy of each example, precise in relative terms however small it is.
+
+    With d_j = z_j - z_y for the classes j other than the target y, the loss is log1p(Σ_j exp d_j), and
+    its gradient at the target is -S / (1 + S), S = Σ_j exp d_j. The usual log-softmax instead takes the
+    difference of nearly equal numbers and rounds to 0 below 1e-7, which is where the loss spikes of
+    float32 grokking runs come from ("slingshots").
+
+    Precision holds as long as the result is a normal float32 number (above 1.2e-38); XLA flushes
+    smaller ones to 0 on CPU and GPU.
+
+    Args:
+      logits: float `[..., C]`.
+      targets: int `[...]`, in `[0, C)`.
+
+    Returns:
+      `[...]`, nats, in the dtype of `logits`.
+    """
+    return _cross_entropy_and_gradient(logits, targets)[0]
+
+
+@cross_entropy.defjvp
+def _cross_entropy_jvp(primals, tangents):
+    loss, gradient = _cross_entropy_and_gradient(*primals)
+    return loss, jnp.sum(gradient * tangents[0], axis=-1)
+
+
+def _cross_entropy_and_gradient(logits: jax.Array, targets: jax.Array) -> tuple[jax.Array, jax.Array]:
+    lead, top, is_target = _strongest_rival(logits, targets)
+    rivals = jnp.exp(lead - top)  # In [0, 1], the strongest is 1, the target 0.
+    total = jnp.sum(rivals, axis=-1, keepdims=True)
+    # S = exp(top) · total. The factor exp(top) is applied in two halves, so that it does not underflow
+    # alone where the product with `total` is still a normal number.
+    half = jnp.exp(jnp.minimum(top, 0) / 2)
+    odds = half * total * half
+    winning = jnp.exp(-jnp.maximum(top, 0))  # exp(-top) where a rival leads
+    loss = jnp.where(top > 0, top + jnp.log(total + winning), jnp.log1p(odds))
+    denominator = jnp.where(top > 0, total + winning, 1 + odds)
+    gradient = jnp.where(is_target, -(half * total * half), rivals * half * half) / denominator
+    return loss[..., 0], gradient
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class CrossEntropy:
+    """Cross-entropy, precise however small it is."""
+
+    def __call__(self, logits: jax.Array, targets: jax.Array, cross_entropy: jax.Array) -> jax.Array:
+        """Give what is minimised, `[...]`, of logits `[..., C]`, targets `[...]` and their cross-entropy `[...]`."""
+        return cross_entropy
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class LabelSmoothing:
+    """Cross-entropy with targets that are partly uniform (Szegedy et al. 2016)."""
+
+    amount: float = 0.1
+    """share of the target that is spread over all classes"""
+
+    def __post_init__(self) -> None:
+        check_numbers(self, amount=(0, 1))
+
+    def __call__(self, logits: jax.Array, targets: jax.Array, cross_entropy: jax.Array) -> jax.Array:
+        """Give what is minimised; arguments as for CrossEntropy."""
+        uniform = -jnp.mean(jax.nn.log_softmax(logits), axis=-1)
+        return (1 - self.amount) * cross_entropy + self.amount * uniform
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class StableMax:
+    """Cross-entropy of s(z) / Σ s(z), s(x) = x + 1 for x ≥ 0 and 1 / (1 - x) below (Prieto et al. 2025)."""
+
+    def __call__(self, logits: jax.Array, targets: jax.Array, cross_entropy: jax.Array) -> jax.Array:
+        """Give what is minimised; arguments as for CrossEntropy."""
+        above = logits >= 0
+        # Each branch sees a number of its own side only; a maximum would halve the derivative at 0.
+        log_s = jnp.where(above, jnp.log1p(jnp.where(above, logits, 0)), -jnp.log1p(-jnp.where(above, 0, logits)))
+        own = jnp.take_along_axis(log_s, jnp.asarray(targets)[..., None], axis=-1)[..., 0]
+        return jax.nn.logsumexp(log_s, axis=-1) - own
+
+
+Loss = CrossEntropy | LabelSmoothing | StableMax

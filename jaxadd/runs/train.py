@@ -1,0 +1,218 @@
+"""Train in memory or in a run folder: begin there, or go on from where a run of the same config was ended."""
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from jaxadd.config import RunConfig
+from jaxadd.errors import UserError
+from jaxadd.files import UNREADABLE, first_line, read_npz, write_npz, write_text
+from jaxadd.runs import checkpoints
+from jaxadd.runs.folder import Files
+from jaxadd.runs.run import Machine, Note, Run, load, open_run
+from jaxadd.runs.summary import summarize
+from jaxadd.serialization import difference
+from jaxadd.training.loop import Progress, Result, cut, fit
+from jaxadd.training.step import DIVERGED, RUNNING, Trainer, TrainState
+from jaxadd.trees import flatten, nest
+from jaxadd.types import Metrics
+
+Watch = Callable[[Progress], None]
+"""Called after every chunk of steps with what is known then."""
+
+
+def train(
+    config: RunConfig,
+    folder: str | os.PathLike | None = None,
+    *,
+    watch: Watch | None = None,
+    note: Note = print,
+) -> Run:
+    """Train a run, in a folder if one is given, and return it.
+
+    Args:
+      config: everything that determines the run.
+      folder: run folder, made if it does not exist; a run of the same config that is there already goes on.
+      watch: called after every chunk of steps.
+      note: called with a sentence on anything the user should know (resumed, fell back, diverged).
+
+    Returns:
+      the finished run.
+
+    Raises:
+      UserError: task and model do not fit each other, or the folder holds something else.
+      OSError: the folder cannot be written. What was saved before is whole.
+    """
+    trainer = Trainer(config)
+    if folder is not None:
+        return train_in(trainer, folder, watch=watch, note=note)
+    result = fit(trainer, watch=_noting_divergence(config, watch, note))
+    return Run(
+        config,
+        Machine.this(trainer.slots.count),
+        metrics=result.metrics,
+        params=result.state.params,
+        summary=summarize(trainer, result),
+    )
+
+
+def train_in(
+    trainer: Trainer,
+    folder: str | os.PathLike,
+    *,
+    extend: bool = False,
+    keep: int = 0,
+    watch: Watch | None = None,
+    note: Note = print,
+) -> Run:
+    """Train in a run folder: begin there, or go on from where a run of the same config was ended.
+
+    Args:
+      trainer: the config made ready.
+      folder: run folder, made if it does not exist.
+      extend: allow the folder's config to differ in its number of steps, and go on to this config's.
+      keep: number of the newest saved states to keep; 0 keeps all.
+      watch: as for `train`.
+      note: as for `train`.
+
+    Returns:
+      the finished run.
+
+    Raises:
+      UserError: the folder holds another config or no run, or another process works on it.
+      OSError: the folder cannot be written. What was saved before is whole.
+    """
+    files, config = Files(folder), trainer.config
+    files.refuse_other_files()
+    with files.locked():
+        _claim(files, begin(trainer, files.folder), extend, note)
+        if files.summary.is_file():
+            try:
+                run = load(files.folder)
+            except UserError as error:
+                note(str(error))
+                files.summary.unlink()
+            else:
+                note(f"{files.folder} is complete; nothing is left to train")
+                return run
+        state, metrics, seconds = _where_it_ended(trainer, files, note)
+        if state is None:
+            state = trainer.init()
+            checkpoints.save(files.checkpoints, state, config)
+
+        def save(result: Result) -> None:
+            write_npz(files.metrics, result.metrics)
+            checkpoints.save(files.checkpoints, result.state, config, seconds + result.run_seconds)
+            checkpoints.prune(files.checkpoints, keep, checkpoints.updates_made(result.state))
+
+        save_at = range(0, config.steps, config.checkpoint_every)
+        watch = _noting_divergence(config, watch, note)
+        result = fit(trainer, state=state, metrics=metrics, save_at=save_at, save=save, watch=watch)
+        save(result)
+        write_npz(files.params, flatten(result.state.params))
+        summary = summarize(trainer, result._replace(run_seconds=seconds + result.run_seconds))
+        write_text(files.summary, json.dumps(summary, indent=2) + "\n")
+    return load(files.folder)
+
+
+def begin(trainer: Trainer, folder: Path) -> Run:
+    """Make the folder of a run that is to be trained, unless it exists, and return the run as it would begin now."""
+    run = Run(trainer.config, Machine.this(trainer.slots.count), folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    if not Files(folder).config.exists():
+        run.write_config()
+    return run
+
+
+def newest_checkpoint(files: Files, trainer: Trainer, at_most: int, note: Note) -> TrainState | None:
+    """Return the newest whole checkpoint of a step up to `at_most`, noting those that are skipped; None if none is."""
+    for step in reversed(checkpoints.steps(files.checkpoints)):
+        if step > at_most:
+            continue
+        try:
+            return nest(checkpoints.load(files.checkpoints, step, trainer.config), trainer.abstract_state())
+        except UNREADABLE as error:
+            note(f"checkpoint {step} is damaged or of another run and is skipped: {first_line(error)}")
+    return None
+
+
+def recorded(files: Files) -> Metrics | None:
+    """Return the metrics of a run; None where there are none, or they are damaged."""
+    try:
+        return read_npz(files.metrics)
+    except PermissionError:
+        raise
+    except UNREADABLE:
+        return None
+
+
+def _where_it_ended(
+    trainer: Trainer, files: Files, note: Note
+) -> tuple[TrainState | None, Metrics | None, float]:
+    """Return the state to go on from, what was recorded before it, and the seconds spent; (None, None, 0) if none."""
+    metrics = recorded(files)
+    if metrics is None and len(checkpoints.steps(files.checkpoints)) > 1:
+        note("metrics.npz is lost or damaged, so the run begins again from step 0")
+    state = newest_checkpoint(files, trainer, len(metrics["step"]) if metrics else 0, note)
+    if state is None:
+        if metrics:
+            raise UserError(
+                f"{files.folder} has a record of {len(metrics['step'])} steps but no whole checkpoint to go on from, "
+                "and training again would replace it; move its metrics.npz away to do so, or choose another name"
+            )
+        return None, None, 0.0
+    made = checkpoints.updates_made(state)
+    if made or metrics:
+        note(f"going on from step {made:,} of {trainer.config.steps:,}")
+    if metrics:
+        # The row of a step is recorded after its checkpoint; that of the last lane's last step before.
+        metrics = cut(metrics, made + int(not np.any(np.asarray(state.status) == RUNNING)))
+    return state, metrics, checkpoints.seconds(files.checkpoints, made)
+
+
+def _noting_divergence(config: RunConfig, watch: Watch | None, note: Note) -> Watch:
+    noted: set[int] = set()
+
+    def watching(progress: Progress) -> None:
+        if watch:
+            watch(progress)
+        for lane in set(np.flatnonzero(progress.status == DIVERGED)) - noted:
+            noted.add(lane)
+            varied = "".join(f", {name} {values[lane]:g}" for name, values in config.vary)
+            note(
+                f"seed {config.seeds[lane]}{varied} diverged and is frozen: its loss or gradient was not finite "
+                f"at step {progress.step[lane]:,}"
+            )
+
+    return watching
+
+
+def _claim(files: Files, run: Run, extend: bool, note: Note) -> None:
+    """Check that the folder holds this config, or one that it may be extended to; clear what a kill left there."""
+    theirs = open_run(files.folder)
+    config = theirs.config
+    if extend and config.steps != run.config.steps:
+        newest = max(theirs.steps, default=None)
+        if newest is None:
+            raise UserError(f"{files.folder} has no checkpoint to go on from")
+        if run.config.steps < newest:
+            raise UserError(
+                f"{files.folder} is already at step {newest:,}; it cannot be cut to {run.config.steps:,} steps"
+            )
+        config = replace(config, steps=run.config.steps)
+    if changes := difference(run.config, config):
+        raise UserError(f"{files.folder} holds a run of another config ({'; '.join(changes)}); choose another name")
+    if config != theirs.config:
+        files.summary.unlink(missing_ok=True)
+    now = replace(theirs.machine, lanes_at_once=run.machine.lanes_at_once)
+    if (config, now) != (theirs.config, theirs.machine):
+        Run(config, now, files.folder).write_config()
+    if any(theirs.steps):
+        theirs.note_changes(run.machine, note)
+    files.checkpoints.mkdir(exist_ok=True)
+    checkpoints.tidy(files.checkpoints)
+    files.remove_unfinished()

@@ -1,0 +1,6 @@
+"""n-digit addition: the task, where its problems come from, its carries, and the exact floors of its losses."""
+
+from jaxadd.tasks.addition.mixtures import Mixture
+from jaxadd.tasks.addition.task import Addition
+
+__all__ = ["Addition", "Mixture"]

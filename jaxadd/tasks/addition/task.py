@@ -1,0 +1,404 @@
+"""N-digit addition in any base: one digit of the sum or all of them, in sequence or in parallel."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxadd.errors import UserError, check_choices
+from jaxadd.optim import losses, scores
+from jaxadd.tasks.addition import floors, numerals
+from jaxadd.tasks.addition.carries import CLASSES, Carries, answer_length, carries
+from jaxadd.tasks.addition.mixtures import Mixture
+from jaxadd.tasks.sampling import check_batch_size, choose
+from jaxadd.tasks.task import Task
+from jaxadd.types import Batch, Data, Predict, Sizes
+
+_MAX_BASE = 1024  # Pairs of digits are listed.
+_DATA = 2**31  # Folded into a lane's key to draw its fixed problems.
+
+
+@dataclass(frozen=True)
+class Addition(Task):
+    """Add zero-padded numbers of N digits: `12345+67890=080235` in tokens, with N + 1 answer digits.
+
+    Tokens: the digits are their own values, `+` is base, `=` is base + 1, and `?` is base + 2. The answer is read
+    at `=` and the tokens after it. What the network sees there is the target's choice:
+
+    - sequential: the answer digits so far (teacher forcing), as in a language model;
+    - parallel: `?` in every place, so no answer digit is ever seen;
+    - single: nothing follows `=`, where one chosen digit is predicted.
+
+    Nanda et al. 2023 train five digits sequentially, most significant digit first. A_k is the answer digit of
+    column k, A_0 the units.
+    """
+
+    digits: int = 5
+    """digits N of each operand"""
+    base: int = 10
+    """of the numerals, at least 2"""
+    operands: int = 2
+    """numbers added, M"""
+    target: Literal["sequential", "parallel", "single"] = "sequential"
+    """what the network sees of the answer while it predicts it"""
+    digit: int = 0
+    """of target "single": the answer digit predicted, 0 is the units"""
+    answer_order: Literal["msd", "lsd"] = "msd"
+    """the answer digit that comes first, the most or the least significant"""
+    operand_order: Literal["msd", "lsd"] = "msd"
+    """the operand digit that comes first"""
+    operation: Literal["add", "digitwise"] = "add"
+    """digitwise: addition mod base in every column, without carries (the control); N answer digits"""
+    mixture: Mixture = field(default_factory=Mixture)
+    """where the train problems come from; test problems are uniform"""
+    finite: int | None = None
+    """number of distinct train problems in a fixed set; None draws fresh ones every step"""
+    batch_size: int | None = 256
+    """problems per step; None takes the whole finite set"""
+    test_examples: int = 1024
+    """uniform test problems, distinct from the train problems of a finite set"""
+    cascade_examples: int = 128
+    """test problems of each cascade length, forced from the units on"""
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+        for name, least, most in (
+            ("digits", 1, 1000),
+            ("base", 2, _MAX_BASE),
+            ("operands", 2, 1000),
+            ("test_examples", 1, 10**7),
+            ("cascade_examples", 1, 10**7),
+        ):
+            if not least <= getattr(self, name) <= most:
+                raise UserError(f"{name} must be from {least} to {most}, got {getattr(self, name)}")
+        if not 0 <= self.digit < self.answer_length:
+            raise UserError(
+                f"digit must be one of the {self.answer_length} answer digits, from 0 (units) to "
+                f"{self.answer_length - 1}, got {self.digit}"
+            )
+        if self.digit and self.target != "single":
+            raise UserError(f"digit is for target single only; target {self.target} predicts all digits")
+        self.mixture.check_fits(self.digits)
+        if self.finite is None:
+            if self.batch_size is None or self.batch_size < 1:
+                raise UserError(
+                    f"fresh problems come in batches of at least 1, got batch_size {self.batch_size}; "
+                    "None needs a finite set"
+                )
+        else:
+            if self.finite >= 2**24:
+                raise UserError(
+                    f"finite must be below 2**24, got {self.finite}; None draws fresh problems every step"
+                )
+            if not 1 <= self.finite < self.space:
+                raise UserError(
+                    f"finite must be at least 1 and leave some to test on: there are {self._many} different ones, "
+                    f"got {self.finite}"
+                )
+            check_batch_size(self.batch_size, self.finite)
+
+    @property
+    def space(self) -> int:
+        """Count the different problems."""
+        return self.base ** (self.operands * self.digits)
+
+    @property
+    def _many(self) -> str:
+        return f"{self.space:,}" if self.space < 10**9 else f"{self.base}**{self.operands * self.digits}"
+
+    @property
+    def answer_length(self) -> int:
+        """Count the digits A of an answer."""
+        return answer_length(self.digits, self.base, self.operands, self.operation == "add")
+
+    @property
+    def read_digits(self) -> tuple[int, ...]:
+        """Give the answer digit predicted at each position read, `(5, 4, 3, 2, 1, 0)` for five digits."""
+        if self.target == "single":
+            return (self.digit,)
+        places = range(self.answer_length)
+        return tuple(reversed(places) if self.answer_order == "msd" else places)
+
+    @property
+    def _question(self) -> int:
+        return self.operands * (self.digits + 1)
+
+    @property
+    def sizes(self) -> Sizes:
+        """Give the sizes that a model for this task needs."""
+        first, read = self._question - 1, len(self.read_digits)
+        return Sizes(
+            length=first + read,
+            classes=self.base,
+            vocabulary=self.base + (3 if self.target == "parallel" else 2),
+            read=tuple(range(first, first + read)),
+            autoregressive=self.target == "sequential",
+        )
+
+    @property
+    def title(self) -> str:
+        """Name the task in a few words, for figures."""
+        what = f"digit A{self.digit} alone" if self.target == "single" else self.target
+        order = f", {self.answer_order} first" if len(self.read_digits) > 1 else ""
+        kind = "addition" if self.operation == "add" else "digit-wise addition without carries"
+        size = f"{self.operands} × " if self.operands > 2 else ""
+        finite = "" if self.finite is None else f", {self.finite:,} problems"
+        return f"{size}{self.digits}-digit {kind}, base {self.base}, {what}{order}{finite}"
+
+    @property
+    def token_names(self) -> tuple[str, ...]:
+        """The digits, `+`, `=`, and `?` where the answer is hidden."""
+        return (*map(str, range(self.base)), "+", "=", "?")[: self.sizes.vocabulary]
+
+    @property
+    def position_names(self) -> tuple[str, ...]:
+        """The T input positions: a4 a3 … + b4 … = A5 …, or ? where the answer is not shown."""
+        order = range(self.digits)[::-1] if self.operand_order == "msd" else range(self.digits)
+        names = []
+        for m in range(self.operands):
+            names += [f"{chr(ord('a') + m % 26)}{k}" for k in order] + ["+"]
+        names[-1] = "="
+        names += [f"A{d}" if self.target == "sequential" else f"? A{d}" for d in self.read_digits[:-1]]
+        return tuple(names[: self.sizes.length])
+
+    @property
+    def answer_names(self) -> tuple[str, ...]:
+        """The answer digits in the order in which they are read, such as A5 … A0."""
+        return tuple(f"A{digit}" for digit in self.read_digits)
+
+    # --- problems ------------------------------------------------------------------------------------------
+
+    def features(self, operands: jax.Array) -> Carries:
+        """Tell the carry features of problems, int `[..., M, N]`, units first."""
+        return carries(operands, self.base, carry=self.operation == "add")
+
+    def floors(self, digit: int) -> dict[str, float]:
+        """List the exact loss levels at which an answer digit may be expected to pause; see `floors.ladder`."""
+        return floors.ladder(
+            digit,
+            digits=self.digits,
+            base=self.base,
+            operands=self.operands,
+            carry=self.operation == "add",
+            target=self.target,
+            order=self.answer_order,
+        )
+
+    def draw(self, key: jax.Array, count: int, mixture: Mixture | None = None) -> jax.Array:
+        """Draw problems of a mixture, by default the task's own: int32 `[count, M, N]`, digits, units first."""
+        mixture = self.mixture if mixture is None else mixture
+        return mixture.draw(key, (count, self.operands, self.digits), self.base)
+
+    def cascade(self, key: jax.Array, count: int, length: int, start: int = 0) -> jax.Array:
+        """Draw otherwise uniform problems, int32 `[B, M, N]`, with a forced cascade of one length and place."""
+        mixture = Mixture(uniform=0, cascades=1, cascade_length=length, cascade_start=start)
+        mixture.check_fits(self.digits)
+        return self.draw(key, count, mixture)
+
+    def mixed_problems(self, key: jax.Array, count: int) -> jax.Array:
+        """Draw problems to analyse a network on: half uniform, half with a forced cascade, every length alike.
+
+        Returns:
+          int32 `[B, M, N]`, B about `count`; uniform alone where the operation has no carries.
+        """
+        uniform, *keys = jax.random.split(key, self.digits + 1)
+        drawn = [self.draw(uniform, count // 2)]
+        if self.operation == "add":
+            each = max(1, count // 2 // self.digits)
+            drawn += [self.cascade(key, each, length) for length, key in enumerate(keys)]
+        return jnp.concatenate(drawn)
+
+    def examples(self, data: Data, key: jax.Array, count: int) -> Batch:
+        """Draw examples to analyse a network on; see `mixed_problems`."""
+        return self.batch(self.mixed_problems(key, count))
+
+    # --- tokens --------------------------------------------------------------------------------------------
+
+    def encode(self, operands: jax.Array, answer: jax.Array | None = None) -> jax.Array:
+        """Write whole problems as tokens.
+
+        Args:
+          operands: int `[..., M, N]`, digits, units first.
+          answer: int `[..., A]`, digits, units first; the right one by default.
+
+        Returns:
+          int32 `[..., M (N + 1) + A]`, in the task's orders.
+        """
+        chex.assert_axis_dimension(operands, -1, self.digits)
+        chex.assert_axis_dimension(operands, -2, self.operands)
+        answer = self.features(operands).answer if answer is None else answer
+        shown = operands[..., ::-1] if self.operand_order == "msd" else operands
+        signs = [self.base] * (self.operands - 1) + [self.base + 1]
+        signs = jnp.broadcast_to(jnp.asarray(signs, jnp.int32)[:, None], (*shown.shape[:-1], 1))
+        question = jnp.concatenate([shown, signs], axis=-1).reshape(*shown.shape[:-2], self._question)
+        return jnp.concatenate([question, answer[..., ::-1] if self.answer_order == "msd" else answer], axis=-1)
+
+    def decode(self, tokens: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Read whole problems back: the inverse of `encode`.
+
+        Args:
+          tokens: int `[..., M (N + 1) + A]`.
+
+        Returns:
+          operands `[..., M, N]` and answer `[..., A]`, digits, units first.
+        """
+        chex.assert_axis_dimension(tokens, -1, self._question + self.answer_length)
+        answer = tokens[..., self._question :]
+        return self._decode_question(tokens), answer[..., ::-1] if self.answer_order == "msd" else answer
+
+    def _decode_question(self, tokens: jax.Array) -> jax.Array:
+        shape = (*tokens.shape[:-1], self.operands, self.digits + 1)
+        operands = tokens[..., : self._question].reshape(shape)[..., :-1]
+        return operands[..., ::-1] if self.operand_order == "msd" else operands
+
+    def batch(self, operands: jax.Array) -> Batch:
+        """Write problems `[B, M, N]` as the tokens that the network sees, `[B, T]`, and targets `[B, R]`."""
+        tokens = self.encode(operands)
+        question, answer = tokens[:, : self._question], tokens[:, self._question :]
+        if self.target == "single":
+            return Batch(question, self.features(operands).answer[:, self.digit, None])
+        seen = answer[:, :-1] if self.target == "sequential" else jnp.full_like(answer[:, :-1], self.base + 2)
+        return Batch(jnp.concatenate([question, seen], axis=1), answer)
+
+    # --- text ----------------------------------------------------------------------------------------------
+
+    def text(self, operands: np.ndarray, answer: np.ndarray) -> str:
+        """Print one problem, such as "12345+67890=080235": most significant digit first, whatever the order.
+
+        Args:
+          operands: int `[M, N]`, digits, units first.
+          answer: int `[A]`, digits, units first.
+        """
+        return f"{self._question_text(operands)}={numerals.write(answer, self.base)}"
+
+    def _question_text(self, operands: np.ndarray) -> str:
+        return "+".join(numerals.write(number, self.base) for number in operands)
+
+    def parse(self, text: str) -> tuple[np.ndarray, np.ndarray]:
+        """Read one problem; the inverse of `text`. Without an answer ("12345+67890=") it is worked out.
+
+        Returns:
+          operands int32 `[M, N]` and answer int32 `[A]`, digits, units first.
+
+        Raises:
+          ValueError: the text is no such problem, or a number has the wrong width.
+        """
+        left, _, right = text.partition("=")
+        parts, right = [part.strip() for part in left.split("+")], right.strip()
+        if len(parts) != self.operands:
+            raise UserError(f"expected {self.operands} numbers joined by + as in {self.example}, got {text!r}")
+        operands = np.stack([self._read(part, self.digits, text) for part in parts])
+        if right:
+            return operands, self._read(right, self.answer_length, text)
+        return operands, np.asarray(self.features(operands).answer)
+
+    def _read(self, numeral: str, width: int, text: str) -> np.ndarray:
+        digits = numerals.read(numeral, self.base)
+        if digits is None or len(digits) != width:
+            raise UserError(
+                f"expected {width} digits of base {self.base} where {numeral!r} stands in {text!r}; "
+                f"a problem looks like {self.example}, padded with zeros"
+            )
+        return digits
+
+    @property
+    def example(self) -> str:
+        """A problem in words, such as "01234+56789=058023"."""
+        operands = np.arange(self.operands * self.digits).reshape(self.operands, -1) % self.base
+        return self.text(operands, np.asarray(self.features(operands).answer))
+
+    def describe(self, inputs: np.ndarray, target: np.ndarray, prediction: np.ndarray) -> str:
+        """Describe one prediction: "12345+67890: predicts 080135, the answer is 080235 (error in A2; 3 carries …)"."""
+        operands = np.asarray(self._decode_question(inputs))
+        facts = self.features(operands)
+        errors = ", ".join(f"A{k}" for k, t, c in zip(self.read_digits, target, prediction, strict=True) if t != c)
+        order = np.argsort(self.read_digits)
+        predicted = "nothing" if np.min(prediction) < 0 else numerals.write(np.asarray(prediction)[order], self.base)
+        count, cascade = int(facts.count), int(facts.cascade)
+        carried = f"{count} carr{'y' if count == 1 else 'ies'}, longest cascade {cascade}" if count else "no carry"
+        answer = numerals.write(np.asarray(target)[order], self.base)
+        outcome = f"the answer is {answer} (error in {errors}; " if errors else "correct ("
+        return f"{self._question_text(operands)}: predicts {predicted}, {outcome}{carried})"
+
+    # --- data ----------------------------------------------------------------------------------------------
+
+    def data(self, seeds: Sequence[int]) -> Data:
+        """Draw the fixed problems of each lane.
+
+        Returns:
+          `lane` holds int32 digits, units first: "test" `[S, n, M, N]`, uniform; "cascades" `[S, N, n, M, N]`,
+          by length, from the units on; and "train" `[S, finite, M, N]` where the train set is finite.
+        """
+        lanes = [self._lane_data(jax.random.key(seed)) for seed in seeds]
+        return Data({}, jax.tree.map(lambda *leaves: jnp.stack(leaves), *lanes))
+
+    def _lane_data(self, key: jax.Array) -> dict[str, jax.Array]:
+        # A place of its own: split(key)[i] is fold_in(key, i), and the trainer has taken the first of those.
+        train_key, test_key, cascade_key = jax.random.split(jax.random.fold_in(key, _DATA), 3)
+        keys = jax.random.split(cascade_key, self.digits)
+        forced = jnp.stack([self.cascade(k, self.cascade_examples, n) for n, k in enumerate(keys)])
+        if self.finite is None:
+            return {"test": self.draw(test_key, self.test_examples, Mixture()), "cascades": forced}
+        one = (self.operands, self.digits)
+        train = self.mixture.draw_distinct(train_key, (self.finite, *one), self.base)
+        count = min(self.test_examples, self.space - self.finite)
+        test = Mixture().draw_distinct(test_key, (count, *one), self.base, without=train)
+        return {"train": jnp.asarray(train), "test": jnp.asarray(test), "cascades": forced}
+
+    def train_batch(self, data: Data, key: jax.Array, step: jax.Array) -> Batch:
+        """Draw the batch of `step`: inputs `[B, T]`, targets `[B, R]`."""
+        if self.finite is None:
+            return self.batch(self.draw(jax.random.fold_in(key, step), self.batch_size))
+        chosen = choose(jnp.arange(self.finite), key, step, self.batch_size)
+        return self.batch(data.lane["train"][chosen])
+
+    def test_batch(self, data: Data) -> Batch:
+        """Give the uniform test problems: inputs `[n, T]`, targets `[n, R]`."""
+        return self.batch(data.lane["test"])
+
+    # --- what is recorded at an evaluation -----------------------------------------------------------------
+
+    def measure(self, data: Data, batch: Batch, logits: jax.Array, predict: Predict) -> dict[str, jax.Array]:
+        """Compute what is recorded of the test problems beside loss and accuracy.
+
+        Digits come in the order in which they are read; see `read_digits`. NaN where no problem counts.
+
+        Returns:
+          of the uniform test problems: "digit_loss" and "digit_accuracy" `[R]`, teacher-forced;
+          "free_digit_accuracy" `[R]` (target sequential), fed with its own greedy answers; everything in
+          `scores.split` `[R]`; "loss_by_carry" `[R, ·]`, the loss by the carry into the digit; "accuracy_by_class"
+          `[6]`, exact match by carry class; "offset" `[R, base]`, mean probability by offset from the naive digit;
+          "confusion" `[R, base, base]`, mean probability of each digit, by true digit.
+          Of the forced cascades, by length: "accuracy_by_cascade" `[N]`, exact match, and
+          "digit_accuracy_by_cascade" `[N, R]`.
+        """
+        facts = self.features(data.lane["test"])
+        at = np.asarray(self.read_digits)
+        naive, carry = facts.naive[:, at], facts.carry_in[:, at]
+        candidates = min(self.operands, self.base) if self.operation == "add" else 1
+        forced = data.lane["cascades"]
+        forced_batch = self.batch(forced.reshape(-1, *forced.shape[2:]))
+        by_cascade = scores.correct(predict(forced_batch.inputs), forced_batch.targets)
+        by_cascade = by_cascade.reshape(*forced.shape[:2], -1)  # [N, n, R]
+        loss = losses.cross_entropy(logits, batch.targets)
+        measured = {
+            "digit_loss": jnp.mean(loss, axis=0),
+            "digit_accuracy": scores.fraction(scores.correct(logits, batch.targets), axis=0),
+            **scores.split(logits, naive, carry, candidates),
+            "loss_by_carry": scores.mean_by(loss, carry, self.operands).T,
+            "accuracy_by_class": scores.mean_by(
+                scores.exact_match(logits, batch.targets), facts.kind, len(CLASSES)
+            ),
+            "accuracy_by_cascade": scores.fraction(jnp.all(by_cascade, axis=-1), axis=1),
+            "digit_accuracy_by_cascade": scores.fraction(by_cascade, axis=1),
+            "offset": scores.offset_from_naive(logits, naive),
+            "confusion": scores.confusion(logits, batch.targets),
+        }
+        if self.target == "sequential":
+            free = scores.free_run(predict, batch.inputs, self.sizes.read)
+            measured["free_digit_accuracy"] = scores.fraction(free == batch.targets, axis=0)
+        return measured

@@ -1,0 +1,1 @@
+"""What a person sees: figures (Matplotlib), the page (HTML), the terminal."""
