@@ -138,6 +138,7 @@ def _convert(state: State, source: dict[str, str], target: dict[str, str]) -> di
     arrays = {name: np.asarray(array) for name, array in state.items()}
     kind = _kind(arrays)
     axes = _check_names(arrays, _expand(source, kind))
+    arrays = {name: arrays[name] for name in axes}
     sizes = _read_sizes(arrays, axes)
     _check_constants(arrays)
     converted = {}
@@ -173,12 +174,19 @@ def _expand(layout: dict[str, str], kind: _Kind) -> dict[str, str]:
 
 
 def _check_names(arrays: Mapping[str, np.ndarray], axes: dict[str, str]) -> dict[str, str]:
-    """Give the axes of the names that are there; raises UserError for missing and unknown names."""
+    """Return the axes of the names that are there, without aliases; raises UserError for missing and unknown names."""
     if missing := [name for name in axes if name not in arrays and not name.endswith((*_BUFFERS, *_ABSENT))]:
         raise UserError(f"it lacks {_listed(missing)}")
-    if unknown := [name for name in arrays if name not in axes]:
+    known = [array for name, array in arrays.items() if name in axes]
+    unknown = [name for name in arrays if name not in axes and not _repeats(arrays[name], known)]
+    if unknown:
         raise UserError(f"it holds {_listed(unknown)}, for which this model has no place")
-    return {name: axes[name] for name in arrays}
+    return {name: axes[name] for name in arrays if name in axes}
+
+
+def _repeats(array: np.ndarray, others: Iterable[np.ndarray]) -> bool:
+    """Whether a tensor is another one once more, or its transpose: an alias, such as x_embed of embed.W_E."""
+    return array.ndim > 0 and any(np.array_equal(array, x) or np.array_equal(array.T, x) for x in others)
 
 
 def _read_sizes(arrays: Mapping[str, np.ndarray], axes: dict[str, str]) -> dict[str, int]:

@@ -52,7 +52,7 @@ class Network:
     @overload
     def __call__(
         self,
-        inputs: jax.Array,
+        inputs: jax.typing.ArrayLike,
         *,
         cache: None = None,
         edits: Mapping[str, Edit] | None = None,
@@ -62,7 +62,7 @@ class Network:
     @overload
     def __call__(
         self,
-        inputs: jax.Array,
+        inputs: jax.typing.ArrayLike,
         *,
         cache: Collection[str],
         edits: Mapping[str, Edit] | None = None,
@@ -81,15 +81,15 @@ class Network:
         Raises:
           UserError: no activation has that name.
         """
-        logits, activations = self.model.apply(self.params, inputs, cache or (), edits, read)
+        logits, activations = self.model.apply(self.params, jnp.asarray(inputs), cache or (), edits, read)
         return logits if cache is None else (logits, activations)
 
-    def answer(self, inputs: jax.Array) -> jax.Array:
+    def answer(self, inputs: jax.typing.ArrayLike) -> jax.Array:
         """Return the greedy answers, int32 `[B, R]`; -1 where a logit is not finite.
 
         A network whose input holds the answer gets its own answers so far, not those in `inputs`.
         """
-        return _answer(self, inputs)
+        return _answer(self, jnp.asarray(inputs))
 
 
 @jax.jit
@@ -99,5 +99,5 @@ def _answer(network: Network, inputs: jax.Array) -> jax.Array:
 
     sizes = network.model.sizes
     if sizes.autoregressive:
-        return scores.free_run(predict, jnp.asarray(inputs), sizes.read)
+        return scores.free_run(predict, inputs, sizes.read)
     return scores.greedy(predict(inputs))
