@@ -5,6 +5,7 @@ parameters. `plain` is the forward pass to read, `fast` the one that runs, and `
 of an architecture. The only package that imports Flax.
 """
 
+from jaxadd.models import fast as fast  # Registers the transformer's forward pass.
 from jaxadd.models.hooks import Edit
 from jaxadd.models.mlp import MLP
 from jaxadd.models.model import Model, ModelConfig

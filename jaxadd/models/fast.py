@@ -8,24 +8,20 @@ task. Where there are few classes, W_out W_U is formed first, so that neurons ar
 of D.
 """
 
-from __future__ import annotations
-
 import functools
 import math
 import operator
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple, Self
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from jaxadd.models.hooks import Hooks
-from jaxadd.models.model import ACTIVATIONS
+from jaxadd.models.model import ACTIVATIONS, module
+from jaxadd.models.transformer import Transformer
 from jaxadd.types import Positions, Sizes
-
-if TYPE_CHECKING:
-    from jaxadd.models.transformer import Transformer
 
 LAYER_NORM_EPSILON = 1e-5  # Added to the variance.
 MASKED = -1e10  # The score of a position that may not be seen, as in the published code.
@@ -46,10 +42,10 @@ class _Stream(NamedTuple):
     rows: jax.Array
     tokens: jax.Array | None
 
-    def map(self, function: Callable[[jax.Array], jax.Array]) -> _Stream:
+    def map(self, function: Callable[[jax.Array], jax.Array]) -> Self:
         return _Stream(function(self.rows), self.tokens)
 
-    def at(self, positions: Positions) -> _Stream:
+    def at(self, positions: Positions) -> Self:
         if isinstance(positions, tuple) and positions == tuple(range(len(self.rows))):
             return self
         index = jnp.asarray(positions)
@@ -65,7 +61,12 @@ class _Stream(NamedTuple):
         return flat[self.tokens + vocabulary * jnp.arange(length)[:, None]]
 
 
-class TransformerModule(nn.Module):
+@module.register
+def _(config: Transformer, sizes: Sizes) -> nn.Module:
+    return _TransformerModule(config, sizes)
+
+
+class _TransformerModule(nn.Module):
     config: Transformer
     sizes: Sizes
 
@@ -163,7 +164,7 @@ class _Attention(nn.Module):
         tap = lambda name, *rest: hooks(self.prefix + name, *rest)  # noqa: E731
         shape = (c.heads, c.d_model, c.d_head)
 
-        def project(name: str, stream: _Stream) -> _Stream:
+        def project(name: str, stream: _Stream) -> Self:
             weight = self.param(name, _normal(c.d_model), shape)
             return stream.map(lambda rows: jnp.einsum("txd,hdk->txhk", rows, weight))
 

@@ -8,7 +8,7 @@ import jax
 
 from jaxadd.errors import UserError, check_choices
 from jaxadd.models.hooks import Hooks
-from jaxadd.models.model import ACTIVATIONS, Dtype, ModelConfig, Precision
+from jaxadd.models.model import ACTIVATIONS, Dtype, ModelConfig, Precision, module
 from jaxadd.types import Positions, Sizes
 
 
@@ -35,17 +35,18 @@ class MLP(ModelConfig):
         if sizes.vocabulary is not None:
             raise UserError("an MLP reads real-valued features, and this task's input is tokens; use a Transformer")
 
-    def module(self, sizes: Sizes) -> nn.Module:
-        """Return the Flax module."""
-        return _MLPModule(self, sizes)
-
     def activation_names(self) -> tuple[str, ...]:
         """Return the names of all activations but the logits."""
         return tuple(f"layers.{i}.{hook}" for i in range(len(self.hidden)) for hook in ("hook_pre", "hook_post"))
 
 
+@module.register
+def _(config: MLP, sizes: Sizes) -> nn.Module:
+    return _MLPModule(config, sizes)
+
+
 class _MLPModule(nn.Module):
-    config: "MLP"
+    config: MLP
     sizes: Sizes
 
     @nn.compact

@@ -36,14 +36,19 @@ class ModelConfig(abc.ABC):
     def activation_names(self) -> tuple[str, ...]:
         """Return the names of all activations but the logits, in the order of computation."""
 
-    @abc.abstractmethod
-    def module(self, sizes: Sizes) -> nn.Module:
-        """Return the Flax module; it is called with (inputs, hooks, read) and returns logits `[B, R, C]`."""
-
     def build(self, sizes: Sizes) -> "Model":
         """Return the model for a task's sizes; raises UserError where they do not fit each other."""
         self.check_fits(sizes)
         return Model(self, sizes)
+
+
+@functools.singledispatch
+def module(config: ModelConfig, sizes: Sizes) -> nn.Module:
+    """Return the Flax module of an architecture; it is called with (inputs, hooks, read) and returns logits `[B, R, C]`.
+
+    Registered by the module that defines the forward pass.
+    """
+    raise NotImplementedError(f"{type(config).__name__} has no forward pass; register one with `module.register`")
 
 
 @dataclass(frozen=True)
@@ -66,7 +71,7 @@ class Model:
     def init(self, key: jax.Array) -> Params:
         """Draw the parameters of one network, a nested dict of float32 arrays, from a typed key."""
         inputs = jnp.zeros((1, self.sizes.length), jnp.float32 if self.sizes.vocabulary is None else jnp.int32)
-        return self.config.module(self.sizes).init(key, inputs, Hooks(self.names, (), {}), self.sizes.read)["params"]
+        return module(self.config, self.sizes).init(key, inputs, Hooks(self.names, (), {}), self.sizes.read)["params"]
 
     def shapes(self) -> Params:
         """Return the shapes and dtypes of the parameters, as `init` returns them, without computing them."""
@@ -100,7 +105,7 @@ class Model:
         hooks = Hooks(self.names, names, edits or {})
         params = jax.tree.map(lambda w: jnp.asarray(w, self.config.dtype), params)
         with jax.default_matmul_precision(self.config.precision):
-            logits = self.config.module(self.sizes).apply(
+            logits = module(self.config, self.sizes).apply(
                 {"params": params}, inputs, hooks, self.sizes.read if read is None else read
             )
         return hooks("logits", logits.astype(jnp.float32), (0,)), hooks.cache

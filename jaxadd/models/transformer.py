@@ -3,10 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-import flax.linen as nn
-
 from jaxadd.errors import UserError, check_choices
-from jaxadd.models.fast import TransformerModule
 from jaxadd.models.model import Dtype, ModelConfig, Precision
 from jaxadd.types import Sizes
 
@@ -56,10 +53,6 @@ class Transformer(ModelConfig):
             raise UserError("a transformer reads tokens, and this task's input is real-valued; use an MLP")
         if sizes.autoregressive and self.attention != "causal":
             raise UserError("this task's input holds the answers, so attention must be causal, not bidirectional")
-
-    def module(self, sizes: Sizes) -> nn.Module:
-        """Return the Flax module of the fast forward pass."""
-        return TransformerModule(self, sizes)
 
     def activation_names(self) -> tuple[str, ...]:
         """Return the names of all activations but the logits, TransformerLens's where it has one."""

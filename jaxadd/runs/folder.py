@@ -1,0 +1,95 @@
+"""The run folder: the names of its files, and how a process takes a folder for itself.
+
+    <folder>/config.json    the whole config; versions, device and lanes at once that it ran with
+             metrics.npz    step [T], every other array [S, T, ...]
+             params.npz     final parameters by path, leading S
+             summary.json   headline numbers; written last, so a run with one is complete
+             checkpoints/   resumable states, one folder per step
+             replays/       exact re-runs of a part, see `runs.replay`
+             figures/       pictures, beside report.txt
+
+Every file is written beside its final name and renamed, and metrics are written before the checkpoint that belongs to
+them. So whenever a process is killed or a disk is full, the newest whole checkpoint and the metrics up to it are
+there, and going on from them repeats the lost steps exactly.
+"""
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from jaxadd.errors import UserError
+
+REPLAY_OF = "replay_of"  # The key in config.json that tells a replay from a run.
+
+
+class Files:
+    """The paths of one run folder.
+
+    Attributes:
+      folder: the run folder itself.
+    """
+
+    def __init__(self, folder: str | os.PathLike):
+        self.folder = Path(folder)
+        self.config = self.folder / "config.json"
+        self.metrics = self.folder / "metrics.npz"
+        self.params = self.folder / "params.npz"
+        self.summary = self.folder / "summary.json"
+        self.checkpoints = self.folder / "checkpoints"
+        self.replays = self.folder / "replays"
+        self.snapshots = self.folder / "snapshots"
+
+    def snapshot(self, step: int) -> Path:
+        """Return the path of the parameters that a replay kept at a step."""
+        return self.snapshots / f"{step:08d}.npz"
+
+    def refuse_other_files(self) -> None:
+        """Raise UserError for a folder that holds something else, before anything in it is touched."""
+        foreign = self.folder.is_dir() and not self.config.exists()
+        if foreign and any(not path.name.startswith(".") for path in self.folder.iterdir()):
+            raise UserError(f"{self.folder} holds files but no run; choose another name")
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes from training in this folder; raises UserError where one does."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.folder / ".lock")
+        try:
+            lock.acquire(blocking=False)
+        except Timeout as error:
+            raise UserError(
+                f"another process is working on {self.folder}; wait for it or choose another name"
+            ) from error
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def remove_unfinished(self) -> None:
+        """Remove the files that a kill left half written."""
+        for leftover in self.folder.glob(".*.part"):
+            leftover.unlink()
+
+    def read_config(self) -> dict[str, Any]:
+        """Read config.json as plain data; raises UserError where the folder is not a run folder."""
+        try:
+            data = json.loads(self.config.read_text())
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise UserError(f"{self.folder} is not a run folder: there is no {self.config}") from error
+        except ValueError as error:
+            raise UserError(f"{self.config} is damaged: it is not JSON ({error})") from error
+        if isinstance(data, dict) and REPLAY_OF in data:
+            raise UserError(f"{self.folder} is a replay of {data[REPLAY_OF]}, not a run")
+        return data
+
+
+def check_name(name: str) -> str:
+    """Return the name of a folder; raises UserError where it is a path or no name at all."""
+    if name in ("", ".", "..") or Path(name).name != name:
+        raise UserError(f"a name must be that of one folder, without slashes, got {name!r}")
+    return name
