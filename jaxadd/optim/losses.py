@@ -28,11 +28,11 @@ def margin(logits: jax.Array, targets: jax.Array) -> jax.Array:
       targets: int `[...]`, in `[0, C)`.
 
     Returns:
-      `[...]`, nats; positive exactly where the answer is correct. A tie is an error. NaN where any logit of the
+      `[...]`, nats; positive exactly where the answer is correct. A tie is an error. -inf where any logit of the
       example is not finite: XLA's maximum passes over NaN on a CPU, and such an example must never count as correct.
     """
     lead = -_strongest_rival(logits, targets)[1][..., 0]
-    return jnp.where(jnp.all(jnp.isfinite(logits), axis=-1), lead, jnp.nan)
+    return jnp.where(jnp.all(jnp.isfinite(logits), axis=-1), lead, -jnp.inf)
 
 
 @jax.custom_jvp
