@@ -89,15 +89,14 @@ class Network:
 
         A network whose input holds the answer gets its own answers so far, not those in `inputs`.
         """
-        return _answer(self, jnp.asarray(inputs))
+        return _answer(self.model, self.params, jnp.asarray(inputs))
 
 
-@jax.jit
-def _answer(network: Network, inputs: jax.Array) -> jax.Array:
+@functools.partial(jax.jit, static_argnums=0)  # Not of a Network: one compilation for all seeds and steps.
+def _answer(model: Model, params: Params, inputs: jax.Array) -> jax.Array:
     def predict(inputs: jax.Array, read: Positions | None = None) -> jax.Array:
-        return network(inputs, read=read)
+        return model.apply(params, inputs, read=read)[0]
 
-    sizes = network.model.sizes
-    if sizes.autoregressive:
-        return scores.free_run(predict, inputs, sizes.read)
+    if model.sizes.autoregressive:
+        return scores.free_run(predict, inputs, model.sizes.read)
     return scores.greedy(predict(inputs))
