@@ -6,6 +6,7 @@ the same machine code, whatever the chunk lengths were, and agree bit for bit; a
 which the last lane is done.
 """
 
+import contextlib
 import math
 import time
 from collections.abc import Sequence
@@ -179,7 +180,7 @@ class Trainer:
         chex.assert_scalar_in(evaluations, 0, EVALUATIONS)
         arguments = self._arguments(placed, start, count, eval_every)
         if self.config.debug:
-            with jax.disable_jit(), jax.debug_nans(True):
+            with jax.disable_jit():
                 state, *recorded = self._chunk(*arguments)
         else:
             state, *recorded = self._compile(arguments)(*arguments)
@@ -290,14 +291,16 @@ class Trainer:
         task, own = self.config.task, Data(shared, split)
         batch = task.test_batch(own)
         predict = self.predict(params)
-        logits = predict(batch.inputs)
+        with self._checked():
+            logits = predict(batch.inputs)
         loss, (accuracy, _) = _score(logits, batch.targets, losses.cross_entropy(logits, batch.targets))
         return {"test_loss": loss, "test_accuracy": accuracy, **task.measure(own, batch, logits, predict)}
 
     def _step(self, state, hyper, split, test, shared, due, last) -> tuple[TrainState, dict[str, jax.Array]]:
         """Make one step of one lane. `test` are its test metrics, by which it may stop where they are `due`."""
         batch = self.config.task.train_batch(Data(shared, split), state.key, state.step)
-        differentiated = jax.value_and_grad(self.objective, has_aux=True)(state.params, batch, hyper)
+        with self._checked():
+            differentiated = jax.value_and_grad(self.objective, has_aux=True)(state.params, batch, hyper)
         (minimised, (loss, (accuracy, position_loss))), grads = differentiated
         row = {
             "train_loss": loss,
@@ -313,7 +316,7 @@ class Trainer:
 
         def update() -> tuple[TrainState, jax.Array]:
             # Some optimisers and filters make matrix products of their own.
-            with jax.default_matmul_precision(self.config.model.precision):
+            with self._checked(), jax.default_matmul_precision(self.config.model.precision):
                 updates, opt_state = hyper.transform().update(grads, state.opt_state, state.params)
             params = optax.apply_updates(state.params, updates)
             return TrainState(params, opt_state, state.key, state.step + 1, status), optax.tree.norm(updates)
@@ -324,6 +327,10 @@ class Trainer:
         # Choosing between two finished states would read and write every parameter once more.
         state, row["update_norm"] = jax.lax.cond((status == RUNNING) & (state.step < last), update, freeze)
         return state, row
+
+    def _checked(self) -> contextlib.AbstractContextManager:
+        """Check every operation for NaN where the run is a debug run; what a task measures may be NaN for "none"."""
+        return jax.debug_nans(True) if self.config.debug else contextlib.nullcontext()
 
     def _reached(self, row: dict[str, jax.Array], due: jax.Array) -> jax.Array:
         stop = self.config.stop
