@@ -12,18 +12,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jaxadd.cli import experiment
-from jaxadd.views import figures, terminal
 from jaxadd import sweeps
-from jaxadd.sweeps.outcomes import quantiles
+from jaxadd.cli import experiment
 from jaxadd.cli.arguments import SweepConfig
 from jaxadd.config import RunConfig, Stop
-from jaxadd.views.figures.sweeps import NAMED
 from jaxadd.models import MLP, Transformer
 from jaxadd.optim.optimizers import AdamW
 from jaxadd.runs.summary import LEARNED, step_of
 from jaxadd.sweeps import Row, Sweep
+from jaxadd.sweeps.outcomes import quantiles
 from jaxadd.tasks import Addition, HandwrittenDigits, Modular
+from jaxadd.views import figures, terminal
+from jaxadd.views.figures.sweeps import NAMED
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

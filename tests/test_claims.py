@@ -10,12 +10,12 @@ from jaxadd.analysis import claims
 from jaxadd.analysis.addition import ablation
 from jaxadd.analysis.hypotheses import Kept
 from jaxadd.config import RunConfig, Stop
-from jaxadd.training.loop import fit
 from jaxadd.lanes import take
 from jaxadd.models import Transformer
 from jaxadd.optim.optimizers import AdamW
 from jaxadd.tasks import Addition, Modular
-from jaxadd.training.step import Trainer
+from jaxadd.training.loop import fit
+from jaxadd.training.trainer import Trainer
 
 
 @pytest.fixture(scope="module")

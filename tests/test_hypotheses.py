@@ -5,11 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxadd.optim import losses
 from jaxadd.analysis import hypotheses as hy
 from jaxadd.analysis.hypotheses import Claim, Kept, Part, Same
 from jaxadd.analysis.interventions import Site
 from jaxadd.models import Transformer
+from jaxadd.optim import losses
 from jaxadd.tasks import Addition
 from jaxadd.types import Batch
 

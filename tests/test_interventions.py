@@ -3,11 +3,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxadd.optim import losses
 from jaxadd.analysis import interventions as iv
 from jaxadd.analysis.interventions import Site
 from jaxadd.lanes import take
 from jaxadd.models import Transformer
+from jaxadd.optim import losses
 from jaxadd.tasks import Addition
 
 TASK = Addition(digits=2, batch_size=8, test_examples=8, cascade_examples=2)

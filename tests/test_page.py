@@ -9,8 +9,8 @@ import shutil
 import numpy as np
 import pytest
 
-from jaxadd.views import html
 from jaxadd.errors import UserError
+from jaxadd.views import html
 
 VOID = {"meta", "link", "input"}
 HOSTILE = "</script><script>alert('1')</script>&amp; \" \u2028 µ"

@@ -7,15 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxadd.cli.commands import spike
-from jaxadd.cli import experiment
-from jaxadd.runs import train
 from jaxadd.analysis import spikes
+from jaxadd.cli import experiment
+from jaxadd.cli.commands import spike
 from jaxadd.config import RunConfig
 from jaxadd.models import Transformer
 from jaxadd.optim.optimizers import SGD, AdamW
+from jaxadd.runs import train
 from jaxadd.tasks import Addition, Modular
-from jaxadd.training.step import Trainer
+from jaxadd.training.trainer import Trainer
 
 
 def falling(length=600, seed=0):

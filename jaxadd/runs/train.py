@@ -17,7 +17,8 @@ from jaxadd.runs.run import Machine, Note, Run, load, open_run
 from jaxadd.runs.summary import summarize
 from jaxadd.serialization import difference
 from jaxadd.training.loop import Progress, Result, cut, fit
-from jaxadd.training.step import DIVERGED, RUNNING, Trainer, TrainState
+from jaxadd.training.step import DIVERGED, RUNNING, TrainState
+from jaxadd.training.trainer import Trainer
 from jaxadd.trees import flatten, nest
 from jaxadd.types import Metrics
 

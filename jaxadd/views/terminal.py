@@ -15,7 +15,7 @@ from jaxadd.runs.summary import LEARNED, step_of
 from jaxadd.tables import table
 from jaxadd.training import costs
 from jaxadd.training.loop import Progress
-from jaxadd.training.step import Trainer
+from jaxadd.training.trainer import Trainer
 from jaxadd.trees import named_leaves
 
 INDENT = 12

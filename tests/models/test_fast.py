@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from jaxadd import models as model_module
-from jaxadd.runs.checkpoints import flatten
 from jaxadd.errors import UserError
 from jaxadd.models import MLP, Transformer
+from jaxadd.runs.checkpoints import flatten
 from jaxadd.tasks import Addition, Modular
 from jaxadd.types import Sizes
 

@@ -9,16 +9,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxadd.serialization import from_json, to_json
 from jaxadd.config import hyper, traced
-from jaxadd.optim.filters import FixedNorm, GrokfastEMA, GrokfastMA, OrthogonalGradient
-from jaxadd.training.loop import fit
 from jaxadd.lanes import take
-from jaxadd.optim.losses import LabelSmoothing, StableMax, cross_entropy
 from jaxadd.models import Transformer
+from jaxadd.optim.filters import FixedNorm, GrokfastEMA, GrokfastMA, OrthogonalGradient
+from jaxadd.optim.losses import LabelSmoothing, StableMax, cross_entropy
 from jaxadd.optim.optimizers import SGD, Adam, AdamW, Lion, Muon
+from jaxadd.serialization import from_json, to_json
 from jaxadd.tasks import Modular
-from jaxadd.training.step import Trainer
+from jaxadd.training.loop import fit
+from jaxadd.training.trainer import Trainer
 
 
 def run(optimizer, steps=25, w=(1.0, -2.0)):

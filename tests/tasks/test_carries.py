@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxadd.tasks.addition.carries import CLASSES, Carries, answer_length, carries
 from jaxadd.errors import UserError
 from jaxadd.tasks import Addition
+from jaxadd.tasks.addition.carries import CLASSES, Carries, answer_length, carries
 
 BATCH = 3
 COUNTS = st.integers(2, 3)

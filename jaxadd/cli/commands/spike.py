@@ -23,7 +23,8 @@ from jaxadd.optim.optimizers import Adam, AdamW
 from jaxadd.runs import replay, train
 from jaxadd.tasks import Addition
 from jaxadd.tasks.addition.carries import CLASSES
-from jaxadd.training.step import Trainer, TrainState
+from jaxadd.training.step import TrainState
+from jaxadd.training.trainer import Trainer
 from jaxadd.trees import named_leaves
 from jaxadd.types import Metrics, Params
 from jaxadd.views import figures, terminal
