@@ -153,5 +153,3 @@ def hyper(config: RunConfig) -> Hyper:
     }
     parts = changed(config, columns)
     return Hyper(*(parts.get(part, getattr(config, part)) for part in Hyper._fields))
-
-

@@ -28,7 +28,7 @@ def over_lanes(function: Callable, width: int | None = None) -> Callable:
     """
 
     def mapped(*arguments: Any, shared: tuple = ()) -> Any:
-        one = lambda lane: function(*lane, *shared)  # noqa: E731
+        one = lambda lane: function(*lane, *shared)
         if not side_by_side():
             return jax.lax.map(one, arguments)
         if width is None or len(jax.tree.leaves(arguments)[0]) <= width:

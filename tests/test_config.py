@@ -14,7 +14,11 @@ from jaxadd.tasks import Addition, HandwrittenDigits, Modular
 CONFIGS = [
     RunConfig(),
     RunConfig(
-        task=HandwrittenDigits(folder="x"), model=MLP(hidden=(3, 4)), optimizer=SGD(), seeds=(4, 2), stop=Stop("test_loss", 0.5)
+        task=HandwrittenDigits(folder="x"),
+        model=MLP(hidden=(3, 4)),
+        optimizer=SGD(),
+        seeds=(4, 2),
+        stop=Stop("test_loss", 0.5),
     ),
     RunConfig(task=Modular(p=6, split_seed=3, batch_size=4), debug=True),
 ]

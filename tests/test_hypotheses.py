@@ -119,7 +119,7 @@ def test_true_claims_score_above_and_false_ones_below(network):
 
 def test_a_continuous_feature_keeps_its_span(network):
     model, params, operands, batch = network
-    linear = lambda *features: hy.span(  # noqa: E731
+    linear = lambda *features: hy.span(
         lambda o: jnp.stack([jnp.ones(len(o)), *(f(o).astype(jnp.float32) for f in features)], axis=-1)
     )
     # Head 0's output is exactly linear in the units' sum, so also in the two digits, but not in one of them.

@@ -151,9 +151,7 @@ def recorded(files: Files) -> Metrics | None:
         return None
 
 
-def _where_it_ended(
-    trainer: Trainer, files: Files, note: Note
-) -> tuple[TrainState | None, Metrics | None, float]:
+def _where_it_ended(trainer: Trainer, files: Files, note: Note) -> tuple[TrainState | None, Metrics | None, float]:
     """Return the state to go on from, what was recorded before it, and the seconds spent; (None, None, 0) if none."""
     metrics = recorded(files)
     if metrics is None and len(checkpoints.steps(files.checkpoints)) > 1:

@@ -150,7 +150,7 @@ def test_muon_follows_its_definition():
     w = rng.normal(size=(3, 6)).astype(np.float32)
     grads = [rng.normal(size=w.shape).astype(np.float32) for _ in range(4)]
     config = Muon(lr=0.1, momentum=0.9, weight_decay=0.5, warmup=2)
-    tree = lambda x: {"blocks.0": {"mlp": {"W_in": jnp.asarray(x)}}}  # noqa: E731
+    tree = lambda x: {"blocks.0": {"mlp": {"W_in": jnp.asarray(x)}}}
     params, state = tree(w), config.transform().init(tree(w))
     mean = np.zeros_like(w)
     for i, grad in enumerate(grads):

@@ -11,7 +11,6 @@ from jaxadd.models import MLP
 from jaxadd.runs import checkpoints, load, replay, train_in
 from jaxadd.tasks import HandwrittenDigits
 from jaxadd.training.trainer import Trainer
-from jaxadd.trees import flatten
 
 QUIET = {"note": lambda text: None}
 
@@ -49,7 +48,9 @@ def test_replay_is_exact_and_dense(tiny, copy, complete):
 
 def test_replay_meets_the_stop_of_the_run(tiny, tmp_path):
     """Though the replay knows the test accuracy at every step, it ends where the run did, on its grid."""
-    config = replace(tiny, task=HandwrittenDigits(batch_size=16), model=MLP(hidden=(8,)), stop=Stop("test_accuracy", 0.3))
+    config = replace(
+        tiny, task=HandwrittenDigits(batch_size=16), model=MLP(hidden=(8,)), stop=Stop("test_accuracy", 0.3)
+    )
     record = train_in(Trainer(config), tmp_path / "a", **QUIET)
     ended = [lane["steps"] for lane in record.summary["lanes"]]
     assert 0 < max(ended) < 40

@@ -112,7 +112,7 @@ def test_without_carries_every_digit_is_naive(problem):
     ],
 )
 def test_worked_examples(left, right, answer, count, cascade, kind):
-    digits = lambda text: [int(d) for d in reversed(text)]  # noqa: E731
+    digits = lambda text: [int(d) for d in reversed(text)]
     facts = carries(jnp.array([digits(left), digits(right)]), 10)
     assert facts.answer.tolist() == digits(answer)
     assert (facts.count, facts.cascade, CLASSES[facts.kind]) == (count, cascade, kind)

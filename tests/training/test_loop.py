@@ -28,7 +28,9 @@ def whole(tiny):
 @pytest.fixture(scope="module")
 def easy(tiny):
     """A run in which every metric gets better for a while."""
-    config = replace(tiny, task=HandwrittenDigits(batch_size=16), model=MLP(hidden=(8,)), optimizer=AdamW(lr=3e-2, warmup=0.0))
+    config = replace(
+        tiny, task=HandwrittenDigits(batch_size=16), model=MLP(hidden=(8,)), optimizer=AdamW(lr=3e-2, warmup=0.0)
+    )
     return config, fit(Trainer(config))
 
 
@@ -293,4 +295,6 @@ def test_a_device_narrows_to_no_fewer_lanes_than_keep_it_busy(tiny, monkeypatch)
         ended = state._replace(status=jnp.where(jnp.arange(40) < running, RUNNING, STOPPED))
         (group,), until = trainer.groups(ended, 10)
         assert (group.tolist(), until) == (list(range(running)), 20)
-        assert trainer.place(ended, group).state.status.tolist() == [RUNNING] * running + [STOPPED] * (width - running)
+        assert trainer.place(ended, group).state.status.tolist() == [RUNNING] * running + [STOPPED] * (
+            width - running
+        )

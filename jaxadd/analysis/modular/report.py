@@ -15,7 +15,6 @@ from jaxadd.analysis.phases import PHASES, Phases, phases
 from jaxadd.analysis.report import analyse_task, no_keys, recorded_figures, summarize_task
 from jaxadd.analysis.trained import FRAMES, Report, Trained, as_text
 from jaxadd.errors import UserError
-from jaxadd.lanes import take
 from jaxadd.models import Model, Network, structure
 from jaxadd.optim import scores
 from jaxadd.pictures import Bars, FigureOf, HeatMaps, Histogram, Level, Lines, Span, Text
@@ -100,8 +99,12 @@ def _(task: Modular, trained: Trained, lane: int, keys: str | None) -> Report:
     model = trained.networks[lane].model
     if not structure.is_transformer(model) or task.operation not in ("add", "subtract"):
         no_keys(task, keys)
-        sentence = "Key frequencies and progress measures are defined for a Transformer that learns a sum or difference."
-        return Report.of(sentence, blocks=[Text("In short", [sentence]), _errors(trained, lane), *recorded_figures(trained)])
+        sentence = (
+            "Key frequencies and progress measures are defined for a Transformer that learns a sum or difference."
+        )
+        return Report.of(
+            sentence, blocks=[Text("In short", [sentence]), _errors(trained, lane), *recorded_figures(trained)]
+        )
     states = [_measure(network, keys) for network in trained.networks]
     state, subject = states[lane], trained.subject(lane)
     frequencies = fourier.frequencies(state.keys)
@@ -114,9 +117,7 @@ def _(task: Modular, trained: Trained, lane: int, keys: str | None) -> Report:
         over = [_over_training(trained, s, one) for s, one in enumerate(states)]
         ends = [phases(trained.steps, *(measured[name] for name in _PHASE_SERIES)) for measured in over]
         numbers |= {f"phase_{name}": end for name, end in ends[lane]._asdict().items()}
-        words += [
-            f"{what} ended at step {spread([getattr(e, name) for e in ends])}" for name, what in PHASES.items()
-        ]
+        words += [f"{what} ended at step {spread([getattr(e, name) for e in ends])}" for name, what in PHASES.items()]
         figures.append(_progress(trained, lane, over, ends[lane], frequencies))
         steps, norms = trained.steps, over[lane]["embedding_norm_k"]
     figures.append(_embedding(state, steps, norms, subject))
@@ -124,9 +125,7 @@ def _(task: Modular, trained: Trained, lane: int, keys: str | None) -> Report:
     table = measures.table(
         "Measures", [s.numbers for s in states], lane, f"seed {trained.networks[lane].seed}", listed
     )
-    return Report.of(
-        "\n".join([*words, "", as_text(table)]), numbers, [Text("In short", words), *figures, table]
-    )
+    return Report.of("\n".join([*words, "", as_text(table)]), numbers, [Text("In short", words), *figures, table])
 
 
 def _listed(keys: jax.Array) -> str:
@@ -225,7 +224,9 @@ def _pair_figures(trained: Trained, lane: int, state: _State) -> list[FigureOf]:
     if state.activations is not None:
         neurons = tuple(np.argsort(-np.asarray(jnp.std(state.activations, axis=0)))[:_NEURONS].tolist())
     most = int(np.clip(_ROOM // (p * p * (structure.heads(model) + 1 + len(neurons))), 1, FRAMES))
-    steps, maps = trained.over_states(lane, lambda w: jax.device_get(_maps(w, model, state.table.inputs, neurons)), most)
+    steps, maps = trained.over_states(
+        lane, lambda w: jax.device_get(_maps(w, model, state.table.inputs, neurons)), most
+    )
     attention, spectrum, active = (np.stack(parts) for parts in zip(*maps, strict=True))
     frequencies = fourier.frequencies(state.keys)
     figures = [_attention(attention, steps, subject, p), _readoff(network, subject)]
@@ -380,9 +381,7 @@ def _embedding(state: _State, steps: np.ndarray, norms: np.ndarray | None, subje
 # --- over training ----------------------------------------------------------------------------------------
 
 _OVER_TRAINING: tuple[Measure, ...] = tuple(
-    measure
-    for measure in progress.MEASURES
-    if measure.panel or measure.name in (*_PHASE_SERIES, "embedding_norm_k")
+    measure for measure in progress.MEASURES if measure.panel or measure.name in (*_PHASE_SERIES, "embedding_norm_k")
 )
 
 
@@ -411,9 +410,7 @@ def _progress(
     pictures = measures.curves(_OVER_TRAINING, trained.steps, over, spans)
     if frequencies:
         single = {f"k = {k}": over[lane]["excluded_loss_k"][:, k - 1] for k in frequencies}
-        one = Lines(
-            progress.ONE_FREQUENCY, trained.steps, single, "nats", log_x=True, log_y=True, spans=spans
-        )
+        one = Lines(progress.ONE_FREQUENCY, trained.steps, single, "nats", log_x=True, log_y=True, spans=spans)
         pictures.insert(1, one)
     return FigureOf("measures", "Progress measures", pictures, trained.title)
 
@@ -428,5 +425,3 @@ def _listed_entries(state: _State, frequencies: Sequence[int]) -> list[str]:
         return not k.isdecimal() or int(k) in frequencies
 
     return [name for name in state.numbers if listed(name)]
-
-

@@ -125,7 +125,7 @@ def main(options: Options) -> int:
     if not listed:
         print(f"no spike: no train loss stays above {options.factor:g} times the median of the steps before it")
         return 0
-    distance = lambda entry: abs(entry[1].peak - (options.step or 0))  # noqa: E731
+    distance = lambda entry: abs(entry[1].peak - (options.step or 0))
     lane, spike = max(listed, key=_rise) if options.step is None else min(listed, key=distance)
     seed = config.seeds[lane]
     overview = _overview(listed, lanes, config.seeds)

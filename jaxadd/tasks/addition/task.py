@@ -390,9 +390,7 @@ class Addition(Task):
             "digit_accuracy": scores.fraction(scores.correct(logits, batch.targets), axis=0),
             **scores.split(logits, naive, carry, candidates),
             "loss_by_carry": scores.mean_by(loss, carry, self.operands).T,
-            "accuracy_by_class": scores.mean_by(
-                scores.exact_match(logits, batch.targets), facts.kind, len(CLASSES)
-            ),
+            "accuracy_by_class": scores.mean_by(scores.exact_match(logits, batch.targets), facts.kind, len(CLASSES)),
             "accuracy_by_cascade": scores.fraction(jnp.all(by_cascade, axis=-1), axis=1),
             "digit_accuracy_by_cascade": scores.fraction(by_cascade, axis=1),
             "offset": scores.offset_from_naive(logits, naive),

@@ -30,7 +30,9 @@ def lines(picture: Lines) -> Drawing:
     legend = [Patch(color=SHADES[i % len(SHADES)], label=span.name, alpha=0.6) for i, span in enumerate(shades)]
     narrow = picture.stacked
     width = (2.9 if narrow else 4.2) + (0.09 * max(map(len, picture.series)) + 0.5) * (many and not narrow)
-    return Drawing(width, 3.0 + 0.2 * narrow * -(-len(picture.series) // 2), lambda part: _draw(part, picture), legend)
+    return Drawing(
+        width, 3.0 + 0.2 * narrow * -(-len(picture.series) // 2), lambda part: _draw(part, picture), legend
+    )
 
 
 def _draw(part: SubFigure, picture: Lines) -> None:

@@ -29,7 +29,9 @@ def render(figure: FigureOf) -> Figure:
     alone = len(made) == 1
     rows = _rows([drawing.width for drawing in made])
     # Two lines for a title below a title, and a line for each of a note.
-    heads = [_head(picture, drawing.width, alone=alone) for picture, drawing in zip(figure.pictures, made, strict=True)]
+    heads = [
+        _head(picture, drawing.width, alone=alone) for picture, drawing in zip(figure.pictures, made, strict=True)
+    ]
     heights = [max(made[i].height + 0.2 * len(heads[i]) + 0.1 for i in row) for row in rows]
     widths = [sum(made[i].width for i in row) for row in rows]
     title = _title(figure, max(widths))
