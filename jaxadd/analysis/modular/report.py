@@ -114,9 +114,7 @@ def _(task: Modular, trained: Trained, lane: int, keys: str | None) -> Report:
         over = [_over_training(trained, s, one) for s, one in enumerate(states)]
         ends = [phases(trained.steps, *(measured[name] for name in _PHASE_SERIES)) for measured in over]
         numbers |= {f"phase_{name}": end for name, end in ends[lane]._asdict().items()}
-        words += [
-            f"{what} ended at step {spread([getattr(e, name) for e in ends])}" for name, what in PHASES.items()
-        ]
+        words += [_end_of(what, [getattr(e, name) for e in ends]) for name, what in PHASES.items()]
         figures.append(_progress(trained, lane, over, ends[lane], frequencies))
         steps, norms = trained.steps, over[lane]["embedding_norm_k"]
     figures.append(_embedding(state, steps, norms, subject))
@@ -127,6 +125,11 @@ def _(task: Modular, trained: Trained, lane: int, keys: str | None) -> Report:
     return Report.of(
         "\n".join([*words, "", as_text(table)]), numbers, [Text("In short", words), *figures, table]
     )
+
+
+def _end_of(phase: str, steps: Sequence[int | None]) -> str:
+    known = any(step is not None for step in steps)
+    return f"{phase} ended at step {spread(steps)}" if known else f"{phase} did not end within the record"
 
 
 def _listed(keys: jax.Array) -> str:
@@ -351,7 +354,7 @@ def _clusters(state: _State, subject: str, threshold: float = 0.85) -> FigureOf:
         parts[f"{len(found) - len(named)} others: {np.sum(rest):,}"] = rest
     edges = np.linspace(0, 1, 41)
     picture = Histogram(
-        "Neurons by frequency",
+        "Neurons by their best frequency",
         edges,
         {name: np.histogram(explained[part & np.isfinite(explained)], edges)[0] for name, part in parts.items()},
         xlabel="fraction of variance explained by the neuron's best frequency",
@@ -364,7 +367,7 @@ def _clusters(state: _State, subject: str, threshold: float = 0.85) -> FigureOf:
 def _embedding(state: _State, steps: np.ndarray, norms: np.ndarray | None, subject: str) -> FigureOf:
     norms = np.asarray(state.values["embedding_norm_k"])[None] if norms is None else norms
     picture = Bars(
-        "Fourier norms of W_E",
+        "Fourier norms of the numbers' embeddings",
         steps,
         {"norm": norms},
         [str(k) for k in range(norms.shape[1])],
@@ -415,7 +418,9 @@ def _progress(
             progress.ONE_FREQUENCY, trained.steps, single, "nats", log_x=True, log_y=True, spans=spans
         )
         pictures.insert(1, one)
-    return FigureOf("measures", "Progress measures", pictures, trained.title)
+    several = len(trained.networks) > 1
+    note = f"Phases and single frequencies are those of seed {trained.networks[lane].seed}." if several else ""
+    return FigureOf("measures", "Progress measures", pictures, trained.title, note)
 
 
 def _listed_entries(state: _State, frequencies: Sequence[int]) -> list[str]:
