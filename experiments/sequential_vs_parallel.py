@@ -1,9 +1,9 @@
 """Does it matter whether a network is trained on the answer in sequence, or on all its tokens in parallel?
 
 Both targets, both answer orders, the same operands, model and seeds: only what the network sees of the answer
-differs. Expected: sequential networks see the answer digits before, which reveal a carry where a column sums to
-base - 1, and learn the leading digits sooner; in parallel the order should not matter to one layer, whose answer
-positions see only the question. `quick` takes about half an hour on two cores, `debug` a minute.
+differs. Expected: sequential networks see the answer digits before, which reveal a carry where a column sums to base
+- 1, and learn the leading digits sooner; in parallel the order should not matter to one layer, whose answer positions
+see only the question. `quick` takes about half an hour on two cores, `debug` a minute.
 """
 
 import functools
