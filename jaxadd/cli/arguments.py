@@ -150,7 +150,7 @@ def parse(module: str, about: str, presets: Mapping[str, Any], argv: Sequence[st
 
 
 def read_options(options: type, program: str, argv: Sequence[str]) -> Any:
-    """Return the options of a command; fields with the name of a part of RunConfig choose their kind by a flag.
+    """Return the options of a command; a field that is a part of RunConfig, such as a task, has its kind as a flag.
 
     Args:
       options: a frozen dataclass.
@@ -161,7 +161,8 @@ def read_options(options: type, program: str, argv: Sequence[str]) -> Any:
       UserError: an argument is missing or invalid.
     """
     fields = dataclasses.fields(options)
-    parts, _, rest = choose_kinds({f.name: f.default for f in fields if f.name in KINDS}, argv)
+    parts = {f.name: f.default for f in fields if isinstance(f.default, tuple(KINDS.get(f.name, {}).values()))}
+    parts, _, rest = choose_kinds(parts, argv)
     description = inspect.cleandoc(options.__doc__ or "")
     if not parts:
         return read(options, program, rest, description)
