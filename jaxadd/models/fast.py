@@ -136,7 +136,7 @@ class _Block(nn.Module):
     def __call__(self, stream: _Stream, hooks: Hooks, at: Positions, readout: jax.Array | None = None) -> jax.Array:
         """Give the residual stream `[R, B, D]` after the block, or with a `readout` `[D, C]` its product with it."""
         c, norm = self.config, self.config.layer_norm == "pre"
-        tap = lambda name, *rest: hooks(self.prefix + name, *rest)  # noqa: E731
+        tap = lambda name, *rest: hooks(self.prefix + name, *rest)
         if stream.tokens is None:
             stream = stream.map(lambda rows: tap("hook_resid_pre", rows))
         normed = stream.map(_LayerNorm(name="ln1")) if norm else stream
@@ -161,7 +161,7 @@ class _Attention(nn.Module):
     @nn.compact
     def __call__(self, stream: _Stream, hooks: Hooks, at: Positions) -> jax.Array:
         c = self.config
-        tap = lambda name, *rest: hooks(self.prefix + name, *rest)  # noqa: E731
+        tap = lambda name, *rest: hooks(self.prefix + name, *rest)
         shape = (c.heads, c.d_model, c.d_head)
 
         def project(name: str, stream: _Stream) -> Self:

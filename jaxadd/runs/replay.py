@@ -92,7 +92,7 @@ def replay(
 
         if visited and visited[0] == start:
             visit(state)
-        see_saved = lambda so_far: visit(so_far.state)  # noqa: E731
+        see_saved = lambda so_far: visit(so_far.state)
         result = fit(trainer, state=state, until=stop + 1, eval_every=1, save_at=visited, save=see_saved, watch=watch)
         write_npz(written.metrics, result.metrics)
         about = {REPLAY_OF: str(folder), "from": start, "to": stop, "snapshots": wanted}

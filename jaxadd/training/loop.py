@@ -244,7 +244,7 @@ class _Recorder:
         """Everything so far, joined; see Result."""
         parts = [part for part in self._parts if part["step"].size] or self._parts
         if len(parts) > 1:
-            along = lambda name: 0 if name == _axis(name) else 1  # noqa: E731
+            along = lambda name: 0 if name == _axis(name) else 1
             parts = [{name: np.concatenate([part[name] for part in parts], along(name)) for name in parts[0]}]
         self._parts = parts
         return parts[0]
