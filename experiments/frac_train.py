@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Literal
 
 from jaxadd.cli import experiment
-from jaxadd.views import figures, terminal
 from jaxadd.cli.arguments import SweepConfig
 from jaxadd.config import RunConfig, Stop
 from jaxadd.runs.summary import STATUS, step_of
 from jaxadd.sweeps import Row, Sweep
 from jaxadd.tasks import Modular
 from jaxadd.training.step import RUNNING
+from jaxadd.views import figures, terminal
 
 # The first step with a test loss below 1, one run each, read off the released curves.
 PUBLISHED = {

@@ -14,14 +14,14 @@ from pathlib import Path
 import numpy as np
 
 from jaxadd.cli import experiment
-from jaxadd.views import figures, terminal
-from jaxadd.sweeps.outcomes import OUTCOMES, outcome, quantiles
 from jaxadd.cli.arguments import SweepConfig
 from jaxadd.config import RunConfig
 from jaxadd.models import Transformer
 from jaxadd.runs.summary import LEARNED, step_of
 from jaxadd.sweeps import Row, Sweep
+from jaxadd.sweeps.outcomes import OUTCOMES, outcome, quantiles
 from jaxadd.tasks import Modular
+from jaxadd.views import figures, terminal
 
 X, Y, PANEL = "optimizer.lr", "optimizer.weight_decay", "task.train_fraction"
 STOP = LEARNED["test"]

@@ -12,18 +12,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jaxadd.cli import experiment
-from jaxadd.views import figures, terminal
 from jaxadd import sweeps
-from jaxadd.sweeps.outcomes import quantiles
+from jaxadd.cli import experiment
 from jaxadd.cli.arguments import SweepConfig
 from jaxadd.config import RunConfig, Stop
-from jaxadd.views.figures.sweeps import NAMED
 from jaxadd.models import MLP, Transformer
 from jaxadd.optim.optimizers import AdamW
 from jaxadd.runs.summary import LEARNED, step_of
 from jaxadd.sweeps import Row, Sweep
+from jaxadd.sweeps.outcomes import quantiles
 from jaxadd.tasks import Addition, HandwrittenDigits, Modular
+from jaxadd.views import figures, terminal
+from jaxadd.views.figures.sweeps import NAMED
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -50,7 +50,12 @@ PRESETS = {
     ),
     "digits": SweepConfig(
         RunConfig(
-            task=HandwrittenDigits(), model=MLP(), optimizer=AdamW(), steps=2_000, seeds=EIGHT, stop=Stop("test_accuracy", 0.95)
+            task=HandwrittenDigits(),
+            model=MLP(),
+            optimizer=AdamW(),
+            steps=2_000,
+            seeds=EIGHT,
+            stop=Stop("test_accuracy", 0.95),
         )
     ),
     "debug": SweepConfig(
@@ -75,7 +80,7 @@ def conclude(sweep: Sweep, folder: Path, rows: Sequence[Row]) -> experiment.Find
     learned = step_of(stop)
     groups = _by_setting(rows, axes)
     if len(groups) > NAMED:
-        sooner = lambda group: tuple(quantiles([row[learned] for row in group[1]], (0.5, 0.25, 0)))  # noqa: E731
+        sooner = lambda group: tuple(quantiles([row[learned] for row in group[1]], (0.5, 0.25, 0)))
         groups = dict(sorted(groups.items(), key=sooner))
     names = [key for key in rows[0] if key.startswith("step_of_")]
     table = [("setting", "lanes", "diverged", *(name.removeprefix("step_of_").replace("_", " ") for name in names))]
@@ -122,7 +127,7 @@ def _curves(folder: Path, groups: Mapping[str, Sequence[Row]], title: str) -> "F
     """Draw train and test set of one setting, or the test set of several."""
     curves = sweeps.lane_curves(folder, "train_loss", "test_loss", "train_accuracy", "test_accuracy")
     if len(groups) == 1:
-        pick = lambda name: {part: list(curves[f"{part}_{name}"].values()) for part in ("train", "test")}  # noqa: E731
+        pick = lambda name: {part: list(curves[f"{part}_{name}"].values()) for part in ("train", "test")}
         return figures.lane_bands(pick("loss"), pick("accuracy"), title)
 
     def of_settings(metric: str) -> dict[str, list]:

@@ -13,16 +13,16 @@ from typing import Literal
 
 import numpy as np
 
-from jaxadd.cli import experiment
-from jaxadd.views import figures, terminal
-from jaxadd.runs import train
-from jaxadd.tasks.addition.floors import Information, floor
 from jaxadd.analysis.shelves import steps_to_leave
+from jaxadd.cli import experiment
 from jaxadd.config import RunConfig
 from jaxadd.errors import UserError
 from jaxadd.models import Transformer
 from jaxadd.optim.optimizers import AdamW
+from jaxadd.runs import train
 from jaxadd.tasks import Addition
+from jaxadd.tasks.addition.floors import Information, floor
+from jaxadd.views import figures, terminal
 
 
 @dataclass(frozen=True)

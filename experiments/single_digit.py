@@ -12,16 +12,16 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from jaxadd.cli import experiment
-from jaxadd.views import figures, terminal
-from jaxadd.runs import train
-from jaxadd.tasks.addition.floors import Information, floor
 from jaxadd.analysis.shelves import steps_to_reach
+from jaxadd.cli import experiment
 from jaxadd.config import RunConfig
 from jaxadd.errors import UserError
 from jaxadd.models import Transformer
 from jaxadd.optim.optimizers import AdamW
+from jaxadd.runs import train
 from jaxadd.tasks import Addition
+from jaxadd.tasks.addition.floors import Information, floor
+from jaxadd.views import figures, terminal
 
 CONVERGED = 0.01  # Nats of smoothed train loss: networks that stop short of a digit stay between 0.02 and 0.1.
 SHELF = (1.0, 0.8, 0.75, 0.7)  # Nats: the tens digit's loss is split where it first falls below each.

@@ -18,19 +18,19 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from jaxadd.cli import experiment
-from jaxadd.views import figures, terminal
 from jaxadd import sweeps
-from jaxadd.sweeps.outcomes import or_never, quantiles
+from jaxadd.cli import experiment
 from jaxadd.config import RunConfig
 from jaxadd.errors import UserError
+from jaxadd.models import Transformer
 from jaxadd.optim.filters import FixedNorm, GrokfastEMA, GrokfastMA, OrthogonalGradient
 from jaxadd.optim.losses import LabelSmoothing, StableMax
-from jaxadd.models import Transformer
 from jaxadd.optim.optimizers import AdamW, Lion, Muon
 from jaxadd.runs.summary import LEARNED, step_of
 from jaxadd.sweeps import Axis, Row, Sweep
+from jaxadd.sweeps.outcomes import or_never, quantiles
 from jaxadd.tasks import Addition, Modular
+from jaxadd.views import figures, terminal
 
 
 def _log(name: str, low: float, high: float) -> Axis:

@@ -2,7 +2,7 @@
 
 import fractions
 import math
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Annotated, Any, Literal, NamedTuple
 
 import jax.numpy as jnp
@@ -114,6 +114,15 @@ def traced(config: RunConfig) -> dict[str, float]:
         value = getattr(config, part)
         numbers |= {f"{part}.{f.name}": getattr(value, f.name) for f in fields(value) if not f.metadata.get("static")}
     return numbers
+
+
+def structure(config: RunConfig) -> RunConfig:
+    """Return a config that is equal for all runs that one compiled program can train: without lanes and numbers."""
+    parts = {
+        part: type(value)(**{f.name: getattr(value, f.name) for f in fields(value) if f.metadata.get("static")})
+        for part, value in ((part, getattr(config, part)) for part in ("optimizer", "gradient", "norm", "loss"))
+    }
+    return replace(config, **parts, init_scale=1.0, seeds=(0,), vary=(), steps=0, checkpoint_every=1)
 
 
 class Hyper(NamedTuple):

@@ -1,5 +1,10 @@
 """Analysis: pure functions of (params, model, batch), and what is measured, shown and claimed of each task's networks.
 
-General: `circuits`, `attribution`, `interventions`, `hypotheses`, `fourier`, `shelves`, `spikes`, `phases`. By task:
-`modular`, `addition`; importing this package registers them in `report` and `claims`.
+Any network: `performance`, `circuits`, `attribution`, `interventions`, `hypotheses`, `general`. Curves and spectra:
+`shelves`, `spikes`, `phases`, `fourier`. By task: `modular`, `addition`, `handwritten_digits`; importing this package
+registers them in `report` and `claims`. `measures` is how a measure is declared.
 """
+
+from jaxadd.analysis import addition, handwritten_digits, modular
+
+__all__ = ["addition", "handwritten_digits", "modular"]

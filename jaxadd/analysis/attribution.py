@@ -91,9 +91,7 @@ def logit_difference(logits: jax.Array, targets: jax.Array) -> jax.Array:
 
 
 @_compiled
-def attribution_by_digit(
-    params: Params, model: Model, batch: Batch
-) -> OrderedDict[str, jax.Array]:
+def attribution_by_digit(params: Params, model: Model, batch: Batch) -> OrderedDict[str, jax.Array]:
     """Compute every component's mean contribution to the correct logit minus the mean of the others.
 
     Args:

@@ -1,9 +1,10 @@
-"""Circuits that can be read off the weights: QK, OV, neuron to logit, and who composes with whom.
+"""Circuits that can be read off the weights: QK, OV, neuron to logit, and composition scores.
 
 Everything here is a product of matrices: pure, compiled, and to be vmapped over lanes. Rows are vectors of the
 residual stream, as in `x @ W`. What a circuit leaves out, such as attention patterns, MLPs in between and
 LayerNorm's scale, is not approximated but absent. A LayerNorm is folded into the matrix that reads through it,
-see `models.structure.folded`. Source of the vocabulary: Elhage et al. 2021, "A Mathematical Framework for Transformer Circuits".
+see `models.structure.folded`. Source of the vocabulary: Elhage et al. 2021, "A Mathematical Framework for Transformer
+Circuits".
 """
 
 import functools
@@ -27,7 +28,13 @@ _compiled = functools.partial(jax.jit, static_argnames=("model", "layer"))
 
 
 @_compiled
-def qk(params: Params, model: Model, layer: int, queries: jax.Array | None = None, keys: jax.Array | None = None) -> jax.Array:
+def qk(
+    params: Params,
+    model: Model,
+    layer: int,
+    queries: jax.Array | None = None,
+    keys: jax.Array | None = None,
+) -> jax.Array:
     """Compute every head's attention scores between vectors: x W_Q (y W_K)ᵀ / √K.
 
     Scores add up over sums of vectors: with W_E and W_pos as queries and keys, one after the other, the four
@@ -52,7 +59,7 @@ def qk(params: Params, model: Model, layer: int, queries: jax.Array | None = Non
 
 
 def attention_readoff(params: Params, model: Model, layer: int, token: int, position: int) -> jax.Array:
-    """Compute W_attn, the scores that one token at one position gives to every token.
+    """Compute W_attn, the attention scores of one token at one position to every token.
 
     In the mainline's first layer, with `=` at position 2, this is all that attention depends on but for the
     keys' positions.
@@ -82,7 +89,13 @@ def ov_matrix(params: Params, model: Model, layer: int) -> jax.Array:
 
 
 @_compiled
-def ov(params: Params, model: Model, layer: int, sources: jax.Array | None = None, readout: jax.Array | None = None) -> jax.Array:
+def ov(
+    params: Params,
+    model: Model,
+    layer: int,
+    sources: jax.Array | None = None,
+    readout: jax.Array | None = None,
+) -> jax.Array:
     """Compute what every head writes when all its attention is on one vector: x W_V W_O, seen through a readout.
 
     Args:
@@ -125,10 +138,10 @@ class Composition(NamedTuple):
 
     Attributes:
       score: `[writers, readers]`, ‖W R‖ / (‖W‖ ‖R‖) in Frobenius norms, from 0 where R reads none of the directions
-        that W writes to 1 where both have the same single one. Two heads that share all of K directions evenly
-        score 1 / √K, and parts that know nothing of each other 1 / √D, so compare with that.
-      deviation: `[writers, readers]`, how far score² lies above its mean for parts that know nothing of each other,
-        in standard deviations. For W and R as they are, but turned against each other by a random rotation, the mean
+        that W writes to 1 where both have the same single one. Two heads that have all of K directions in common score
+        1 / √K, and parts that are independent of each other 1 / √D, so compare with that.
+      deviation: `[writers, readers]`, how far score² lies above its mean for parts that are independent of each
+        other, in standard deviations. For W and R as they are, but rotated against each other at random, the mean
         of score² is exactly 1 / D and its variance 2 (‖w‖² - 1/D) (‖r‖² - 1/D) / ((D - 1) (D + 2)), w and r being
         WᵀW and RRᵀ divided by their traces.
 
@@ -140,7 +153,7 @@ class Composition(NamedTuple):
 
 
 def composition_labels(model: Model) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Name the axes of a Composition.
+    """Return the names of the axes of a Composition.
 
     Returns:
       the writers, "L0H0", "L0H1", …, "L0MLP", "L1H0", …, and the readers, "L0H0.Q", "L0H0.K", "L0H0.V", …,
@@ -153,6 +166,17 @@ def composition_labels(model: Model) -> tuple[tuple[str, ...], tuple[str, ...]]:
         writers += [*heads, *mlp]
         readers += [*(f"{head}.{read}" for head in heads for read in "QKV"), *mlp]
     return tuple(writers), tuple(readers)
+
+
+def composable(model: Model) -> np.ndarray:
+    """Return which reader comes after which writer, bool `[writers, readers]`, as `composition_labels` names them."""
+    heads, mlp = structure.heads(model), [1] * structure.has_neurons(model)
+    # A layer's heads work side by side, its MLP after them.
+    wrote, read = (
+        np.array([2 * i + turn for i in range(structure.layers(model)) for turn in [0] * many + mlp])
+        for many in (heads, 3 * heads)
+    )
+    return wrote[:, None] < read
 
 
 @functools.partial(jax.jit, static_argnames="model")
@@ -180,20 +204,13 @@ def composition(params: Params, model: Model) -> Composition:
         w_in, w_out = blocks["mlp"]["W_in"], blocks["mlp"]["W_out"]
         writers.append(einsum("lfd,lfe->lde", w_out, w_out)[:, None])
         readers.append(einsum("ldf,lef->lde", w_in, w_in)[:, None])
-    # A layer's heads work side by side, its MLP after them.
-    wrote, seen = (
-        np.concatenate([np.full(part.shape[:2], turn) for turn, part in enumerate(parts)], axis=1)
-        + 2 * np.arange(count)[:, None]
-        for parts in (writers, readers)
-    )
-
     w, r = (_unit_trace(jnp.concatenate(grams, axis=1).reshape(-1, width, width)) for grams in (writers, readers))
     chance = 1 / width
     square = einsum("wde,rde->wr", w, r)
     # The traceless symmetric matrices are irreducible under rotation, and there are (D - 1) (D + 2) / 2 of them.
     spread_w, spread_r = (jnp.sum(x * x, axis=(1, 2)) - chance for x in (w, r))
     variance = 2 * jnp.outer(spread_w, spread_r) / max((width - 1) * (width + 2), 1)
-    after = wrote.reshape(-1, 1) < seen.reshape(-1)
+    after = composable(model)
     return Composition(
         jnp.where(after, jnp.sqrt(jnp.maximum(square, 0)), jnp.nan),
         jnp.where(after, (square - chance) / jnp.sqrt(variance), jnp.nan),

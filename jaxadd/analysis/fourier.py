@@ -1,5 +1,7 @@
 """Waves mod P: transforms of any P, the projections P_k of logits, and key frequencies by each of four rules.
 
+Where a logit or activation is not finite, what is computed from it is NaN, and no frequency is a key.
+
 Frequency k is w_k = 2πk/P radians per step, k = 1 … P//2. A mask of frequencies is bool `[P//2]`, entry k - 1
 for k. Logits and activations have one row for each pair (a, b), in lexicographic order, `[P², ·]`; logits are
 those of the P numbers. `answers`, int `[P²]`, are s = a + b or a - b mod P; each occurs P times.
@@ -83,7 +85,7 @@ def _by_frequency(squares: jax.Array) -> jax.Array:
 
 
 def mask(frequencies: Sequence[int], p: int) -> np.ndarray:
-    """Write frequencies as a mask, bool `[P//2]`; raises UserError for one that P does not have."""
+    """Return frequencies as a mask, bool `[P//2]`; raises UserError for one that P does not have."""
     if wrong := [k for k in frequencies if not 1 <= k <= p // 2]:
         raise UserError(f"frequencies mod {p} are 1 to {p // 2}, got {', '.join(map(str, wrong))}")
     keys = np.zeros(p // 2, bool)
@@ -100,7 +102,7 @@ def frequencies(keys: jax.Array | np.ndarray) -> tuple[int, ...]:
 
 
 def waves(p: int, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """Give the unit vectors u_k ∝ cos w_k(a + b) and v_k ∝ sin w_k(a + b), float32 `[P²]` each.
+    """Return the unit vectors u_k ∝ cos w_k(a + b) and v_k ∝ sin w_k(a + b), float32 `[P²]` each.
 
     Frequency P/2 of even P has no sine: its v_k is 0.
     """
@@ -142,7 +144,7 @@ def _check_answers(answers: jax.Array, p: int) -> None:
 def keep(means: jax.Array, keys: jax.Array) -> jax.Array:
     """Keep only some frequencies along the first axis, without the constant: `[P, ...]`.
 
-    Of `by_answer(logits, answers)` this gives Σ_k P_k L, for each answer instead of each pair.
+    Of `by_answer(logits, answers)` this returns Σ_k P_k L, for each answer instead of each pair.
     """
     keys = jnp.asarray(keys)
     chex.assert_shape(keys, (len(means) // 2,))
@@ -182,9 +184,9 @@ def cube_coefficients(logits: jax.Array, answers: jax.Array) -> jax.Array:
 
 
 def cosine_similarities(logits: jax.Array, answers: jax.Array) -> jax.Array:
-    """Compute ⟨L, c_k⟩ / ‖L‖, L centred per row: `[P//2]`, 0 for logits that are all equal.
+    """Compute ⟨L, c_k⟩ / ‖L‖, L centred per row: `[P//2]`; 0 for logits that are all equal, NaN where any is NaN.
 
-    Their squares add up to the share of the logits' variance that Σ_k α_k cos w_k(a + b - c) explains, α free.
+    Their squares add up to the fraction of the logits' variance that Σ_k α_k cos w_k(a + b - c) explains, α free.
     """
     centred = logits - jnp.mean(logits, axis=1, keepdims=True)
     return _divide(cube_coefficients(centred, answers), jnp.linalg.norm(centred))
@@ -204,7 +206,7 @@ def cube_projection(logits: jax.Array, answers: jax.Array, keys: jax.Array) -> j
 
 
 def _cosines(means: jax.Array) -> jax.Array:
-    """Give the cosine coefficients, `[P//2]`, of the mean over all answers s, as a function of c - s."""
+    """Return the cosine coefficients, `[P//2]`, of the mean over all answers s, as a function of c - s."""
     chex.assert_rank(means, 2)
     p = len(means)
     chex.assert_shape(means, (p, p))
@@ -213,7 +215,8 @@ def _cosines(means: jax.Array) -> jax.Array:
 
 
 def _divide(x: jax.Array, by: jax.Array) -> jax.Array:
-    return jnp.where(by > 0, x / jnp.where(by > 0, by, 1), 0)
+    """Divide by what is at least 0; 0 where that is 0, NaN where it is NaN."""
+    return jnp.where(by == 0, 0, x / jnp.where(by == 0, 1, by))
 
 
 # --- neurons ----------------------------------------------------------------------------------------------
@@ -224,17 +227,18 @@ class Clusters(NamedTuple):
 
     Attributes:
       frequency: int32 `[F]`, 0 for a neuron of none.
-      share: float32 `[F]`, what its best frequency explains, whether or not that is enough.
+      explained: float32 `[F]`, the fraction of its variance that its best frequency explains, whether or not that is
+        enough; NaN for a neuron whose activations are not finite.
     """
 
     frequency: jax.Array
-    share: jax.Array
+    explained: jax.Array
 
 
-def neuron_shares(activations: jax.Array) -> jax.Array:
-    """Compute which share of each neuron's variance over (a, b) every frequency explains.
+def neuron_fractions(activations: jax.Array) -> jax.Array:
+    """Compute which fraction of each neuron's variance over (a, b) every frequency explains.
 
-    It is the share of the 3 × 3 block {constant, cos w_k, sin w_k}² of the 2-D transform of the centred activation;
+    It is the fraction in the 3 × 3 block {constant, cos w_k, sin w_k}² of the 2-D transform of the centred activation;
     for P/2 of even P, of the block {constant, cos}². That block is spanned by the waves of frequency k along a,
     b, a + b and a - b, which are orthogonal; so the averages along these four directions hold all of it.
 
@@ -242,7 +246,8 @@ def neuron_shares(activations: jax.Array) -> jax.Array:
       activations: float32 `[P², F]`.
 
     Returns:
-      float32 `[F, P//2]`, in [0, 1]; 0 for a dead neuron, whose activation is the same everywhere.
+      float32 `[F, P//2]`, in [0, 1]; 0 for a dead neuron, whose activation is the same everywhere, and NaN for
+      one whose activations are not finite.
     """
     chex.assert_rank(activations, 2)
     p = math.isqrt(len(activations))
@@ -255,19 +260,20 @@ def neuron_shares(activations: jax.Array) -> jax.Array:
     if p % 2 == 0:  # cos π(a + b) and cos π(a - b) are one wave.
         power = power.at[-1, 3].set(0)
     total, size = jnp.sum(centred**2, axis=0), jnp.sum(activations**2, axis=0)
-    total = jnp.where(total > 1e-12 * size, total, 0)  # Less is float32 rounding of a constant.
+    total = jnp.where(total <= 1e-12 * size, 0, total)  # Less is float32 rounding of a constant.
     return jnp.minimum(_divide(jnp.sum(power, axis=1), total).T, 1)
 
 
-def clusters(shares: jax.Array, threshold: float = 0.85) -> Clusters:
+def clusters(fractions: jax.Array, threshold: float = 0.85) -> Clusters:
     """Assign each neuron to the frequency that explains most of it, where that is more than `threshold`.
 
     Args:
-      shares: float32 `[F, P//2]`, of `neuron_shares`.
-      threshold: share of variance.
+      fractions: float32 `[F, P//2]`, of `neuron_fractions`.
+      threshold: fraction of variance.
     """
-    share = jnp.max(shares, axis=1)
-    return Clusters(jnp.where(share > threshold, jnp.argmax(shares, axis=1) + 1, 0).astype(jnp.int32), share)
+    explained = largest(fractions, axis=1)
+    best = jnp.argmax(fractions, axis=1) + 1
+    return Clusters(jnp.where(explained > threshold, best, 0).astype(jnp.int32), explained)
 
 
 # --- key frequencies --------------------------------------------------------------------------------------
@@ -278,16 +284,16 @@ def keys_of_neurons(activations: jax.Array, threshold: float = 0.85, least: int 
 
     Args:
       activations: float32 `[P², F]` of an MLP.
-      threshold: share of a neuron's variance.
+      threshold: fraction of a neuron's variance.
       least: neurons; the default is two because one neuron, with its one phase, can write one wave
         cos(w_k(a + b) + φ) to the logits, while cos w_k(a + b - c) takes both cosine and sine.
 
     Returns:
       bool `[P//2]`.
     """
-    found = clusters(neuron_shares(activations), threshold).frequency
+    frequency = clusters(neuron_fractions(activations), threshold).frequency
     p = math.isqrt(len(activations))
-    return jnp.sum(found[:, None] == jnp.arange(1, p // 2 + 1), axis=0) >= least
+    return jnp.sum(frequency[:, None] == jnp.arange(1, p // 2 + 1), axis=0) >= least
 
 
 def keys_of_neuron_logit_map(neuron_logit_map: jax.Array, threshold: float = 0.25) -> jax.Array:
@@ -328,4 +334,9 @@ def keys_of_logits(logits: jax.Array, answers: jax.Array, threshold: float = 0.0
 
 
 def _stand_out(size: jax.Array, threshold: float) -> jax.Array:
-    return size[1:] > threshold * jnp.max(size[1:])
+    return size[1:] > threshold * largest(size[1:])  # None where one is NaN.
+
+
+def largest(x: jax.Array, axis: int | None = None) -> jax.Array:
+    """Return the maximum, NaN where any value is NaN: XLA's own passes over NaN on a CPU."""
+    return jnp.where(jnp.any(jnp.isnan(x), axis=axis), jnp.nan, jnp.max(x, axis=axis))

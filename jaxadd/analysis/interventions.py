@@ -147,9 +147,7 @@ def mask(site: Site, model: Model, shape: Sequence[int]) -> np.ndarray:
     return marked
 
 
-def masks(
-    sites: Sequence[Site], params: Params, model: Model, inputs: jax.Array
-) -> dict[str, np.ndarray]:
+def masks(sites: Sequence[Site], params: Params, model: Model, inputs: jax.Array) -> dict[str, np.ndarray]:
     """Mark n sites within their activations.
 
     Returns:

@@ -5,65 +5,58 @@ Two questions are answered for every task; a task that registers more gets more:
 - `summarize`: what a finished run shows at once, registered with `@summarize_task.register`;
 - `analyse`: what `jaxadd analyse` shows, registered with `@analyse_task.register`.
 
-What holds for any network (how good it is, its curves, attention, circuits, attribution, lens) is here; what is
-specific to a task is in `analysis.modular`, `analysis.addition` and so on.
+What holds for any network (how good it is, its curves, attention, circuits, attribution, lens) is here and in
+`analysis.general`; what is specific to a task is in `analysis.modular`, `analysis.addition` and so on.
 """
 
 import functools
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any
 
-import numpy as np
-
-from jaxadd.models import Network
-from jaxadd.pictures import Block, FigureOf
+from jaxadd.analysis import general, performance
+from jaxadd.analysis.trained import Report, Trained, as_text
+from jaxadd.errors import UserError
+from jaxadd.pictures import FigureOf, Lines, Table
 from jaxadd.tasks import Task
-from jaxadd.types import Metrics, Params
+from jaxadd.types import Metrics
 
+__all__ = ["Report", "Trained", "analyse", "analyse_task", "summarize", "summarize_task", "training_figures"]
 
-class Trained(NamedTuple):
-    """The trained networks of one task, and what is known of their training.
-
-    Attributes:
-      networks: one per lane, all of the same model and task.
-      title: for figures.
-      metrics: what was recorded in training, see `training.loop.Result`; empty where that is not known.
-      steps: `[E]`, the steps whose states are known, ascending; empty for a checkpoint from elsewhere.
-      histories: for each lane the parameters at these steps, leaves with a leading E axis; empty where unknown.
-    """
-
-    networks: tuple[Network, ...]
-    title: str
-    metrics: Metrics = {}
-    steps: np.ndarray = np.zeros(0, int)
-    histories: tuple[Params, ...] = ()
-
-
-class Report(NamedTuple):
-    """What is known of trained networks.
-
-    Attributes:
-      text: printed.
-      numbers: plain values by documented names, for JSON.
-      figures: drawn as PNG.
-      blocks: of the page, in order.
-    """
-
-    text: str
-    numbers: Mapping[str, Any] = {}
-    figures: Sequence[FigureOf] = ()
-    blocks: Sequence[Block] = ()
+_EXAMPLES = 2000  # to average attention and attribution over
 
 
 def training_figures(metrics: Metrics, title: str, *, log_steps: bool = True) -> list[FigureOf]:
-    """Describe what all runs have: curves of loss and accuracy, and norms of gradient, update and weights."""
-    return []
+    """Describe what all runs have: curves of loss and accuracy, and norms of gradient, update and weights.
+
+    Args:
+      metrics: what was recorded; what it lacks is left out.
+      title: of the run.
+      log_steps: draw steps on a logarithmic axis.
+    """
+    if "step" not in metrics:
+        return []
+
+    def lines(title: str, names: Mapping[str, str], ylabel: str, **more: Any) -> list[Lines]:
+        series = {words: metrics[name] for name, words in names.items() if name in metrics}
+        return [Lines(title, metrics["step"], series, ylabel, log_x=log_steps, **more)] if series else []
+
+    curves = lines("loss", {"train_loss": "train", "test_loss": "test"}, "cross-entropy, nats", log_y=True)
+    curves += lines(
+        "accuracy", {"train_accuracy": "train", "test_accuracy": "test"}, "fraction correct", ylim=(-0.03, 1.03)
+    )
+    norms = [
+        picture
+        for name, words in (("grad_norm", "gradient"), ("update_norm", "update"), ("weight_norm", "weights"))
+        for picture in lines(f"norm of the {words}", {name: words}, "Euclidean norm", log_y=name != "weight_norm")
+    ]
+    figures = (FigureOf("curves", "Loss and accuracy", curves, title), FigureOf("norms", "Norms", norms, title))
+    return [figure for figure in figures if figure.pictures]
 
 
 def summarize(trained: Trained) -> Report:
     """Return what a finished run shows at once."""
     report = summarize_task(trained.networks[0].task, trained)
-    return report._replace(figures=[*training_figures(trained.metrics, trained.title), *report.figures])
+    return Report.of(report.text, report.numbers, [*training_figures(trained.metrics, trained.title), *report.blocks])
 
 
 @functools.singledispatch
@@ -75,9 +68,57 @@ def summarize_task(task: Task, trained: Trained) -> Report:
 def analyse(trained: Trained, lane: int = 0, keys: str | None = None) -> Report:
     """Return everything that is measured and shown of trained networks.
 
+    How good they are comes first, then what is specific to the task, then what holds for any network.
+
     Args:
       trained: the networks.
       lane: the one that is drawn, and whose numbers are reported.
-      keys: how key frequencies are chosen, for a task that has them: a rule of `fourier`, or a list such as "3,6,23".
+      keys: how key frequencies are chosen, for a task that has them: a rule of `analysis.modular.report.RULES`, or a
+        list such as "3,6,23".
+
+    Raises:
+      UserError: `keys` cannot be read, or the task has no key frequencies.
     """
-    raise NotImplementedError
+    network = trained.networks[lane]
+    performances = [performance.of(one) for one in trained.networks]
+    tables = performance.tables(trained.networks, performances, lane)
+    special = analyse_task(network.task, trained, lane, keys)
+    usual = general.report(trained, lane, _EXAMPLES)
+    text = [*map(as_text, tables), *filter(None, (special.text, usual.text))]
+    numbers = performance.numbers(performances[lane], network.task.answer_names)
+    curves = training_figures(trained.metrics, trained.title)
+    figures_first = [block for block in special.blocks if not isinstance(block, Table)]
+    tables_last = [block for block in special.blocks if isinstance(block, Table)]
+    blocks = [*tables, *figures_first[:1], *curves, *figures_first[1:], *usual.blocks, *tables_last]
+    return Report.of("\n\n".join(text), {**numbers, **usual.numbers, **special.numbers}, blocks)
+
+
+@functools.singledispatch
+def analyse_task(task: Task, trained: Trained, lane: int, keys: str | None) -> Report:
+    """Return what is specific to a task, as for `analyse`; what was recorded in training where nothing is registered."""
+    no_keys(task, keys)
+    return Report.of(blocks=recorded_figures(trained))
+
+
+def no_keys(task: Task, keys: str | None) -> None:
+    """Raise UserError where key frequencies are asked for and the task has none."""
+    if keys is not None:
+        raise UserError(
+            f"key frequencies ({keys!r}) are those of a sum or difference mod P, and this is {task.title}; leave "
+            "--keys out"
+        )
+
+
+def recorded_figures(trained: Trained) -> list[FigureOf]:
+    """Describe what was recorded in training of each answer and by the task's own measures, whatever they are."""
+    metrics, answers = trained.metrics, trained.networks[0].task.answer_names
+    pictures = []
+    for name, values in metrics.items():
+        evaluated = name.startswith("evaluation/")
+        words, axis = name.removeprefix("evaluation/").replace("_", " "), "evaluation/step" if evaluated else "step"
+        by_answer = values.ndim == 3 and values.shape[2] == len(answers) > 1
+        if name == axis or not (by_answer or (evaluated and values.ndim == 2)):
+            continue
+        series = {answer: values[..., r] for r, answer in enumerate(answers)} if by_answer else {words: values}
+        pictures.append(Lines(words, metrics[axis], series, log_x=True, log_y="loss" in name))
+    return [FigureOf("recorded", "Recorded in training", pictures, trained.title)] if pictures else []

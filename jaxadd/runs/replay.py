@@ -15,7 +15,8 @@ from jaxadd.runs.folder import REPLAY_OF, Files, check_name
 from jaxadd.runs.run import Machine, Note, Run, open_run
 from jaxadd.runs.train import Watch, newest_checkpoint, recorded
 from jaxadd.training.loop import fit
-from jaxadd.training.step import RUNNING, Trainer, TrainState
+from jaxadd.training.step import RUNNING, TrainState
+from jaxadd.training.trainer import Trainer
 from jaxadd.trees import flatten
 from jaxadd.types import Metrics
 

@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxadd.training.step import CAPACITY, EVALUATIONS, METRICS, RUNNING, TEST_METRICS, Trainer, TrainState
+from jaxadd.training.step import CAPACITY, EVALUATIONS, METRICS, RUNNING, TEST_METRICS, TrainState
+from jaxadd.training.trainer import Trainer
 from jaxadd.types import Metrics
 
 CHUNK_SECONDS = 0.5  # Between two looks at a run.

@@ -12,12 +12,12 @@ from test_mixtures import check_cascade, rows
 
 from jaxadd.config import RunConfig
 from jaxadd.errors import UserError
-from jaxadd.training.loop import fit
 from jaxadd.lanes import take
 from jaxadd.models import Transformer
 from jaxadd.optim.optimizers import AdamW
 from jaxadd.tasks import Addition, Mixture
-from jaxadd.training.step import Trainer
+from jaxadd.training.loop import fit
+from jaxadd.training.trainer import Trainer
 
 ORDERS = ("msd", "lsd")
 BASES = st.integers(2, 16)

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxadd.tasks.addition.carries import CLASSES, Carries, answer_length, carries
 from jaxadd.errors import UserError
 from jaxadd.tasks import Addition
+from jaxadd.tasks.addition.carries import CLASSES, Carries, answer_length, carries
 
 BATCH = 3
 COUNTS = st.integers(2, 3)
@@ -112,7 +112,7 @@ def test_without_carries_every_digit_is_naive(problem):
     ],
 )
 def test_worked_examples(left, right, answer, count, cascade, kind):
-    digits = lambda text: [int(d) for d in reversed(text)]  # noqa: E731
+    digits = lambda text: [int(d) for d in reversed(text)]
     facts = carries(jnp.array([digits(left), digits(right)]), 10)
     assert facts.answer.tolist() == digits(answer)
     assert (facts.carry_count, facts.cascade, CLASSES[facts.kind]) == (count, cascade, kind)

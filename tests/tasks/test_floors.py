@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 
+from jaxadd.errors import UserError
 from jaxadd.tasks.addition import floors
 from jaxadd.tasks.addition.carries import answer_length
 from jaxadd.tasks.addition.floors import Information, floor, ladder
-from jaxadd.errors import UserError
 
 
 def binary_entropy(p):

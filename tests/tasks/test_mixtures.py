@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxadd.tasks.addition.carries import carries
 from jaxadd.tasks import Addition, Mixture
+from jaxadd.tasks.addition.carries import carries
 
 
 def rows(problems):

@@ -51,7 +51,7 @@ class Effects(NamedTuple):
 
 
 def components(network: Network, groups: Sequence[np.ndarray]) -> tuple[Component, ...]:
-    """List every head at every position, every neuron group at every position read, and every position whole.
+    """Return every head at every position, every neuron group at every position read, and every position whole.
 
     Args:
       network: trained on addition.
@@ -113,20 +113,27 @@ def _losses(network, operands, marked):
 
 
 def sentences(task: Addition, effects: Effects) -> list[str]:
-    """Say in a few words what each head and neuron group is for, such as "L0H2 at =: column 3 carry".
+    """Describe in a few words what each head and neuron group is for, such as "L0H2 at =: column 3 carry".
 
     Every part of it that raises the loss of some digit by NOTICEABLE is named with the digit whose loss rises most;
-    "carry" where most of that rise is a mistaken carry, "sum" where it is the digit itself.
+    "carry" where most of that rise is a mistaken carry, "sum" where it is the digit itself. Where a loss is not
+    finite, with or without the part, its effect is not defined.
     """
     lines = []
     for owner in dict.fromkeys(component.owner for component in effects.components):
         parts = []
         for i, component in enumerate(effects.components):
-            worst = int(np.argmax(effects.loss[i]))
-            if component.owner != owner or not effects.loss[i, worst] >= NOTICEABLE:
+            if component.owner != owner:
                 continue
-            what = "carry" if effects.carry[i, worst] > effects.leak[i, worst] else "sum"
             where = component.label.removeprefix(f"{owner} ")
-            parts.append(f"{where}: column {task.read_digits[worst]} {what} (+{effects.loss[i, worst]:.2g} nats)")
+            if not np.all(np.isfinite(effects.loss[i])):
+                parts.append(f"{where}: not defined (the loss is not finite)")
+                continue
+            largest = int(np.argmax(effects.loss[i]))
+            if effects.loss[i, largest] < NOTICEABLE:
+                continue
+            what = "carry" if effects.carry[i, largest] > effects.leak[i, largest] else "sum"
+            digit = task.read_digits[largest]
+            parts.append(f"{where}: column {digit} {what} (+{effects.loss[i, largest]:.2g} nats)")
         lines.append(f"{owner} " + ("; ".join(parts) if parts else "has no noticeable effect"))
     return lines

@@ -18,13 +18,15 @@ def neuron_groups(network: Network, operands: jax.Array, layer: int) -> np.ndarr
       layer: below L.
 
     Returns:
-      int `[F]`, a column, or -1 for a neuron that is never active there.
+      int `[F]`, a column, or -1 for a neuron that is never active there, or whose activations are not finite.
     """
     name = f"blocks.{layer}.mlp.hook_post"
     task = network.task
     sums = task.features(operands).sum[:, : task.digits]
     explained, total = _explained(network, task.batch(operands).inputs, sums, name, int(jnp.max(sums)) + 1)
-    return np.where(np.asarray(total) > 0, np.argmax(np.asarray(explained), axis=0), -1)
+    explained, total = np.asarray(explained), np.asarray(total)
+    known = (total > 0) & np.all(np.isfinite(explained), axis=0)
+    return np.where(known, np.argmax(explained, axis=0), -1)
 
 
 @functools.partial(jax.jit, static_argnames=("name", "values"))

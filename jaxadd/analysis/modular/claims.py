@@ -47,9 +47,7 @@ def entries(network: Network, problems: Problems) -> list[Entry]:
         rest = tuple(np.flatnonzero(~np.isin(frequency, fourier.frequencies(keys))).tolist())
         if rest:
             nothing = Claim(f"{len(rest)} neurons", (Part(Site(post, neurons=rest), Same(hypotheses.constant)),))
-            found.append(
-                Entry("neurons outside the clusters are noise", (nothing._replace(against=(Site(post),)),))
-            )
+            found.append(Entry("neurons outside the clusters are noise", (nothing._replace(against=(Site(post),)),)))
         by_answer = Claim("all neurons", (Part(Site(post), Same(lambda _: answers)),))
         found.append(Entry(f"neurons carry a {sign} b mod {p} and nothing else of a and b", (by_answer,)))
     if keys.any():

@@ -8,29 +8,39 @@ two points of the circle, which costs it a factor |cos w(a - b)/2| on every logi
 
 import functools
 import math
-from collections.abc import Mapping
 
 import chex
 import jax
 import jax.numpy as jnp
 
 from jaxadd.analysis import fourier
-from jaxadd.analysis.modular.progress import Measure, Table
+from jaxadd.analysis.measures import Measure
+from jaxadd.analysis.modular import progress
+from jaxadd.analysis.modular.progress import Table
 from jaxadd.models import Model
 from jaxadd.types import Params
 
-MEASURES: Mapping[str, Measure] = {
-    "distance_irrelevance": Measure(
-        "mean over a - b of the std over a + b of the correct logit, by its std over all pairs", "0 Pizza to 1 Clock"
+MEASURES: tuple[Measure, ...] = (
+    Measure(
+        "distance_irrelevance",
+        "mean over a - b of the std over a + b of the correct logit, by its std over all pairs",
+        "0 Pizza to 1 Clock",
+        lambda s: distance_irrelevance(s.logits, s.table.answers),
     ),
-    "gradient_symmetricity": Measure(
+    Measure(
+        "gradient_symmetricity",
         "mean over triples (a, b, c) of the cosine of the gradients of logit c by the embeddings of a and b",
         "1 where only their sum matters, as in a Pizza",
+        lambda s: gradient_symmetricity(s.params, s.model, s.table.inputs, s.pairs),
     ),
-    "circularity": Measure(
-        "mean over the first 4 principal components of W_E of their best frequency's share", "share"
+    Measure(
+        "circularity",
+        "mean over the first 4 principal components of W_E of the fraction of their best frequency",
+        "fraction",
+        lambda s: circularity(s.embedding),
     ),
-}
+)
+"""What is measured of one state; a `progress.State`, whose `pairs` are those that gradients are taken at."""
 
 
 def measures(params: Params, model: Model, table: Table, pairs: jax.Array | None = None) -> dict[str, jax.Array]:
@@ -43,13 +53,8 @@ def measures(params: Params, model: Model, table: Table, pairs: jax.Array | None
       pairs: int32 `[n]`, the pairs P·a + b that gradients are taken at, all by default. The gradients take P
         backward passes over the pairs; 500 drawn at random give the mainline's mean to about 0.01.
     """
-    p = math.isqrt(len(table.answers))
-    logits = model.apply(params, table.inputs)[0][:, 0, :p]
-    return {
-        "distance_irrelevance": distance_irrelevance(logits, table.answers),
-        "gradient_symmetricity": gradient_symmetricity(params, model, table.inputs, pairs),
-        "circularity": circularity(params["embed"]["W_E"][:p]),
-    }
+    no_keys = jnp.zeros(math.isqrt(len(table.answers)) // 2, bool)
+    return progress.measures(params, model, table, no_keys, pairs, declarations=MEASURES)
 
 
 def distance_irrelevance(logits: jax.Array, answers: jax.Array) -> jax.Array:
@@ -89,7 +94,7 @@ def gradient_symmetricity(
       pairs: int32 `[n]`, which of them count; None takes all.
 
     Returns:
-      a scalar in [-1, 1]. A triple where either gradient is zero counts 0.
+      a scalar in [-1, 1], NaN where a gradient is not finite. A triple where either gradient is zero counts 0.
     """
     p = math.isqrt(len(inputs))
     chex.assert_shape(inputs, (p * p, 3))
@@ -101,18 +106,17 @@ def gradient_symmetricity(
         tokens = inputs[index]
 
         def logits(numbers: jax.Array) -> jax.Array:
-            return model.apply(params, tokens, edits={"hook_embed": lambda embedded: embedded.at[:, :2].set(numbers)})[0][
-                :, 0
-            ]
+            edits = {"hook_embed": lambda embedded: embedded.at[:, :2].set(numbers)}
+            return model.apply(params, tokens, edits=edits)[0][:, 0]
 
         out, backward = jax.vjp(logits, params["embed"]["W_E"][tokens[:, :2]])
 
         def of_class(c: jax.Array) -> jax.Array:
             by_a, by_b = jnp.moveaxis(backward(jnp.zeros_like(out).at[:, c].set(1))[0], 1, 0)
             size = jnp.linalg.norm(by_a, axis=-1) * jnp.linalg.norm(by_b, axis=-1)
-            return jnp.sum(
-                weight * jnp.where(size > 0, jnp.sum(by_a * by_b, axis=-1) / jnp.where(size > 0, size, 1), 0)
-            )
+            product = jnp.sum(by_a * by_b, axis=-1)
+            # NaN stays NaN.
+            return jnp.sum(weight * jnp.where(size == 0, 0, product / jnp.where(size == 0, 1, size)))
 
         return jnp.sum(jax.lax.map(of_class, jnp.arange(p)))
 
@@ -126,7 +130,7 @@ def gradient_symmetricity(
 def circularity(embedding: jax.Array) -> jax.Array:
     """Compute how circular the embedding is: 1 where each of its main directions is one wave.
 
-    Of each of the first 4 principal components, a unit vector v `[P]` over the numbers, the share of its best
+    Of each of the first 4 principal components, a unit vector v `[P]` over the numbers, the fraction of its best
     frequency, max_k (2/P) |Σ_t v_t exp(2πikt/P)|² (for P/2 of even P, 1/P); then the mean.
 
     Args:
@@ -138,5 +142,5 @@ def circularity(embedding: jax.Array) -> jax.Array:
     chex.assert_rank(embedding, 2)
     centred = embedding - jnp.mean(embedding, axis=0)
     components = jnp.linalg.svd(centred, full_matrices=False)[0][:, : min(4, len(centred) - 1)]
-    shares = jax.vmap(fourier.norms, in_axes=1)(components)[:, 1:] ** 2
-    return jnp.mean(jnp.max(shares, axis=1))
+    fractions = jax.vmap(fourier.norms, in_axes=1)(components)[:, 1:] ** 2
+    return jnp.mean(fourier.largest(fractions, axis=1))

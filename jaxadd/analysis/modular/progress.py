@@ -1,80 +1,31 @@
 """Progress measures of a network that learns a + b or a - b mod P: at one state, or over all states of a run.
 
 Definitions: Nanda et al. 2023, "Progress measures for grokking via mechanistic interpretability"; they need an
-answer that is a sum of a and b. `MEASURES` names and defines everything that is measured.
+answer that is a sum or difference of a and b. `MEASURES` declares everything that is measured here.
 """
 
 import functools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import chex
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jaxadd.analysis import circuits, fourier
+from jaxadd.analysis import measures as declared
+from jaxadd.analysis.measures import Measure, needs_neurons
 from jaxadd.errors import UserError
 from jaxadd.lanes import over_lanes
 from jaxadd.models import Model, structure
 from jaxadd.optim import losses, scores
-from jaxadd.tasks import Modular
+from jaxadd.tasks import Modular, Task
 from jaxadd.trees import named_leaves
 from jaxadd.types import Params
 
 _EXPLAINED = 0.85  # of a neuron's variance, by one frequency
 _ROOM = 2**31  # bytes of activations at once, on an accelerator
-
-
-class Measure(NamedTuple):
-    """What one measure is: its definition in one line, its unit, and the number of the first entry of a vector."""
-
-    definition: str
-    unit: str
-    first: int | None = None
-
-
-def _measures() -> Iterator[tuple[str, Measure]]:
-    splits = {"all": "all pairs", "train": "the train pairs", "test": "the test pairs"}
-    for split, pairs in splits.items():
-        yield f"{split}_loss", Measure(f"mean cross-entropy of {pairs} over all classes, as in training", "nats")
-        yield f"{split}_accuracy", Measure(f"{pairs} answered rightly, among all classes; a tie is wrong", "share")
-    kinds = {
-        "full": "the logits L as they are",
-        "restricted": "Σ_k P_k L + the mean over (a, b) of the rest, over the key frequencies k",
-        "restricted_3d": "Σ_k ⟨L, c_k⟩ c_k + the mean over (a, b) of the rest, c_k ∝ cos w_k(a + b - c)",
-        "excluded": "L - Σ_k P_k L, over the key frequencies k",
-        "excluded_3d": "L - Σ_k ⟨L, c_k⟩ c_k, over the key frequencies k",
-    }
-    for kind, logits in kinds.items():
-        name, _, dimensions = kind.partition("_")
-        for split, pairs in splits.items():
-            key = "_".join(filter(None, (name, "loss", dimensions, split)))
-            yield key, Measure(f"mean cross-entropy of {pairs} over the P numbers, without `=`, of {logits}", "nats")
-    yield "excluded_loss_k", Measure("as excluded_loss_train, for each single frequency k = 1 … P//2", "nats", 1)
-    yield "logit_cosine_k", Measure("⟨L, c_k⟩ / ‖L‖, L centred per row, for k = 1 … P//2", "cosine", 1)
-    text = (
-        "share of the logits' variance, centred per row, that Σ_k α_k c_k explains, α free, over the key frequencies"
-    )
-    yield "logit_variance_explained", Measure(text, "share")
-    text = "Gini coefficient of the norms of {}, in the Fourier basis, one norm per cosine, sine and the constant"
-    yield "gini_W_E", Measure(text.format("W_E of the numbers"), "0 equal to 1 concentrated")
-    yield "gini_W_L", Measure(text.format("W_L = W_out W_U of the last block"), "0 equal to 1 concentrated")
-    text = "norm of W_E of the numbers at frequency k = 0 (constant) … P//2, cosine and sine together"
-    yield "embedding_norm_k", Measure(text, "norm", 0)
-    text = "mean over the last block's neurons of the variance explained by one frequency, dead neurons counting 0"
-    yield "neuron_variance_explained", Measure(text, "share")
-    text = f"the last block's neurons of whose variance one frequency explains more than {_EXPLAINED}"
-    yield "neurons_explained", Measure(text, "share")
-    yield (
-        "attention_to_equals",
-        Measure("mean attention from `=` to itself; attention_to_equals.L0H2: of a head", "share"),
-    )
-    yield "sum_of_squares", Measure("of all parameters; sum_of_squares.embed.W_E and so on: of one parameter", "sum")
-
-
-MEASURES: Mapping[str, Measure] = dict(_measures())
 
 
 class Table(NamedTuple):
@@ -93,25 +44,280 @@ class Table(NamedTuple):
     test: jax.Array
 
 
-def table(task: Modular, lane: Mapping[str, jax.Array]) -> Table:
-    """List the problem of one lane, `lane` being its train and test pairs, from `task.data(seeds).lane`.
+@functools.singledispatch
+def table(task: Task, lane: Mapping[str, jax.Array]) -> Table:
+    """Return the problem of one lane, `lane` being its train and test pairs, `Network.data.lane`.
 
     Raises:
-      UserError: for a task whose answer is no sum of a and b.
+      UserError: the task's answer is no sum or difference of a and b.
     """
-    if not isinstance(task, Modular) or task.operation not in ("add", "subtract"):
-        got = f"operation {task.operation}" if isinstance(task, Modular) else type(task).__name__
-        raise UserError(
-            "restricted and excluded loss, key frequencies and the other progress measures need a Modular task whose "
-            f"operation is add or subtract, got {got}"
-        )
+    raise _no_sum(type(task).__name__)
+
+
+@table.register
+def _(task: Modular, lane: Mapping[str, jax.Array]) -> Table:
+    if task.operation not in ("add", "subtract"):
+        raise _no_sum(f"operation {task.operation}")
     chex.assert_rank([lane["train"], lane["test"]], 1)
     batch = task.batch(jnp.arange(task.p**2, dtype=jnp.int32), {})
     return Table(batch.inputs, batch.targets[:, 0], lane["train"], lane["test"])
 
 
-@functools.partial(jax.jit, static_argnames="model")
-def measures(params: Params, model: Model, table: Table, keys: jax.Array) -> dict[str, jax.Array]:
+def _no_sum(got: str) -> UserError:
+    return UserError(
+        "restricted and excluded loss, key frequencies and the other progress measures need a Modular task whose "
+        f"operation is add or subtract, got {got}"
+    )
+
+
+class State:
+    """One state of a network over all pairs. What several measures need is computed once, when it is first used.
+
+    Attributes:
+      params: of one network.
+      model: its model.
+      table: the problem.
+      keys: bool `[P//2]`, the key frequencies.
+      pairs: int32 `[n]`, the pairs P·a + b that gradients are taken at; None for all.
+      p: the modulus.
+    """
+
+    def __init__(
+        self, params: Params, model: Model, table: Table, keys: jax.Array, pairs: jax.Array | None = None
+    ) -> None:
+        self.params, self.model, self.table, self.keys, self.pairs = params, model, table, jnp.asarray(keys), pairs
+        self.p = math.isqrt(len(table.answers))
+        chex.assert_shape(table.inputs, (self.p**2, 3))
+        chex.assert_shape(self.keys, (self.p // 2,))
+
+    @functools.cached_property
+    def _run(self) -> tuple[jax.Array, dict[str, jax.Array]]:
+        depth = structure.layers(self.model)
+        names = [f"blocks.{i}.attn.hook_pattern" for i in range(depth)]
+        names += [f"blocks.{depth - 1}.mlp.hook_post"] if structure.has_neurons(self.model) else []
+        logits, cache = self.model.apply(self.params, self.table.inputs, names)
+        return logits[:, 0], cache
+
+    @property
+    def class_logits(self) -> jax.Array:
+        """The logits of all C classes, `[P², C]`."""
+        return self._run[0]
+
+    @property
+    def logits(self) -> jax.Array:
+        """The logits L of the P numbers, `[P², P]`."""
+        return self._run[0][:, : self.p]
+
+    @property
+    def neurons(self) -> jax.Array:
+        """The activations of the last block's neurons at `=`, `[P², F]`."""
+        return self._run[1][f"blocks.{structure.layers(self.model) - 1}.mlp.hook_post"][:, 0]
+
+    @property
+    def attention_to_equals(self) -> jax.Array:
+        """The mean attention from `=` to itself, `[L, H]`."""
+        patterns = [self._run[1][f"blocks.{i}.attn.hook_pattern"] for i in range(structure.layers(self.model))]
+        # A block before the last has all three queries, the last one that of `=`.
+        return jnp.stack([jnp.mean(pattern[:, :, -1, -1], axis=0) for pattern in patterns])
+
+    @property
+    def embedding(self) -> jax.Array:
+        """W_E of the numbers, `[P, D]`."""
+        return self.params["embed"]["W_E"][: self.p]
+
+    @functools.cached_property
+    def neuron_to_logit(self) -> jax.Array:
+        """W_L = W_out W_U of the last block, to the numbers, `[F, P]`."""
+        return circuits.neuron_to_logit(self.params, self.model, structure.layers(self.model) - 1)[:, : self.p]
+
+    @functools.cached_property
+    def explained(self) -> jax.Array:
+        """What the best frequency explains of each neuron's variance, `[F]`."""
+        return fourier.clusters(fourier.neuron_fractions(self.neurons)).explained
+
+    @functools.cached_property
+    def cosines(self) -> jax.Array:
+        """⟨L, c_k⟩ / ‖L‖, `[P//2]`."""
+        return fourier.cosine_similarities(self.logits, self.table.answers)
+
+    @functools.cached_property
+    def means(self) -> jax.Array:
+        """The mean of L over the pairs of each answer, `[P, P]`."""
+        return fourier.by_answer(self.logits, self.table.answers)
+
+    @functools.cached_property
+    def losses(self) -> dict[str, jax.Array]:
+        """The loss of every pair, `[P²]`, by the kind of logits; see KINDS."""
+        answers, means, logits = self.table.answers, self.means, self.logits
+        rest = jnp.mean(means, axis=0)  # The waves have mean 0, so this is the mean of what they leave.
+        result = {"full_loss": losses.cross_entropy(logits, answers)}
+        for end, kept in (("", fourier.keep(means, self.keys)), ("_3d", fourier.keep_cubes(means, self.keys))):
+            restricted = losses.cross_entropy(kept + rest, jnp.arange(self.p))  # One for each answer.
+            result[f"restricted_loss{end}"] = restricted[answers]
+            result[f"excluded_loss{end}"] = losses.cross_entropy(logits - kept[answers], answers)
+        return result
+
+    @functools.cached_property
+    def excluded(self) -> jax.Array:
+        """The train loss without each single frequency, `[P//2]`."""
+        trained, targets = self.logits[self.table.train], self.table.answers[self.table.train]
+
+        def without(key: jax.Array) -> jax.Array:
+            return jnp.mean(losses.cross_entropy(trained - fourier.keep(self.means, key)[targets], targets))
+
+        # One frequency after the other: all at once would take P//2 times the room.
+        return jax.lax.map(without, jnp.eye(self.p // 2, dtype=bool))
+
+    def of(self, values: jax.Array, split: str) -> jax.Array:
+        """Return values `[P²]` of "all", "train" or "test" pairs."""
+        return values if split == "all" else values[getattr(self.table, split)]
+
+
+KINDS = {
+    "full_loss": "the logits L as they are",
+    "restricted_loss": "Σ_k P_k L + the mean over (a, b) of the rest, over the key frequencies k",
+    "restricted_loss_3d": "Σ_k ⟨L, c_k⟩ c_k + the mean over (a, b) of the rest, c_k ∝ cos w_k(a + b - c)",
+    "excluded_loss": "L - Σ_k P_k L, over the key frequencies k",
+    "excluded_loss_3d": "L - Σ_k ⟨L, c_k⟩ c_k, over the key frequencies k",
+}
+"""Losses over the P numbers, and the logits that they are of."""
+_SPLITS = {"all": "all pairs", "train": "the train pairs", "test": "the test pairs"}
+_DRAWN = ("train_loss", "test_loss", "restricted_loss_all", "excluded_loss_train")
+LOSSES, ONE_FREQUENCY, EXPLAINED = "loss", "excluded loss of one frequency", "variance explained"
+_GINI = "Gini coefficient of the norms of {}, in the Fourier basis, one norm per cosine, sine and the constant"
+_EQUAL = "0 equal to 1 concentrated"
+
+
+def _loss(split: str, pairs: str) -> Measure:
+    return Measure(
+        f"{split}_loss",
+        f"mean cross-entropy of {pairs} over all classes, as in training",
+        "nats",
+        lambda s: jnp.mean(s.of(losses.cross_entropy(s.class_logits, s.table.answers), split)),
+        panel=LOSSES if f"{split}_loss" in _DRAWN else None,
+    )
+
+
+def _accuracy(split: str, pairs: str) -> Measure:
+    return Measure(
+        f"{split}_accuracy",
+        f"fraction of {pairs} that is correct, among all classes; a tie is an error",
+        "fraction",
+        lambda s: scores.fraction(s.of(scores.correct(s.class_logits, s.table.answers), split)),
+    )
+
+
+def _loss_of(kind: str, logits: str, split: str, pairs: str) -> Measure:
+    return Measure(
+        name := f"{kind}_{split}",
+        f"mean cross-entropy of {pairs} over the P numbers, without `=`, of {logits}",
+        "nats",
+        lambda s: jnp.mean(s.of(s.losses[kind], split)),
+        panel=LOSSES if name in _DRAWN else None,
+    )
+
+
+MEASURES: tuple[Measure, ...] = (
+    *(_loss(*split) for split in _SPLITS.items()),
+    *(_accuracy(*split) for split in _SPLITS.items()),
+    *(_loss_of(*kind, *split) for kind in KINDS.items() for split in _SPLITS.items()),
+    Measure(
+        "excluded_loss_k",
+        "as excluded_loss_train, for one frequency k = 1 … P//2",
+        "nats",
+        lambda s: s.excluded,
+        entry=lambda i: f"excluded_loss_{i + 1}",
+        panel=ONE_FREQUENCY,
+    ),
+    Measure(
+        "logit_cosine_k",
+        "⟨L, c_k⟩ / ‖L‖, L centred per row, for k = 1 … P//2",
+        "cosine",
+        lambda s: s.cosines,
+        entry=lambda i: f"logit_cosine_{i + 1}",
+    ),
+    Measure(
+        "logit_variance_explained",
+        "fraction of the logits' variance, centred per row, that Σ_k α_k c_k explains, α free, over the key "
+        "frequencies",
+        "fraction",
+        lambda s: jnp.sum(jnp.where(s.keys | jnp.isnan(s.cosines), s.cosines, 0) ** 2),
+        panel=EXPLAINED,
+    ),
+    Measure(
+        "neuron_variance_explained",
+        "mean over the last block's neurons of the variance explained by one frequency, dead neurons counting 0",
+        "fraction",
+        lambda s: jnp.mean(s.explained),
+        panel=EXPLAINED,
+        applies=needs_neurons,
+    ),
+    Measure(
+        "neurons_explained",
+        f"fraction of the last block's neurons of whose variance one frequency explains more than {_EXPLAINED}",
+        "fraction",
+        lambda s: jnp.where(jnp.any(jnp.isnan(s.explained)), jnp.nan, scores.fraction(s.explained > _EXPLAINED)),
+        applies=needs_neurons,
+    ),
+    Measure(
+        "gini_W_E",
+        _GINI.format("W_E of the numbers"),
+        _EQUAL,
+        lambda s: gini(jnp.linalg.norm(fourier.transform(s.embedding), axis=1)),
+        panel="Gini",
+        label="Gini of W_E",
+    ),
+    Measure(
+        "gini_W_L",
+        _GINI.format("W_L = W_out W_U of the last block"),
+        _EQUAL,
+        lambda s: gini(jnp.linalg.norm(fourier.transform(s.neuron_to_logit, axis=1), axis=0)),
+        panel="Gini",
+        label="Gini of W_L",
+        applies=needs_neurons,
+    ),
+    Measure(
+        "embedding_norm_k",
+        "norm of W_E of the numbers at frequency k = 0 (constant) … P//2, cosine and sine together",
+        "norm",
+        lambda s: fourier.norms(s.embedding),
+        entry=lambda i: f"embedding_norm_{i}",
+    ),
+    Measure(
+        "attention_to_equals",
+        "mean attention from `=` to itself, by head",
+        "fraction",
+        lambda s: s.attention_to_equals,
+        entry=lambda i, h: f"attention_to_equals.L{i}H{h}",
+    ),
+    Measure(
+        "sum_of_squares",
+        "sum of squares of all parameters",
+        "sum",
+        lambda s: sum(_sums_of_squares(s.params).values()),
+        panel="sum of squares",
+    ),
+    Measure(
+        "sum_of_squares_of",
+        "sum of squares of one parameter",
+        "sum",
+        lambda s: _sums_of_squares(s.params),
+        entry=lambda name: f"sum_of_squares.{name}",
+    ),
+)
+"""Everything that is measured of one state; see `measures.Measure`."""
+
+
+@functools.partial(jax.jit, static_argnames=("model", "declarations"))
+def measures(
+    params: Params,
+    model: Model,
+    table: Table,
+    keys: jax.Array,
+    pairs: jax.Array | None = None,
+    *,
+    declarations: tuple[Measure, ...] = MEASURES,
+) -> dict[str, Any]:
     """Measure one state.
 
     Args:
@@ -119,85 +325,47 @@ def measures(params: Params, model: Model, table: Table, keys: jax.Array) -> dic
       model: its model.
       table: the problem.
       keys: bool `[P//2]`, the key frequencies, by any of the rules in `fourier`.
+      pairs: int32 `[n]`, the pairs P·a + b that gradients are taken at, for measures that need some.
+      declarations: what is measured.
 
     Returns:
-      float32 by the names in MEASURES: scalars; names in `_k` are vectors over frequencies, `attention_to_equals` is
-      `[L, H]`, and "sum_of_squares." followed by a parameter's name is that of the parameter. What needs an MLP is
-      left out where there is none.
+      float32 by the names declared: scalars; names in `_k` are vectors over frequencies, "attention_to_equals" is
+      `[L, H]`, and "sum_of_squares_of" a dict by parameter. What needs an MLP is left out where there is none.
     """
-    p = math.isqrt(len(table.answers))
-    keys = jnp.asarray(keys)
-    chex.assert_shape(table.inputs, (p * p, 3))
-    chex.assert_shape(keys, (p // 2,))
-    depth = structure.layers(model)
-    last = depth - 1
-    has_mlp = structure.has_neurons(model)
-    patterns, neurons = [f"blocks.{i}.attn.hook_pattern" for i in range(depth)], f"blocks.{last}.mlp.hook_post"
-    logits, seen = model.apply(params, table.inputs, names=[*patterns, neurons] if has_mlp else patterns)
-    logits = logits[:, 0]
-
-    found = _by_split("loss", losses.cross_entropy(logits, table.answers), table, first=True)
-    found |= _by_split("accuracy", scores.correct(logits, table.answers), table, first=True)
-    found |= _losses_by_wave(logits[:, :p], table, keys)
-    cosines = fourier.cosine_similarities(logits[:, :p], table.answers)
-    embedding = params["embed"]["W_E"][:p]
-    found |= {
-        "logit_cosine_k": cosines,
-        "logit_variance_explained": jnp.sum(jnp.where(keys, cosines, 0) ** 2),
-        "gini_W_E": gini(jnp.linalg.norm(fourier.transform(embedding), axis=1)),
-        "embedding_norm_k": fourier.norms(embedding),
-        # A block before the last has all three queries, the last one that of `=`.
-        "attention_to_equals": jnp.stack([jnp.mean(seen[name][:, :, -1, -1], axis=0) for name in patterns]),
-    }
-    if has_mlp:
-        to_logits = circuits.neuron_to_logit(params, model, last)[:, :p]
-        share = fourier.clusters(fourier.neuron_shares(seen[neurons][:, 0])).share
-        found |= {
-            "gini_W_L": gini(jnp.linalg.norm(fourier.transform(to_logits, axis=1), axis=0)),
-            "neuron_variance_explained": jnp.mean(share),
-            "neurons_explained": scores.fraction(share > _EXPLAINED),
-        }
-    return found | _sums_of_squares(params)
+    return declared.compute(declarations, State(params, model, table, keys, pairs), model)
 
 
-@functools.partial(jax.jit, static_argnames="model")
-def over_states(params: Params, model: Model, table: Table, keys: jax.Array) -> dict[str, jax.Array]:
-    """Measure N states in one compiled call, as `measures` does one; memory does not grow with N.
+@functools.partial(jax.jit, static_argnames=("model", "declarations"))
+def over_states(
+    params: Params,
+    model: Model,
+    table: Table,
+    keys: jax.Array,
+    *,
+    declarations: tuple[Measure, ...] = MEASURES,
+) -> dict[str, Any]:
+    """Measure E states in one compiled call, as `measures` does one; memory does not grow with E.
 
     Args:
-      params: of one lane, every leaf with a leading axis of N states.
+      params: of one lane, every leaf with a leading axis of E states.
       model: its model.
       table: the problem.
       keys: bool `[P//2]`, the same for all states: mostly those of the last one.
+      declarations: what is measured.
 
     Returns:
-      the same measures, each with a leading axis of N.
+      the same measures, each with a leading axis of E.
     """
     config = structure.transformer(model)
     width = config.d_model + model.sizes.classes + config.layers * config.d_mlp
     bytes_each = 32 * len(table.answers) * width  # About eight arrays of each width are alive at once.
-    one = lambda state, *shared: measures(state, model, *shared)  # noqa: E731
+    one = lambda state, *shared: declared.compute(declarations, State(state, model, *shared), model)
     return over_lanes(one, max(1, _ROOM // bytes_each))(params, shared=(table, keys))
 
 
-def flat(found: Mapping[str, Any]) -> dict[str, float]:
-    """Write the measures of one state as plain numbers, for JSON.
-
-    A vector over frequencies becomes one entry for each, `excluded_loss_36` of `excluded_loss_k`; attention becomes
-    `attention_to_equals.L0H2`. The other names stay.
-    """
-    entries = {}
-    for name, value in found.items():
-        value = np.asarray(value)
-        if name == "attention_to_equals":
-            entries |= {f"{name}.L{i}H{h}": float(value[i, h]) for i, h in np.ndindex(value.shape)}
-        elif value.ndim:
-            chex.assert_rank(value, 1)
-            stem, first = name.removesuffix("_k"), MEASURES[name].first
-            entries |= {f"{stem}_{first + i}": float(x) for i, x in enumerate(value)}
-        else:
-            entries[name] = float(value)
-    return entries
+def flat(values: Mapping[str, Any], declarations: tuple[Measure, ...] = MEASURES) -> dict[str, float]:
+    """Return the measures of one state as plain numbers by entry, such as "excluded_loss_36", for JSON."""
+    return declared.flat(declarations, values)
 
 
 def gini(x: jax.Array) -> jax.Array:
@@ -210,33 +378,5 @@ def gini(x: jax.Array) -> jax.Array:
     return 1 - 2 * jnp.sum(jnp.sort(x) * (count - jnp.arange(count) - 0.5)) / count / jnp.sum(x)
 
 
-def _by_split(name: str, values: jax.Array, table: Table, *, first: bool = False) -> dict[str, jax.Array]:
-    """Average values `[P²]` over all, train and test pairs, whose name comes last, or `first`."""
-    mean = scores.fraction if values.dtype == bool else jnp.mean
-    means = {"all": mean(values), "train": mean(values[table.train]), "test": mean(values[table.test])}
-    return {f"{split}_{name}" if first else f"{name}_{split}": mean for split, mean in means.items()}
-
-
-def _losses_by_wave(logits: jax.Array, table: Table, keys: jax.Array) -> dict[str, jax.Array]:
-    """Compute full, restricted and excluded losses of the logits `[P², P]`."""
-    answers, train = table.answers, table.train
-    means = fourier.by_answer(logits, answers)
-    rest = jnp.mean(means, axis=0)  # The waves have mean 0, so this is the mean of what they leave.
-    found = _by_split("full_loss", losses.cross_entropy(logits, answers), table)
-    for dimensions, kept in (("", fourier.keep(means, keys)), ("_3d", fourier.keep_cubes(means, keys))):
-        restricted = losses.cross_entropy(kept + rest, jnp.arange(len(means)))  # One for each answer.
-        excluded = losses.cross_entropy(logits - kept[answers], answers)
-        found |= _by_split(f"restricted_loss{dimensions}", restricted[answers], table)
-        found |= _by_split(f"excluded_loss{dimensions}", excluded, table)
-    trained, targets = logits[train], answers[train]
-
-    def without(key: jax.Array) -> jax.Array:
-        return jnp.mean(losses.cross_entropy(trained - fourier.keep(means, key)[targets], targets))
-
-    # One frequency after the other: all at once would take P//2 times the room.
-    return found | {"excluded_loss_k": jax.lax.map(without, jnp.eye(len(keys), dtype=bool))}
-
-
 def _sums_of_squares(params: Params) -> dict[str, jax.Array]:
-    sums = {f"sum_of_squares.{name}": jnp.sum(w**2) for name, w in named_leaves(params)}
-    return {"sum_of_squares": sum(sums.values())} | sums
+    return {name: jnp.sum(w**2) for name, w in named_leaves(params)}

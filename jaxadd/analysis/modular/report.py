@@ -1,253 +1,427 @@
-"""What is measured and drawn of a network that adds modulo P."""
+"""What is measured and shown of a network that learns an operation mod P."""
 
-from __future__ import annotations
-
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxadd.analysis import circuits, fourier
+from jaxadd.analysis import circuits, fourier, measures
+from jaxadd.analysis.measures import Measure
 from jaxadd.analysis.modular import clocks, progress
 from jaxadd.analysis.phases import PHASES, Phases, phases
-from jaxadd.analysis.report import Examination, circuit_figures, thin, training_curves, weights_and_logits
+from jaxadd.analysis.report import analyse_task, no_keys, recorded_figures, summarize_task
+from jaxadd.analysis.trained import FRAMES, Report, Trained, as_text
 from jaxadd.errors import UserError
-from jaxadd.lanes import take
-from jaxadd.subjects import Subject
-from jaxadd.types import Batch, Params
-from jaxadd.views import figures, html, terminal
+from jaxadd.models import Model, Network, structure
+from jaxadd.optim import scores
+from jaxadd.pictures import Bars, FigureOf, HeatMaps, Histogram, Level, Lines, Span, Text
+from jaxadd.tables import spread
+from jaxadd.tasks import Modular
+from jaxadd.types import Params
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-RULES = ("neurons", "neuron_logit_map", "embedding", "logits")  # that find the key frequencies
+RULES = ("neurons", "neuron-logit-map", "embedding", "logits")
+"""What finds the key frequencies; see `fourier`."""
 _NEURONS = 6  # drawn, those that vary most
-_CURVES = ("train_loss", "test_loss", "restricted_loss_all", "excluded_loss_train")
-_SHARES = ("gini_W_E", "gini_W_L", "logit_variance_explained", "neuron_variance_explained")
+_PAIRS = 500  # that gradients are taken at
+_NAMED_CLUSTERS = 8
+_ROOM = 6_000_000  # numbers in maps over all pairs, of all frames together
+_PHASE_SERIES = ("train_loss", "test_loss", "excluded_loss_train", "sum_of_squares")
+_ALL = (*progress.MEASURES, *clocks.MEASURES)
 
 
 class _State(NamedTuple):
-    """One lane at the state that is examined: its whole table, key frequencies by rule, and numbers for JSON."""
+    """One lane as it is analysed.
 
-    params: Params
+    Attributes:
+      table: the problem.
+      activations: `[P², F]` of the last block's neurons; None without any.
+      rules: the key frequencies by each rule, bool `[P//2]`.
+      chosen: what chose the keys, in words.
+      keys: the key frequencies, bool `[P//2]`.
+      values: of all measures.
+      numbers: for JSON.
+    """
+
     table: progress.Table
-    logits: jax.Array
-    pattern: np.ndarray
     activations: jax.Array | None
-    rules: dict[str, jax.Array]
-    rule: str
+    rules: Mapping[str, jax.Array]
+    chosen: str
     keys: jax.Array
+    values: Mapping[str, Any]
     numbers: dict[str, Any]
 
 
-def examine_modular(subject: Subject, lane: int, rule: str | None = None) -> Examination:
-    """Examine one lane of modular addition, and measure the others beside it.
+# --- a finished run ---------------------------------------------------------------------------------------
 
-    Args:
-      subject: what is examined.
-      lane: which is drawn, and whose numbers are given.
-      rule: by which the key frequencies are found, see `fourier`; by default neurons, or logits where there are none.
 
-    Raises:
-      ValueError: the operation is no sum, or the rule needs neurons and there are none.
-    """
-    states = [_measure(subject, s, rule) for s in range(len(subject.seeds))]
-    mine, p = states[lane], subject.task.p
-    found = fourier.frequencies(mine.keys)
-    text = [
-        f"key frequencies by {name}: {', '.join(map(str, fourier.frequencies(mask))) or 'none'}"
-        for name, mask in mine.rules.items()
-    ]
-    drawn = _figures_of_state(subject, mine, found)
-    numbers, steps = dict(mine.numbers), np.zeros(1, int)
-    norms = np.asarray(fourier.norms(mine.params["embed"]["W_E"][:p]))[None]
-    blocks = training_curves(subject.metrics)
-    if subject.history is not None and len(subject.steps) > 1:
-        over, ends = _over_training(subject, states)
-        steps, norms = subject.steps, over[lane]["embedding_norm_k"]
-        numbers |= {f"phase_{name}": end for name, end in ends[lane]._asdict().items()}
-        text += [
-            f"{words} ended at step {terminal.spread([getattr(e, name) for e in ends])}"
-            for name, words in PHASES.items()
-        ]
-        shown = _CURVES + tuple(n for n in ("sum_of_squares", *_SHARES) if n in over[lane])
-        series = {name: np.stack([o[name] for o in over]) for name in shown}
-        single = {f"excluded_loss_{k}": over[lane]["excluded_loss_k"][None, :, k - 1] for k in found}
-        drawn["measures"] = figures.measures(steps, series | single, ends[lane], subject.title)
-        blocks += _blocks_of_training(subject, lane, mine, series, ends[lane])
-    drawn["embedding"] = figures.embedding_norms(steps, norms, found, subject.title)
-    at = thin(len(steps), 200)
-    blocks.append(
-        html.Spectra(
-            "Fourier norms of W_E",
-            steps[at],
-            {"norm of the numbers' embeddings": norms[at]},
-            labels=[str(k) for k in range(norms.shape[1])],
-            xlabel="frequency k",
-            highlight=[str(k) for k in found],
-            note=f"Key frequencies by {mine.rule}: {', '.join(map(str, found)) or 'none'}.",
-        )
+@summarize_task.register
+def _(task: Modular, trained: Trained) -> Report:
+    """Return the first network's errors over all pairs."""
+    return Report.of(blocks=[_errors(trained, 0)])
+
+
+def _errors(trained: Trained, lane: int) -> FigureOf:
+    network, data = trained.networks[lane], trained.networks[lane].data
+    p = network.task.p
+    batch = network.task.batch(jnp.arange(p * p), data.shared)
+    errors = ~np.asarray(_correct(network.params, network.model, batch.inputs, batch.targets))[:, 0]
+    kind = 2 * errors.astype(int)
+    kind[np.asarray(data.lane["train"])] += 1
+    picture = HeatMaps(
+        "Errors over all pairs",
+        [network.step],
+        {"errors": kind.reshape(1, p, p).astype(np.float32)},
+        categories=("test, correct", "train, correct", "test, error", "train, error"),
+        **_over_pairs(p),
     )
-    pairs = jax.random.choice(jax.random.key(0), p * p, (min(2000, p * p),), replace=False)
-    batch = Batch(mine.table.inputs[pairs], mine.table.answers[pairs][:, None])
-    more, shown_parts = weights_and_logits(subject, lane, batch, ["answer"])
-    table = _table(subject, lane, states, found)
-    text += ["", terminal.table(table)]
-    blocks = [
-        html.Text("In short", text[: text.index("")]),
-        *blocks,
-        *shown_parts,
-        html.Table("Measures", table[0], table[1:], note="Defined in jaxadd.analysis.progress and clocks."),
-    ]
-    return Examination(numbers, "\n".join(text), drawn | more, blocks)
+    return FigureOf("errors", "Errors over all pairs", [picture], trained.subject(lane))
 
 
-def _measure(subject: Subject, lane: int, rule: str | None) -> _State:
-    task, apply, p = subject.task, subject.model.apply, subject.task.p
-    params, pairs = take((subject.params, subject.lane), lane)
-    table = progress.table(task, pairs)
-    last = circuits.layers(params) - 1
-    post = f"blocks.{last}.mlp.hook_post"
-    names = ["blocks.0.attn.hook_pattern", *([post] if post in subject.model.names else [])]
-    logits, seen = jax.jit(lambda w: apply(w, table.inputs, names))(params)
-    logits = logits[:, 0, :p]
+@functools.partial(jax.jit, static_argnames="model")
+def _correct(params: Params, model: Model, inputs: jax.Array, targets: jax.Array) -> jax.Array:
+    return scores.correct(model.apply(params, inputs)[0], targets)
+
+
+def _over_pairs(p: int) -> dict[str, Any]:
+    numbers = [str(k) for k in range(p)]
+    return {"row_labels": numbers, "column_labels": numbers, "xlabel": "b", "ylabel": "a"}
+
+
+# --- an analysis ------------------------------------------------------------------------------------------
+
+
+@analyse_task.register
+def _(task: Modular, trained: Trained, lane: int, keys: str | None) -> Report:
+    """Measure all lanes of a sum or difference mod P and show one; of other operations show its errors."""
+    model = trained.networks[lane].model
+    if not structure.is_transformer(model) or task.operation not in ("add", "subtract"):
+        no_keys(task, keys)
+        sentence = (
+            "Key frequencies and progress measures are defined for a Transformer that learns a sum or difference."
+        )
+        return Report.of(
+            sentence, blocks=[Text("In short", [sentence]), _errors(trained, lane), *recorded_figures(trained)]
+        )
+    states = [_measure(network, keys) for network in trained.networks]
+    state, subject = states[lane], trained.subject(lane)
+    frequencies = fourier.frequencies(state.keys)
+    words = [f"key frequencies by {name}: {_listed(mask)}" for name, mask in state.rules.items()]
+    if state.chosen not in RULES:
+        words.append(f"key frequencies {state.chosen}: {_listed(state.keys)}")
+    figures = [_errors(trained, lane), *_pair_figures(trained, lane, state)]
+    numbers, steps, norms = dict(state.numbers), np.array([trained.networks[lane].step]), None
+    if trained.evolves:
+        over = [_over_training(trained, s, one) for s, one in enumerate(states)]
+        ends = [phases(trained.steps, *(measured[name] for name in _PHASE_SERIES)) for measured in over]
+        numbers |= {f"phase_{name}": end for name, end in ends[lane]._asdict().items()}
+        words += [f"{what} ended at step {spread([getattr(e, name) for e in ends])}" for name, what in PHASES.items()]
+        figures.append(_progress(trained, lane, over, ends[lane], frequencies))
+        steps, norms = trained.steps, over[lane]["embedding_norm_k"]
+    figures.append(_embedding(state, steps, norms, subject))
+    listed = measures.explained(_ALL, _listed_entries(state, frequencies), state.values)
+    table = measures.table(
+        "Measures", [s.numbers for s in states], lane, f"seed {trained.networks[lane].seed}", listed
+    )
+    return Report.of("\n".join([*words, "", as_text(table)]), numbers, [Text("In short", words), *figures, table])
+
+
+def _listed(keys: jax.Array) -> str:
+    return ", ".join(map(str, fourier.frequencies(keys))) or "none"
+
+
+def _measure(network: Network, keys: str | None) -> _State:
+    params, model, p = network.params, network.model, network.task.p
+    table = progress.table(network.task, network.data.lane)
+    logits, activations = _run(params, model, table.inputs)
     rules = {
         "logits": fourier.keys_of_logits(logits, table.answers),
         "embedding": fourier.keys_of_embedding(params["embed"]["W_E"][:p]),
     }
     numbers: dict[str, Any] = {}
-    activations = None
-    if post in seen:
-        activations = seen[post][:, 0]
+    if activations is not None:
+        last = structure.layers(model) - 1
         rules["neurons"] = fourier.keys_of_neurons(activations)
-        rules["neuron_logit_map"] = fourier.keys_of_neuron_logit_map(circuits.neuron_to_logit(params, last)[:, :p])
-        frequency = np.asarray(fourier.clusters(fourier.neuron_shares(activations)).frequency)
+        rules["neuron-logit-map"] = fourier.keys_of_neuron_logit_map(
+            circuits.neuron_to_logit(params, model, last)[:, :p]
+        )
+        frequency = np.asarray(fourier.clusters(fourier.neuron_fractions(activations)).frequency)
         counts = zip(*np.unique(frequency, return_counts=True), strict=True)
         numbers |= {f"neurons_{'none' if k == 0 else k}": int(n) for k, n in counts}
-    rule = rule or ("neurons" if "neurons" in rules else "logits")
-    if rule not in rules:
-        raise UserError(f"rule {rule} needs neurons, and this network has none; use {' or '.join(rules)}")
-    keys = rules[rule]
-    numbers |= progress.flat(jax.device_get(progress.measures(params, apply, table, keys)))
-    numbers |= {f"key_frequencies_{name}": list(fourier.frequencies(mask)) for name, mask in rules.items()}
-    some = jax.random.choice(jax.random.key(0), p * p, (min(500, p * p),), replace=False)
-    numbers |= {k: float(v) for k, v in clocks.measures(params, apply, table, some).items()}
-    pattern = np.asarray(seen["blocks.0.attn.hook_pattern"])[:, :, -1]  # [P², H, 3]
-    return _State(params, table, logits, pattern, activations, rules, rule, keys, numbers)
-
-
-def _most_varied(activations: jax.Array) -> np.ndarray:
-    return np.argsort(-np.asarray(jnp.std(activations, axis=0)))[:_NEURONS]
-
-
-def _figures_of_state(subject: Subject, state: _State, found: Sequence[int]) -> dict[str, Figure]:
-    p, title = subject.task.p, subject.title
-    pattern = state.pattern.transpose(1, 0, 2).reshape(-1, p, p, 3)
-    spectrum = np.linalg.norm(fourier.transform_2d(state.logits.reshape(p, p, p)), axis=-1)
-    drawn = {
-        "attention": figures.attention_over_pairs(pattern, title),
-        "logits": figures.logit_spectrum(spectrum, found, title),
+    chosen, mask = choose_keys(keys, rules, p)
+    some = jax.random.choice(jax.random.key(0), p * p, (min(_PAIRS, p * p),), replace=False)
+    values = jax.device_get(progress.measures(params, model, table, mask, some, declarations=_ALL))
+    numbers |= measures.flat(_ALL, values)
+    numbers |= {
+        f"key_frequencies_{name.replace('-', '_')}": list(fourier.frequencies(found)) for name, found in rules.items()
     }
-    # In the first layer all that `=` attends by is its own embedding there; later ones see what was written to it.
-    scores = [circuits.attention_readoff(state.params, 0, p, 2)]
-    drawn |= circuit_figures(state.params, scores, title)
+    return _State(table, activations, rules, chosen, mask, values, numbers)
+
+
+@functools.partial(jax.jit, static_argnames="model")
+def _run(params: Params, model: Model, inputs: jax.Array) -> tuple[jax.Array, jax.Array | None]:
+    """Return the logits of the numbers, `[P², P]`, and the last block's neurons, `[P², F]`; None without any."""
+    names = [f"blocks.{structure.layers(model) - 1}.mlp.hook_post"] if structure.has_neurons(model) else []
+    logits, cache = model.apply(params, inputs, names)
+    return logits[:, 0, : model.sizes.classes - 1], cache[names[0]][:, 0] if names else None
+
+
+def choose_keys(keys: str | None, rules: Mapping[str, jax.Array], p: int) -> tuple[str, jax.Array]:
+    """Return what chose the key frequencies, in words, and the key frequencies.
+
+    Args:
+      keys: one of RULES, or frequencies such as "3,6,23"; None takes the neurons, or the logits without neurons.
+      rules: the key frequencies by each rule that applies.
+      p: the modulus.
+
+    Raises:
+      UserError: `keys` is neither, the rule needs neurons and there are none, or P has no such frequency.
+    """
+    if keys is None:
+        keys = "neurons" if "neurons" in rules else "logits"
+    if keys in rules:
+        return keys, rules[keys]
+    if keys in RULES:
+        raise UserError(f"the rule {keys} needs neurons, and this network has none; use {' or '.join(rules)}")
+    try:
+        frequencies = sorted({int(k) for k in keys.split(",")})
+    except ValueError:
+        raise UserError(
+            f"keys must be a rule ({', '.join(RULES)}) or frequencies from 1 to {p // 2} with commas between them "
+            f"such as 3,6,23, got {keys!r}"
+        ) from None
+    return "as given", jnp.asarray(fourier.mask(frequencies, p))
+
+
+# --- figures ----------------------------------------------------------------------------------------------
+
+
+@functools.partial(jax.jit, static_argnames=("model", "neurons"))
+def _maps(
+    params: Params, model: Model, inputs: jax.Array, neurons: tuple[int, ...]
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Return over all pairs the first layer's attention from `=`, the norms of the logits' 2-D spectrum, and neurons.
+
+    Returns:
+      `[H, P, P, 3]`; `[P, P]` by component of a and b; and `[n, P, P]`.
+    """
+    p = model.sizes.classes - 1
+    pattern, post = "blocks.0.attn.hook_pattern", f"blocks.{structure.layers(model) - 1}.mlp.hook_post"
+    logits, cache = model.apply(params, inputs, [pattern, *([post] if neurons else [])])
+    attention = jnp.moveaxis(cache[pattern][:, :, -1], 0, 1).reshape(-1, p, p, 3)
+    spectrum = jnp.linalg.norm(fourier.transform_2d(logits[:, 0, :p].reshape(p, p, p)), axis=-1)
+    active = cache[post][:, 0, jnp.array(neurons)].T.reshape(-1, p, p) if neurons else jnp.zeros((0, p, p))
+    return attention, spectrum, active
+
+
+def _pair_figures(trained: Trained, lane: int, state: _State) -> list[FigureOf]:
+    """Describe what is seen over all pairs (a, b): attention, neurons and their spectra, and the logits' spectrum."""
+    network, subject = trained.networks[lane], trained.subject(lane)
+    model, p = network.model, network.task.p
+    neurons: tuple[int, ...] = ()
     if state.activations is not None:
-        clusters = fourier.clusters(fourier.neuron_shares(state.activations))
-        drawn["clusters"] = figures.neuron_clusters(*map(np.asarray, clusters), title)
-        best = _most_varied(state.activations)
-        maps = np.asarray(state.activations[:, best]).T.reshape(len(best), p, p)
-        spectra = np.stack([np.abs(fourier.transform_2d(m)) for m in maps])
-        drawn["neurons"] = figures.neuron_maps(maps, spectra, [f"neuron {i}" for i in best], title)
-    return drawn
+        neurons = tuple(np.argsort(-np.asarray(jnp.std(state.activations, axis=0)))[:_NEURONS].tolist())
+    most = int(np.clip(_ROOM // (p * p * (structure.heads(model) + 1 + len(neurons))), 1, FRAMES))
+    steps, maps = trained.over_states(
+        lane, lambda w: jax.device_get(_maps(w, model, state.table.inputs, neurons)), most
+    )
+    attention, spectrum, active = (np.stack(parts) for parts in zip(*maps, strict=True))
+    frequencies = fourier.frequencies(state.keys)
+    figures = [_attention(attention, steps, subject, p), _readoff(network, subject)]
+    waves = _wave_names(p)
+    logits = HeatMaps(
+        "2-D Fourier spectrum of the logits",
+        steps,
+        {"norm over classes": spectrum},
+        waves,
+        waves,
+        xlabel="frequency along b",
+        ylabel="frequency along a",
+        unit="norm over classes",
+        power=0.5,
+        marks=_marks(frequencies),
+    )
+    figures.append(FigureOf("logits", "2-D Fourier spectrum of the logits", [logits], subject))
+    if state.activations is not None:
+        figures += [_neurons(neurons, active, steps, subject, p), _clusters(state, subject)]
+    return figures
 
 
-def _over_training(subject: Subject, states: Sequence[_State]) -> tuple[list[dict[str, np.ndarray]], list[Phases]]:
-    """Give every lane's measures at all saved states, with its final key frequencies, and its phases."""
-    over, ends = [], []
-    for s, state in enumerate(states):
-        measured = jax.device_get(
-            progress.over_states(take(subject.history, s), subject.model.apply, state.table, state.keys)
-        )
-        over.append(measured)
-        named = ("train_loss", "test_loss", "excluded_loss_train", "sum_of_squares")
-        ends.append(phases(subject.steps, *(measured[name] for name in named)))
-    return over, ends
-
-
-def _blocks_of_training(
-    subject: Subject, lane: int, state: _State, series: dict[str, np.ndarray], ends: Phases
-) -> list[html.Block]:
-    p, steps = subject.task.p, subject.steps
-    named = {name.replace("_", " "): series[name] for name in _CURVES}
-    shares = {name.replace("_", " "): series[name] for name in _SHARES if name in series}
-    shades, start = [], 0
-    for name, words in PHASES.items():
-        if (end := getattr(ends, name)) is not None:
-            shades.append((start, end, words))
-            start = end
-    blocks: list[html.Block] = [
-        html.Lines("Progress measures", steps, named, "nats", log_y=True, shades=shades),
-        html.Lines("Concentration and variance explained", steps, shares, "share", shades=shades),
-    ]
-    at = thin(len(steps))
-    neurons = () if state.activations is None else tuple(_most_varied(state.activations)[:4].tolist())
-    post = f"blocks.{circuits.layers(state.params) - 1}.mlp.hook_post"
-    names = ["blocks.0.attn.hook_pattern", *([post] if neurons else [])]
-
-    @jax.jit
-    def look(params: Params) -> tuple[jax.Array, jax.Array, jax.Array]:
-        logits, seen = subject.model.apply(params, state.table.inputs, names)
-        to_a = seen[names[0]][:, :, -1, 0].T.reshape(-1, p, p)
-        spectrum = jnp.linalg.norm(fourier.transform_2d(logits[:, 0, :p].reshape(p, p, p)), axis=-1)
-        active = seen[post][:, 0, jnp.array(neurons)].T.reshape(-1, p, p) if neurons else jnp.zeros((0, p, p))
-        return to_a, spectrum, active
-
-    history = take(subject.history, lane)
-    seen = [jax.device_get(look(take(history, i))) for i in at]
-    attention, spectrum, active = (np.stack(parts) for parts in zip(*seen, strict=True))
-    numbers = [str(k) for k in range(p)]
-    waves = ["constant", *(f"{wave} {k}" for k in range(1, p // 2 + 1) for wave in ("cos", "sin"))][:p]
-    over_pairs = {"row_labels": numbers, "column_labels": numbers, "xlabel": "b", "ylabel": "a"}
-    heads = {f"L0H{h}": attention[:, h] for h in range(attention.shape[1])}
-    blocks += [
-        html.HeatMaps("Attention from = to a, over all pairs", steps[at], heads, limits=(0, 1), **over_pairs),
-        html.HeatMaps(
-            "2-D Fourier spectrum of the logits",
-            steps[at],
-            {"norm over classes": spectrum},
-            row_labels=waves,
-            column_labels=waves,
-            xlabel="component along b",
-            ylabel="component along a",
-            power=0.5,
+def _attention(attention: np.ndarray, steps: np.ndarray, subject: str, p: int) -> FigureOf:
+    heads = range(attention.shape[1])
+    pictures = [
+        HeatMaps(
+            "Attention from = to a",
+            steps,
+            {f"L0H{h}": attention[:, h, ..., 0] for h in heads},
+            unit="attention to a",
+            limits=(0, 1),
+            **_over_pairs(p),
+        ),
+        HeatMaps(
+            "Attention from = to =",
+            steps[-1:],
+            {f"L0H{h}": attention[-1:, h, ..., 2] for h in heads},
+            unit="attention to =",
+            **_over_pairs(p),
         ),
     ]
-    if neurons:
-        maps = {f"neuron {i}": active[:, n] for n, i in enumerate(neurons)}
-        blocks.append(html.HeatMaps("Neurons, over all pairs", steps[at], maps, **over_pairs))
-    return blocks
+    return FigureOf("attention_pairs", "Attention over all pairs", pictures, subject)
 
 
-def _table(subject: Subject, lane: int, states: Sequence[_State], found: Sequence[int]) -> list[tuple[str, ...]]:
-    """List the scalar measures: of the lane, and with several lanes of all."""
+def _readoff(network: Network, subject: str) -> FigureOf:
+    # In the first layer all that `=` attends by is its own embedding there; later ones see what was written to it.
+    p = network.task.p
+    scores = np.asarray(circuits.attention_readoff(network.params, network.model, 0, p, 2))[:, :p]
+    picture = Bars(
+        "Attention scores of = for each number",
+        [network.step],
+        {f"L0H{h}": row[None] for h, row in enumerate(scores)},
+        [str(k) for k in range(p)],
+        xlabel="number attended to",
+        ylabel="score",
+        note="q · k of the first layer, without the position of the number.",
+    )
+    return FigureOf("readoff", "Attention scores of = for each number", [picture], subject)
+
+
+def _neurons(neurons: Sequence[int], active: np.ndarray, steps: np.ndarray, subject: str, p: int) -> FigureOf:
+    """Describe a few neurons over all pairs, and the 2-D transform of each, cut where nothing is left."""
+    spectra = np.stack([np.abs(np.asarray(fourier.transform_2d(m))) for m in active[-1]])
+    known = np.where(np.isfinite(spectra), spectra, 0)
+    end = max(_extent(power) for power in known)
+    ridges = np.maximum(known.max(axis=1), known.max(axis=2))[:, 1:]
+    best = sorted({int(np.argmax(ridge)) // 2 + 1 for ridge in ridges if ridge.any()})
+    waves = _wave_names(p)[:end]
+    names = [f"neuron {i}" for i in neurons]
+    pictures = [
+        HeatMaps(
+            "Activations over all pairs",
+            steps,
+            {name: active[:, n] for n, name in enumerate(names)},
+            unit="activation",
+            separate=True,
+            **_over_pairs(p),
+        ),
+        HeatMaps(
+            "Their 2-D Fourier transforms",
+            steps[-1:],
+            {name: spectra[n : n + 1, :end, :end] for n, name in enumerate(names)},
+            waves,
+            waves,
+            xlabel="frequency along b",
+            ylabel="frequency along a",
+            unit="norm",
+            power=0.5,
+            separate=True,
+            marks=[mark for mark in _marks(best) if mark.value < end],
+            note="Up to the last component that reaches 5 % of the largest.",
+        ),
+    ]
+    return FigureOf("neurons", "The neurons that vary most", pictures, subject)
+
+
+def _extent(power: np.ndarray) -> int:
+    """Return the number of components to show so that none of those left out reaches 5 % of the largest."""
+    present = np.flatnonzero(np.maximum(power.max(0), power.max(1)) >= max(0.05 * power.max(), 1e-30))
+    # A margin, so that the last one does not stand at the edge; and a whole number of frequencies.
+    return min(len(power), 2 * (int(present.max(initial=8)) // 2 + 3) + 1)
+
+
+def _wave_names(p: int) -> list[str]:
+    return ["constant", *(f"{wave} {k}" for k in range(1, p // 2 + 1) for wave in ("cos", "sin"))][:p]
+
+
+def _marks(frequencies: Sequence[int]) -> list[Level]:
+    """Return where frequencies stand among the components, between cosine and sine."""
+    return [Level(0, "const."), *(Level(2 * k - 0.5, str(k)) for k in frequencies)]
+
+
+def _clusters(state: _State, subject: str, threshold: float = 0.85) -> FigureOf:
+    """Describe how many neurons are explained how well by one frequency, by that frequency."""
+    frequency, explained = map(np.asarray, fourier.clusters(fourier.neuron_fractions(state.activations), threshold))
+    found, counts = np.unique(frequency[frequency > 0], return_counts=True)
+    largest_first = found[np.argsort(-counts, kind="stable")]
+    named = largest_first if len(found) <= _NAMED_CLUSTERS else largest_first[: _NAMED_CLUSTERS - 1]
+    parts = {f"none: {np.sum(frequency == 0):,}": frequency == 0}
+    parts |= {f"k = {k}: {np.sum(frequency == k):,}": frequency == k for k in sorted(named)}
+    if len(named) < len(found):
+        rest = (frequency > 0) & ~np.isin(frequency, named)
+        parts[f"{len(found) - len(named)} others: {np.sum(rest):,}"] = rest
+    edges = np.linspace(0, 1, 41)
+    picture = Histogram(
+        "Neurons by frequency",
+        edges,
+        {name: np.histogram(explained[part & np.isfinite(explained)], edges)[0] for name, part in parts.items()},
+        xlabel="fraction of variance explained by the neuron's best frequency",
+        ylabel="neurons",
+        threshold=threshold,
+    )
+    return FigureOf("clusters", "Neurons by their best frequency", [picture], subject)
+
+
+def _embedding(state: _State, steps: np.ndarray, norms: np.ndarray | None, subject: str) -> FigureOf:
+    norms = np.asarray(state.values["embedding_norm_k"])[None] if norms is None else norms
+    picture = Bars(
+        "Fourier norms of W_E",
+        steps,
+        {"norm": norms},
+        [str(k) for k in range(norms.shape[1])],
+        xlabel="frequency k",
+        ylabel="norm",
+        highlight=[str(k) for k in fourier.frequencies(state.keys)],
+        note=f"Key frequencies {state.chosen if state.chosen == 'as given' else f'by {state.chosen}'}: "
+        f"{_listed(state.keys)}.",
+    )
+    return FigureOf("embedding", "Fourier norms of the numbers' embeddings", [picture], subject)
+
+
+# --- over training ----------------------------------------------------------------------------------------
+
+_OVER_TRAINING: tuple[Measure, ...] = tuple(
+    measure for measure in progress.MEASURES if measure.panel or measure.name in (*_PHASE_SERIES, "embedding_norm_k")
+)
+
+
+def _over_training(trained: Trained, lane: int, state: _State) -> dict[str, np.ndarray]:
+    """Return a lane's measures at all known states, with its final key frequencies."""
+    model = trained.networks[lane].model
+    return jax.device_get(
+        progress.over_states(trained.histories[lane], model, state.table, state.keys, declarations=_OVER_TRAINING)
+    )
+
+
+def _progress(
+    trained: Trained, lane: int, over: Sequence[Mapping[str, np.ndarray]], ends: Phases, frequencies: Sequence[int]
+) -> FigureOf:
+    """Describe the measures over training, one picture for a panel, with the lane's phases."""
+    spans, start = [], 0
+    for i, (name, words) in enumerate(PHASES.items()):
+        end = getattr(ends, name)
+        if end is None and any(later is not None for later in ends[i + 1 :]):
+            continue  # There was none: a network may generalise from the start.
+        until = int(trained.steps[-1]) if end is None else end
+        spans.append(Span(start, until, f"{words}, {'not ended' if end is None else f'to step {end:,}'}"))
+        if end is None:
+            break
+        start = end
+    pictures = measures.curves(_OVER_TRAINING, trained.steps, over, spans)
+    if frequencies:
+        single = {f"k = {k}": over[lane]["excluded_loss_k"][:, k - 1] for k in frequencies}
+        one = Lines(progress.ONE_FREQUENCY, trained.steps, single, "nats", log_x=True, log_y=True, spans=spans)
+        pictures.insert(1, one)
+    return FigureOf("measures", "Progress measures", pictures, trained.title)
+
+
+def _listed_entries(state: _State, frequencies: Sequence[int]) -> list[str]:
+    """Return the entries that a table lists: vectors over frequencies at key frequencies, or not at all."""
 
     def listed(name: str) -> bool:
-        if isinstance(states[lane].numbers[name], list):
-            return False
         if name.startswith(("logit_cosine_", "embedding_norm_", "sum_of_squares.")):
             return False
         k = name.removeprefix("excluded_loss_")
-        return not k.isdecimal() or int(k) in found
+        return not k.isdecimal() or int(k) in frequencies
 
-    names = [name for name in states[lane].numbers if listed(name)]
-    rows = [("measure", f"seed {subject.seeds[lane]}")]
-    rows += [(name, f"{states[lane].numbers[name]:.7g}") for name in names]
-    if len(states) == 1:
-        return rows
-    # What belongs to single frequencies differs from lane to lane.
-    shared = [name for name in names if all(name in state.numbers for state in states)]
-    spreads = {name: terminal.spread([state.numbers[name] for state in states], "{:.4g}") for name in shared}
-    heading = f"all {len(states)} seeds, median (range)"
-    return [(*rows[0], heading), *((*row, spreads.get(row[0], "")) for row in rows[1:])]
+    return [name for name in state.numbers if listed(name)]

@@ -84,7 +84,7 @@ def main(options: Analyse) -> int:
 
 def _subject(options: Analyse) -> Subject:
     if not options.source.is_file():
-        note = lambda text: print(f"note: {text}", file=sys.stderr)  # noqa: E731
+        note = lambda text: print(f"note: {text}", file=sys.stderr)
         return subjects.from_run(options.source, options.step, history=True, note=note)
     if options.task == "addition":
         task = Addition(

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from jaxadd.sweeps.outcomes import OUTCOMES, Survival, quantiles
+from jaxadd.sweeps.outcomes import OUTCOMES, Survival
+from jaxadd.tables import quantiles
 from jaxadd.views.figures.style import (
     ABSENT,
     PALETTE,

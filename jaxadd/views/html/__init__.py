@@ -1,6 +1,7 @@
 """A self-contained HTML page: curves, heat maps that evolve under a slider, tables. One file, no network.
 
-Plain data in, a string or a file out. What the page draws is in `page.js`, how it looks in `page.css`.
+Described pictures (`jaxadd.pictures`) in, a string or a file out. What the page draws is in `page.js`, how it looks in
+`page.css`.
 """
 
 import base64
@@ -10,111 +11,31 @@ import os
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import chex
 import numpy as np
 
 from jaxadd.errors import UserError
 from jaxadd.files import write_text
+from jaxadd.pictures import (
+    Bars,
+    Block,
+    FigureOf,
+    HeatMaps,
+    Histogram,
+    Lines,
+    Picture,
+    Table,
+    Text,
+    band,
+    colour_numbers,
+    thin,
+)
 
 MAX_BYTES = 64 * 2**20  # of a page; a browser opens this in a few seconds
 _QUANTISED = 2**16  # From so many numbers on, an array takes two bytes each.
-
-
-class Lines(NamedTuple):
-    """Curves over steps: the median over lanes with a band of all of them.
-
-    Attributes:
-      title: of the block.
-      x: `[T]`, ascending, steps.
-      series: by name, `[T]` or `[S, T]`; NaN where nothing was measured.
-      ylabel: with the unit.
-      log_x: logarithmic x axis, of step + 1.
-      log_y: logarithmic y axis.
-      shades: stretches of x with a name.
-      note: a sentence below the title.
-    """
-
-    title: str
-    x: np.ndarray
-    series: Mapping[str, np.ndarray]
-    ylabel: str = ""
-    log_x: bool = False
-    log_y: bool = False
-    shades: Sequence[tuple[float, float, str]] = ()
-    note: str = ""
-
-
-class HeatMaps(NamedTuple):
-    """Matrices side by side on one scale of colours; with several frames they follow the slider.
-
-    Attributes:
-      title: of the block.
-      steps: `[E]`, ascending, of the frames; a single frame stands still.
-      frames: by name of the panel, `[E, rows, columns]`; NaN is left grey.
-      row_labels: `[rows]`.
-      column_labels: `[columns]`.
-      xlabel: what the columns are.
-      ylabel: what the rows are.
-      limits: of the colours; by default the least and largest value, around 0 where diverging.
-      diverging: colours to both sides of 0.
-      power: colours follow this power of the values, 0.5 to show small ones beside large ones.
-      note: a sentence below the title.
-    """
-
-    title: str
-    steps: np.ndarray
-    frames: Mapping[str, np.ndarray]
-    row_labels: Sequence[str]
-    column_labels: Sequence[str]
-    xlabel: str = ""
-    ylabel: str = ""
-    limits: tuple[float, float] | None = None
-    diverging: bool = False
-    power: float = 1.0
-    note: str = ""
-
-
-class Spectra(NamedTuple):
-    """Bars side by side on one scale; with several frames they follow the slider.
-
-    Attributes:
-      title: of the block.
-      steps: `[E]`, ascending, of the frames.
-      frames: by name of the panel, `[E, n]`.
-      labels: of the bars, `[n]`.
-      xlabel: what the bars are.
-      highlight: labels of bars in another colour.
-      note: a sentence below the title.
-    """
-
-    title: str
-    steps: np.ndarray
-    frames: Mapping[str, np.ndarray]
-    labels: Sequence[str]
-    xlabel: str = ""
-    highlight: Sequence[str] = ()
-    note: str = ""
-
-
-class Table(NamedTuple):
-    """Cells of text under headings; those that are numbers are aligned on the right."""
-
-    title: str
-    columns: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    note: str = ""
-
-
-class Text(NamedTuple):
-    """Paragraphs."""
-
-    title: str
-    paragraphs: Sequence[str]
-
-
-Block = Lines | HeatMaps | Spectra | Table | Text
+_POINTS = 4_000  # of a curve; of more, the extremes in as many parts are kept
 
 
 def write(path: str | os.PathLike, title: str, subtitle: str, blocks: Sequence[Block]) -> None:
@@ -123,37 +44,39 @@ def write(path: str | os.PathLike, title: str, subtitle: str, blocks: Sequence[B
 
 
 def render(title: str, subtitle: str, blocks: Sequence[Block]) -> str:
-    """Give a page as a string.
+    """Return a page as a string.
 
     Args:
       title: of the page.
       subtitle: a line below it.
-      blocks: in the order in which they are shown.
+      blocks: in the order in which they are shown; the pictures of a figure are one section.
 
     Raises:
-      ValueError: the page would be larger than MAX_BYTES.
+      UserError: the page would be larger than MAX_BYTES.
     """
-    drawn = [_packed(block) if isinstance(block, Lines | HeatMaps | Spectra) else None for block in blocks]
-    steps = sorted({step for block in drawn if block for step in _evolving(block)})
-    data = json.dumps({"steps": steps, "blocks": drawn}, allow_nan=False, separators=(",", ":"))
+    pictures = [picture for block in blocks for picture in _pictures(block)]
+    drawn = [_packed(picture) for picture in pictures]
+    steps = sorted({step for block in drawn for step in _evolving(block)})
+    data = json.dumps({"steps": steps, "pictures": drawn}, allow_nan=False, separators=(",", ":"))
     # Nothing in it can end the element that holds it.
     data = data.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
-    own = files(__package__)
+    package = files(__package__)
+    first = np.cumsum([0, *(len(_pictures(block)) for block in blocks)])
     parts = {
         "TITLE": html.escape(title),
         "SUBTITLE": html.escape(subtitle),
         "CONTENTS": "".join(
             f'<li><a href="#block-{i}">{html.escape(block.title)}</a></li>' for i, block in enumerate(blocks)
         ),
-        "SLIDER": (own / "slider.html").read_text(encoding="utf-8").replace("LAST", str(len(steps) - 1))
+        "SLIDER": (package / "slider.html").read_text(encoding="utf-8").replace("LAST", str(len(steps) - 1))
         if steps
         else "",
-        "BLOCKS": "".join(_section(i, block) for i, block in enumerate(blocks)),
-        "STYLE": (own / "page.css").read_text(encoding="utf-8"),
-        "SCRIPT": (own / "page.js").read_text(encoding="utf-8"),
+        "BLOCKS": "".join(_section(i, block, int(first[i])) for i, block in enumerate(blocks)),
+        "STYLE": (package / "page.css").read_text(encoding="utf-8"),
+        "SCRIPT": (package / "page.js").read_text(encoding="utf-8"),
         "DATA": data,
     }
-    pieces = (own / "page.html").read_text(encoding="utf-8").split("%%")  # Names stand at the odd places.
+    pieces = (package / "page.html").read_text(encoding="utf-8").split("%%")  # Names stand at the odd places.
     text = "".join(parts[piece] if i % 2 else piece for i, piece in enumerate(pieces))
     if len(text) > MAX_BYTES:
         raise UserError(
@@ -163,45 +86,122 @@ def render(title: str, subtitle: str, blocks: Sequence[Block]) -> str:
     return text
 
 
+def _pictures(block: Block) -> Sequence[Picture]:
+    if isinstance(block, FigureOf):
+        return block.pictures
+    return [block] if isinstance(block, Picture) else []
+
+
 def _evolving(block: dict[str, Any]) -> Sequence[float]:
     steps = block.get("steps", [])
     return steps if len(steps) > 1 else []
 
 
-def _packed(block: Lines | HeatMaps | Spectra) -> dict[str, Any]:
-    """Give a block as plain data for the script, its arrays in base64."""
-    plain = {name: value for name, value in block._asdict().items() if name not in ("title", "note")}
-    plain["kind"] = type(block).__name__
-    if isinstance(block, Lines):
-        x = np.asarray(block.x)
-        series = {name: np.atleast_2d(np.asarray(values, np.float32)) for name, values in block.series.items()}
-        for values in series.values():
-            chex.assert_shape(values, (None, len(x)))
-        shades = [[float(start), float(end), str(name)] for start, end, name in block.shades]
-        return plain | {"x": _array(x), "series": _named(series), "shades": shades}
-    steps = [float(step) for step in block.steps]
-    if isinstance(block, HeatMaps):
-        labels = {name: [str(x) for x in plain[name]] for name in ("row_labels", "column_labels")}
-        shape = (len(steps), len(labels["row_labels"]), len(labels["column_labels"]))
-        labels["limits"] = None if block.limits is None else [float(x) for x in block.limits]
-    else:
-        labels = {"labels": list(map(str, block.labels)), "highlight": list(map(str, block.highlight))}
-        shape = (len(steps), len(labels["labels"]))
-    for values in block.frames.values():
+# --- pictures as plain data -------------------------------------------------------------------------------
+
+
+def _packed(picture: Picture) -> dict[str, Any]:
+    """Return a picture as plain data for the script, its arrays in base64."""
+    plain = {name: value for name, value in picture._asdict().items() if name not in ("title", "note", "snapshots")}
+    pack = {"Lines": _lines, "HeatMaps": _heat_maps, "Bars": _bars, "Histogram": _histogram}
+    kind = type(picture).__name__
+    return plain | pack[kind](picture) | {"kind": kind}
+
+
+def _lines(picture: Lines) -> dict[str, Any]:
+    x = np.asarray(picture.x)
+    for values in (*picture.series.values(), *picture.behind.values()):
+        chex.assert_shape(np.atleast_2d(values), (None, len(x)))
+    bands = {name: np.stack(band(values)) for name, values in picture.series.items()}
+    behind = {name: np.asarray(values, np.float64) for name, values in picture.behind.items()}
+    at = _shown_points(x, [*(b[1] for b in bands.values()), *behind.values()])
+    numbers = colour_numbers(picture.series)
+    series = [
+        {
+            "name": str(name),
+            "colour": number,
+            "lanes": len(np.atleast_2d(picture.series[name])),
+            **_array(b[:, at], exact=True),
+        }
+        for (name, b), number in zip(bands.items(), numbers, strict=True)
+    ]
+    spans = [
+        [float(s.start), float(s.end), s.name, None if s.level is None else float(s.level)] for s in picture.spans
+    ]
+    return {
+        "x": _array(x[at], exact=True),
+        "series": series,
+        "behind": _named({name: values[at] for name, values in behind.items()}, exact=True),
+        "levels": _levels(picture.levels),
+        "spans": spans,
+        "ylim": None if picture.ylim is None else [float(y) for y in picture.ylim],
+    }
+
+
+def _shown_points(x: np.ndarray, curves: Sequence[np.ndarray]) -> np.ndarray:
+    """Return the indices of the points that are drawn: all, or of a long curve the extremes of every short part."""
+    if len(x) <= _POINTS:
+        return np.arange(len(x))
+    # Parts are short where a logarithmic axis is wide.
+    starts = np.union1d(thin(len(x), _POINTS // 4), np.geomspace(1, len(x) - 1, _POINTS // 4).astype(int))
+    kept = [starts]
+    for curve in curves:
+        known = np.flatnonzero(np.isfinite(curve))
+        parts = np.split(known, np.searchsorted(known, starts[1:]))
+        for part in parts:
+            if part.size:
+                kept.append(part[[0, np.argmin(curve[part]), np.argmax(curve[part])]])
+    return np.unique(np.concatenate(kept))
+
+
+def _heat_maps(picture: HeatMaps) -> dict[str, Any]:
+    steps = [float(step) for step in picture.steps]
+    labels = {name: [str(x) for x in getattr(picture, name)] for name in ("row_labels", "column_labels")}
+    _, rows, columns = np.shape(next(iter(picture.frames.values())))
+    shape = (len(steps), len(labels["row_labels"]) or rows, len(labels["column_labels"]) or columns)
+    for values in picture.frames.values():
         chex.assert_shape(values, shape)
-    return plain | labels | {"steps": steps, "frames": _named(block.frames)}
+    return labels | {
+        "steps": steps,
+        "frames": _named(picture.frames, exact=picture.log),
+        "limits": None if picture.limits is None else [float(x) for x in picture.limits],
+        "marks": _levels(picture.marks),
+        "levels": _levels(picture.levels),
+        "categories": [str(name) for name in picture.categories],
+    }
 
 
-def _named(arrays: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
-    return [{"name": str(name), **_array(values)} for name, values in arrays.items()]
+def _bars(picture: Bars) -> dict[str, Any]:
+    steps, labels = [float(step) for step in picture.steps], [str(label) for label in picture.labels]
+    for values in picture.frames.values():
+        chex.assert_shape(values, (len(steps), len(labels)))
+    highlight = [str(label) for label in picture.highlight]
+    return {"steps": steps, "labels": labels, "highlight": highlight, "frames": _named(picture.frames)}
 
 
-def _array(values: np.ndarray) -> dict[str, Any]:
-    """Pack an array: float32, or large ones as 65,535 steps from the least to the largest number, NaN last."""
+def _histogram(picture: Histogram) -> dict[str, Any]:
+    for values in picture.counts.values():
+        chex.assert_shape(values, (len(picture.edges) - 1,))
+    return {"edges": [float(edge) for edge in picture.edges], "counts": _named(picture.counts)}
+
+
+def _levels(levels: Sequence) -> list[list]:
+    return [[float(level.value), str(level.name)] for level in levels]
+
+
+def _named(arrays: Mapping[str, np.ndarray], *, exact: bool = False) -> list[dict[str, Any]]:
+    return [{"name": str(name), **_array(values, exact=exact)} for name, values in arrays.items()]
+
+
+def _array(values: np.ndarray, *, exact: bool = False) -> dict[str, Any]:
+    """Pack an array: float32, or large ones as 65,535 steps from the least to the largest number, NaN last.
+
+    What may be drawn on a logarithmic axis is packed `exact`.
+    """
     values = np.asarray(values, np.float32)
     shape = list(values.shape)
     known = np.isfinite(values)
-    if values.size < _QUANTISED or not (known | np.isnan(values)).all() or not known.any():
+    if exact or values.size < _QUANTISED or not (known | np.isnan(values)).all() or not known.any():
         return {"shape": shape, "float32": base64.b64encode(values.astype("<f4").tobytes()).decode()}
     low, high = float(values[known].min()), float(values[known].max())
     scale = (high - low) / 65_534 or 1.0
@@ -210,16 +210,35 @@ def _array(values: np.ndarray) -> dict[str, Any]:
     return {"shape": shape, "uint16": packed, "low": low, "scale": scale}
 
 
-def _section(number: int, block: Block) -> str:
-    note = f'<p class="note">{html.escape(block.note)}</p>' if getattr(block, "note", "") else ""
-    return (
-        f'<section id="block-{number}"><h2>{html.escape(block.title)}</h2>{note}'
-        f'<div class="body" data-block="{number}">{_static(block)}</div></section>\n'
-    )
+# --- sections ---------------------------------------------------------------------------------------------
+
+
+def _section(number: int, block: Block, first: int) -> str:
+    """Return a section; its pictures are numbered from `first` on."""
+    pictures = _pictures(block)
+    bodies = [
+        (_heading("h3", picture.title) if picture.title != block.title else "")
+        + (_note(picture) if picture is not block else "")
+        + f'<div class="body" data-picture="{first + i}" data-title="{html.escape(picture.title)}"></div>'
+        for i, picture in enumerate(pictures)
+    ]
+    if not pictures:
+        bodies = [f'<div class="body">{_static(block)}</div>']
+    heading = _heading("h2", block.title)
+    return f'<section id="block-{number}">{heading}{_note(block)}{"".join(bodies)}</section>\n'
+
+
+def _heading(level: str, text: str) -> str:
+    return f"<{level}>{html.escape(text)}</{level}>"
+
+
+def _note(block: Block) -> str:
+    note = getattr(block, "note", "")
+    return f'<p class="note">{html.escape(note)}</p>' if note else ""
 
 
 def _static(block: Block) -> str:
-    """Write what needs no script."""
+    """Return what needs no script."""
     if isinstance(block, Text):
         return "".join(f"<p>{html.escape(paragraph)}</p>" for paragraph in block.paragraphs)
     if not isinstance(block, Table):

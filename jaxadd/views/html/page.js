@@ -1,6 +1,11 @@
 "use strict";
 (() => {
-  const LINES = ["#3b6fb6", "#d1495b", "#d99a2b", "#4f9a72", "#8d6a9f", "#5c7793", "#7aa9d8", "#b5835a"];
+  // Train and test, then the others; more than these repeat.
+  const LINES = ["#3b6fb6", "#d1495b", "#6b6b6b", "#d99a2b", "#4f9a72", "#8d6a9f", "#5c7793", "#7aa9d8", "#b5835a"];
+  const STACKED = ["#3b6fb6", "#d1495b", "#b9b9b9", "#d99a2b", "#4f9a72", "#8d6a9f"];
+  const KINDS = ["#f3f0ea", "#c9d7ea", "#d1495b", "#16324f", "#d99a2b", "#4f9a72", "#8d6a9f", "#b5835a"];
+  const KINDS_DARK = ["#23272d", "#34507a", "#ef7b8b", "#dfe3e8", "#d99a2b", "#4f9a72", "#8d6a9f", "#b5835a"];
+  const VIRIDIS = ["#b5de2b", "#6ece58", "#35b779", "#1f9e89", "#26828e", "#31688e", "#3e4989", "#482878", "#440154"];
   const MAGMA = ["#fcfdbf", "#feca8d", "#fd9668", "#f1605d", "#cd4071", "#9e2f7f", "#721f81", "#440f76", "#180f3d", "#000004"];
   const TWO_SIDED = ["#16324f", "#3b6fb6", "#9dbce0", "#f7f7f7", "#eba9b1", "#d1495b", "#7a1f2b"];
   const TWO_SIDED_DARK = ["#9dbce0", "#6f9fe0", "#34507a", "#22272e", "#803543", "#ef7b8b", "#f6bcc4"];
@@ -35,6 +40,13 @@
     return Number(value.toPrecision(4)).toLocaleString("en", { maximumFractionDigits: 6 }).replace("-", "−");
   }
 
+  // In a few characters, to one significant digit at least: 1234, 56.7, 0.89, 0.012, 3e−5.
+  function short(value) {
+    const size = Math.abs(value);
+    if (size !== 0 && (size < 9.5e-4 || size >= 1e5)) return value.toExponential(0).replace("e+", "e").replaceAll("-", "−");
+    return value.toFixed(size === 0 || size >= 100 ? 0 : size >= 10 ? 1 : size >= 0.0995 ? 2 : 3).replace("-", "−");
+  }
+
   function range(arrays) {
     let low = Infinity, high = -Infinity;
     for (const array of arrays) {
@@ -45,11 +57,6 @@
       }
     }
     return low <= high ? [low, high] : [0, 1];
-  }
-
-  function median(sorted) {
-    const half = sorted.length >> 1;
-    return sorted.length % 2 ? sorted[half] : (sorted[half - 1] + sorted[half]) / 2;
   }
 
   function ticks(low, high, most) {
@@ -109,8 +116,11 @@
     context.fillText(text, x, y);
   }
 
+  const parse = (colour) => [1, 3, 5].map((i) => parseInt(colour.slice(i, i + 2), 16));
+  const rgb = (table, place) => `rgb(${table.subarray(3 * Math.round(place), 3 * Math.round(place) + 3).join(" ")})`;
+
   function colours(anchors) {
-    const parsed = anchors.map((c) => [1, 3, 5].map((i) => parseInt(c.slice(i, i + 2), 16)));
+    const parsed = anchors.map(parse);
     const table = new Uint8ClampedArray(256 * 3);
     for (let i = 0; i < 256; i++) {
       const place = (i / 255) * (parsed.length - 1);
@@ -170,32 +180,42 @@
   // --- blocks ----------------------------------------------------------------------------------------
 
   function lines(body, block, title) {
-    const x = unpack(block.x), count = x.length;
+    const x = unpack(block.x), count = x.length, { levels } = block;
+    const shades = block.spans.filter((span) => span[3] === null), plateaus = block.spans.filter((span) => span[3] !== null);
+    const ordered = colours(VIRIDIS), last = Math.max(1, block.series.length - 1);
+    const colourOf = (number, i) => {
+      if (block.stacked) return STACKED[i % STACKED.length];
+      if (block.ordered) return rgb(ordered, 20 + (235 * i) / last);
+      return LINES[number < LINES.length ? number : 2 + ((number - 2) % (LINES.length - 2))];
+    };
     const series = block.series.map((packed, i) => {
-      const values = unpack(packed), lanes = packed.shape[0];
-      const middle = new Float32Array(count), low = new Float32Array(count), high = new Float32Array(count);
-      for (let t = 0; t < count; t++) {
-        const known = [];
-        for (let s = 0; s < lanes; s++) if (Number.isFinite(values[s * count + t])) known.push(values[s * count + t]);
-        known.sort((a, b) => a - b);
-        middle[t] = known.length ? median(known) : NaN;
-        low[t] = known.length ? known[0] : NaN;
-        high[t] = known.length ? known[known.length - 1] : NaN;
-      }
-      return { name: packed.name, middle, low, high, lanes, colour: LINES[i % LINES.length], shown: true };
+      const values = unpack(packed);
+      const [low, middle, high] = [0, 1, 2].map((part) => values.subarray(part * count, (part + 1) * count));
+      return { name: packed.name, low, middle, high, lanes: packed.lanes, colour: colourOf(packed.colour, i), shown: true };
     });
-    const legend = element("div", body, { class: "legend" });
-    for (const one of series) {
-      const button = element("button", legend, { type: "button", "aria-pressed": "true" });
-      element("i", button).style.background = one.colour;
-      button.append(one.name);
-      button.addEventListener("click", () => {
-        one.shown = !one.shown;
-        button.setAttribute("aria-pressed", one.shown);
-        draw();
-      });
+    const behind = block.behind.map(unpack);
+    if (series.length > 1) {
+      const legend = element("div", body, { class: "legend" });
+      for (const one of series) {
+        const button = element("button", legend, { type: "button", "aria-pressed": "true" });
+        element("i", button).style.background = one.colour;
+        button.append(one.name);
+        button.addEventListener("click", () => {
+          one.shown = !one.shown;
+          button.setAttribute("aria-pressed", one.shown);
+          draw();
+        });
+      }
     }
     const canvas = element("canvas", body, { role: "img", "aria-label": `${title}: ${series.map((s) => s.name).join(", ")}` });
+    if (shades.length) {
+      const names = element("div", body, { class: "kinds" });
+      shades.forEach(([, , name], i) => {
+        const one = element("span", names);
+        element("i", one, { class: "shade" }).style.opacity = i % 2 ? 0.55 : 1;
+        one.append(name);
+      });
+    }
     const shift = block.log_x ? 1 : 0;
     let place = null;
 
@@ -204,24 +224,29 @@
       const context = prepare(canvas, width, height);
       const left = 58, right = width - 26, top = 14, bottom = height - 38;
       const shown = series.filter((s) => s.shown);
-      const clean = (a) => (block.log_y ? a.filter((v) => v > 0) : a);
-      let [low, high] = range(shown.flatMap((s) => [clean(s.low), clean(s.high)]));
-      if (low === high) [low, high] = block.log_y ? [low / 2, high * 2] : [low - 0.5, high + 0.5];
-      const pad = block.log_y ? Math.pow(high / low, 0.04) : 0.04 * (high - low);
-      [low, high] = block.log_y ? [low / pad, high * pad] : [low - pad, high + pad];
-      const f = block.log_y ? Math.log : (v) => v, g = block.log_x ? Math.log : (v) => v;
       // On a logarithmic axis the start would take most of the room.
-      const begin = x[block.log_x && count > 2 ? 1 : 0] + shift, end = x[count - 1] + shift;
+      const from = block.log_x && count > 2 ? 1 : 0;
+      const drawn = (v) => Number.isFinite(v) && !(block.log_y && v <= 0);
+      const tops = block.stacked ? stack(shown) : shown.map((s) => s.middle);
+      let [low, high] = block.ylim ?? range([...shown.flatMap((s) => [s.low, s.high]), ...behind].map((a) => a.subarray(from).filter(drawn)));
+      if (low === high) [low, high] = block.log_y ? [low / 2, high * 2] : [low - 0.5, high + 0.5];
+      if (!block.ylim) {
+        const pad = block.log_y ? Math.pow(high / low, 0.04) : 0.04 * (high - low);
+        [low, high] = block.log_y ? [low / pad, high * pad] : [low - pad, high + pad];
+      }
+      const f = block.log_y ? Math.log : (v) => v, g = block.log_x ? Math.log : (v) => v;
+      const begin = x[from] + shift, end = x[count - 1] + shift;
       const px = (v) => left + ((g(v + shift) - g(begin)) / (g(end) - g(begin) || 1)) * (right - left);
       const py = (v) => bottom - ((f(v) - f(low)) / (f(high) - f(low))) * (bottom - top);
 
-      block.shades.forEach(([from, to, name], i) => {
-        context.fillStyle = ink("raised");
+      shades.forEach(([start, stop, name], i) => {
+        context.fillStyle = ink("shade");
         context.globalAlpha = i % 2 ? 0.55 : 1;
-        const a = Math.max(left, px(from)), b = Math.min(right, px(to));
+        const a = Math.max(left, px(start)), b = Math.min(right, px(stop));
         context.fillRect(a, top, b - a, bottom - top);
         context.globalAlpha = 1;
-        if (b - a > context.measureText(name).width + 6) write(context, name, (a + b) / 2, top + 9);
+        const brief = name.split(",")[0];
+        if (b - a > context.measureText(brief).width + 6) write(context, brief, (a + b) / 2, top + 9);
       });
       context.strokeStyle = ink("rule");
       context.lineWidth = 1;
@@ -232,7 +257,7 @@
       for (const t of block.log_x ? decades(begin, end, width / 90) : ticks(begin, end, width / 110)) {
         write(context, sayTick(t), px(t - shift), bottom + 12);
       }
-      write(context, block.log_x ? "step + 1" : "step", (left + right) / 2, height - 7);
+      write(context, block.log_x && block.xlabel === "step" ? "step + 1" : block.xlabel, (left + right) / 2, height - 7);
       context.save();
       context.translate(9, (top + bottom) / 2);
       context.rotate(-Math.PI / 2);
@@ -241,10 +266,29 @@
 
       context.save();
       context.beginPath(); context.rect(left, top - 2, right - left, bottom - top + 4); context.clip();
-      for (const one of shown) {
+      const path = (values) => {
+        context.beginPath();
+        for (let t = 0; t < count; t++) if (drawn(values[t])) context.lineTo(px(x[t]), py(values[t]));
+        context.stroke();
+      };
+      context.lineWidth = 0.5;
+      context.globalAlpha = 0.45;
+      context.strokeStyle = LINES[0];
+      behind.forEach(path);
+      context.globalAlpha = 1;
+      context.lineJoin = "round";
+      shown.forEach((one, i) => {
         const known = [];
-        for (let t = 0; t < count; t++) if (Number.isFinite(one.middle[t]) && !(block.log_y && one.middle[t] <= 0)) known.push(t);
+        for (let t = 0; t < count; t++) if (drawn(tops[i][t])) known.push(t);
         context.fillStyle = context.strokeStyle = one.colour;
+        if (block.stacked) {
+          const under = i ? tops[i - 1] : null;
+          context.beginPath();
+          for (const t of known) context.lineTo(px(x[t]), py(tops[i][t]));
+          for (const t of [...known].reverse()) context.lineTo(px(x[t]), py(under ? under[t] : 0));
+          context.fill();
+          return;
+        }
         if (one.lanes > 1 && known.length) {
           context.globalAlpha = 0.18;
           context.beginPath();
@@ -254,25 +298,50 @@
           context.globalAlpha = 1;
         }
         context.lineWidth = 1.6;
-        context.lineJoin = "round";
-        context.beginPath();
-        for (const t of known) context.lineTo(px(x[t]), py(one.middle[t]));
-        context.stroke();
+        path(one.middle);
         if (known.length === 1) {
           context.beginPath(); context.arc(px(x[known[0]]), py(one.middle[known[0]]), 3, 0, 7); context.fill();
         }
+      });
+      let above = -Infinity;
+      for (const [value, name] of [...levels].sort((a, b) => b[0] - a[0])) {
+        if (!(value > low && value < high)) continue;
+        const y = py(value), close = y - above < 12;
+        context.strokeStyle = ink("faint");
+        context.lineWidth = 0.8;
+        context.setLineDash([4, 3]);
+        context.beginPath(); context.moveTo(left, y); context.lineTo(right, y); context.stroke();
+        context.setLineDash([]);
+        write(context, `${name} ${say(Number(value.toPrecision(3)))}`, left + 4, y + (close ? 7 : -6), "left");
+        above = close ? -Infinity : y;
+      }
+      for (const [start, stop, name, level] of plateaus) {
+        const [a, b] = [px(Math.max(start, x[from])), px(stop)];
+        context.strokeStyle = ink("test");
+        context.globalAlpha = 0.6;
+        context.lineWidth = 5;
+        context.beginPath(); context.moveTo(a, py(level)); context.lineTo(b, py(level)); context.stroke();
+        context.globalAlpha = 1;
+        const half = context.measureText(name).width / 2;
+        write(context, name, Math.min(Math.max((a + b) / 2, left + half), right - half), py(level) + 11, "center", "middle", ink("test"));
       }
       context.restore();
       if (slider) {
         const at = px(data.steps[slider.value]);
         if (at >= left && at <= right) {
           context.strokeStyle = ink("faint");
+          context.lineWidth = 1;
           context.setLineDash([3, 3]);
           context.beginPath(); context.moveTo(at, top); context.lineTo(at, bottom); context.stroke();
           context.setLineDash([]);
         }
       }
       place = { left, right, top, bottom, px };
+    }
+
+    function stack(shown) {
+      let under = new Float32Array(count);
+      return shown.map((one) => (under = one.middle.map((value, t) => value + under[t])));
     }
 
     hover(canvas, (mouseX, mouseY) => {
@@ -289,30 +358,50 @@
         const spread = s.lanes > 1 ? `  (${say(s.low[t])} to ${say(s.high[t])})` : "";
         return `${s.name}  ${say(s.middle[t])}${spread}`;
       });
-      return [`step ${x[near].toLocaleString("en")}`, ...rows].join("\n");
+      const inside = shades.filter(([start, stop]) => start <= x[near] && x[near] <= stop).map(([, , name]) => name).slice(-1);
+      return [`${block.xlabel} ${x[near].toLocaleString("en")}`, ...rows, ...inside].join("\n");
     });
     redraws.push(draw);
   }
 
   function heatMaps(body, block, title) {
-    const { steps, row_labels: rows, column_labels: columns } = block;
-    const panels = block.frames.map((packed) => ({ name: packed.name, values: unpack(packed) }));
-    const R = rows.length, C = columns.length;
-    let [low, high] = block.limits ?? range(panels.map((p) => p.values));
-    if (block.diverging && !block.limits) [low, high] = [-1, 1].map((s) => s * (Math.max(Math.abs(low), Math.abs(high)) || 1));
-    if (low === high) high = low + 1;
-    // Where on the scale of colours a value is, 0 to 1.
-    const shade = (value) => {
-      const within = Math.max(low, Math.min(high, value));
-      if (block.diverging) return (1 + Math.sign(within) * Math.pow(Math.abs(within) / high, block.power)) / 2;
-      return Math.pow((within - low) / (high - low), block.power);
+    const { steps, row_labels: rows, column_labels: columns, marks, levels, categories } = block;
+    const panels = block.frames.map((packed) => ({ name: packed.name, values: unpack(packed), shape: packed.shape }));
+    const [, R, C] = panels[0].shape, plain = !rows.length && !columns.length;
+    const scaleOf = (arrays) => {
+      let [low, high] = range(arrays);
+      if (block.log) {
+        const positive = range(arrays.map((a) => a.filter((v) => v > 0)));
+        high = positive[1] > 0 ? positive[1] : 1;
+        low = Math.max(positive[0] > 0 ? positive[0] : high / 10, high * 1e-6);
+        if (low === high) low = high / 10;
+      } else if (block.limits) [low, high] = block.limits;
+      else if (block.diverging) [low, high] = [-1, 1].map((s) => s * (Math.max(Math.abs(low), Math.abs(high)) || 1));
+      else low = Math.min(0, low);
+      if (low === high) high = low + 1;
+      // Where on the scale of colours a value is, 0 to 1.
+      const shade = (value) => {
+        const within = Math.max(low, Math.min(high, value));
+        if (block.log) return Math.log(within / low) / Math.log(high / low);
+        if (block.diverging) return (1 + Math.sign(within) * Math.pow(Math.abs(within) / high, block.power)) / 2;
+        return Math.pow((within - low) / (high - low), block.power);
+      };
+      const valueAt = (place) => {
+        if (block.log) return low * Math.pow(high / low, place);
+        if (block.diverging) return Math.sign(place - 0.5) * high * Math.pow(Math.abs(2 * place - 1), 1 / block.power);
+        return low + (high - low) * Math.pow(place, 1 / block.power);
+      };
+      return { low, high, shade, valueAt };
     };
+    const shared = block.separate ? null : scaleOf(panels.map((p) => p.values));
     const state = stateLine(body, steps);
     const holder = element("div", body, { class: "panels" });
     for (const panel of panels) {
+      panel.scale = shared ?? scaleOf([panel.values]);
       const figure = element("figure", holder);
       panel.canvas = element("canvas", figure, { role: "img", "aria-label": `${title}, ${panel.name}: ${R} by ${C}` });
-      element("figcaption", figure, {}, panel.name);
+      panel.caption = element("figcaption", figure, {}, panels.length === 1 && !block.separate ? "" : panel.name);
+      if (block.separate) panel.caption.append(`, ${say(panel.scale.low)} to ${say(panel.scale.high)}`);
       panel.image = document.createElement("canvas");
       [panel.image.width, panel.image.height] = [C, R];
       hover(panel.canvas, (mouseX, mouseY) => {
@@ -322,51 +411,83 @@
         if (c < 0 || c >= C || r < 0 || r >= R) return "";
         const value = panel.values[(frameAt(steps) * R + r) * C + c];
         const named = (axis, label) => (axis ? `${axis} ${label}` : label);
-        return `${panel.name}\n${named(block.ylabel, rows[r])}\n${named(block.xlabel.split(";")[0], columns[c])}\n${say(value)}`;
+        const what = categories.length ? categories[value] ?? "none" : say(value);
+        const lines = plain ? [what] : [named(block.ylabel, rows[r]), named(block.xlabel.split(";")[0], columns[c]), what];
+        return [panel.name, ...lines].join("\n");
       });
     }
-    const scale = element("div", body, { class: "scale" });
-    element("span", scale, {}, say(low));
-    const bar = element("canvas", scale, { "aria-hidden": "true" });
-    element("span", scale, {}, say(high));
+    let bar = null;
+    if (categories.length) {
+      const legend = element("div", body, { class: "kinds" });
+      categories.forEach((name, i) => {
+        const one = element("span", legend);
+        element("i", one, { "data-kind": i });
+        const count = element("span", one);
+        one.append(` ${name}`);
+        count.className = "count";
+      });
+    } else if (shared && !plain) {
+      const scale = element("div", body, { class: "scale" });
+      bar = element("canvas", scale, { "aria-hidden": "true" });
+      const unit = block.unit + levels.map(([value, name]) => `; line: ${name}, ${say(value)}`).join("");
+      if (unit) element("span", scale, {}, unit);
+    }
 
     // Names every label, or every second, third … where there is no room.
     function label(context, labels, room, at) {
+      if (marks.length) {
+        for (const [place, name] of marks) at(name, place);
+        return;
+      }
       const every = Math.max(1, Math.ceil(labels.length / Math.max(1, Math.floor((labels.length * room.cell) / room.each))));
       for (let i = 0; i < labels.length; i += every) at(brief(labels[i]), i);
     }
 
+    function drawScale(table) {
+      const width = 240, context = prepare(bar, width, 30);
+      for (let i = 0; i < 200; i++) {
+        context.fillStyle = rgb(table, (i / 199) * 255);
+        context.fillRect(20 + i, 0, 1, 10);
+      }
+      const { low, high, shade, valueAt } = shared;
+      const middle = block.diverging ? 0 : valueAt(0.5);
+      for (const value of [low, Number(middle.toPrecision(2)), high]) write(context, say(value), 20 + 199 * shade(value), 20);
+      context.strokeStyle = ink("ink");
+      for (const [value] of levels) {
+        const at = 20 + 199 * shade(value);
+        context.beginPath(); context.moveTo(at, 0); context.lineTo(at, 12); context.stroke();
+      }
+    }
+
     function draw() {
       const frame = frameAt(steps), table = palette(block.diverging), width = body.clientWidth;
+      const kinds = dark.matches ? KINDS_DARK : KINDS;
       state(frame);
-      const context0 = prepare(bar, 160, 10);
-      for (let i = 0; i < 160; i++) {
-        const k = 3 * Math.round((i / 159) * 255);
-        context0.fillStyle = `rgb(${table[k]} ${table[k + 1]} ${table[k + 2]})`;
-        context0.fillRect(i, 0, 1, 10);
-      }
-      const widest = (labels) => Math.max(...labels.map((text) => context0.measureText(brief(text)).width));
-      context0.font = "11px system-ui, sans-serif";
-      const left = widest(rows) + 8 + (block.ylabel ? 15 : 0);
-      const columnWidth = widest(columns), least = left + (C > 24 ? 200 : Math.max(C * 12, 110));
-      const across = balanced(panels.length, width, least);
+      if (bar) drawScale(table);
+      const measure = prepare(document.createElement("canvas"), 1, 1);
+      const widest = (labels) => Math.max(0, ...labels.map((text) => measure.measureText(brief(text)).width));
+      const names = (labels) => (marks.length ? marks.map(([, name]) => name) : labels);
+      const left = plain ? 1 : widest(names(rows)) + 8 + (block.ylabel ? 15 : 0);
+      const columnWidth = widest(names(columns));
+      const wanted = block.numbers ? C * 38 : plain ? 72 : C > 24 ? 200 : Math.max(C * 12, 110);
+      const across = balanced(panels.length, width, left + wanted);
       const room = Math.min((width - 20 * (across - 1)) / across - 1, panels.length === 1 ? 600 : Infinity);
       const ratio = window.devicePixelRatio || 1;
-      let cellWidth = Math.min((room - left) / C, C > 40 ? 8 : 44);
+      let cellWidth = Math.min((room - left) / C, plain ? 72 / C : C > 40 ? 8 : 44);
       if (C <= 40) cellWidth = Math.max(1, Math.floor(cellWidth * ratio) / ratio);
-      const cellHeight = C > 40 || R === C ? cellWidth : Math.min(cellWidth, 20);
-      const turned = columnWidth + 4 > cellWidth && columnWidth > 14 && C <= 40;
-      const bottom = (turned ? columnWidth + 6 : 16) + (block.xlabel ? 15 : 0);
-      const absent = ink("absent").match(/\w\w/g).map((h) => parseInt(h, 16));
+      const cellHeight = plain || C > 40 || (R === C && !block.numbers) ? cellWidth : Math.min(cellWidth, 20);
+      const turned = !marks.length && columnWidth + 4 > cellWidth && columnWidth > 14 && C <= 40;
+      const bottom = plain ? 2 : (turned ? columnWidth + 6 : 16) + (block.xlabel ? 15 : 0);
+      const absent = parse(ink("absent"));
       for (const panel of panels) {
         const w = left + C * cellWidth, h = 4 + R * cellHeight + bottom;
-        const under = left + (C * cellWidth + context0.measureText(block.xlabel).width) / 2;
+        const under = left + (C * cellWidth + measure.measureText(block.xlabel).width) / 2;
         const context = prepare(panel.canvas, Math.ceil(Math.max(w, under)) + 1, Math.ceil(h));
         const pixels = new ImageData(C, R), offset = frame * R * C;
         for (let i = 0; i < R * C; i++) {
-          const value = panel.values[offset + i];
-          const k = 3 * Math.round(255 * shade(value));
-          pixels.data.set(Number.isNaN(value) ? absent : [table[k], table[k + 1], table[k + 2]], 4 * i);
+          const value = panel.values[offset + i], k = 3 * Math.round(255 * panel.scale.shade(value));
+          const colour = categories.length ? parse(kinds[value % kinds.length]) : [table[k], table[k + 1], table[k + 2]];
+          pixels.data.set(Number.isNaN(value) ? absent : colour, 4 * i);
           pixels.data[4 * i + 3] = 255;
         }
         panel.image.getContext("2d").putImageData(pixels, 0, 0);
@@ -374,6 +495,24 @@
         context.drawImage(panel.image, left, 4, C * cellWidth, R * cellHeight);
         context.strokeStyle = ink("rule");
         context.strokeRect(left - 0.5, 3.5, C * cellWidth + 1, R * cellHeight + 1);
+        panel.place = { left, top: 4, cellWidth, cellHeight };
+        panel.caption.style.paddingLeft = `${left}px`;
+        if (plain) {
+          panel.canvas.parentElement.style.width = "96px";
+          continue;
+        }
+        if (block.numbers && cellWidth >= 26) {
+          context.font = "10px system-ui, sans-serif";
+          for (let i = 0; i < R * C; i++) {
+            const value = panel.values[offset + i];
+            if (!Number.isFinite(value)) continue;
+            const [r, g, b] = pixels.data.subarray(4 * i, 4 * i + 3);
+            const colour = 0.3 * r + 0.59 * g + 0.11 * b < 128 ? "#ffffff" : "#222222";
+            const text = Math.abs(value) < block.least ? "0" : short(value);
+            write(context, text, left + ((i % C) + 0.5) * cellWidth, 4 + (Math.floor(i / C) + 0.5) * cellHeight, "center", "middle", colour);
+          }
+          context.font = "11px system-ui, sans-serif";
+        }
         label(context, rows, { cell: cellHeight, each: R > 40 ? 34 : 11 }, (text, r) => write(context, text, left - 5, 4 + (r + 0.5) * cellHeight, "right"));
         label(context, columns, { cell: cellWidth, each: C > 40 ? columnWidth + 30 : turned ? 11 : columnWidth + 3 }, (text, c) => {
           context.save();
@@ -390,14 +529,19 @@
           write(context, block.ylabel, 0, 0);
           context.restore();
         }
-        panel.canvas.nextElementSibling.style.paddingLeft = `${left}px`;
-        panel.place = { left, top: 4, cellWidth, cellHeight };
+      }
+      for (const swatch of body.querySelectorAll("[data-kind]")) {
+        const kind = Number(swatch.dataset.kind);
+        swatch.style.background = kinds[kind];
+        let count = 0;
+        for (const panel of panels) for (const value of panel.values.subarray(frame * R * C, (frame + 1) * R * C)) count += value === kind;
+        swatch.nextElementSibling.textContent = count.toLocaleString("en");
       }
     }
     redraws.push(draw);
   }
 
-  function spectra(body, block, title) {
+  function bars(body, block, title) {
     const { steps, labels } = block, n = labels.length;
     const panels = block.frames.map((packed) => ({ name: packed.name, values: unpack(packed) }));
     let [low, high] = range(panels.map((p) => p.values));
@@ -418,7 +562,7 @@
     }
 
     function draw() {
-      const frame = frameAt(steps), width = body.clientWidth, left = 40;
+      const frame = frameAt(steps), width = body.clientWidth, left = block.ylabel ? 54 : 40;
       state(frame);
       const across = balanced(panels.length, width, Math.max(150, left + Math.min(n, 60) * 9));
       const each = Math.min(60, ((width - 20 * (across - 1)) / across - 1 - left) / n);
@@ -430,6 +574,13 @@
         for (const t of ticks(low, high, 4)) {
           context.beginPath(); context.moveTo(left, py(t)); context.lineTo(left + n * each, py(t)); context.stroke();
           write(context, sayTick(t), left - 5, py(t), "right");
+        }
+        if (block.ylabel) {
+          context.save();
+          context.translate(5, bottom / 2);
+          context.rotate(-Math.PI / 2);
+          write(context, block.ylabel, 0, 0);
+          context.restore();
         }
         const every = Math.ceil(26 / each);
         for (let i = 0; i < n; i++) {
@@ -445,12 +596,73 @@
     redraws.push(draw);
   }
 
+  function histogram(body, block, title) {
+    const { edges, threshold } = block, n = edges.length - 1;
+    const series = block.counts.map((packed, i) => ({ name: packed.name, values: unpack(packed), number: i }));
+    // What belongs to no kind is grey.
+    const colourOf = (one) => (one.name.startsWith("none") ? ink("absent") : LINES[(one.number + 8) % LINES.length]);
+    const legend = element("div", body, { class: "kinds" });
+    for (const one of series) {
+      const entry = element("span", legend);
+      one.swatch = element("i", entry);
+      entry.append(one.name);
+    }
+    const canvas = element("canvas", body, { role: "img", "aria-label": `${title}: ${series.map((s) => s.name).join(", ")}` });
+    let place = null;
+
+    function draw() {
+      const width = Math.max(280, Math.min(760, body.clientWidth)), height = 250, left = 54, right = width - 12, bottom = height - 36, top = 8;
+      const context = prepare(canvas, width, height);
+      const totals = Array.from({ length: n }, (_, i) => series.reduce((sum, one) => sum + one.values[i], 0));
+      const high = Math.max(1, ...totals) * 1.04;
+      const px = (v) => left + ((v - edges[0]) / (edges[n] - edges[0])) * (right - left);
+      const py = (v) => bottom - (v / high) * (bottom - top);
+      context.strokeStyle = ink("rule");
+      for (const t of ticks(0, high, 5)) {
+        context.beginPath(); context.moveTo(left, py(t)); context.lineTo(right, py(t)); context.stroke();
+        write(context, sayTick(t), left - 5, py(t), "right");
+      }
+      for (const t of ticks(edges[0], edges[n], 8)) write(context, sayTick(t), px(t), bottom + 11);
+      for (let i = 0; i < n; i++) {
+        let under = 0;
+        for (const one of series) {
+          context.fillStyle = colourOf(one);
+          context.fillRect(px(edges[i]) + 0.5, py(under + one.values[i]), px(edges[i + 1]) - px(edges[i]) - 1, py(under) - py(under + one.values[i]));
+          under += one.values[i];
+        }
+      }
+      for (const one of series) one.swatch.style.background = colourOf(one);
+      if (threshold !== null) {
+        context.strokeStyle = ink("faint");
+        context.setLineDash([4, 3]);
+        context.beginPath(); context.moveTo(px(threshold), top); context.lineTo(px(threshold), bottom); context.stroke();
+        context.setLineDash([]);
+      }
+      write(context, block.xlabel, (left + right) / 2, height - 7);
+      context.save();
+      context.translate(9, (top + bottom) / 2);
+      context.rotate(-Math.PI / 2);
+      write(context, block.ylabel, 0, 0);
+      context.restore();
+      place = { left, right };
+    }
+
+    hover(canvas, (mouseX) => {
+      const i = place ? Math.floor(((mouseX - place.left) / (place.right - place.left)) * n) : -1;
+      if (i < 0 || i >= n) return "";
+      const rows = series.filter((one) => one.values[i]).map((one) => `${one.name.split(":")[0]}  ${say(one.values[i])}`);
+      return [`${say(edges[i])} to ${say(edges[i + 1])}`, ...rows].join("\n");
+    });
+    redraws.push(draw);
+  }
+
   // --- the page --------------------------------------------------------------------------------------
 
-  const makers = { Lines: lines, HeatMaps: heatMaps, Spectra: spectra };
-  for (const body of document.querySelectorAll(".body")) {
-    const block = data.blocks[body.dataset.block];
-    if (block) makers[block.kind](body, block, body.parentElement.querySelector("h2").textContent);
+  const makers = { Lines: lines, HeatMaps: heatMaps, Bars: bars, Histogram: histogram };
+  for (const body of document.querySelectorAll("[data-picture]")) {
+    const picture = data.pictures[body.dataset.picture];
+    const [section, panel] = [body.parentElement.querySelector("h2"), body.dataset.title];
+    makers[picture.kind](body, picture, panel ?? section.textContent);
   }
   const redraw = () => {
     if (slider) {

@@ -1,73 +1,20 @@
-"""Figures of interventions: what breaks when a part is ablated, and which claims hold."""
+"""The figure of hypotheses: which claims hold."""
 
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from jaxadd.views.figures.style import FLOOR, OTHER, PALETTE, TEST, colour_bar, matrix, new_figure, styled
+from jaxadd.views.figures.style import FLOOR, OTHER, PALETTE, TEST, new_figure, styled
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _VERDICTS = (PALETTE[3], "#c98a1b", TEST)  # from best to worst
 _LOWEST = -0.3  # Scores have no lower end; what lies below is drawn at the edge.
-
-
-@styled
-def damage_map(
-    damage: np.ndarray,
-    classes_damage: np.ndarray,
-    units: Sequence[str],
-    digits: Sequence[str],
-    classes: Sequence[str],
-    sentences: Sequence[str] | None,
-    title: str,
-    *,
-    label: str = "rise of the loss, nats",
-) -> Figure:
-    """Draw what ablating each unit damages: by answer digit, and beside it by carry class.
-
-    Args:
-      damage: `[U, R]`; colours follow the square root, and numbers below 0.005 are written as 0.
-      classes_damage: `[U, G]`; NaN for a class without problems.
-      units: names of heads, neuron groups or positions, `[U]`.
-      digits: names of the answer digits, `[R]`.
-      classes: names of the carry classes, `[G]`.
-      sentences: what each unit does, in words, `[U]`, written at the right; or None.
-      title: of the figure.
-      label: what damage is, with its unit.
-    """
-    many = len(units) > 30
-    cell, row = 0.46, 0.17 if many else 0.24
-    texts = 0.065 * (max(map(len, units)) + max(map(len, sentences or [""])))
-    ratio = max(len(digits), 3), max(len(classes), 3)  # Room for the panels' titles.
-    figure = new_figure((cell * sum(ratio) + texts + 1.9, max(row * len(units), 0.7) + 1.5), title)
-    axes = figure.subplots(1, 2, width_ratios=ratio, sharey=True)
-    everything = np.concatenate([damage, classes_damage], axis=1)
-    for ax, values, names, title_ in zip(
-        axes, (damage, classes_damage), (digits, classes), ("by answer digit", "by carry class"), strict=True
-    ):
-        image = matrix(
-            ax, values, units, names, signed=True, power=0.5, least=5e-3, over=everything, size=6 if many else 7
-        )
-        ax.set_title(title_)
-        ax.xaxis.tick_top()
-    axes[1].tick_params(left=False)
-    if sentences is not None:
-        # As tick labels of a twin they take part in the layout.
-        words = axes[1].secondary_yaxis("right")
-        words.set_yticks(range(len(sentences)), sentences, fontsize=7 if many else 8)
-        words.tick_params(length=0)
-        words.spines["right"].set_visible(False)
-    colour_bar(
-        figure, image, axes, label, over=everything, shrink=min(1, 3 / (row * len(units))), fraction=0.03, aspect=18
-    )
-    figure.align_titles()
-    return figure
 
 
 @styled
@@ -124,7 +71,7 @@ def hypotheses(
     ax.set_yticks(places, claims, fontsize=8, linespacing=1.1)
     ax.grid(visible=False, axis="y")
     words = ax.secondary_yaxis("right")
-    words.set_yticks(places, [_said(*entry) for entry in scores.values()], fontsize=8)
+    words.set_yticks(places, [_outcome(*entry) for entry in scores.values()], fontsize=8)
     words.tick_params(length=0)
     words.spines["right"].set_visible(False)
     for text, (*_, verdict) in zip(words.get_yticklabels(), scores.values(), strict=True):
@@ -132,8 +79,8 @@ def hypotheses(
     return figure
 
 
-def _said(score: np.ndarray, low: np.ndarray | float, high: np.ndarray | float, verdict: str) -> str:
-    """Write a claim's median score over lanes, the outermost ends of its intervals, and the verdict."""
+def _outcome(score: np.ndarray, low: np.ndarray | float, high: np.ndarray | float, verdict: str) -> str:
+    """Return a claim's median score over lanes, the outermost ends of its intervals, and the verdict."""
     if np.isnan(score).all():
         return f"{verdict}: no score"
     return f"{verdict}: {np.nanmedian(score):.2f} [{np.nanmin(low):.2f}, {np.nanmax(high):.2f}]"

@@ -1,0 +1,159 @@
+"""Measures: numbers that are taken of a network's state, each declared once and shown everywhere from there.
+
+A declaration says what a measure is called, how it is defined, its unit, the function that computes it from a shared
+state, and in which panel it is drawn over training. The entries of analysis.json, the rows of tables, the curves of
+figures and of the page follow from it. A state is any object that holds what several measures need, as cached
+properties, so that it is computed once.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxadd.models import Model, structure
+from jaxadd.pictures import Lines, Span, Table
+from jaxadd.tables import spread
+
+
+def always(model: Model) -> bool:
+    """Apply to every model."""
+    return True
+
+
+class Measure(NamedTuple):
+    """A declaration of one number, or of several of a kind.
+
+    Attributes:
+      name: in analysis.json; of a measure with several entries, a name for all of them.
+      definition: one line.
+      unit: "nats", "fraction", …
+      compute: a function of the state that returns a scalar, or an array or a dict of scalars, one for each entry.
+      entry: of a measure with several entries, the name of one in analysis.json, a function of its indices or key.
+      panel: the panel in which it is drawn over training; None where it is not.
+      label: in tables and legends; by default the name in words.
+      applies: whether the measure is defined for a model.
+    """
+
+    name: str
+    definition: str
+    unit: str
+    compute: Callable[[Any], Any]
+    entry: Callable[..., str] | None = None
+    panel: str | None = None
+    label: str = ""
+    applies: Callable[[Model], bool] = always
+
+    @property
+    def words(self) -> str:
+        """What the measure is called in tables and legends."""
+        return self.label or self.name.replace("_", " ")
+
+
+def needs_neurons(model: Model) -> bool:
+    """Apply to models whose blocks have an MLP."""
+    return structure.is_transformer(model) and structure.has_neurons(model)
+
+
+def compute(measures: Iterable[Measure], state: Any, model: Model) -> dict[str, Any]:
+    """Compute the measures that apply to a model, by name; to be called inside one `jit`."""
+    return {measure.name: measure.compute(state) for measure in measures if measure.applies(model)}
+
+
+def flat(measures: Iterable[Measure], values: Mapping[str, Any]) -> dict[str, float]:
+    """Return the measures of one state as plain numbers by the names of their entries, in the order declared."""
+    entries: dict[str, float] = {}
+    for measure in measures:
+        if measure.name not in values:
+            continue
+        value = values[measure.name]
+        if measure.entry is None:
+            entries[measure.name] = float(value)
+        elif isinstance(value, Mapping):
+            entries |= {measure.entry(key): float(x) for key, x in value.items()}
+        else:
+            value = np.asarray(value)
+            entries |= {measure.entry(*index): float(value[index]) for index in np.ndindex(value.shape)}
+    return entries
+
+
+def explained(measures: Iterable[Measure], names: Iterable[str], values: Mapping[str, Any]) -> dict[str, Measure]:
+    """Return the declaration of each named entry, for those that have one."""
+    by_entry: dict[str, Measure] = {}
+    for measure in measures:
+        if measure.name in values:
+            by_entry |= dict.fromkeys(flat((measure,), values), measure)
+    return {name: by_entry[name] for name in names if name in by_entry}
+
+
+def table(
+    title: str,
+    lanes: Sequence[Mapping[str, Any]],
+    lane: int,
+    heading: str,
+    declared: Mapping[str, Measure],
+    note: str = "",
+) -> Table:
+    """Return scalar measures as a table: of one lane, with several lanes of all, and what they are.
+
+    Args:
+      title: of the table.
+      lanes: of each lane, numbers by the name of the entry.
+      lane: the one that is listed.
+      heading: over its numbers.
+      declared: the entries that are listed, and their declarations.
+      note: a sentence below the title.
+    """
+    several = len(lanes) > 1
+    columns = ["measure", heading, *([f"all {len(lanes)} seeds, median (range)"] if several else []), "unit"]
+    rows = []
+    for name, measure in declared.items():
+        # What belongs to single frequencies differs from lane to lane.
+        shared = several and all(name in numbers for numbers in lanes)
+        everyone = [over_lanes([numbers[name] for numbers in lanes])] if shared else [""] * several
+        rows.append((name, number(lanes[lane][name]), *everyone, measure.unit, measure.definition))
+    return Table(title, (*columns, "definition"), rows, note)
+
+
+def number(value: float) -> str:
+    """Return a number as it is printed, and "not defined" for one that is not."""
+    return f"{value:.7g}" if np.isfinite(value) else "not defined"
+
+
+def over_lanes(values: Sequence[float], form: str = "{:.4g}") -> str:
+    """Return the median over lanes with its range, and how many are finite where not all are."""
+    finite = [value for value in values if np.isfinite(value)]
+    count = "" if len(finite) == len(values) else f", {len(finite)} of {len(values)} finite"
+    return spread(finite, form) + count if finite else "not defined"
+
+
+def curves(
+    measures: Iterable[Measure],
+    steps: np.ndarray,
+    over: Sequence[Mapping[str, np.ndarray]],
+    spans: Sequence[Span] = (),
+) -> list[Lines]:
+    """Describe measures over training, a picture for each panel.
+
+    Args:
+      measures: those that have a panel are drawn; a measure with several entries is drawn by `compute`'s caller.
+      steps: `[E]`, ascending.
+      over: of each lane, the measures by name, `[E]`.
+      spans: phases of training, shaded.
+    """
+    panels: dict[str, list[Measure]] = {}
+    for measure in measures:
+        if measure.panel and measure.entry is None and measure.name in over[0]:
+            panels.setdefault(measure.panel, []).append(measure)
+    return [
+        Lines(
+            panel,
+            steps,
+            {measure.words: np.stack([lane[measure.name] for lane in over]) for measure in shown},
+            shown[0].unit,
+            log_x=True,
+            log_y=shown[0].unit == "nats",
+            spans=spans,
+        )
+        for panel, shown in panels.items()
+    ]

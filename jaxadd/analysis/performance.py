@@ -1,0 +1,149 @@
+"""How good a network is: loss and accuracy on the examples it was trained on, where they are a fixed set, and others."""
+
+import functools
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from jaxadd.analysis import measures
+from jaxadd.models import Model, Network
+from jaxadd.optim import losses, scores
+from jaxadd.pictures import Table
+from jaxadd.tasks import Addition, HandwrittenDigits, Modular, Task
+from jaxadd.types import Batch, Data, Params
+
+_AT_ONCE = 4096  # examples
+
+
+class Performance(NamedTuple):
+    """The performance on a set of examples.
+
+    Attributes:
+      examples: their number.
+      loss: mean cross-entropy over examples and answers, nats; NaN where a logit is not finite.
+      accuracy: fraction of examples all of whose answers are correct.
+      loss_by_answer: float64 `[R]`, nats.
+      accuracy_by_answer: float64 `[R]`; answers before it are given, where the input holds them.
+    """
+
+    examples: int
+    loss: float
+    accuracy: float
+    loss_by_answer: np.ndarray
+    accuracy_by_answer: np.ndarray
+
+
+@functools.singledispatch
+def train_set(task: Task, data: Data) -> Batch | None:
+    """Return all examples of one lane that a network may be trained on; None where they are not a fixed set.
+
+    A task with a fixed train set registers itself here.
+    """
+    return None
+
+
+@train_set.register
+def _(task: Modular, data: Data) -> Batch | None:
+    return task.batch(data.lane["train"], data.shared)
+
+
+@train_set.register
+def _(task: Addition, data: Data) -> Batch | None:
+    return None if task.finite is None else task.batch(data.lane["train"])
+
+
+@train_set.register
+def _(task: HandwrittenDigits, data: Data) -> Batch | None:
+    return task.test_batch(data._replace(lane={**data.lane, "test": data.lane["train"]}))
+
+
+def measure(params: Params, model: Model, batch: Batch) -> Performance:
+    """Measure the performance of one network on a batch of any size; answers that are given are the true ones."""
+    count, answers = batch.targets.shape
+    loss, correct, exact = np.zeros(answers), np.zeros(answers, int), 0
+    for start in range(0, count, _AT_ONCE):
+        part = Batch(*(x[start : start + _AT_ONCE] for x in batch))
+        values, hits = (np.asarray(x) for x in _outcomes(params, model, part))
+        loss += values.astype(np.float64).sum(axis=0)
+        correct += hits.sum(axis=0)
+        exact += int(hits.all(axis=1).sum())
+    by_answer = loss / count
+    return Performance(count, float(by_answer.mean()), exact / count, by_answer, correct / count)
+
+
+@functools.partial(jax.jit, static_argnames="model")
+def _outcomes(params: Params, model: Model, batch: Batch) -> tuple[jax.Array, jax.Array]:
+    logits, _ = model.apply(params, batch.inputs)
+    return losses.cross_entropy(logits, batch.targets), scores.correct(logits, batch.targets)
+
+
+def of(network: Network) -> dict[str, Performance]:
+    """Measure the performance of a network on its task's "train" set, where that is fixed, and "test" set."""
+    data = network.data
+    sets = {"train": train_set(network.task, data), "test": network.task.test_batch(data)}
+    return {name: measure(network.params, network.model, batch) for name, batch in sets.items() if batch is not None}
+
+
+def numbers(performance: Mapping[str, Performance], answers: Sequence[str]) -> dict[str, float]:
+    """Return the performance as plain numbers: "test_loss", "test_accuracy", and of several answers "test_loss.A5"."""
+    entries: dict[str, float] = {}
+    for name, part in performance.items():
+        entries |= {f"{name}_loss": part.loss, f"{name}_accuracy": part.accuracy}
+        if len(answers) > 1:
+            entries |= {f"{name}_loss.{a}": float(x) for a, x in zip(answers, part.loss_by_answer, strict=True)}
+            entries |= {
+                f"{name}_accuracy.{a}": float(x) for a, x in zip(answers, part.accuracy_by_answer, strict=True)
+            }
+    return entries
+
+
+def tables(networks: Sequence[Network], lanes: Sequence[Mapping[str, Performance]], lane: int) -> list[Table]:
+    """Return the performance as tables: of one lane, with several lanes of all, and by answer where there are several.
+
+    Args:
+      networks: one per lane.
+      lanes: what `of` returned for each.
+      lane: the one that is listed.
+    """
+    answers, shown = networks[lane].task.answer_names, lanes[lane]
+    correct = "accuracy" if len(answers) == 1 else "exact match"
+    several = len(lanes) > 1
+    everyone = f"of all {len(lanes)} seeds, median (range)"
+    columns = ["examples", "number", "loss, nats", correct]
+    columns += [f"loss {everyone}", f"{correct} {everyone}"] if several else []
+    rows = []
+    for name, part in shown.items():
+        row = [name, f"{part.examples:,}", measures.number(part.loss), percent(part.accuracy)]
+        if several:
+            row.append(measures.over_lanes([p[name].loss for p in lanes]))
+            row.append(measures.over_lanes([p[name].accuracy for p in lanes], "{:.2%}"))
+        rows.append(row)
+    title = f"How good it is: seed {networks[lane].seed}, step {networks[lane].step:,}"
+    result = [
+        Table(title, columns, rows, note="" if "train" in shown else "Training drew new examples at every step.")
+    ]
+    if len(answers) > 1:
+        by_answer = [
+            [answer]
+            + [
+                text
+                for p in shown.values()
+                for text in (measures.number(p.loss_by_answer[r]), percent(p.accuracy_by_answer[r]))
+            ]
+            for r, answer in enumerate(answers)
+        ]
+        heads = [f"{name} {what}" for name in shown for what in ("loss, nats", "accuracy")]
+        result.append(Table("How good each answer is", ["answer", *heads], by_answer))
+    return result
+
+
+def percent(fraction: float) -> str:
+    """Return a fraction in percent, "100 %" for exactly 1 alone."""
+    if not np.isfinite(fraction):
+        return "none"
+    text = f"{100 * fraction:.2f}"
+    if text == "100.00":
+        return "100 %" if fraction == 1 else f"{100 * fraction:.6f}".rstrip("0") + " %"
+    return f"{text} %"

@@ -1,0 +1,146 @@
+"""Curves, drawn from their description."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from jaxadd.pictures import Level, Lines, band, colour_numbers
+from jaxadd.views.figures.drawing import Drawing
+from jaxadd.views.figures.style import FLOOR, OTHER, PALETTE, TEST, from_first_evaluation, plain_ticks
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import SubFigure
+
+# Train and test, then the others; more than these repeat.
+COLOURS = (*PALETTE[:2], OTHER, *PALETTE[2:])
+STACKED = (PALETTE[0], PALETTE[1], "#d9d9d9", *PALETTE[2:])
+SHADES = ("#f3e3c3", "#d9e6d3", "#dcd6ea", "#d3e4ea")
+_LEGEND = 6  # Series that a legend inside the axes has room for.
+
+
+def lines(picture: Lines) -> Drawing:
+    """Make curves ready to be drawn."""
+    from matplotlib.patches import Patch
+
+    many = len(picture.series) > _LEGEND or picture.stacked
+    shades = [span for span in picture.spans if span.level is None]
+    legend = [Patch(color=SHADES[i % len(SHADES)], label=span.name, alpha=0.6) for i, span in enumerate(shades)]
+    narrow = picture.stacked
+    width = (2.9 if narrow else 4.2) + (0.09 * max(map(len, picture.series)) + 0.5) * (many and not narrow)
+    return Drawing(
+        width, 3.0 + 0.2 * narrow * -(-len(picture.series) // 2), lambda part: _draw(part, picture), legend
+    )
+
+
+def _draw(part: SubFigure, picture: Lines) -> None:
+    ax = part.subplots()
+    x = np.asarray(picture.x) + picture.log_x
+    ax.set(
+        xlabel=f"{picture.xlabel} + 1" if picture.log_x and picture.xlabel == "step" else picture.xlabel,
+        ylabel=picture.ylabel,
+        xscale="log" if picture.log_x else "linear",
+        yscale="log" if picture.log_y else "linear",
+    )
+    for name, values in picture.behind.items():
+        ax.plot(x, values, color=COLOURS[0], lw=0.3, alpha=0.35, label=f"_{name}")
+    if picture.stacked:
+        _stack(ax, picture, x)
+    else:
+        for name, colour in zip(picture.series, _colours(picture), strict=True):
+            _curve(ax, x, picture.series[name], name, colour, log_y=picture.log_y)
+    if picture.log_x:
+        from_first_evaluation(ax, x)
+    else:
+        ax.locator_params(axis="x", nbins=5)
+    if picture.ylim:
+        ax.set_ylim(picture.ylim)
+    elif picture.log_y:
+        plain_ticks(ax.yaxis)
+    _levels(ax, picture)
+    _spans(ax, picture, x)
+    if picture.stacked:
+        part.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=8)
+    elif len(picture.series) > _LEGEND:
+        part.legend(*ax.get_legend_handles_labels(), loc="outside right upper", fontsize=8)
+    elif len(picture.series) > 1:
+        ax.legend(fontsize=8)
+
+
+def _colours(picture: Lines) -> list:
+    if picture.ordered:
+        from matplotlib import colormaps
+
+        last = max(1, len(picture.series) - 1)
+        return [colormaps["viridis_r"](0.1 + 0.85 * i / last) for i in range(len(picture.series))]
+    numbers = colour_numbers(picture.series)
+    return [COLOURS[i if i < len(COLOURS) else 2 + (i - 2) % (len(COLOURS) - 2)] for i in numbers]
+
+
+def _curve(ax: Axes, x: np.ndarray, values: np.ndarray, name: str, colour: object, *, log_y: bool) -> None:
+    if log_y:  # What is 0 has no place on a logarithmic axis.
+        values = np.where(np.asarray(values) > 0, values, np.nan)
+    low, middle, high = band(values)
+    known = ~np.isnan(middle)
+    if np.ndim(values) > 1 and len(values) > 1:
+        ax.fill_between(x[known], low[known], high[known], color=colour, alpha=0.2, lw=0)
+    mark = {"marker": "o", "ms": 4} if known.sum() == 1 else {}  # A line through one point cannot be seen.
+    ax.plot(x[known], middle[known], color=colour, lw=1.4, label=name, **mark)
+
+
+def _stack(ax: Axes, picture: Lines, x: np.ndarray) -> None:
+    middles = np.array([band(values)[1] for values in picture.series.values()])
+    known = ~np.isnan(middles).any(axis=0)
+    ax.stackplot(x[known], middles[:, known], labels=list(picture.series), colors=STACKED)
+
+
+def _levels(ax: Axes, picture: Lines) -> None:
+    """Draw levels dashed, with their names above the line, or below it where another is close above."""
+    bottom, top = ax.get_ylim()
+    start = ax.get_xlim()[0]
+    above: float | None = None
+    for level in sorted((level for level in picture.levels if bottom < level.value < top), reverse=True):
+        close = above is not None and _between(level, above, bottom, top, log=picture.log_y) < 0.065
+        ax.axhline(level.value, color=FLOOR, lw=0.8, ls=(0, (4, 3)), zorder=1)
+        ax.annotate(
+            f"{level.name} {level.value:.3g}",
+            (start, level.value),
+            xytext=(3, -1.5 if close else 1.5),
+            textcoords="offset points",
+            fontsize=7,
+            color=FLOOR,
+            va="top" if close else "bottom",
+        )
+        above = None if close else level.value
+
+
+def _between(level: Level, above: float, bottom: float, top: float, *, log: bool) -> float:
+    """Return the distance to the level above, as a fraction of the axis."""
+    if log:
+        return float(np.log(above / level.value) / np.log(top / bottom))
+    return (above - level.value) / (top - bottom)
+
+
+def _spans(ax: Axes, picture: Lines, x: np.ndarray) -> None:
+    shades = [span for span in picture.spans if span.level is None]
+    for i, span in enumerate(shades):
+        ends = [min(max(end + picture.log_x, x[0]), x[-1]) for end in (span.start, span.end)]
+        ax.axvspan(*ends, color=SHADES[i % len(SHADES)], alpha=0.6, lw=0, zorder=0)
+    for span in picture.spans:
+        if span.level is None:
+            continue
+        start, end = span.start + picture.log_x, span.end + picture.log_x
+        ax.plot([start, end], [span.level] * 2, color=TEST, lw=4, alpha=0.55, zorder=3, label=f"_{span.name}")
+        middle = (start * end) ** 0.5 if picture.log_x else (start + end) / 2
+        ax.annotate(
+            f"{span.name}\nsteps {span.start:,.0f} to {span.end:,.0f}",
+            (middle, span.level),
+            xytext=(0, -4),
+            textcoords="offset points",
+            fontsize=7,
+            color=TEST,
+            ha="center",
+            va="top",
+        )
