@@ -1,8 +1,8 @@
 """Check the pipeline: an MLP reads handwritten digits, trained by the very code that trains the transformers.
 
 Runs on the 8×8 digits that scikit-learn carries, or on MNIST's IDX files in the folder that --task.folder names.
-Expected: `quick` reads at least 97 % of the held-out bundled digits, within seconds; `mnist` needs a folder and
-reads about 98 % of MNIST's test set within minutes; `debug` is ten small steps with every shape printed.
+Expected: `quick` reads at least 97 % of the held-out bundled digits, within seconds; `mnist` needs a folder and reads
+about 98 % of MNIST's test set within minutes; `debug` is ten small steps with every shape printed.
 """
 
 import sys

@@ -1,34 +1,28 @@
 """Does it matter whether a network is trained on the answer in sequence, or on all its tokens in parallel?
 
 Both targets, both answer orders, the same operands, model and seeds: only what the network sees of the answer
-differs. Expected: sequential networks see the answer digits before, which reveal a carry where a column sums to
-base - 1, and learn the leading digits sooner; in parallel the order should not matter to one layer, whose answer
-positions see only the question. `quick` takes about half an hour on two cores, `debug` a minute.
+differs. Expected: sequential networks see the answer digits before, which reveal a carry where a column sums to base
+- 1, and learn the leading digits sooner; in parallel the order should not matter to one layer, whose answer positions
+see only the question. `quick` takes about half an hour on two cores, `debug` a minute.
 """
 
-import functools
 import sys
 from dataclasses import dataclass
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
+from jaxadd.analysis.addition.exact import FORCED, UNIFORM, exact_matches
 from jaxadd.analysis.shelves import steps_to_reach
 from jaxadd.cli.experiment import Findings, Session, main
 from jaxadd.config import RunConfig
-from jaxadd.models import Model, Network, Transformer
-from jaxadd.optim import scores
+from jaxadd.models import Transformer
 from jaxadd.optim.optimizers import AdamW
 from jaxadd.runs import Run
 from jaxadd.tables import spread, table
-from jaxadd.tasks import Addition, Mixture
-from jaxadd.types import Batch, Params
+from jaxadd.tasks import Addition
 from jaxadd.views import figures
 
 THRESHOLDS = (1.0, 0.1)  # Nats.
-UNIFORM, FORCED = 20_000, 2_000  # New problems at the end: uniform ones, and of each cascade length.
-_AT_ONCE = 4096  # Problems answered at once.
 
 
 @dataclass(frozen=True)
@@ -91,7 +85,7 @@ def conduct(study: Targets, session: Session) -> Findings:
     """Compare the runs: when each digit is learned, how many problems are solved at the end, and rank tests."""
     runs = session.train_all(study.arms())
     steps = {arm: digit_steps(run) for arm, run in runs.items()}
-    exact = {arm: 100 * exact_matches(run) for arm, run in runs.items()}
+    exact = {arm: 100 * exact_matches(run.networks()) for arm, run in runs.items()}
     kinds = ("uniform", *(f"cascade {n}" for n in range(study.digits)))
     first = [("train loss below", "digit", *runs)]
     for t, threshold in enumerate(THRESHOLDS):
@@ -139,31 +133,6 @@ def digit_steps(run: Run) -> np.ndarray:
                 reached = steps_to_reach(loss[s, :, r], metrics["step"], threshold)
                 steps[t, s, digit] = np.inf if reached is None else reached
     return steps
-
-
-def exact_matches(run: Run) -> np.ndarray:
-    """Compute which fraction of new problems each lane solves: `[S, 1 + N]`, the same problems for all lanes.
-
-    The first column is of UNIFORM uniform problems, the others of FORCED with a cascade from the units on over 0
-    to N - 1 columns.
-    """
-    task, key = run.config.task, jax.random.key(2**32 - 1)
-    kinds = [task.draw(key, UNIFORM, Mixture())]
-    kinds += [task.cascade(jax.random.fold_in(key, n), FORCED, n) for n in range(task.digits)]
-    batches = [task.batch(kind) for kind in kinds]
-    return np.array([[accuracy(network, batch) for batch in batches] for network in run.networks()])
-
-
-def accuracy(network: Network, batch: Batch) -> float:
-    """Return the fraction of a batch that a network answers correctly at every position."""
-    starts = range(0, len(batch.targets), _AT_ONCE)
-    parts = [Batch(*(x[start : start + _AT_ONCE] for x in batch)) for start in starts]
-    return sum(int(_solved(network.model, network.params, part)) for part in parts) / len(batch.targets)
-
-
-@functools.partial(jax.jit, static_argnums=0)  # Compiled once for all lanes.
-def _solved(model: Model, params: Params, batch: Batch) -> jax.Array:
-    return jnp.sum(scores.exact_match(model.apply(params, batch.inputs)[0], batch.targets))
 
 
 def rank_test(a: np.ndarray, b: np.ndarray) -> float:

@@ -81,7 +81,7 @@ def analyse(trained: Trained, lane: int = 0, keys: str | None = None) -> Report:
     """
     network = trained.networks[lane]
     performances = [performance.of(one) for one in trained.networks]
-    tables = performance.tables(trained.networks, performances, lane)
+    tables = performance.tables(trained, performances, lane)
     special = analyse_task(network.task, trained, lane, keys)
     usual = general.report(trained, lane, _EXAMPLES)
     text = [*map(as_text, tables), *filter(None, (special.text, usual.text))]
@@ -115,10 +115,12 @@ def recorded_figures(trained: Trained) -> list[FigureOf]:
     pictures = []
     for name, values in metrics.items():
         evaluated = name.startswith("evaluation/")
-        words, axis = name.removeprefix("evaluation/").replace("_", " "), "evaluation/step" if evaluated else "step"
+        words = name.removeprefix("evaluation/").replace("_", " ").replace("position loss", "loss of each answer")
+        axis = "evaluation/step" if evaluated else "step"
         by_answer = values.ndim == 3 and values.shape[2] == len(answers) > 1
         if name == axis or not (by_answer or (evaluated and values.ndim == 2)):
             continue
         series = {answer: values[..., r] for r, answer in enumerate(answers)} if by_answer else {words: values}
-        pictures.append(Lines(words, metrics[axis], series, log_x=True, log_y="loss" in name))
+        unit = "nats" if "loss" in name else ""
+        pictures.append(Lines(words, metrics[axis], series, unit, log_x=True, log_y=bool(unit)))
     return [FigureOf("recorded", "Recorded in training", pictures, trained.title)] if pictures else []

@@ -38,8 +38,13 @@ class Trained(NamedTuple):
 
     def subject(self, lane: int) -> str:
         """What a figure of one lane is of."""
+        return f"{self.networks[lane].task.title}, {self.name(lane)}"
+
+    def name(self, lane: int) -> str:
+        """The seed and the step of one network; of a checkpoint from elsewhere the step is not known."""
         network = self.networks[lane]
-        return f"{network.task.title}, seed {network.seed}, step {network.step:,}"
+        known = network.step or self.metrics or len(self.steps)
+        return f"seed {network.seed}, step {network.step:,}" if known else f"seed {network.seed}"
 
     def over_states(
         self, lane: int, function: Callable[[Params], Any], most: int = FRAMES

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import inspect
 import re
 import typing
 from collections.abc import Mapping, Sequence
@@ -50,8 +51,7 @@ class SweepConfig:
     axes: tuple[str, ...] = ()
     """fields that vary: optimizer.lr=1e-3,1e-2 for values, optimizer.lr=log:1e-4..1e-1 for a range to draw from"""
     design: Literal["grid", "list", "random"] = "grid"
-    """how axes are combined. grid: all combinations; list: the i-th values of all axes together; random: --points
-    points drawn from the axes"""
+    """grid: all combinations; list: the i-th values of all axes; random: --points points drawn from the axes"""
     points: int = 0
     """number of points, random design only"""
     design_seed: int = 0
@@ -77,13 +77,11 @@ class Workers:
     width: int | None = None
     """lanes trained at once; by default as many as fit the memory"""
     part: str = "0/1"
-    """part of the lanes that this process trains, as I/N, I from 0 to N - 1; the process that ends last draws the
-    figures"""
+    """part of the lanes that this process trains, I/N with I from 0; the process that ends last draws the figures"""
     keep: int = 2
     """number of newest saved states to keep in each batch of lanes; 0 keeps all, as replays need them"""
     coordinator: str | None = None
-    """HOST:PORT of process 0, to share the lanes among processes on several machines; several on one machine need
-    devices of their own, for example by CUDA_VISIBLE_DEVICES"""
+    """HOST:PORT of process 0, to divide the lanes among processes; on one machine, each needs its own devices"""
     processes: int = 1
     """number of processes, only with --coordinator"""
     process: int = 0
@@ -152,7 +150,7 @@ def parse(module: str, about: str, presets: Mapping[str, Any], argv: Sequence[st
 
 
 def read_options(options: type, program: str, argv: Sequence[str]) -> Any:
-    """Return the options of a command; fields with the name of a part of RunConfig choose their kind by a flag.
+    """Return the options of a command; a field that is a part of RunConfig, such as a task, has its kind as a flag.
 
     Args:
       options: a frozen dataclass.
@@ -163,8 +161,9 @@ def read_options(options: type, program: str, argv: Sequence[str]) -> Any:
       UserError: an argument is missing or invalid.
     """
     fields = dataclasses.fields(options)
-    parts, _, rest = choose_kinds({f.name: f.default for f in fields if f.name in KINDS}, argv)
-    description = typing.cast(str, options.__doc__)
+    parts = {f.name: f.default for f in fields if isinstance(f.default, tuple(KINDS.get(f.name, {}).values()))}
+    parts, _, rest = choose_kinds(parts, argv)
+    description = inspect.cleandoc(options.__doc__ or "")
     if not parts:
         return read(options, program, rest, description)
     required = {f.name: tyro.MISSING for f in fields if f.default is dataclasses.MISSING}

@@ -1,5 +1,6 @@
 """Errors in one line: what the user can fix is said on standard error, and becomes the exit status."""
 
+import os
 import sys
 from collections.abc import Callable
 
@@ -15,6 +16,9 @@ def guard(action: Callable[[], int], after_interrupt: str = "") -> int:
     """
     try:
         return action()
+    except BrokenPipeError:  # Whoever read the output has enough of it, as `head` has.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except (UserError, OSError) as error:
         message = " ".join(str(error).split())
         if isinstance(error, FileExistsError | NotADirectoryError) and error.filename is not None:

@@ -54,7 +54,8 @@ def read(options: Any, program: str, argv: Sequence[str], description: str, defa
                 options,
                 prog=program,
                 args=list(argv),
-                description=description,
+                # tyro joins the lines of a paragraph unless one begins with a blank or a bracket.
+                description="\n\n".join(" ".join(part.split()) for part in description.split("\n\n")),
                 config=(tyro.conf.AvoidSubcommands,),
                 registry=_REGISTRY,
                 **({} if default is tyro.MISSING else {"default": default}),

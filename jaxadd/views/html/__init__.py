@@ -216,16 +216,17 @@ def _array(values: np.ndarray, *, exact: bool = False) -> dict[str, Any]:
 def _section(number: int, block: Block, first: int) -> str:
     """Return a section; its pictures are numbered from `first` on."""
     pictures = _pictures(block)
+    # Curves stand beside each other where a figure has several.
+    narrow = len(pictures) > 1 and all(isinstance(picture, Lines) for picture in pictures)
     bodies = [
-        (_heading("h3", picture.title) if picture.title != block.title else "")
-        + (_note(picture) if picture is not block else "")
-        + f'<div class="body" data-picture="{first + i}" data-title="{html.escape(picture.title)}"></div>'
+        f'<div class="picture">{_heading("h3", picture.title) if picture.title != block.title else ""}'
+        f"{_note(picture) if picture is not block else ''}"
+        f'<div class="body" data-picture="{first + i}" data-title="{html.escape(picture.title)}"></div></div>'
         for i, picture in enumerate(pictures)
     ]
-    if not pictures:
-        bodies = [f'<div class="body">{_static(block)}</div>']
-    heading = _heading("h2", block.title)
-    return f'<section id="block-{number}">{heading}{_note(block)}{"".join(bodies)}</section>\n'
+    body = "".join(bodies) if pictures else f'<div class="body">{_static(block)}</div>'
+    grid = f'<div class="beside">{body}</div>' if narrow else body
+    return f'<section id="block-{number}">{_heading("h2", block.title)}{_note(block)}{grid}</section>\n'
 
 
 def _heading(level: str, text: str) -> str:
