@@ -151,7 +151,7 @@ def _product(n: int) -> Callable[[], None]:
 
 def _chunk(trainer: Trainer, steps: int, eval_every: int) -> Callable[[], None]:
     """Run chunks from step 1 on again and again; step 0 would be evaluated whatever the interval."""
-    placed = trainer.place(trainer.init())
+    placed = trainer.gather(trainer.init())
     placed = placed._replace(state=placed.state._replace(step=jnp.ones_like(placed.state.step)))
 
     def function() -> None:
