@@ -336,6 +336,7 @@ def keys_of_logits(logits: jax.Array, answers: jax.Array, threshold: float = 0.0
 def _stand_out(size: jax.Array, threshold: float) -> jax.Array:
     return size[1:] > threshold * largest(size[1:])  # None where one is NaN.
 
+
 def largest(x: jax.Array, axis: int | None = None) -> jax.Array:
     """Return the maximum, NaN where any value is NaN: XLA's own passes over NaN on a CPU."""
     return jnp.where(jnp.any(jnp.isnan(x), axis=axis), jnp.nan, jnp.max(x, axis=axis))

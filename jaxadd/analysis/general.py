@@ -93,7 +93,9 @@ def circuit_figures(network: Network, subject: str) -> list[FigureOf]:
             ),
         ]
         several = structure.layers(model) > 1
-        name, title = (f"circuits_layer{i + 1}", f"Circuits of layer {i + 1}") if several else ("circuits", "Circuits")
+        name, title = (
+            (f"circuits_layer{i + 1}", f"Circuits of layer {i + 1}") if several else ("circuits", "Circuits")
+        )
         figures.append(FigureOf(name, title, pictures, subject))
     return figures
 

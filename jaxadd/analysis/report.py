@@ -110,7 +110,7 @@ def no_keys(task: Task, keys: str | None) -> None:
 
 
 def recorded_figures(trained: Trained) -> list[FigureOf]:
-    """Describe what was recorded in training of each answer and by the task's own measures, whatever they are."""
+    """Describe what was recorded in training of each answer and by the task's measures, whatever they are."""
     metrics, answers = trained.metrics, trained.networks[0].task.answer_names
     pictures = []
     for name, values in metrics.items():

@@ -88,6 +88,7 @@ class Report(NamedTuple):
         """Return a report whose figures are those among its blocks."""
         return cls(text, numbers, [block for block in blocks if isinstance(block, FigureOf)], blocks)
 
+
 def as_text(block: Table | Text) -> str:
     """Return a table or paragraphs as they are printed; a last column of definitions is left to the page."""
     if isinstance(block, Text):

@@ -100,8 +100,12 @@ def _(task: Modular, trained: Trained, lane: int, keys: str | None) -> Report:
     model = trained.networks[lane].model
     if not structure.is_transformer(model) or task.operation not in ("add", "subtract"):
         no_keys(task, keys)
-        sentence = "Key frequencies and progress measures are defined for a Transformer that learns a sum or difference."
-        return Report.of(sentence, blocks=[Text("In short", [sentence]), _errors(trained, lane), *recorded_figures(trained)])
+        sentence = (
+            "Key frequencies and progress measures are defined for a Transformer that learns a sum or difference."
+        )
+        return Report.of(
+            sentence, blocks=[Text("In short", [sentence]), _errors(trained, lane), *recorded_figures(trained)]
+        )
     states = [_measure(network, keys) for network in trained.networks]
     state, subject = states[lane], trained.subject(lane)
     frequencies = fourier.frequencies(state.keys)
@@ -122,9 +126,7 @@ def _(task: Modular, trained: Trained, lane: int, keys: str | None) -> Report:
     table = measures.table(
         "Measures", [s.numbers for s in states], lane, f"seed {trained.networks[lane].seed}", listed
     )
-    return Report.of(
-        "\n".join([*words, "", as_text(table)]), numbers, [Text("In short", words), *figures, table]
-    )
+    return Report.of("\n".join([*words, "", as_text(table)]), numbers, [Text("In short", words), *figures, table])
 
 
 def _end_of(phase: str, steps: Sequence[int | None]) -> str:
@@ -228,7 +230,9 @@ def _pair_figures(trained: Trained, lane: int, state: _State) -> list[FigureOf]:
     if state.activations is not None:
         neurons = tuple(np.argsort(-np.asarray(jnp.std(state.activations, axis=0)))[:_NEURONS].tolist())
     most = int(np.clip(_ROOM // (p * p * (structure.heads(model) + 1 + len(neurons))), 1, FRAMES))
-    steps, maps = trained.over_states(lane, lambda w: jax.device_get(_maps(w, model, state.table.inputs, neurons)), most)
+    steps, maps = trained.over_states(
+        lane, lambda w: jax.device_get(_maps(w, model, state.table.inputs, neurons)), most
+    )
     attention, spectrum, active = (np.stack(parts) for parts in zip(*maps, strict=True))
     frequencies = fourier.frequencies(state.keys)
     figures = [_attention(attention, steps, subject, p), _readoff(network, subject)]
@@ -383,9 +387,7 @@ def _embedding(state: _State, steps: np.ndarray, norms: np.ndarray | None, subje
 # --- over training ----------------------------------------------------------------------------------------
 
 _OVER_TRAINING: tuple[Measure, ...] = tuple(
-    measure
-    for measure in progress.MEASURES
-    if measure.panel or measure.name in (*_PHASE_SERIES, "embedding_norm_k")
+    measure for measure in progress.MEASURES if measure.panel or measure.name in (*_PHASE_SERIES, "embedding_norm_k")
 )
 
 
@@ -414,9 +416,7 @@ def _progress(
     pictures = measures.curves(_OVER_TRAINING, trained.steps, over, spans)
     if frequencies:
         single = {f"k = {k}": over[lane]["excluded_loss_k"][:, k - 1] for k in frequencies}
-        one = Lines(
-            progress.ONE_FREQUENCY, trained.steps, single, "nats", log_x=True, log_y=True, spans=spans
-        )
+        one = Lines(progress.ONE_FREQUENCY, trained.steps, single, "nats", log_x=True, log_y=True, spans=spans)
         pictures.insert(1, one)
     several = len(trained.networks) > 1
     note = f"Phases and single frequencies are those of seed {trained.networks[lane].seed}." if several else ""
@@ -433,5 +433,3 @@ def _listed_entries(state: _State, frequencies: Sequence[int]) -> list[str]:
         return not k.isdecimal() or int(k) in frequencies
 
     return [name for name in state.numbers if listed(name)]
-
-

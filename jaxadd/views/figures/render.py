@@ -27,7 +27,9 @@ def render(figure: FigureOf) -> Figure:
     heights = [max(made[i].height + 0.2 * len(heads[i]) + 0.1 for i in row) for row in rows]
     widths = [sum(made[i].width for i in row) for row in rows]
     width = max(*widths, 4.4, min(6.4, 0.079 * max(len(figure.title), len(figure.subject)) + 0.3))
-    title = [part for text in (figure.title, figure.subject) if text for part in textwrap.wrap(text, int(width / 0.079))]
+    title = [
+        part for text in (figure.title, figure.subject) if text for part in textwrap.wrap(text, int(width / 0.079))
+    ]
     note = textwrap.wrap(figure.note, int(width / 0.062))
     legend = 0.3 * any(drawing.legend for drawing in made)
     result = new_figure((width, sum(heights) + 0.2 * len(title) + 0.14 * len(note) + legend + 0.15), "\n".join(title))

@@ -117,10 +117,17 @@ def _lines(picture: Lines) -> dict[str, Any]:
     at = _shown_points(x, [*(b[1] for b in bands.values()), *behind.values()])
     numbers = colour_numbers(picture.series)
     series = [
-        {"name": str(name), "colour": number, "lanes": len(np.atleast_2d(picture.series[name])), **_array(b[:, at], exact=True)}
+        {
+            "name": str(name),
+            "colour": number,
+            "lanes": len(np.atleast_2d(picture.series[name])),
+            **_array(b[:, at], exact=True),
+        }
         for (name, b), number in zip(bands.items(), numbers, strict=True)
     ]
-    spans = [[float(s.start), float(s.end), s.name, None if s.level is None else float(s.level)] for s in picture.spans]
+    spans = [
+        [float(s.start), float(s.end), s.name, None if s.level is None else float(s.level)] for s in picture.spans
+    ]
     return {
         "x": _array(x[at], exact=True),
         "series": series,
