@@ -1,25 +1,25 @@
-"""When does a network generalise, by the share of the sums that it is trained on?
+"""When does a network generalise, by the fraction of the sums that it is trained on?
 
-Addition mod 113 in the published setting (Nanda et al. 2023), every share with five seeds, each until its test loss
-falls below 1; beside them the single runs that were published. Expected: in 120 to 300 steps from 60 % on, ever
-later below, in thousands at 30 %; the published values lie inside the range of the seeds. `quick` stops at 40 % and
-takes a quarter of an hour on two cores, `published` goes down to 25 %, for hours there.
+Addition mod 113 in the setting of Nanda et al. (2023), every fraction with five seeds, each until its test loss falls
+below 1; beside them the single runs that were published. Expected: in 120 to 300 steps from 60 % on, ever later
+below, in thousands at 30 %; the published values lie inside the range of the seeds. `quick` stops at 40 % and takes a
+quarter of an hour on two cores, `published` goes down to 25 %, for hours there; `debug` takes seconds.
 """
 
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Literal
 
-from jaxadd.cli import experiment
-from jaxadd.views import figures, terminal
 from jaxadd.cli.arguments import SweepConfig
+from jaxadd.cli.experiment import Findings, Session, main, require
 from jaxadd.config import RunConfig, Stop
 from jaxadd.runs.summary import STATUS, step_of
 from jaxadd.sweeps import Row, Sweep
+from jaxadd.tables import spread, table
 from jaxadd.tasks import Modular
 from jaxadd.training.step import RUNNING
+from jaxadd.views import figures
 
 # The first step with a test loss below 1, one run each, read off the released curves.
 PUBLISHED = {
@@ -43,48 +43,65 @@ PRESETS = {
 }
 
 
-def conclude(sweep: Sweep, folder: Path, rows: Sequence[Row]) -> experiment.Findings:
-    """Set every share's seeds beside the published run."""
-    shares, every, reached = sorted({row[AXIS] for row in rows}), sweep.base.eval_every, step_of(STOP)
-    lanes = [[row for row in rows if row[AXIS] == share] for share in shares]
-    steps = [[row[reached] for row in members] for members in lanes]
-    published = {share: step for share, step in PUBLISHED.items() if _is_published(sweep.base) and share in shares}
-    table = [("share trained on", "step of test loss < 1, median (range)", "published, one run", "inside the range")]
-    for share, values, members in zip(reversed(shares), reversed(steps), reversed(lanes), strict=True):
-        theirs, short = published.get(share), any(row["status"] == STATUS[RUNNING] for row in members)
-        inside = "" if theirs is None else inside_range(theirs, values, every, sweep.base.steps if short else None)
-        table.append((f"{share:g}", terminal.spread(values), f"{theirs:,}" if theirs else "", inside))
-    text = f"{len(sweep.base.seeds)} seeds, evaluated every {every} steps\n{terminal.table(table)}"
-    title = f"a + b mod {sweep.base.task.p}, {len(sweep.base.seeds)} seeds"
-    return experiment.Findings({"fractions": figures.fractions(shares, steps, published, title)}, text)
+def conduct(config: SweepConfig, session: Session) -> Findings | None:
+    """Train every fraction's seeds, and set them beside the published run."""
+    sweep = config.sweep()
+    require(sweep, [AXIS], STOP)
+    rows = session.sweep(sweep)
+    return None if rows is None else compare(sweep, rows)
 
 
-def _is_published(base: RunConfig) -> bool:
-    """Tell whether a run is of the published setting, for however long and on whatever seeds."""
-    own = {name: getattr(base, name) for name in ("steps", "seeds", "eval_every", "checkpoint_every", "debug")}
-    return replace(BASE, **own) == base
+def compare(sweep: Sweep, rows: Sequence[Row]) -> Findings:
+    """Set every fraction's seeds beside the published run.
+
+    Args:
+      sweep: over fractions.
+      rows: one per lane.
+    """
+    base, fractions = sweep.base, sorted({row[AXIS] for row in rows})
+    lanes = {fraction: [row for row in rows if row[AXIS] == fraction] for fraction in fractions}
+    steps = {fraction: [row[step_of(STOP)] for row in members] for fraction, members in lanes.items()}
+    published = {f: step for f, step in PUBLISHED.items() if f in lanes} if is_published(base) else {}
+    cells = [
+        ("fraction trained on", "step of test loss < 1, median (range)", "published, one run", "inside the range")
+    ]
+    for fraction in reversed(fractions):
+        step, unfinished = published.get(fraction), any(row["status"] == STATUS[RUNNING] for row in lanes[fraction])
+        censored = base.steps if unfinished else None
+        inside = "" if step is None else inside_range(step, steps[fraction], base.eval_every, censored)
+        cells.append((f"{fraction:g}", spread(steps[fraction]), f"{step:,}" if step else "", inside))
+    text = f"{len(base.seeds)} seeds, evaluated every {base.eval_every} steps\n{table(cells)}"
+    title = f"a + b mod {base.task.p}, {len(base.seeds)} seeds"
+    drawn = figures.fractions(fractions, list(steps.values()), published, title)
+    return Findings({"fractions": drawn}, text)
+
+
+def is_published(base: RunConfig) -> bool:
+    """Whether a run has the published setting, for any number of steps and any seeds."""
+    free = ("steps", "seeds", "eval_every", "checkpoint_every", "debug")
+    return replace(BASE, **{name: getattr(base, name) for name in free}) == base
 
 
 def inside_range(
-    theirs: int, steps: Sequence[int | None], every: int, censored: int | None
+    step: int, steps: Sequence[int | None], every: int, censored: int | None
 ) -> Literal["yes", "no", "not known"]:
-    """Tell whether a step lies in the range of others, as far as it is known.
+    """Return whether a step lies in the range of those of lanes, as far as it is known.
 
     Args:
-      theirs: the step.
-      steps: of lanes that arrived, as the first evaluation at or after it; None of those that did not.
+      step: to compare.
+      steps: of lanes that reached the threshold, as the first evaluation at or after it; None for those that did not.
       every: steps between evaluations.
-      censored: where lanes ended that had not arrived, and might have later; None where there are none: those that
-        diverged never would.
+      censored: where lanes ended that might have reached it later; None where there are none. A lane that diverged
+        never would.
     """
-    arrived = [step for step in steps if step is not None]
-    if censored is not None and theirs > censored:
-        return "not known"  # Those that had not arrived come later than that, nobody knows when.
-    if not arrived or theirs <= min(arrived) - every:
+    reached = [step for step in steps if step is not None]
+    if censored is not None and step > censored:
+        return "not known"  # The lanes that had not reached it come later, nobody knows when.
+    if not reached or step <= min(reached) - every:
         return "no"
-    last = max(arrived) if censored is None else censored
-    return "yes" if theirs <= last else "no"
+    last = max(reached) if censored is None else censored
+    return "yes" if step <= last else "no"
 
 
 if __name__ == "__main__":
-    sys.exit(experiment.sweep("experiments.frac_train", __doc__, PRESETS, conclude, needs=(AXIS,), stop=STOP))
+    sys.exit(main(__doc__, PRESETS, conduct))

@@ -1,20 +1,17 @@
 """Check the pipeline: an MLP reads handwritten digits, trained by the very code that trains the transformers.
 
 Runs on the 8×8 digits that scikit-learn carries, or on MNIST's IDX files in the folder that --task.folder names.
-Expected: `quick` reads at least 97 % of the held-out bundled digits, within seconds; `mnist` wants a folder and
-reads about 98 % of MNIST's test set within minutes; `debug` is ten small steps with every shape printed.
+Expected: `quick` reads at least 97 % of the held-out bundled digits, within seconds; `mnist` needs a folder and reads
+about 98 % of MNIST's test set within minutes; `debug` is ten small steps with every shape printed.
 """
 
 import sys
 
-from jaxadd.cli import experiment
-from jaxadd.views import figures, terminal
-from jaxadd.runs import train
+from jaxadd.cli.experiment import Session, main
 from jaxadd.config import RunConfig
 from jaxadd.models import MLP
 from jaxadd.optim.optimizers import AdamW
 from jaxadd.tasks import HandwrittenDigits
-from jaxadd.training.step import Trainer
 
 ADAMW = AdamW(lr=1e-3, b2=0.999, weight_decay=0.01, warmup=0.0)
 PRESETS = {
@@ -30,18 +27,20 @@ PRESETS = {
         checkpoint_every=2_000,
     ),
     "debug": RunConfig(
-        task=HandwrittenDigits(batch_size=4), model=MLP(hidden=(8,)), optimizer=ADAMW, steps=10, checkpoint_every=10, debug=True
+        task=HandwrittenDigits(batch_size=4),
+        model=MLP(hidden=(8,)),
+        optimizer=ADAMW,
+        steps=10,
+        checkpoint_every=10,
+        debug=True,
     ),
 }
 
 
-def conclude(trainer: Trainer, record: train.Record) -> experiment.Findings:
-    """Draw the misread images of the first lane."""
-    answers = terminal.answers(trainer, record)
-    images, targets, claims = (part[answers.wrong] for part in answers[:3])
-    title = f"{len(images)} of {len(answers.targets)} test images misread, seed {trainer.config.seeds[0]}"
-    return experiment.Findings({"misread": figures.misread(images, targets[:, 0], claims[:, 0], title)})
+def conduct(config: RunConfig, session: Session) -> None:
+    """Train one run, and show its curves and the images that it misreads."""
+    session.run(config)
 
 
 if __name__ == "__main__":
-    sys.exit(experiment.main("experiments.handwritten_digits", __doc__, PRESETS, conclude))
+    sys.exit(main(__doc__, PRESETS, conduct))

@@ -1,27 +1,27 @@
-"""Which settings comprehend, grok, memorise, or learn nothing: learning rate × weight decay × share trained on.
+"""Which settings comprehend, grok, memorise, or learn nothing: learning rate × weight decay × fraction trained on.
 
 Addition mod P, three seeds at each point. A setting comprehends where the test set is learned (99 %) at most 1,000
 steps after the train set, groks where it is later, memorises where it never is within the run (after Liu et al. 2022,
-"Towards understanding grokking", who take 90 % and 100,000 steps). Expected: with weight decay 0 it memorises at
-30 %; more decay and a higher rate generalise sooner, until training breaks. `quick`, P = 53, takes about ten minutes
-on two cores; `mainline`, P = 113, wants an accelerator.
+"Towards understanding grokking", who take 90 % and 100,000 steps). Expected: with weight decay 0 it memorises at 30
+%; more decay and a higher rate generalise sooner, until training breaks. `quick`, P = 53, takes about ten minutes on
+two cores; `mainline`, P = 113, needs an accelerator; `debug` takes seconds.
 """
 
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
-from jaxadd.cli import experiment
-from jaxadd.views import figures, terminal
-from jaxadd.sweeps.outcomes import OUTCOMES, outcome, quantiles
 from jaxadd.cli.arguments import SweepConfig
+from jaxadd.cli.experiment import Findings, Session, main, require
 from jaxadd.config import RunConfig
 from jaxadd.models import Transformer
 from jaxadd.runs.summary import LEARNED, step_of
 from jaxadd.sweeps import Row, Sweep
+from jaxadd.sweeps.outcomes import OUTCOMES, outcome
+from jaxadd.tables import quantiles, spread, table
 from jaxadd.tasks import Modular
+from jaxadd.views import figures
 
 X, Y, PANEL = "optimizer.lr", "optimizer.weight_decay", "task.train_fraction"
 STOP = LEARNED["test"]
@@ -55,36 +55,40 @@ PRESETS = {
 }
 
 
-def conclude(sweep: Sweep, folder: Path, rows: Sequence[Row]) -> experiment.Findings:
-    """Draw the diagrams, and count outcomes."""
+def conduct(config: SweepConfig, session: Session) -> Findings | None:
+    """Train every setting, draw the diagrams, and count outcomes."""
+    sweep = config.sweep()
+    require(sweep, [X, Y, PANEL], STOP)
+    rows = session.sweep(sweep)
+    return None if rows is None else diagram(sweep, rows)
+
+
+def diagram(sweep: Sweep, rows: Sequence[Row]) -> Findings:
+    """Draw the diagrams, and count outcomes.
+
+    Args:
+      sweep: a grid over the three axes.
+      rows: one per lane.
+    """
     x, y, panels = (sorted({row[name] for row in rows}) for name in (X, Y, PANEL))
     steps = np.full((len(panels), len(y), len(x)), np.inf)
-    shares = np.zeros((*steps.shape, len(OUTCOMES)))
-    table = [("share trained on", "weight decay", "lr", "step to 99 % test", *OUTCOMES, "diverged")]
+    frequency = np.zeros((*steps.shape, len(OUTCOMES)))
+    cells = [("fraction trained on", "weight decay", "lr", "step to 99 % test", *OUTCOMES, "diverged")]
     for k, i, j in np.ndindex(steps.shape):
         lanes = [row for row in rows if (row[PANEL], row[Y], row[X]) == (panels[k], y[i], x[j])]
-        reached = [(row[step_of(LEARNED["train"])], row[step_of(LEARNED["test"])]) for row in lanes]
-        steps[k, i, j] = quantiles([test for _, test in reached])[1]
-        found = [outcome(*pair) for pair in reached]
-        shares[k, i, j] = [found.count(name) / len(found) for name in OUTCOMES]
-        counts = (str(found.count(name)) for name in OUTCOMES)
-        diverged = str(sum(row["status"] == "diverged" for row in lanes))
-        spread = terminal.spread([test for _, test in reached])
-        table.append((f"{panels[k]:g}", f"{y[i]:g}", f"{x[j]:g}", spread, *counts, diverged))
+        train, test = ([row[step_of(LEARNED[part])] for row in lanes] for part in ("train", "test"))
+        steps[k, i, j] = quantiles(test)[1]
+        outcomes = [outcome(*pair) for pair in zip(train, test, strict=True)]
+        counts = [outcomes.count(name) for name in OUTCOMES]
+        frequency[k, i, j] = np.array(counts) / len(lanes)
+        diverged = sum(row["status"] == "diverged" for row in lanes)
+        setting = (f"{panels[k]:g}", f"{y[i]:g}", f"{x[j]:g}")
+        cells.append((*setting, spread(test), *map(str, counts), str(diverged)))
     title = f"a + b mod {sweep.base.task.p}, {len(sweep.base.seeds)} seeds, at most {sweep.base.steps:,} steps"
     names = ("learning rate", "weight decay")
-    figure = figures.phase_diagram(steps, shares, x, y, names, title, ("share trained on", panels))
-    return experiment.Findings({"phases": figure}, terminal.table(table))
+    figure = figures.phase_diagram(steps, frequency, x, y, names, title, ("fraction trained on", panels))
+    return Findings({"phases": figure}, table(cells))
 
 
 if __name__ == "__main__":
-    sys.exit(
-        experiment.sweep(
-            "experiments.phase_diagram",
-            __doc__,
-            PRESETS,
-            conclude,
-            needs=(X, Y, PANEL),
-            stop=STOP,
-        )
-    )
+    sys.exit(main(__doc__, PRESETS, conduct))

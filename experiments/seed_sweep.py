@@ -1,10 +1,11 @@
 """Train one setting over many seeds, and over any axes besides: when does each network learn?
 
-Each seed has its own initial parameters, batches and split. Expected of `mainline`, the published setting of addition
-mod 113 from 30 % of its sums: every seed generalises, between steps 5,000 and 15,000; of `quick`, a higher rate and
-more decay: at 500 to 1,000; of `fast`, the quickest setting in which all arrive: at 100 to 250. A lane ends once it
-answers 99 % of the test set rightly. On two cores `mainline` takes forty minutes, `quick` three and `fast` one; on a
-CPU lanes are trained in turn, on an accelerator side by side.
+Each seed has its own initial parameters, batches and split. Expected of `mainline`, the setting of Nanda et al.
+(2023), addition mod 113 from 30 % of its sums: every seed generalises, between steps 5,000 and 15,000; of `quick`, a
+higher rate and more decay: at 500 to 1,000; of `fast`, the quickest setting in which all arrive: at 100 to 250. A
+lane ends once it answers 99 % of the test set correctly. On two cores `mainline` takes forty minutes, `quick` three
+and `fast` one; on a CPU lanes are trained in turn, on an accelerator side by side. `addition` and `digits` are other
+tasks, and `debug` takes seconds.
 """
 
 import sys
@@ -12,24 +13,24 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jaxadd.cli import experiment
-from jaxadd.views import figures, terminal
 from jaxadd import sweeps
-from jaxadd.sweeps.outcomes import quantiles
-from jaxadd.cli.arguments import SweepConfig
+from jaxadd.cli.arguments import SweepConfig, kebab
+from jaxadd.cli.experiment import Findings, Session, main
 from jaxadd.config import RunConfig, Stop
-from jaxadd.views.figures.sweeps import NAMED
 from jaxadd.models import MLP, Transformer
 from jaxadd.optim.optimizers import AdamW
 from jaxadd.runs.summary import LEARNED, step_of
 from jaxadd.sweeps import Row, Sweep
+from jaxadd.tables import quantiles, spread, table
 from jaxadd.tasks import Addition, HandwrittenDigits, Modular
+from jaxadd.views import figures
+from jaxadd.views.figures.sweeps import NAMED
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 EIGHT = tuple(range(8))
-TABLED = 40  # Settings that a table shows at most.
+TABLED = 40  # The most settings that a table shows.
 PRESETS = {
     "mainline": SweepConfig(RunConfig(steps=30_000, seeds=EIGHT, checkpoint_every=2_500, stop=LEARNED["test"])),
     "quick": SweepConfig(
@@ -50,7 +51,12 @@ PRESETS = {
     ),
     "digits": SweepConfig(
         RunConfig(
-            task=HandwrittenDigits(), model=MLP(), optimizer=AdamW(), steps=2_000, seeds=EIGHT, stop=Stop("test_accuracy", 0.95)
+            task=HandwrittenDigits(),
+            model=MLP(),
+            optimizer=AdamW(),
+            steps=2_000,
+            seeds=EIGHT,
+            stop=Stop("test_accuracy", 0.95),
         )
     ),
     "debug": SweepConfig(
@@ -68,41 +74,52 @@ PRESETS = {
 }
 
 
-def conclude(sweep: Sweep, folder: Path, rows: Sequence[Row]) -> experiment.Findings:
-    """Tell when the lanes of each setting learned, and draw curves and survival."""
-    axes = [axis.name for axis in sweep.axes]
-    stop = sweep.base.stop if sweep.base.stop.metric != "none" else LEARNED["test"]
+def conduct(config: SweepConfig, session: Session) -> Findings | None:
+    """Train every lane, and show when those of each setting learn."""
+    sweep = config.sweep()
+    rows = session.sweep(sweep)
+    return None if rows is None else summarize(sweep, session.folder, rows)
+
+
+def summarize(sweep: Sweep, folder: Path, rows: Sequence[Row]) -> Findings:
+    """Show when the lanes of each setting learned: a table, curves, and survival curves.
+
+    Args:
+      sweep: over any axes.
+      folder: of the sweep.
+      rows: one per lane.
+    """
+    base, axes = sweep.base, [axis.name for axis in sweep.axes]
+    stop = base.stop if base.stop.metric != "none" else LEARNED["test"]
     learned = step_of(stop)
-    groups = _by_setting(rows, axes)
+    groups = by_setting(rows, axes)
     if len(groups) > NAMED:
-        sooner = lambda group: tuple(quantiles([row[learned] for row in group[1]], (0.5, 0.25, 0)))  # noqa: E731
-        groups = dict(sorted(groups.items(), key=sooner))
+        step = lambda group: tuple(quantiles([row[learned] for row in group[1]], (0.5, 0.25, 0)))
+        groups = dict(sorted(groups.items(), key=step))
     names = [key for key in rows[0] if key.startswith("step_of_")]
-    table = [("setting", "lanes", "diverged", *(name.removeprefix("step_of_").replace("_", " ") for name in names))]
+    cells = [("setting", "lanes", "diverged", *(name.removeprefix("step_of_").replace("_", " ") for name in names))]
     for name, members in list(groups.items())[:TABLED]:
-        steps = (terminal.spread([row[key] for row in members]) for key in names)
-        table.append((name, str(len(members)), str(sum(row["status"] == "diverged" for row in members)), *steps))
-    text = f"first step of each threshold: median (range), how many reached it\n{terminal.table(table)}"
+        steps = (spread([row[key] for row in members]) for key in names)
+        cells.append((name, str(len(members)), str(sum(row["status"] == "diverged" for row in members)), *steps))
+    text = f"first step of each threshold: median (range), how many reached it\n{table(cells)}"
     if len(groups) > TABLED:
         text += f"\n{len(groups) - TABLED} settings that are later follow in sweep.csv"
     seconds = sum(row["seconds"] for row in rows)
     rate = sum(row["steps"] for row in rows) / max(seconds, 1e-9)
     text += f"\n{len(rows)} lanes in {seconds:,.0f} s of training alone: {rate:,.0f} lane-steps a second"
-    # The task's own title may name a number that is an axis.
-    own = any(name.startswith("task.") for name in axes)
-    task = type(sweep.base.task).__name__.lower() if own else sweep.base.task.title
+    # The title of the task may name a number that is an axis.
+    varies = any(name.startswith("task.") for name in axes)
+    task = kebab(type(base.task).__name__).replace("-", " ") if varies else base.task.title
     by = f" by {', '.join(name.rpartition('.')[2] for name in axes)}" if axes else ""
-    title = f"{task}{by}, {len(sweep.base.seeds)} seeds" + (" a setting" if axes else "")
-    reached = {name: sweeps.survival(members, learned, sweep.base.steps) for name, members in groups.items()}
+    title = f"{task}{by}, {len(base.seeds)} seeds" + (" a setting" if axes else "")
     level = f"{stop.threshold:.0%}" if stop.metric.endswith("accuracy") else f"{stop.threshold:g} nats"
-    what = f"{level} {stop.metric.replace('_', ' ')}"
-    return experiment.Findings(
-        {"curves": _curves(folder, groups, title), "survival": figures.survival(reached, title, what)}, text
-    )
+    reached = {name: sweeps.survival(members, learned, base.steps) for name, members in groups.items()}
+    survival = figures.survival(reached, title, f"{level} {stop.metric.replace('_', ' ')}")
+    return Findings({"curves": _curves(folder, groups, title), "survival": survival}, text)
 
 
-def _by_setting(rows: Sequence[Row], axes: Sequence[str]) -> dict[str, list[Row]]:
-    """Group lanes by their values on the axes, told to four digits where that tells all of them apart."""
+def by_setting(rows: Sequence[Row], axes: Sequence[str]) -> dict[str, list[Row]]:
+    """Group lanes by their values on the axes, written with four digits where that distinguishes all of them."""
     groups: dict[tuple, list[Row]] = {}
     for row in rows:
         groups.setdefault(tuple(row[name] for name in axes), []).append(row)
@@ -119,20 +136,22 @@ def _by_setting(rows: Sequence[Row], axes: Sequence[str]) -> dict[str, list[Row]
 
 
 def _curves(folder: Path, groups: Mapping[str, Sequence[Row]], title: str) -> "Figure":
-    """Draw train and test set of one setting, or the test set of several."""
+    """Draw the train and test set of one setting, or the test set of several."""
     curves = sweeps.lane_curves(folder, "train_loss", "test_loss", "train_accuracy", "test_accuracy")
-    if len(groups) == 1:
-        pick = lambda name: {part: list(curves[f"{part}_{name}"].values()) for part in ("train", "test")}  # noqa: E731
-        return figures.lane_bands(pick("loss"), pick("accuracy"), title)
+
+    def of_parts(metric: str) -> dict[str, list]:
+        return {part: list(curves[f"{part}_{metric}"].values()) for part in ("train", "test")}
 
     def of_settings(metric: str) -> dict[str, list]:
-        found = curves[f"test_{metric}"]
+        lanes = curves[f"test_{metric}"]
         return {
-            name: [found[row["lane"]] for row in members if row["lane"] in found] for name, members in groups.items()
+            name: [lanes[row["lane"]] for row in members if row["lane"] in lanes] for name, members in groups.items()
         }
 
+    if len(groups) == 1:
+        return figures.lane_bands(of_parts("loss"), of_parts("accuracy"), title)
     return figures.lane_bands(of_settings("loss"), of_settings("accuracy"), f"{title}, test set")
 
 
 if __name__ == "__main__":
-    sys.exit(experiment.sweep("experiments.seed_sweep", __doc__, PRESETS, conclude))
+    sys.exit(main(__doc__, PRESETS, conduct))

@@ -1,29 +1,28 @@
 """Does it matter whether a network is trained on the answer in sequence, or on all its tokens in parallel?
 
 Both targets, both answer orders, the same operands, model and seeds: only what the network sees of the answer
-differs. Expected: sequential networks see the answer digits before, which reveal a carry where a column sums to
-base - 1, and learn the leading digits sooner; in parallel the order should not matter to one layer, whose answer
-positions see nothing but the question. `quick` takes about half an hour on two cores, `debug` a minute.
+differs. Expected: sequential networks see the answer digits before, which reveal a carry where a column sums to base
+- 1, and learn the leading digits sooner; in parallel the order should not matter to one layer, whose answer positions
+see only the question. `quick` takes about half an hour on two cores, `debug` a minute.
 """
 
 import sys
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
-from experiments.digit_addition import FORCED, UNIFORM, exact_matches
-from jaxadd.cli import experiment
-from jaxadd.views import figures, terminal
-from jaxadd.runs import train
+from jaxadd.analysis.addition.exact import FORCED, UNIFORM, exact_matches
 from jaxadd.analysis.shelves import steps_to_reach
+from jaxadd.cli.experiment import Findings, Session, main
 from jaxadd.config import RunConfig
 from jaxadd.models import Transformer
 from jaxadd.optim.optimizers import AdamW
+from jaxadd.runs import Run
+from jaxadd.tables import spread, table
 from jaxadd.tasks import Addition
-from jaxadd.training.step import Trainer
+from jaxadd.views import figures
 
-THRESHOLDS = (1.0, 0.1)
+THRESHOLDS = (1.0, 0.1)  # Nats.
 
 
 @dataclass(frozen=True)
@@ -33,7 +32,7 @@ class Targets:
     digits: int = 5
     """digits N of each operand"""
     base: int = 10
-    """of the numerals"""
+    """base of the numerals"""
     layers: int = 1
     """blocks"""
     d_model: int = 128
@@ -43,9 +42,9 @@ class Targets:
     batch_size: int = 256
     """fresh problems per step"""
     lr: float = 1e-3
-    """AdamW's learning rate"""
+    """learning rate of AdamW"""
     weight_decay: float = 0.1
-    """AdamW's weight decay"""
+    """weight decay of AdamW"""
     steps: int = 3_000
     """updates of each run"""
     eval_every: int = 100
@@ -54,7 +53,7 @@ class Targets:
     """lanes of each run"""
 
     def arms(self) -> dict[str, RunConfig]:
-        """Give the four runs by target and order."""
+        """Return the four runs by target and order."""
         return {
             f"{target}-{order}": RunConfig(
                 task=Addition(
@@ -82,27 +81,21 @@ PRESETS = {
 }
 
 
-def conclude(study: Targets, records: Mapping[str, train.Record]) -> experiment.Findings:
-    """Tell, arm by arm, when each digit is learned and how much is right at the end, and compare arms by rank."""
-    trainers = {arm: Trainer(config) for arm, config in study.arms().items()}
-    steps = {arm: digit_steps(records[arm]) for arm in records}
-    exact = {arm: 100 * exact_matches(trainers[arm], records[arm]) for arm in records}
-    count = next(iter(trainers.values())).config.task.answer_length
-
-    heading = ("train loss below", "digit", *records)
-    rows = [heading]
-    for t, threshold in enumerate(THRESHOLDS):
-        for k in reversed(range(count)):
-            rows.append((f"{threshold:g} nats", f"A{k}", *(terminal.spread(steps[arm][t, :, k]) for arm in records)))
-        last = {arm: steps[arm][t].max(axis=-1) for arm in records}
-        rows.append((f"{threshold:g} nats", "all", *(terminal.spread(last[arm]) for arm in records)))
+def conduct(study: Targets, session: Session) -> Findings:
+    """Compare the runs: when each digit is learned, how many problems are solved at the end, and rank tests."""
+    runs = session.train_all(study.arms())
+    steps = {arm: digit_steps(run) for arm, run in runs.items()}
+    exact = {arm: 100 * exact_matches(run.networks()) for arm, run in runs.items()}
     kinds = ("uniform", *(f"cascade {n}" for n in range(study.digits)))
-    shares = [("exact match, %", *records)]
-    for i, kind in enumerate(kinds):
-        shares.append((kind, *(terminal.spread(exact[arm][:, i], "{:.1f}") for arm in records)))
+    first = [("train loss below", "digit", *runs)]
+    for t, threshold in enumerate(THRESHOLDS):
+        digits = reversed(range(next(iter(steps.values())).shape[-1]))
+        first += [(f"{threshold:g} nats", f"A{k}", *(spread(steps[arm][t, :, k]) for arm in runs)) for k in digits]
+        first.append((f"{threshold:g} nats", "all", *(spread(steps[arm][t].max(axis=-1)) for arm in runs)))
+    solved = [("exact match, %", *runs)]
+    solved += [(kind, *(spread(exact[arm][:, i], "{:.1f}") for arm in runs)) for i, kind in enumerate(kinds)]
 
-    overall = {arm: np.append(exact[arm].T, [steps[arm][-1].max(axis=-1)], axis=0) for arm in records}
-    names = (*kinds, f"all digits below {THRESHOLDS[-1]:g}")
+    compared = {arm: np.append(exact[arm].T, [steps[arm][-1].max(axis=-1)], axis=0) for arm in runs}
     pairs = [
         ("sequential-msd", "parallel-msd"),
         ("sequential-lsd", "parallel-lsd"),
@@ -110,28 +103,28 @@ def conclude(study: Targets, records: Mapping[str, train.Record]) -> experiment.
         ("parallel-msd", "parallel-lsd"),
     ]
     tests = [("p of Mann-Whitney's U", *(f"{a} / {b}" for a, b in pairs))]
-    for i, name in enumerate(names):
-        tests.append((name, *(f"{rank_test(overall[a][i], overall[b][i]):.2g}" for a, b in pairs)))
+    for i, name in enumerate((*kinds, f"all digits below {THRESHOLDS[-1]:g}")):
+        tests.append((name, *(f"{rank_test(compared[a][i], compared[b][i]):.2g}" for a, b in pairs)))
     text = "\n\n".join(
         [
             f"first step at which the smoothed train loss of a digit falls below a threshold: median (range) over "
-            f"{len(study.seeds)} seeds\n{terminal.table(rows)}",
+            f"{len(study.seeds)} seeds\n{table(first)}",
             f"exact match at step {study.steps:,} of {UNIFORM:,} uniform problems and {FORCED:,} of each cascade "
-            f"length, forced from the units on: median (range)\n{terminal.table(shares)}",
-            f"two-sided rank tests, {len(study.seeds)} seeds against {len(study.seeds)}, uncorrected\n"
-            f"{terminal.table(tests)}",
+            f"length, forced from the units on: median (range)\n{table(solved)}",
+            f"two-sided rank tests, {len(study.seeds)} seeds against {len(study.seeds)}, uncorrected\n{table(tests)}",
         ]
     )
-    metrics = {arm: record.metrics for arm, record in records.items()}
+    metrics = {arm: run.metrics for arm, run in runs.items()}
     title = f"{study.digits}-digit addition, {len(study.seeds)} seeds, median and range"
-    return experiment.Findings(
-        {"targets": figures.arms(metrics, {a: s[-1] for a, s in steps.items()}, THRESHOLDS[-1], title)}, text
-    )
+    drawn = figures.arms(metrics, {arm: values[-1] for arm, values in steps.items()}, THRESHOLDS[-1], title)
+    return Findings({"targets": drawn}, text)
 
 
-def digit_steps(record: train.Record) -> np.ndarray:
-    """Find when each digit's smoothed train loss falls below each threshold: `[thresholds, S, A]`, inf for never."""
-    metrics, order = record.metrics, record.origin.config.task.read_digits
+def digit_steps(run: Run) -> np.ndarray:
+    """Compute when the smoothed train loss of each digit falls below each threshold: `[thresholds, S, A]`, inf for
+    never.
+    """
+    metrics, order = run.metrics, run.config.task.read_digits
     loss = metrics["train_position_loss"]
     steps = np.full((len(THRESHOLDS), len(loss), len(order)), np.inf)
     for t, threshold in enumerate(THRESHOLDS):
@@ -143,11 +136,11 @@ def digit_steps(record: train.Record) -> np.ndarray:
 
 
 def rank_test(a: np.ndarray, b: np.ndarray) -> float:
-    """Give the two-sided p value of the Mann-Whitney U test; 1 where all values are equal."""
+    """Return the two-sided p value of the Mann-Whitney U test; 1 where all values are equal."""
     from scipy.stats import mannwhitneyu
 
     return 1.0 if len(set(a) | set(b)) == 1 else float(mannwhitneyu(a, b).pvalue)
 
 
 if __name__ == "__main__":
-    sys.exit(experiment.study("experiments.sequential_vs_parallel", __doc__, PRESETS, conclude, experiment="digit_addition"))
+    sys.exit(main(__doc__, PRESETS, conduct))

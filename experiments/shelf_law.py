@@ -1,28 +1,27 @@
-"""When does each shelf end? Steps to leave the log-base and the carry shelf, by base, digit and width.
+"""When does each plateau end? Steps to leave the log-base and the carry plateau, by base, digit and width.
 
-A digit rests at log base until its network finds the column's sum, and at the entropy of the carry, near log 2,
-until it finds the carry. One network per base learns all digits of a sum; steps to leave are fitted by a power of the
-base. Expected: a larger base keeps a digit at log base longer. `quick` takes about twelve minutes on two cores,
-`debug` one.
+The loss of a digit rests at log base until its network finds the column's sum, and at the entropy of the carry, near
+log 2, until it finds the carry: the "shelves" of the researcher who saw them first. One network per base learns all
+digits of a sum; steps to leave are fitted by a power of the base. Expected: a larger base keeps a digit at log base
+longer. `quick` takes about twelve minutes on two cores, `debug` one.
 """
 
 import sys
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
-from jaxadd.cli import experiment
-from jaxadd.views import figures, terminal
-from jaxadd.runs import train
-from jaxadd.tasks.addition.floors import Information, floor
 from jaxadd.analysis.shelves import steps_to_leave
+from jaxadd.cli.experiment import Findings, Session, main
 from jaxadd.config import RunConfig
 from jaxadd.errors import UserError
 from jaxadd.models import Transformer
 from jaxadd.optim.optimizers import AdamW
+from jaxadd.tables import spread, table
 from jaxadd.tasks import Addition
+from jaxadd.tasks.addition.floors import Information, floor
+from jaxadd.views import figures
 
 
 @dataclass(frozen=True)
@@ -30,9 +29,9 @@ class Law:
     """Networks that differ in base and width."""
 
     bases: tuple[int, ...] = (2, 3, 5, 10, 16)
-    """bases, each at width d_model"""
+    """bases of the numerals, each at width d_model"""
     widths: tuple[int, ...] = (32, 64)
-    """more widths, each at base 10"""
+    """other widths, each at base 10"""
     digits: int = 3
     """digits N of each operand"""
     target: Literal["sequential", "parallel"] = "sequential"
@@ -55,7 +54,7 @@ class Law:
         return [(base, self.d_model) for base in self.bases] + [(10, width) for width in self.widths]
 
     def arms(self) -> dict[str, RunConfig]:
-        """Give a run for each base and width."""
+        """Return a run for each base and width."""
         return {
             f"base-{base}-width-{width}": RunConfig(
                 task=Addition(digits=self.digits, base=base, target=self.target),
@@ -76,53 +75,52 @@ PRESETS = {
 }
 
 
-def conclude(law: Law, records: Mapping[str, train.Record]) -> experiment.Findings:
-    """Tell when each digit leaves its shelves, and fit a power of the base."""
+def conduct(law: Law, session: Session) -> Findings:
+    """Show when each digit leaves its plateaus, and fit a power of the base."""
+    runs = session.train_all(law.arms())
     leave: dict[str, dict[tuple[int, int, int], list[int | None]]] = {"log base": {}, "carry": {}}
-    for (base, width), record in zip(law.networks(), records.values(), strict=True):
-        task, metrics = record.origin.config.task, record.metrics
-        for r, digit in enumerate(task.read_digits):
-            for kind, level in levels(task, digit).items():
+    for (base, width), run in zip(law.networks(), runs.values(), strict=True):
+        metrics = run.metrics
+        for r, digit in enumerate(run.config.task.read_digits):
+            for kind, level in levels(run.config.task, digit).items():
                 leave[kind][base, width, digit] = [
                     steps_to_leave(lane[:, r], metrics["step"], level) for lane in metrics["train_position_loss"]
                 ]
     digits = tuple(reversed(range(law.digits)))
     text = []
     for name, steps in leave.items():
-        heading = ("base", "D", *(f"A{k}" for k in digits))
-        rows = [heading]
+        cells = [("base", "D", *(f"A{k}" for k in digits))]
         for base, width in law.networks():
-            cells = (steps.get((base, width, k)) for k in digits)
-            rows.append((str(base), str(width), *("none" if c is None else terminal.spread(c) for c in cells)))
+            lanes = (steps.get((base, width, k)) for k in digits)
+            cells.append((str(base), str(width), *("none" if lane is None else spread(lane) for lane in lanes)))
         fits = [power([(base, steps.get((base, law.d_model, k))) for base in law.bases]) for k in digits]
-        rows.append(("steps ~", "", *fits))
+        cells.append(("steps ~", "", *fits))
         text.append(
-            f"first step clearly below the {name} shelf, median (range) over {len(law.seeds)} seeds\n"
-            f"{terminal.table(rows)}"
+            f"first step clearly below the {name} plateau, median (range) over {len(law.seeds)} seeds\n{table(cells)}"
         )
-    title = f"{law.digits}-digit addition, {law.target}: steps to leave a shelf, {len(law.seeds)} seeds"
+    title = f"{law.digits}-digit addition, {law.target}: steps to leave a plateau, {len(law.seeds)} seeds"
     points = {
         name: {k: {base: steps.get((base, law.d_model, k)) for base in law.bases} for k in digits}
         for name, steps in leave.items()
     }
-    return experiment.Findings({"law": figures.shelf_law(points, title)}, "\n\n".join(text))
+    return Findings({"law": figures.shelf_law(points, title)}, "\n\n".join(text))
 
 
 def levels(task: Addition, digit: int) -> dict[str, float]:
-    """Give the levels of one digit's shelves, nats: nothing known; and its column known, but not the carry into it.
+    """Return the levels of one digit's plateaus, nats: nothing known; its column known, but not the carry into it.
 
     In sequence the answer above and its column are known too. A digit without a column or without a carry in has no
-    carry shelf, and one that is within 5 % of nothing known cannot be told from it.
+    carry plateau, and one that is within 5 % of nothing known cannot be distinguished from it.
     """
-    measures = {"digits": task.digits, "base": task.base}
-    found = {"log base": floor(digit, Information(), **measures)} if digit < task.digits else {}
+    size = {"digits": task.digits, "base": task.base}
+    result = {"log base": floor(digit, Information(), **size)} if digit < task.digits else {}
     if 0 < digit < task.digits:
         above = digit + 1 if task.target == "sequential" else digit
         columns = tuple(range(digit, min(above, task.digits - 1) + 1))
         known = Information(columns=columns, answers=(above,) if above > digit else ())
-        if (level := floor(digit, known, **measures)) < 0.95 * found["log base"]:
-            found["carry"] = level
-    return found
+        if (level := floor(digit, known, **size)) < 0.95 * result["log base"]:
+            result["carry"] = level
+    return result
 
 
 def power(points: list[tuple[int, list[int | None] | None]]) -> str:
@@ -135,8 +133,8 @@ def power(points: list[tuple[int, list[int | None] | None]]) -> str:
     if not lanes:
         return "no seed left all"
     powers = [float(np.polyfit(np.log(bases), np.log(lane), 1)[0]) for lane in lanes]
-    return f"base^{terminal.spread(powers, '{:.2f}')}, {len(lanes)} of {len(steps[0])} seeds"
+    return f"base^{spread(powers, '{:.2f}')}, {len(lanes)} of {len(steps[0])} seeds"
 
 
 if __name__ == "__main__":
-    sys.exit(experiment.study("experiments.shelf_law", __doc__, PRESETS, conclude, experiment="digit_addition"))
+    sys.exit(main(__doc__, PRESETS, conduct))

@@ -1,9 +1,9 @@
 """Which widths, heads and layers learn one digit of the sum? A researcher's grid again, with five seeds a row.
 
 They trained one-layer transformers on a single answer digit (batch 256, AdamW, lr 1e-3) and noted, from one run each,
-which converged and when. Every row is run again with the same budget and set beside what they saw. The tens digit's
-shelf near 0.8 nats is split into leak, uncertainty and miscalibration. `tens` takes about five minutes on two cores,
-`grid` about twenty, `debug` one.
+which converged and when. Every row is run again with the same budget and set beside what they saw. The plateau of the
+tens digit near 0.8 nats is split into leak, uncertainty and miscalibration. `tens` takes about five minutes on two
+cores, `grid` about twenty, `debug` one.
 """
 
 import sys
@@ -12,19 +12,21 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from jaxadd.cli import experiment
-from jaxadd.views import figures, terminal
-from jaxadd.runs import train
-from jaxadd.tasks.addition.floors import Information, floor
 from jaxadd.analysis.shelves import steps_to_reach
+from jaxadd.cli.experiment import Findings, Session, main
 from jaxadd.config import RunConfig
 from jaxadd.errors import UserError
 from jaxadd.models import Transformer
 from jaxadd.optim.optimizers import AdamW
+from jaxadd.runs import Run
+from jaxadd.tables import spread, table
 from jaxadd.tasks import Addition
+from jaxadd.tasks.addition.floors import Information, floor
+from jaxadd.types import Metrics
+from jaxadd.views import figures
 
 CONVERGED = 0.01  # Nats of smoothed train loss: networks that stop short of a digit stay between 0.02 and 0.1.
-SHELF = (1.0, 0.8, 0.75, 0.7)  # Nats: the tens digit's loss is split where it first falls below each.
+LEVELS = (1.0, 0.8, 0.75, 0.7)  # Nats: the loss of the tens digit is split where it first falls below each.
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ class Row:
 
     @property
     def name(self) -> str:
-        """Name the row, such as "A1-128-4": digit, width and heads, then what is unusual."""
+        """The row in a word, such as "A1-128-4": digit, width and heads, then what is unusual."""
         parts = [f"A{self.digit}", str(self.d_model), str(self.heads)]
         parts += [f"{self.layers}L"] if self.layers > 1 else []
         parts += [] if self.mlp else ["no-mlp"]
@@ -114,7 +116,7 @@ class Grid:
             raise UserError(f"the rows must differ in more than their steps and be at least one, got {names}")
 
     def arms(self) -> dict[str, RunConfig]:
-        """Give a run for each row, by its name."""
+        """Return a run for each row, by its name."""
         return {
             row.name: RunConfig(
                 task=Addition(digits=self.digits, target="single", digit=row.digit),
@@ -140,87 +142,77 @@ PRESETS = {
 }
 
 
-def conclude(grid: Grid, records: Mapping[str, train.Record]) -> experiment.Findings:
-    """Tell row by row what converged, and split the tens digit's shelf."""
-    heading = (
-        "digit",
-        "D/H",
-        "",
-        "budget",
-        "converged",
-        "step",
-        "final loss",
-        "largest rise",
-        "the researcher, one run",
-        "",
-    )
-    rows = [heading]
+def conduct(grid: Grid, session: Session) -> Findings:
+    """Show row by row what converged, and split the plateau of the tens digit."""
+    runs = session.train_all(grid.arms())
+    text = [
+        f"{grid.digits}-digit operands, {len(grid.seeds)} seeds: converged means a smoothed train loss below "
+        f"{CONVERGED:g} nats; steps and losses are median (range)\n{table(converged(grid, runs))}"
+    ]
+    drawn = {"grid": figures.loss_grid({name: run.metrics for name, run in runs.items()}, "train loss")}
+    if tens := [row for row in grid.rows if row in TENS]:
+        carry = floor(1, Information(columns=(1,)), digits=grid.digits)
+        text.append(
+            "the tens digit's loss = leak + uncertainty (H of the carry given its column only, "
+            f"{carry:.3f}) + miscalibration, means over the seeds that got there\n{table(splits(tens, runs, carry))}"
+        )
+        shown = {row.name: runs[row.name].metrics for row in tens}
+        drawn["split"] = figures.loss_split(
+            shown, carry, "what keeps the tens digit on its plateau, median over seeds"
+        )
+    return Findings(drawn, "\n\n".join(text))
+
+
+def converged(grid: Grid, runs: Mapping[str, Run]) -> list[tuple[str, ...]]:
+    """Return a table of which rows converged and when, beside what the researcher saw."""
+    cells = [
+        (
+            "digit",
+            "D/H",
+            "",
+            "budget",
+            "converged",
+            "step",
+            "final loss",
+            "largest rise",
+            "the researcher, one run",
+            "",
+        )
+    ]
     for row in grid.rows:
-        metrics = records[row.name].metrics
+        metrics = runs[row.name].metrics
         loss = metrics["train_position_loss"][:, :, 0]
         reached = [steps_to_reach(lane, metrics["step"], CONVERGED) for lane in loss]
-        final = np.nanmean(loss[:, -100:], axis=1)
-        rows.append(
+        count, rises = sum(step is not None for step in reached), largest_rises(loss)
+        cells.append(
             (
                 f"A{row.digit}",
                 f"{row.d_model}/{row.heads}",
                 " ".join(row.name.split("-")[3:]),
                 f"{row.steps:,}",
-                f"{sum(step is not None for step in reached)} of {len(reached)}",
-                terminal.spread(reached),
-                terminal.spread(list(final), "{:.2g}"),
-                terminal.spread(rises, "{:.2g}") if (rises := largest_rises(loss)) else "",
+                f"{count} of {len(reached)}",
+                spread(reached),
+                spread(list(np.nanmean(loss[:, -100:], axis=1)), "{:.2g}"),
+                spread(rises, "{:.2g}") if rises else "",
                 row.seen,
-                verdict(row, sum(step is not None for step in reached), len(reached)),
+                verdict(row, count, len(reached)),
             )
         )
-    carry = floor(1, Information(columns=(1,)), digits=grid.digits)
-    splits = [
-        (
-            "tens, first time below",
-            "D/H",
-            "seeds",
-            "step",
-            "loss",
-            "leak",
-            "uncertainty",
-            "miscalibration",
-            "loss, no carry",
-            "loss, carry",
-            "P(naive)",
-            "P(naive + 1)",
-        )
-    ]
-    for row in grid.rows:
-        if row in TENS:
-            splits += [
-                (f"{level:g} nats", f"{row.d_model}/{row.heads}", *split_at(records[row.name].metrics, level, carry))
-                for level in SHELF
-            ]
-    text = [
-        f"{grid.digits}-digit operands, {len(grid.seeds)} seeds: converged means a smoothed train loss below "
-        f"{CONVERGED:g} nats; steps and losses are median (range)\n{terminal.table(rows)}"
-    ]
-    drawn = {"grid": figures.loss_grid({name: record.metrics for name, record in records.items()}, "train loss")}
-    if len(splits) > 1:
-        text.append(
-            "the tens digit's loss = leak + uncertainty (H of the carry given its column only, "
-            f"{carry:.3f}) + miscalibration, means over the seeds that got there\n{terminal.table(splits)}"
-        )
-        shown = {n: records[n].metrics for n in (row.name for row in TENS) if n in records}
-        drawn["split"] = figures.loss_split(shown, carry, "what keeps the tens digit on its shelf, median over seeds")
-    return experiment.Findings(drawn, "\n\n".join(text))
+    return cells
 
 
-def verdict(row: Row, converged: int, lanes: int) -> str:
-    """Say whether most lanes did what the researcher's one run did."""
-    if row.converges is None or 2 * converged == lanes:
+def verdict(row: Row, count: int, lanes: int) -> str:
+    """Return whether most lanes, `count` of them converged, did what the researcher's one run did."""
+    if row.converges is None or 2 * count == lanes:
         return "open"
-    return "reproduced" if (2 * converged > lanes) == row.converges else "refuted"
+    return "reproduced" if (2 * count > lanes) == row.converges else "refuted"
 
 
 def largest_rises(loss: np.ndarray, window: int = 20) -> list[float]:
-    """Give the largest rise of the loss, in means of `window` steps, of each lane of `[S, T]` after it converged."""
+    """Compute the largest rise of the loss after convergence, nats, for each lane of `[S, T]` that converged.
+
+    Losses are means over `window` steps.
+    """
     rises = []
     for lane in loss[:, : loss.shape[1] // window * window].reshape(len(loss), -1, window).mean(axis=2):
         settled = np.flatnonzero(lane < CONVERGED)
@@ -229,26 +221,48 @@ def largest_rises(loss: np.ndarray, window: int = 20) -> list[float]:
     return rises
 
 
-def split_at(metrics: train.Metrics, level: float, uncertainty: float) -> list[str]:
-    """Say what the loss consists of at each lane's first evaluation below a level: how many lanes, and means."""
+def splits(rows: list[Row], runs: Mapping[str, Run], carry: float) -> list[tuple[str, ...]]:
+    """Return a table of what the loss of each row consists of where it first falls below each of LEVELS."""
+    heading = (
+        "tens, first time below",
+        "D/H",
+        "seeds",
+        "step",
+        "loss",
+        "leak",
+        "uncertainty",
+        "miscalibration",
+        "loss, no carry",
+        "loss, carry",
+        "P(naive)",
+        "P(naive + 1)",
+    )
+    return [heading] + [
+        (f"{level:g} nats", f"{row.d_model}/{row.heads}", *split_at(runs[row.name].metrics, level, carry))
+        for row in rows
+        for level in LEVELS
+    ]
+
+
+def split_at(metrics: Metrics, level: float, uncertainty: float) -> list[str]:
+    """Return what the loss consists of at each lane's first evaluation below a level: how many lanes, and means."""
     loss = metrics["evaluation/digit_loss"][:, :, 0]
     columns = []
     for s, below in enumerate(loss < level):
         if below.any():
             e = int(np.argmax(below))
-            measured = {
-                name: metrics[f"evaluation/{name}"][s, e, 0]
-                for name in ("leak", "carry_loss", "loss_by_carry", "offset")
-            }
+            leak, carry_loss, by_carry, offset = (
+                metrics[f"evaluation/{name}"][s, e, 0] for name in ("leak", "carry_loss", "loss_by_carry", "offset")
+            )
             columns.append(
                 [
                     metrics["evaluation/step"][e],
                     loss[s, e],
-                    measured["leak"],
+                    leak,
                     uncertainty,
-                    measured["carry_loss"] - uncertainty,
-                    *measured["loss_by_carry"][:2],
-                    *measured["offset"][:2],
+                    carry_loss - uncertainty,
+                    *by_carry[:2],
+                    *offset[:2],
                 ]
             )
     if not columns:
@@ -258,4 +272,4 @@ def split_at(metrics: train.Metrics, level: float, uncertainty: float) -> list[s
 
 
 if __name__ == "__main__":
-    sys.exit(experiment.study("experiments.single_digit", __doc__, PRESETS, conclude, experiment="digit_addition"))
+    sys.exit(main(__doc__, PRESETS, conduct))

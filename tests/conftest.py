@@ -10,16 +10,19 @@ from dataclasses import replace
 # Many tests compile the same small program. Set before JAX is imported, and for child processes too.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.join(tempfile.gettempdir(), f"jaxadd-tests-{os.getuid()}"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
+# Compiling takes most of the suite's time, and tests are about meaning, not speed: without LLVM's optimisations it takes
+# half as long.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true")
 
 import pytest
 from hypothesis import settings
 
-from jaxadd.runs import train
+from jaxadd.cli.main import main
 from jaxadd.config import RunConfig
 from jaxadd.models import Transformer
 from jaxadd.optim.optimizers import AdamW
+from jaxadd.runs import train
 from jaxadd.tasks import Modular
-from jaxadd.training.step import Trainer
 
 # The same examples every time: what is green stays green.
 settings.register_profile("repeatable", derandomize=True)
@@ -54,11 +57,16 @@ def base(tiny):
 
 @pytest.fixture
 def shell(tmp_path, monkeypatch, capsys):
-    """Run a command line in an empty folder: gives its exit status, standard output and standard error."""
+    """Run a command line in an empty folder; returns its exit status, standard output and standard error.
 
-    def run(module, *words):
-        name = f"experiments.{module}"
+    `shell("jaxadd", "resume", folder)` is a command, and `shell("seed_sweep", "debug")` an experiment.
+    """
+
+    def run(program, *words):
         monkeypatch.chdir(tmp_path)
+        if program == "jaxadd":
+            return (main(list(map(str, words))), *capsys.readouterr())
+        name = f"experiments.{program}"
         monkeypatch.setattr(sys, "argv", [name, *map(str, words)])
         monkeypatch.delitem(sys.modules, name, raising=False)  # As if it had not been imported.
         with pytest.raises(SystemExit) as ended:
@@ -73,7 +81,7 @@ def complete(tiny, tmp_path_factory):
     """A finished run, to copy from."""
     folder = tmp_path_factory.mktemp("runs") / "complete"
     notes = []
-    train.train(Trainer(tiny), folder, experiment="modular_addition", note=notes.append)
+    train(tiny, folder, note=notes.append)
     assert notes == []
     return folder
 

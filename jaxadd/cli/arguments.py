@@ -1,10 +1,8 @@
 """Command-line arguments: read into frozen dataclasses, and into the name of a folder."""
 
-import contextlib
 import dataclasses
 import hashlib
-import io
-import itertools
+import inspect
 import re
 import typing
 from collections.abc import Mapping, Sequence
@@ -14,6 +12,7 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 
 import tyro
 
+from jaxadd.cli.parser import read
 from jaxadd.config import MODELS, RunConfig
 from jaxadd.errors import UserError
 from jaxadd.runs.folder import check_name
@@ -52,8 +51,7 @@ class SweepConfig:
     axes: tuple[str, ...] = ()
     """fields that vary: optimizer.lr=1e-3,1e-2 for values, optimizer.lr=log:1e-4..1e-1 for a range to draw from"""
     design: Literal["grid", "list", "random"] = "grid"
-    """how axes are combined. grid: all combinations; list: the i-th values of all axes together; random: --points
-    points drawn from the axes"""
+    """grid: all combinations; list: the i-th values of all axes; random: --points points drawn from the axes"""
     points: int = 0
     """number of points, random design only"""
     design_seed: int = 0
@@ -79,13 +77,11 @@ class Workers:
     width: int | None = None
     """lanes trained at once; by default as many as fit the memory"""
     part: str = "0/1"
-    """part of the lanes that this process trains, as I/N, I from 0 to N - 1; the process that ends last draws the
-    figures"""
+    """part of the lanes that this process trains, I/N with I from 0; the process that ends last draws the figures"""
     keep: int = 2
-    """number of newest saved states to keep in each batch of lanes; 0 keeps all, for replays and analysis over time"""
+    """number of newest saved states to keep in each batch of lanes; 0 keeps all, as replays need them"""
     coordinator: str | None = None
-    """HOST:PORT of process 0, to share the lanes among processes on several machines; several on one machine need
-    devices of their own, for example by CUDA_VISIBLE_DEVICES"""
+    """HOST:PORT of process 0, to divide the lanes among processes; on one machine, each needs its own devices"""
     processes: int = 1
     """number of processes, only with --coordinator"""
     process: int = 0
@@ -113,12 +109,12 @@ class SweepArguments(Arguments[Config], Generic[Config]):
     workers: Annotated[Workers, tyro.conf.arg(name="")] = Workers()
 
 
-def parse(module: str, about: str, presets: Mapping[str, Any], argv: list[str]) -> tuple[Arguments, Path]:
+def parse(module: str, about: str, presets: Mapping[str, Any], argv: Sequence[str]) -> tuple[Arguments, Path]:
     """Return the arguments of an experiment, and its folder.
 
     Args:
       module: name of the experiment's module, as in `python -m MODULE`.
-      about: what it asks, gives and costs, for its help.
+      about: what it asks, expects and costs, for its help.
       presets: configs by name; the first is the default.
       argv: the words after the module's name.
 
@@ -131,26 +127,19 @@ def parse(module: str, about: str, presets: Mapping[str, Any], argv: list[str]) 
     config, name = presets[preset], [preset]
     swept = isinstance(config, SweepConfig)
     base = config.base if swept else config
-    choices = ""
+    kinds = ""
     if isinstance(base, RunConfig):
-        base, chosen, rest = _choose_kinds(base, rest)
+        parts, chosen, rest = choose_kinds({part: getattr(base, part) for part in KINDS}, rest)
         name += chosen
+        base = dataclasses.replace(base, **parts)
         config = dataclasses.replace(config, base=base) if swept else base
-        choices = "".join(f"[--{part} {' | '.join(names)}] " for part, names in KINDS.items())
+        kinds = _usage(KINDS)
     description = (
-        f"{about.strip()}\n\n"
-        f"python -m {module} [{' | '.join(presets)}] {choices}[options]\n"
+        f"{about.strip()}\n\nusage: python -m {module} [{' | '.join(presets)}] {kinds}[options]\n\n"
         f"The options and defaults below are those of preset {preset}."
     )
     kind = SweepArguments if swept else Arguments
-    arguments = read(
-        kind[type(config)],
-        default=kind(config),
-        args=rest,
-        prog=f"python -m {module} {preset}",
-        description=description,
-        config=(tyro.conf.AvoidSubcommands,),
-    )
+    arguments = read(kind[type(config)], f"python -m {module} {preset}", rest, description, kind(config))
     before, after = flat(config), flat(arguments.config)
     if after.get("count") is not None and after["base.seeds"] != before["base.seeds"]:
         raise UserError("--count and --seeds both name the seeds; choose one")
@@ -160,39 +149,63 @@ def parse(module: str, about: str, presets: Mapping[str, Any], argv: list[str]) 
     return arguments, arguments.runs / module.rpartition(".")[2] / check_name(arguments.name or text)
 
 
-def _choose_kinds(config: RunConfig, argv: list[str]) -> tuple[RunConfig, list[str], list[str]]:
-    """Take flags such as `--optimizer sgd` out of arguments: the config with them, the values, and the other words."""
-    chosen, rest = [], list(argv)
-    for part, kinds in KINDS.items():
-        if f"--{part}" not in rest:
+def read_options(options: type, program: str, argv: Sequence[str]) -> Any:
+    """Return the options of a command; a field that is a part of RunConfig, such as a task, has its kind as a flag.
+
+    Args:
+      options: a frozen dataclass.
+      program: the command as it is typed, for its help.
+      argv: the words after it.
+
+    Raises:
+      UserError: an argument is missing or invalid.
+    """
+    fields = dataclasses.fields(options)
+    parts = {f.name: f.default for f in fields if isinstance(f.default, tuple(KINDS.get(f.name, {}).values()))}
+    parts, _, rest = choose_kinds(parts, argv)
+    description = inspect.cleandoc(options.__doc__ or "")
+    if not parts:
+        return read(options, program, rest, description)
+    required = {f.name: tyro.MISSING for f in fields if f.default is dataclasses.MISSING}
+    description += f"\n\nusage: {program} {_usage({part: KINDS[part] for part in parts})}[options]"
+    return read(options, program, rest, description, options(**required, **parts))
+
+
+def choose_kinds(parts: Mapping[str, Any], argv: Sequence[str]) -> tuple[dict[str, Any], list[str], list[str]]:
+    """Take flags such as `--optimizer sgd` out of arguments.
+
+    Args:
+      parts: the default of each part that may be chosen, by a name in KINDS.
+      argv: the words.
+
+    Returns:
+      the parts, the values of the flags taken, and the other words.
+
+    Raises:
+      UserError: a part has no such kind, or is given twice.
+    """
+    result, chosen, rest = dict(parts), [], []
+    words = iter([word for text in argv for word in _split(text, parts)])
+    for word in words:
+        part = word.removeprefix("--")
+        if part not in parts or word == part:
+            rest.append(word)
             continue
-        if rest.count(f"--{part}") > 1:
+        value = next(words, "nothing")
+        if value not in KINDS[part]:
+            raise UserError(f"--{part} must be one of {', '.join(KINDS[part])}, got {value}")
+        if result[part] is not parts[part]:
             raise UserError(f"--{part} is given twice")
-        place = rest.index(f"--{part}")
-        value = (rest[place + 1 : place + 2] or ["nothing"])[0]
-        if value not in kinds:
-            raise UserError(f"--{part} must be one of {', '.join(kinds)}, got {value}")
-        config = dataclasses.replace(config, **{part: kinds[value]()})
+        result[part] = KINDS[part][value]()
         chosen.append(value)
-        del rest[place : place + 2]
-    return config, chosen, rest
+    return result, chosen, rest
 
 
-def read(options: type, **keywords: Any) -> Any:
-    """Call `tyro.cli`, and raise what it prints of a wrong argument as a UserError of one line."""
-    said = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(said):
-            return tyro.cli(options, **keywords)
-    except SystemExit as error:
-        if not error.code:
-            raise
-        # It draws a box, with whatever lines the terminal has: a title, the message, a rule, where to find help.
-        lines = [line.strip("│|╭╮╰╯+ ") for line in said.getvalue().splitlines()[1:]]
-        lines = itertools.dropwhile(_is_rule, lines)
-        message = " ".join(itertools.takewhile(lambda line: not _is_rule(line), lines))
-        raise UserError(message.partition("Error parsing config.")[2] or message or "wrong arguments") from None
+def _split(word: str, parts: Mapping[str, Any]) -> list[str]:
+    """Split "--task=modular" in two; leave every other word as it is."""
+    flag, equals, value = word.partition("=")
+    return [flag, value] if equals and flag.removeprefix("--") in parts and flag.startswith("--") else [word]
 
 
-def _is_rule(line: str) -> bool:
-    return not line.strip("─-")
+def _usage(kinds: Mapping[str, Mapping[str, type]]) -> str:
+    return "".join(f"[--{part} {' | '.join(names)}] " for part, names in kinds.items())

@@ -12,21 +12,21 @@ An experiment is a module with a docstring, presets and one function of a config
 import contextlib
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from jaxadd import sweeps
 from jaxadd.analysis.report import summarize
 from jaxadd.cli.arguments import Arguments, SweepArguments, Workers, parse
+from jaxadd.cli.guard import guard, note
+from jaxadd.cli.output import rendered, save
 from jaxadd.config import RunConfig, Stop
 from jaxadd.errors import UserError
-from jaxadd.files import replacing, write_text
-from jaxadd.pictures import FigureOf
 from jaxadd.runs import Run, train_in
 from jaxadd.sweeps import Row, Sweep, processes
-from jaxadd.training.step import Trainer
-from jaxadd.views import figures, terminal
+from jaxadd.training.trainer import Trainer
+from jaxadd.views import terminal
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -54,21 +54,23 @@ class Session:
     """
 
     folder: Path
-    workers: Workers = Workers()
+    workers: Workers = field(default_factory=Workers)
 
     def run(self, config: RunConfig) -> Run:
         """Train one run in the experiment's folder, and show everything about it; returns the finished run."""
         return show_run(Trainer(config), self.folder)
 
     def train(self, config: RunConfig, name: str, label: str = "") -> Run:
-        """Train one of several runs in a folder of that name, with a bar and a label before it; returns the run."""
+        """Train one of several runs in a folder of that name, with a label before its bar; returns the run."""
         with terminal.progress_bar(config.steps, f"{label or name} ") as (watch, note):
             return train_in(Trainer(config), self.folder / name, watch=watch, note=note)
 
     def train_all(self, configs: Mapping[str, RunConfig]) -> dict[str, Run]:
         """Train several runs, one after the other, each in a folder of its name; returns them by name."""
         if not configs:
-            raise UserError("this experiment has no runs; give it at least one")
+            raise UserError("this experiment has no runs; its options must name one at least")
+        lanes = sum(len(config.seeds) for config in configs.values())
+        print(f"{len(configs)} runs of {lanes} lanes together, in {self.folder}")
         return {
             name: self.train(config, name, f"{i}/{len(configs)} {name}")
             for i, (name, config) in enumerate(configs.items(), 1)
@@ -87,7 +89,7 @@ class Session:
         """
         workers, folder = self.workers, self.folder / name
         if workers.coordinator is not None and workers.part != Workers.part:
-            raise UserError("--part and --coordinator are two ways to share the lanes; choose one")
+            raise UserError("--part and --coordinator are two ways to divide the lanes; choose one")
         joined = processes.join(workers.coordinator, workers.processes, workers.process, sweep, folder)
         structures = sweeps.structures(sweep)
         lanes = sum(len(structure.lanes) for structure in structures)
@@ -95,8 +97,8 @@ class Session:
 
         @contextlib.contextmanager
         def watching(first: int, last: int, structure: sweeps.Structure) -> Iterator:
-            named = f"lane {first}" if first == last else f"lanes {first} to {last}"
-            with terminal.progress_bar(structure.config.steps, f"{label} {named} of {lanes} ".lstrip()) as bar:
+            which = f"lane {first}" if first == last else f"lanes {first} to {last}"
+            with terminal.progress_bar(structure.config.steps, f"{label} {which} of {lanes} ".lstrip()) as bar:
                 yield bar
 
         rows = sweeps.run(
@@ -106,7 +108,7 @@ class Session:
             width=workers.width,
             keep=workers.keep,
             watching=watching,
-            note=_note,
+            note=note,
         )
         print(f"{'table':<{terminal.INDENT}}{sweeps.table_file(folder)}")
         if left := sum(row["status"] in (sweeps.WAITING, sweeps.UNFINISHED) for row in rows):
@@ -129,20 +131,22 @@ def require(sweep: Sweep, axes: Sequence[str], stop: Stop) -> None:
     given = [axis.name for axis in sweep.axes]
     if set(given) != set(axes):
         raise UserError(
-            f"this experiment shows {' × '.join(axes)} and needs exactly these axes, got "
-            f"{', '.join(given) or 'none'}"
+            f"this experiment shows {' × '.join(axes)} and needs exactly these axes, got {', '.join(given) or 'none'}"
         )
     if len(axes) > 1 and sweep.design != "grid":
-        raise UserError(f"this experiment shows a grid, got design {sweep.design}")
+        raise UserError(f"this experiment shows a grid, got --design {sweep.design}")
     if sweep.base.stop != stop:
-        raise UserError(f"this experiment compares lanes that stop at {stop.metric} {stop.threshold:g}")
+        raise UserError(
+            "this experiment compares lanes that stop at the same threshold, --stop.metric "
+            f"{stop.metric.replace('_', '-')} --stop.threshold {stop.threshold:g}"
+        )
 
 
-def main(about: str, presets: Mapping[str, Any], conduct: Callable[[Any, Session], Findings | None]) -> int:
+def main(about: str | None, presets: Mapping[str, Any], conduct: Callable[[Any, Session], Findings | None]) -> int:
     """Run an experiment from the process's arguments.
 
     Args:
-      about: what it asks, gives and costs, printed first and in its help: the module's docstring.
+      about: what it asks, expects and costs, printed first and in its help: the module's docstring.
       presets: configs by name, frozen dataclasses; the first is the default.
       conduct: trains what a config asks for in a session, and returns what was found; None where everything has been
         shown.
@@ -150,10 +154,11 @@ def main(about: str, presets: Mapping[str, Any], conduct: Callable[[Any, Session
     Returns:
       the exit status: 0; 2 where the user has something to fix; 130 when interrupted.
     """
+    about = (about or "").strip()
 
     def action() -> int:
         arguments, folder = parse(_module_name(), about, presets, sys.argv[1:])
-        print(f"{about.strip()}\n")
+        print(f"{about}\n")
         findings = conduct(arguments.config, _session(arguments, folder))
         if findings is not None:
             with sweeps.alone(folder):  # Another process may end at the same moment.
@@ -190,47 +195,3 @@ def show_run(trainer: Trainer, folder: Path, *, extend: bool = False) -> Run:
     report = summarize(run.trained())
     save(folder, report.text, rendered(report.figures))
     return run
-
-
-def rendered(described: Sequence[FigureOf]) -> dict[str, "Figure"]:
-    """Draw figures that are described, by file name."""
-    return {figure.name: figures.render(figure) for figure in described}
-
-
-def save(folder: Path, text: str, drawn: Mapping[str, "Figure"]) -> None:
-    """Print a text and keep it as report.txt, save figures in the folder, and say where everything is."""
-    if text:
-        print(f"\n{text}\n")
-        write_text(folder / "report.txt", text + "\n")
-    target = folder / "figures"
-    target.mkdir(parents=True, exist_ok=True)
-    for name, figure in drawn.items():
-        with replacing(target / f"{name}.png") as part:
-            figure.savefig(part, format="png")
-    names = ",".join(drawn)
-    print(f"{'figures':<{terminal.INDENT}}{target}/{f'{{{names}}}' if len(drawn) > 1 else names}.png")
-    print(f"{'folder':<{terminal.INDENT}}{folder}")
-
-
-def guard(action: Callable[[], int], after_interrupt: str = "") -> int:
-    """Act and return the exit status; an error that the user can fix becomes one line on standard error and status 2.
-
-    Args:
-      action: returns the exit status.
-      after_interrupt: what an interrupt from the keyboard means for the next command.
-    """
-    try:
-        return action()
-    except (UserError, OSError) as error:
-        message = " ".join(str(error).split())
-        if isinstance(error, FileExistsError | NotADirectoryError):
-            message = f"{error.filename} is a file where a folder should be; choose another --name or --runs"
-        print(f"error: {message}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print(f"\ninterrupted{after_interrupt}", file=sys.stderr)
-        return 130
-
-
-def _note(text: str) -> None:
-    print(f"note: {text}", file=sys.stderr)

@@ -1,16 +1,19 @@
 """The `jaxadd` program: `jaxadd COMMAND …`; each command is a module of `cli.commands`."""
 
+import difflib
 import importlib
 import sys
+from collections.abc import Sequence
 
 import jaxadd
+from jaxadd.cli.guard import guard
 from jaxadd.errors import UserError
 
 # What each command does, for the overview. The module of the same name has the dataclass `Options` and the function
-# `run(options)`, which returns the exit status.
+# `run(options)`, which returns the exit status. It is imported when the command is called.
 COMMANDS = {
     "analyse": "measure a trained network: numbers, figures and a page to explore",
-    "hypotheses": "test the claims people make about such networks",
+    "hypotheses": "test the claims that are made about networks of its task",
     "spike": "find the loss spikes of a run and look into the largest, step by step",
     "ask": "let a trained network solve problems of your own",
     "export": "write a trained network as a torch checkpoint",
@@ -21,8 +24,12 @@ COMMANDS = {
 }
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run one command and return the exit status: 0; 2 where the user has something to fix; 130 when interrupted."""
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return the exit status: 0; 2 where the user has something to fix; 130 when interrupted.
+
+    Args:
+      argv: the words after the name of the program; those of the process by default.
+    """
     name, *rest = (sys.argv[1:] if argv is None else argv) or ["--help"]
     if name in ("--help", "-h"):
         print(_overview())
@@ -30,31 +37,32 @@ def main(argv: list[str] | None = None) -> int:
     if name == "--version":
         print(f"jaxadd {jaxadd.__version__}")
         return 0
+    return guard(lambda: _run(name, rest), "; nothing that was saved before is lost")
 
-    from jaxadd.cli.arguments import read
-    from jaxadd.cli.experiment import guard
 
-    def action() -> int:
-        if name not in COMMANDS:
-            raise UserError(f"no command is named {name!r}; there are {', '.join(COMMANDS)}")
-        command = importlib.import_module(f"jaxadd.cli.commands.{name}")
-        return command.run(read(command.Options, prog=f"jaxadd {name}", args=rest))
+def _run(name: str, words: Sequence[str]) -> int:
+    if name not in COMMANDS:
+        close = difflib.get_close_matches(name, COMMANDS, 1)
+        meant = f" (did you mean {close[0]}?)" if close else ""
+        raise UserError(f"no command is named {name!r}{meant}; there are {', '.join(COMMANDS)}")
+    from jaxadd.cli.arguments import read_options
 
-    return guard(action)
+    command = importlib.import_module(f"jaxadd.cli.commands.{name}")
+    return command.run(read_options(command.Options, f"jaxadd {name}", words))
 
 
 def _overview() -> str:
     width = max(map(len, COMMANDS)) + 2
-    lines = [f"  {name:<{width}}{what}" for name, what in COMMANDS.items()]
     return "\n".join(
         [
             "usage: jaxadd COMMAND [options]",
             "",
             "Tools for trained networks and their run folders.",
             "",
-            *lines,
+            *(f"  {name:<{width}}{what}" for name, what in COMMANDS.items()),
             "",
-            "`jaxadd COMMAND --help` lists the options of a command. Experiments are modules: `python -m MODULE --help`.",
+            "`jaxadd COMMAND --help` lists the options of a command. Networks are trained by experiments, a module",
+            "each: `python -m MODULE --help` lists the presets and options of one.",
         ]
     )
 

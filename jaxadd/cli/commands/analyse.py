@@ -1,104 +1,101 @@
 """Analyse a trained network: the standard measures as numbers, figures and a page."""
 
 import json
-import sys
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any
 
 import numpy as np
 import tyro
 
-from jaxadd import examine, subjects
-from jaxadd.cli import experiment
+from jaxadd.analysis.report import Trained, analyse
+from jaxadd.cli import checkpoint
+from jaxadd.cli.checkpoint import Activation
+from jaxadd.cli.guard import note
+from jaxadd.cli.output import rendered, save
+from jaxadd.errors import UserError
 from jaxadd.files import write_text
 from jaxadd.lanes import find
-from jaxadd.subjects import Subject
-from jaxadd.tasks import Addition, Modular
+from jaxadd.models import Network
+from jaxadd.runs import load
+from jaxadd.tasks import Modular, Task
 from jaxadd.views import html
 from jaxadd.views.terminal import INDENT
 
 
 @dataclass(frozen=True)
-class Analyse:
+class Options:
     """Analyse a trained network: the standard measures as numbers, figures and a page.
 
-    Of modular addition: key frequencies by four rules, restricted and excluded loss and the other progress measures
-    of Nanda et al. (2023), over all saved states with the three phases, and Clock or Pizza. Of n-digit addition:
-    what every head, neuron group and position is for, by mean ablation. Of both: circuits, composition, attribution,
-    logit lens. Everything goes to RUN/analysis, or to CHECKPOINT-analysis beside you: report.html to look at;
-    figures; and analysis.json with all numbers in one flat object, whose names `jaxadd.analysis.progress.MEASURES`
-    and `clocks.MEASURES` explain.
+    Of any network: how good it is, and its curves; of a transformer also attention, circuits, composition,
+    attribution and logit lens. Of modular addition: key frequencies, restricted and excluded loss and the other
+    progress measures of Nanda et al. (2023), over all saved states with the three phases, and Clock or Pizza. Of
+    n-digit addition: what every head, neuron group and position is for, by mean ablation.
+
+    Everything goes to RUN/analysis, or to CHECKPOINT-analysis in the current folder: report.html to look at, figures,
+    report.txt, and analysis.json with all numbers in one flat object.
     """
 
     source: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN_OR_PTH")]
-    """a run folder, or a torch checkpoint in the mainline's or TransformerLens's format"""
+    """run folder, or torch checkpoint in the layout of Nanda et al. or of TransformerLens"""
     step: int | None = None
-    """of a run: a saved step; the end by default"""
+    """saved step of a run; by default its end"""
     seed: int | None = None
-    """of a run with several: the one looked at closely; the first by default"""
-    keys: Literal["neurons", "neuron_logit_map", "embedding", "logits"] | None = None
-    """the rule that finds the key frequencies; neurons by default, logits where there are none"""
+    """seed of the network analysed closely: of a run, by default the first; of a checkpoint, that of its split"""
+    keys: str | None = None
+    """key frequencies such as 3,6,23,39, or the rule that finds them: neurons, neuron-logit-map, embedding, logits"""
     out: Path | None = None
     """folder for the results"""
-    task: Literal["modular", "addition"] = "modular"
-    """of a checkpoint: what it was trained on"""
-    p: int = 113
-    """of a checkpoint: modulus"""
-    train_fraction: float = 0.3
-    """of a checkpoint: share of the pairs that it was trained on"""
-    split_seed: int = 0
-    """of a checkpoint: seed of the published split"""
-    operation: Literal["add", "subtract"] = "add"
-    """of a checkpoint: a + b or a - b"""
-    digits: int = 5
-    """of a checkpoint: of each operand"""
-    target: Literal["sequential", "parallel", "single"] = "sequential"
-    """of a checkpoint: what an addition network sees of the answer"""
-    digit: int = 0
-    """of a checkpoint with target single: the answer digit predicted, 0 is the units"""
-    answer_order: Literal["msd", "lsd"] = "msd"
-    """of a checkpoint: the answer digit that comes first"""
-    activation: Literal["relu", "gelu"] = "relu"
-    """of a checkpoint: it does not say"""
+    activation: Activation | None = None
+    """activation function of a checkpoint; by default what its file says, or else relu"""
+    task: Task = field(default=Modular())
+    """task of a checkpoint; a run knows its own"""
 
 
-def main(options: Analyse) -> int:
-    """Measure, print, write and draw; gives the exit status."""
-    subject = _subject(options)
-    lane = find(subject.seeds, options.seed)
-    if isinstance(subject.task, Modular):
-        found = examine.examine_modular(subject, lane, options.keys)
-    else:
-        found = examine.examine_addition(subject, lane)
+def run(options: Options) -> int:
+    """Measure, print, write and draw; returns the exit status."""
+    trained = _trained(options)
+    lane = find([network.seed for network in trained.networks], options.seed)
+    report, heading = analyse(trained, lane, options.keys), describe(trained.networks[lane])
     beside = Path(f"{options.source.stem}-analysis") if options.source.is_file() else options.source / "analysis"
     folder = options.out or beside
     folder.mkdir(parents=True, exist_ok=True)
-    finite = {name: None if isinstance(v, float) and not np.isfinite(v) else v for name, v in found.numbers.items()}
-    write_text(folder / "analysis.json", json.dumps(finite, indent=2) + "\n")
-    html.write(folder / "report.html", subject.title, f"seed {subject.seeds[lane]}", found.blocks)
-    experiment.show(folder, experiment.Findings(found.figures, found.text))
-    print(f"{'page':<{INDENT}}{folder / 'report.html'}")
+    numbers, page = folder / "analysis.json", folder / "report.html"
+    write_text(numbers, json.dumps(finite(report.numbers), indent=2, allow_nan=False) + "\n")
+    html.write(page, trained.title, heading, report.blocks)
+    save(folder, f"{trained.title}\n{heading}\n\n{report.text}", rendered(report.figures))
+    print(f"{'numbers':<{INDENT}}{numbers}\n{'page':<{INDENT}}{page}")
     return 0
 
 
-def _subject(options: Analyse) -> Subject:
-    if not options.source.is_file():
-        note = lambda text: print(f"note: {text}", file=sys.stderr)  # noqa: E731
-        return subjects.from_run(options.source, options.step, history=True, note=note)
-    if options.task == "addition":
-        task = Addition(
-            digits=options.digits, target=options.target, digit=options.digit, answer_order=options.answer_order
-        )
-    else:
-        task = Modular(
-            p=options.p,
-            operation=options.operation,
-            train_fraction=options.train_fraction,
-            split_seed=options.split_seed,
-        )
-    return subjects.from_checkpoint(options.source, task, activation=options.activation)
+def describe(network: Network) -> str:
+    """Return which network it is: its seed, the seed of its split where that is another one, and its step."""
+    split = getattr(network.task, "split_seed", None)
+    seed = f"seed {network.seed}" + ("" if split in (None, network.seed) else f", split seed {split}")
+    return f"{seed}, step {network.step:,}"
 
 
-if __name__ == "__main__":
-    sys.exit(experiment.command("experiments.analyse", Analyse, main))
+def finite(value: Any) -> Any:
+    """Return plain data with None in place of every number that is not finite, which JSON cannot hold."""
+    if isinstance(value, Mapping):
+        return {name: finite(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    value = value.item() if isinstance(value, np.generic) else value
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _trained(options: Options) -> Trained:
+    if options.source.is_file():
+        if options.step is not None:
+            raise UserError(f"{options.source} is a checkpoint, the state of one step; leave --step out")
+        return checkpoint.trained(options.source, options.task, options.seed, options.activation)
+    if not options.source.exists():
+        raise UserError(f"there is no {options.source}; name a run folder or a torch checkpoint")
+    if options.task != Modular() or options.activation is not None:
+        raise UserError(
+            f"--task and --activation describe a checkpoint; {options.source} is no file, and a run knows them"
+        )
+    return load(options.source).trained(options.step, history=True, note=note)

@@ -1,15 +1,18 @@
 """Let a trained network solve problems of your own."""
 
+import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import numpy as np
 import tyro
 
 from jaxadd.errors import UserError
 from jaxadd.runs import load
-from jaxadd.tasks import Addition
+from jaxadd.tasks import Addition, Task
+from jaxadd.types import Batch
 
 
 @dataclass(frozen=True)
@@ -18,30 +21,48 @@ class Options:
 
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """run folder of an addition network, such as runs/digit_addition/sequential"""
-    problems: Annotated[tuple[str, ...], tyro.conf.Positional]
+    problems: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="PROBLEM ...")]
     """sums such as 12345+67890= or 12345+67890=080235, padded with zeros; an answer that is given must be correct"""
     step: int | None = None
     """saved step of the network; by default the end of the run"""
+
+
+class Problems(NamedTuple):
+    """Problems that a person wrote: as examples, and with their correct answers as text."""
+
+    batch: Batch
+    solved: Sequence[str]
 
 
 def run(options: Options) -> int:
     """Print the answers of every seed; returns the exit status."""
     trained = load(options.run)
     task = trained.config.task
-    if not isinstance(task, Addition):
-        raise UserError(f"{options.run} is a run of {type(task).__name__}; `jaxadd ask` is for Addition")
-    if not options.problems:
-        raise UserError(f"name at least one problem, such as {task.example}")
-    operands, answers = (np.stack(part) for part in zip(*map(task.parse, options.problems), strict=True))
-    true = np.asarray(task.features(operands).answer)
-    if (answers != true).any():
-        row = int(np.argmax((answers != true).any(axis=-1)))
-        raise UserError(f"{options.problems[row]!r} is incorrect: {task.text(operands[row], true[row])}")
-    batch = task.batch(operands)
-    inputs, targets = np.asarray(batch.inputs), np.asarray(batch.targets)
+    problems = read(task, options.problems)
+    inputs, targets = np.asarray(problems.batch.inputs), np.asarray(problems.batch.targets)
     for network in trained.networks(options.step):
-        for i, answer in enumerate(np.asarray(network.answer(batch.inputs))):
+        for i, answer in enumerate(np.asarray(network.answer(inputs))):
             correct = (answer == targets[i]).all()
-            said = task.text(operands[i], true[i]) if correct else task.describe(inputs[i], targets[i], answer)
-            print(f"seed {network.seed}  {said}")
+            words = problems.solved[i] if correct else task.describe(inputs[i], targets[i], answer)
+            print(f"seed {network.seed}  {words}")
     return 0
+
+
+@functools.singledispatch
+def read(task: Task, texts: Sequence[str]) -> Problems:
+    """Read problems of a task as a person writes them; raises UserError where a text is none, or its answer is not
+    correct. A task whose problems can be written registers itself here.
+    """
+    raise UserError(f"this run is of {type(task).__name__}, and `jaxadd ask` reads problems of Addition only")
+
+
+@read.register
+def _(task: Addition, texts: Sequence[str]) -> Problems:
+    if not texts:
+        raise UserError(f"name at least one problem, such as {task.example}")
+    operands, answers = (np.stack(part) for part in zip(*map(task.parse, texts), strict=True))
+    correct = np.asarray(task.features(operands).answer)
+    for text, digits, answer, total in zip(texts, operands, answers, correct, strict=True):
+        if (answer != total).any():
+            raise UserError(f"{text!r} is incorrect: {task.text(digits, total)}")
+    return Problems(task.batch(operands), [task.text(*pair) for pair in zip(operands, correct, strict=True)])

@@ -35,7 +35,8 @@ from jaxadd.optim import losses
 from jaxadd.runs import train
 from jaxadd.tasks import Addition, Modular
 from jaxadd.training import costs
-from jaxadd.training.step import EVALUATIONS, Trainer
+from jaxadd.training.step import EVALUATIONS
+from jaxadd.training.trainer import Trainer
 from jaxadd.types import Params
 from jaxadd.views import figures
 
@@ -235,7 +236,7 @@ def _median_seconds(function: Callable[[], Any], repeats: int) -> float:
 
 def _plain(trainer: Trainer, steps: int) -> Callable[[], None]:
     apply, tx = trainer.model.apply, trainer.config.optimizer.transform()
-    keep = lambda x: x  # noqa: E731
+    keep = lambda x: x
     sizes = trainer.config.task.sizes
 
     def loss(params, batch):

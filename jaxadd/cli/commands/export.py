@@ -1,8 +1,9 @@
 """Write a trained network as a torch checkpoint."""
 
+import functools
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import jax
 import optax
@@ -13,17 +14,17 @@ from jaxadd.errors import UserError
 from jaxadd.interop.layouts import Layout
 from jaxadd.lanes import find, take
 from jaxadd.models import structure
-from jaxadd.optim.optimizers import Adam, AdamW, Optimizer
+from jaxadd.optim.optimizers import Adam, AdamW
 from jaxadd.runs import open_run
-from jaxadd.training.step import Trainer
+from jaxadd.training.trainer import Trainer
 
 
 @dataclass(frozen=True)
 class Options:
     """Write a trained network as a torch checkpoint, in the layout of Nanda et al. or of TransformerLens.
 
-    The file holds {"model": state dict} and, if asked for, "optimizer"; torch.load reads it with weights_only=True,
-    and so does `jaxadd analyse FILE`.
+    The file holds {"model": state dict} and, with --optimizer, "optimizer". torch.load reads it with
+    weights_only=True, and `jaxadd analyse FILE` does too.
     """
 
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
@@ -37,33 +38,55 @@ class Options:
     layout: Layout = "mainline"
     """names and shapes of the tensors; only transformer-lens has LayerNorm"""
     optimizer: bool = False
-    """write Adam's state as well"""
+    """write the state of the optimiser as well, Adam and AdamW only"""
 
 
 def run(options: Options) -> int:
     """Write the file; returns the exit status."""
     trained = open_run(options.run)
     config = trained.config
-    architecture = structure.transformer(trained.model)
+    if not structure.is_transformer(trained.model):
+        raise UserError(f"checkpoints hold transformers, and {options.run} trained an {type(config.model).__name__}")
+    if not options.file.absolute().parent.is_dir():
+        raise UserError(f"there is no folder {options.file.parent} to write {options.file.name} in")
+    settings = adam_settings(config.optimizer) if options.optimizer else None
     state = trained.state(Trainer(config).abstract_state(), options.step)
     lane = jax.device_get(take(state, find(config.seeds, options.seed)))
-    adam = _adam(lane.opt_state, config.optimizer) if options.optimizer else None
-    facts = {"config": {"task": config.task.title, "step": int(lane.step), "activation": architecture.activation}}
+    adam = None if settings is None else _adam(lane.opt_state, settings)
+    facts = {
+        "config": {
+            "task": config.task.title,
+            "step": int(lane.step),
+            "activation": structure.transformer(trained.model).activation,
+        }
+    }
     interop.write(options.file, lane.params, optimizer=adam, rest=facts, layout=options.layout)
     print(f"{options.file}: step {int(lane.step):,}, {options.layout} layout{', with Adam' if adam else ''}")
     return 0
 
 
-def _adam(opt_state: optax.OptState, optimizer: Optimizer) -> interop.Adam:
-    if not isinstance(optimizer, Adam | AdamW):
-        raise UserError(f"--optimizer is for Adam and AdamW; this run was trained by {type(optimizer).__name__}")
-    decay = optimizer.weight_decay if isinstance(optimizer, AdamW) else optimizer.l2
-    settings = {
-        "lr": optimizer.lr,
-        "betas": (optimizer.b1, optimizer.b2),
-        "eps": optimizer.eps,
-        "weight_decay": decay,
-    }
+def _adam(opt_state: optax.OptState, settings: dict[str, Any]) -> interop.Adam:
     mu, nu = (optax.tree.get(opt_state, name) for name in ("mu", "nu"))
-    count = int(optax.tree.get_all_with_path(opt_state, "count")[0][1])
-    return interop.Adam(mu, nu, count, settings)
+    return interop.Adam(mu, nu, int(optax.tree.get_all_with_path(opt_state, "count")[0][1]), settings)
+
+
+@functools.singledispatch
+def adam_settings(optimizer: Any) -> dict[str, Any]:
+    """Return the settings with which torch's Adam or AdamW trains as an optimiser; UserError where neither does."""
+    raise UserError(
+        f"--optimizer writes the state of Adam or AdamW, and this run was trained by {type(optimizer).__name__}"
+    )
+
+
+@adam_settings.register
+def _(optimizer: AdamW) -> dict[str, Any]:
+    return _settings(optimizer) | {"weight_decay": optimizer.weight_decay}
+
+
+@adam_settings.register
+def _(optimizer: Adam) -> dict[str, Any]:
+    return _settings(optimizer) | {"weight_decay": optimizer.l2}
+
+
+def _settings(optimizer: Adam | AdamW) -> dict[str, Any]:
+    return {"lr": optimizer.lr, "betas": (optimizer.b1, optimizer.b2), "eps": optimizer.eps}

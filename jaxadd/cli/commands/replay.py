@@ -7,7 +7,7 @@ from typing import Annotated
 import tyro
 
 from jaxadd.analysis.report import training_figures
-from jaxadd.cli.experiment import rendered, save
+from jaxadd.cli.output import rendered, save
 from jaxadd.errors import UserError
 from jaxadd.files import read_npz
 from jaxadd.runs import open_run, replay

@@ -23,7 +23,8 @@ from jaxadd.optim.optimizers import Adam, AdamW
 from jaxadd.runs import replay, train
 from jaxadd.tasks import Addition
 from jaxadd.tasks.addition.carries import CLASSES
-from jaxadd.training.step import Trainer, TrainState
+from jaxadd.training.step import TrainState
+from jaxadd.training.trainer import Trainer
 from jaxadd.trees import named_leaves
 from jaxadd.types import Metrics, Params
 from jaxadd.views import figures, terminal
@@ -124,7 +125,7 @@ def main(options: Options) -> int:
     if not listed:
         print(f"no spike: no train loss stays above {options.factor:g} times the median of the steps before it")
         return 0
-    distance = lambda entry: abs(entry[1].peak - (options.step or 0))  # noqa: E731
+    distance = lambda entry: abs(entry[1].peak - (options.step or 0))
     lane, spike = max(listed, key=_rise) if options.step is None else min(listed, key=distance)
     seed = config.seeds[lane]
     overview = _overview(listed, lanes, config.seeds)
