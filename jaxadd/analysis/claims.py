@@ -1,8 +1,9 @@
-"""Test the claims people make about networks: a registry of them by task, and the test of all that apply to a network.
+"""Test the claims people make about networks: a registry of them by task, and a test of all that apply.
 
 A claim is one sentence with its candidates: a claim about a certain neuron cluster has one, "a head carries column
-3's sum" has one for every head and position. The best candidate is chosen on some problems, and scored on others. What is claimed of a task's networks is registered in `analysis.modular.claims`, `analysis.addition.claims`
-and so on with `@prepare.register(TaskClass)`.
+3's sum" has one for every head and position. The best candidate is chosen on some problems, and scored on others.
+What is claimed of a task's networks is registered in `analysis.modular.claims`, `analysis.addition.claims` and so on
+with `@prepare.register`.
 """
 
 import functools
@@ -49,7 +50,7 @@ class Prepared(NamedTuple):
 
 
 class Finding(NamedTuple):
-    """An entry's outcome on one network: the best candidate's name and its score on problems that did not choose it."""
+    """An entry's outcome on one network: the best candidate, and its score on problems that did not choose it."""
 
     text: str
     claim: str

@@ -81,7 +81,7 @@ class Losses(NamedTuple):
       clean: `[B]`, of the network as it is.
       scrubbed: `[n, B]`, by claim.
       random: `[n, B]`.
-      partnered: `[n]`, the fraction of problems that have every label in common with another; the others keep their X.
+      partnered: `[n]`, the fraction of problems that have every label in common with another; others keep their X.
     """
 
     clean: jax.Array
@@ -94,7 +94,8 @@ class Score(NamedTuple):
     """The outcome of a claim's test on one network.
 
     Attributes:
-      score: 1 - (scrubbed - loss) / (random - loss); NaN where the activation does not matter, or a loss is not finite.
+      score: 1 - (scrubbed - loss) / (random - loss); NaN where the activation does not matter, and where a loss is
+        not finite.
       low: lower end of the bootstrap interval over problems, 95 % by default.
       high: its upper end.
       loss: mean clean loss, nats.

@@ -1,4 +1,4 @@
-"""How good a network is: loss and accuracy on the examples it was trained on, where they are a fixed set, and others."""
+"""How good a network is: loss and accuracy on its test set, and on its train set where that is fixed."""
 
 import functools
 from collections.abc import Mapping, Sequence
@@ -88,7 +88,7 @@ def of(network: Network) -> dict[str, Performance]:
 
 
 def numbers(performance: Mapping[str, Performance], answers: Sequence[str]) -> dict[str, float]:
-    """Return the performance as plain numbers: "test_loss", "test_accuracy", and of several answers "test_loss.A5"."""
+    """Return the performance as plain numbers: "test_loss", and of each of several answers "test_loss.A5"."""
     entries: dict[str, float] = {}
     for name, part in performance.items():
         entries |= {f"{name}_loss": part.loss, f"{name}_accuracy": part.accuracy}
@@ -101,7 +101,7 @@ def numbers(performance: Mapping[str, Performance], answers: Sequence[str]) -> d
 
 
 def tables(trained: Trained, lanes: Sequence[Mapping[str, Performance]], lane: int) -> list[Table]:
-    """Return the performance as tables: of one lane, with several lanes of all, and by answer where there are several.
+    """Return the performance as tables: of one lane, with several lanes of all, and of each of several answers.
 
     Args:
       trained: the networks.

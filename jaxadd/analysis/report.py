@@ -95,7 +95,7 @@ def analyse(trained: Trained, lane: int = 0, keys: str | None = None) -> Report:
 
 @functools.singledispatch
 def analyse_task(task: Task, trained: Trained, lane: int, keys: str | None) -> Report:
-    """Return what is specific to a task, as for `analyse`; what was recorded in training where nothing is registered."""
+    """Return what is specific to a task, as for `analyse`; by default what was recorded in training."""
     no_keys(task, keys)
     return Report.of(blocks=recorded_figures(trained))
 

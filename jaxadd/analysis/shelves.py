@@ -2,8 +2,8 @@
 
 Losses and steps both run over decades, so everything is measured in ratios: a shelf is a stretch over which
 the smoothed loss stays in a narrow band while the step grows by a large factor. A sum of per-digit losses blurs
-the shelves of its digits, so pass one digit's curve at a time. NumPy only. A record that is not finite counts nowhere:
-it is neither on a shelf nor below a threshold.
+the shelves of its digits, so pass one digit's curve at a time. NumPy only. A record that is not finite counts
+nowhere: it is neither on a shelf nor below a threshold.
 """
 
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Ablation effects in addition: which answer digits and carry classes a head, neuron group or position matters for."""
+"""Ablation effects in addition: which answer digits and carry classes each part of a network matters for."""
 
 import functools
 from collections.abc import Sequence
@@ -51,7 +51,7 @@ class Effects(NamedTuple):
 
 
 def components(network: Network, groups: Sequence[np.ndarray]) -> tuple[Component, ...]:
-    """Return every head at every position, every neuron group at every position read, and the input at every position.
+    """Return heads at every position, neuron groups at every position read, and the layer's input at every position.
 
     Args:
       network: trained on addition.

@@ -79,7 +79,7 @@ def _wave(p: int, frequencies: Sequence[int], token: jax.Array) -> jax.Array:
 
 
 def _plane(p: int, k: int) -> Kept:
-    """Return the claim that only polynomials in cos and sin of w_k a and w_k b matter, of degree one in each number."""
+    """Return the claim that only polynomials in cos and sin of w_k a and w_k b matter, degree one in each number."""
 
     def functions(inputs: jax.Array) -> jax.Array:
         a, b = (jnp.pad(_wave(p, [k], inputs[:, i]), [(0, 0), (1, 0)], constant_values=1) for i in (0, 1))

@@ -1,4 +1,4 @@
-"""The renderer of described figures (`jaxadd.pictures`): a layout of pictures, each drawn by the module of its kind."""
+"""The renderer of described figures (`jaxadd.pictures`): the layout, where each picture is drawn by its module."""
 
 from __future__ import annotations
 

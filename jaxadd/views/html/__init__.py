@@ -1,7 +1,6 @@
 """A self-contained HTML page: curves, heat maps that evolve under a slider, tables. One file, no network.
 
-Described pictures (`jaxadd.pictures`) in, a string or a file out. What the page draws is in `page.js`, how it looks in
-`page.css`.
+Described pictures (`jaxadd.pictures`) in, a string or a file out. `page.js` draws, `page.css` says how it looks.
 """
 
 import base64
