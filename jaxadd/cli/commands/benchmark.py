@@ -235,7 +235,7 @@ def _median_seconds(function: Callable[[], Any], repeats: int) -> float:
 
 def _plain(trainer: Trainer, steps: int) -> Callable[[], None]:
     apply, tx = trainer.model.apply, trainer.config.optimizer.transform()
-    keep = lambda x: x  # noqa: E731
+    keep = lambda x: x
     sizes = trainer.config.task.sizes
 
     def loss(params, batch):
