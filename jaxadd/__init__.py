@@ -61,7 +61,7 @@ _MODULES = {
 }
 _HOME = {name: module for module, names in _PUBLIC.items() for name in names}
 
-__all__ = sorted([*_HOME, *_MODULES])  # noqa: PLE0605
+__all__ = sorted([*_HOME, *_MODULES])
 
 if TYPE_CHECKING:
     from jaxadd import analysis, interop, models, optim, sweeps, tasks

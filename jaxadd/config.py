@@ -1,8 +1,8 @@
-"""RunConfig: everything that determines a run, and the numbers in which its lanes may differ."""
+"""RunConfig, everything that determines a run, and the numbers in which the lanes of a run may differ."""
 
 import fractions
 import math
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Annotated, Any, Literal, NamedTuple
 
 import jax.numpy as jnp
@@ -23,12 +23,12 @@ MODELS: tuple[type[ModelConfig], ...] = (Transformer, MLP)
 
 @dataclass(frozen=True)
 class Stop:
-    """Ends a lane at the step where a metric reaches a threshold: a loss falls to it, an accuracy rises to it."""
+    """End a lane at the step where a metric reaches a threshold: a loss falls to it, an accuracy rises to it."""
 
     metric: Literal["none", "train_loss", "train_accuracy", "test_loss", "test_accuracy"] = "none"
-    """metric that is compared with the threshold; test metrics are computed every eval_every steps"""
+    """metric compared with the threshold; test metrics are computed every eval_every steps"""
     threshold: float = 0.0
-    """value that ends the lane: nats for a loss, a fraction from 0 to 1 for an accuracy"""
+    """value at which a lane ends: nats for a loss, a fraction from 0 to 1 for an accuracy"""
 
     def __post_init__(self) -> None:
         check_choices(self)
@@ -39,12 +39,12 @@ class Stop:
             )
 
     def reached(self, values: Any, examples: int) -> Any:
-        """Return where values of the metric, an array, reach the threshold; NaN does not.
+        """Return where values of the metric reach the threshold, a bool array; NaN does not.
 
         Args:
-          values: of the metric.
-          examples: number of examples that an accuracy is a fraction of. Numbers of correct examples are compared,
-            so that the rounding of a fraction decides nothing.
+          values: array of values of the metric.
+          examples: number of examples that an accuracy is a fraction of. The numbers of correct examples are
+            compared, so that the rounding of a fraction does not matter.
         """
         if not self.metric.endswith("accuracy"):
             return values <= self.threshold
@@ -57,33 +57,33 @@ class RunConfig:
     """Everything that determines a run."""
 
     task: Task = field(default_factory=Modular)
-    """what is learned"""
+    """task that the network learns"""
     model: ModelConfig = field(default_factory=Transformer)
-    """the network"""
+    """architecture of the network"""
     optimizer: Optimizer = field(default_factory=AdamW)
-    """the optimiser"""
+    """optimiser and its hyper-parameters"""
     gradient: Gradient = field(default_factory=PlainGradient)
-    """what is done to the gradient before the optimiser sees it"""
+    """filter applied to the gradient before the optimiser"""
     norm: Norm = field(default_factory=FreeNorm)
-    """whether the norm of all parameters together is held"""
+    """whether the norm of all parameters together is held fixed"""
     loss: Loss = field(default_factory=CrossEntropy)
-    """what is minimised; the losses recorded are cross-entropy all the same"""
+    """loss that is minimised; the recorded losses are cross-entropy in any case"""
     init_scale: float = 1.0
-    """initial parameters are multiplied by this"""
+    """factor by which the initial parameters are multiplied"""
     steps: int = 25_000
-    """updates to make"""
+    """number of updates"""
     seeds: tuple[int, ...] = (0,)
-    """one lane per seed, trained side by side; a seed names initial parameters, batches and split"""
+    """one lane per seed, trained side by side; a seed determines initial parameters, batches and data split"""
     vary: Annotated[tuple[tuple[str, tuple[float, ...]], ...], tyro.conf.Suppress] = ()
-    """numbers in which lanes differ: names such as optimizer.lr, each with one value per lane; sweeps set it"""
+    """numbers in which lanes differ: paths such as optimizer.lr, each with one value per lane; set by sweeps"""
     eval_every: int = 10
     """steps between evaluations on the whole test set"""
     checkpoint_every: int = 500
     """steps between saved states; a killed run repeats at most this many"""
     stop: Stop = field(default_factory=Stop)
-    """ends a lane early"""
+    """threshold that ends a lane early"""
     debug: bool = False
-    """run un-jitted, with every operation checked for NaN and every shape printed"""
+    """run without jit, check every operation for NaN, and print the shape of every array"""
 
     def __post_init__(self) -> None:
         for name, least in (("steps", 0), ("eval_every", 1), ("checkpoint_every", 1)):
@@ -108,7 +108,7 @@ class RunConfig:
 
 
 def traced(config: RunConfig) -> dict[str, float]:
-    """Return the numbers in which the lanes of a run may differ, by path; all else is structure, compiled in."""
+    """Return the numbers in which the lanes of a run may differ, by path; all other fields are compiled in."""
     numbers: dict[str, float] = {"init_scale": config.init_scale}
     for part in ("optimizer", "gradient", "norm", "loss"):
         value = getattr(config, part)
@@ -116,12 +116,21 @@ def traced(config: RunConfig) -> dict[str, float]:
     return numbers
 
 
+def structure(config: RunConfig) -> RunConfig:
+    """Return a config that is equal for all runs that one compiled program can train: without lanes and numbers."""
+    parts = {
+        part: type(value)(**{f.name: getattr(value, f.name) for f in fields(value) if f.metadata.get("static")})
+        for part, value in ((part, getattr(config, part)) for part in ("optimizer", "gradient", "norm", "loss"))
+    }
+    return replace(config, **parts, init_scale=1.0, seeds=(0,), vary=(), steps=0, checkpoint_every=1)
+
+
 class Hyper(NamedTuple):
-    """The numbers in which lanes may differ, float32 with a leading S axis; one lane's make its step.
+    """The numbers in which lanes may differ, float32 arrays `[S]`; scalars inside the step of one lane.
 
     Attributes:
-      optimizer, gradient, norm, loss: as in RunConfig, with arrays for numbers.
-      init_scale: as in RunConfig.
+      optimizer, gradient, norm, loss: as in RunConfig, with arrays in place of numbers.
+      init_scale: as in RunConfig, an array.
     """
 
     optimizer: Optimizer
@@ -131,12 +140,12 @@ class Hyper(NamedTuple):
     init_scale: Any
 
     def transform(self) -> optax.GradientTransformation:
-        """Return the optax transformation that turns a gradient into an update."""
+        """Return the optax transformation from the gradient to the update of one lane."""
         return optax.chain(self.gradient.transform(), self.optimizer.transform(), self.norm.transform())
 
 
 def hyper(config: RunConfig) -> Hyper:
-    """Return the numbers of every lane: leaves are float32 `[S]`."""
+    """Return the numbers of every lane, float32 leaves `[S]`."""
     varied = dict(config.vary)
     columns = {
         name: jnp.asarray(varied.get(name, (value,) * len(config.seeds)), jnp.float32)
@@ -144,5 +153,3 @@ def hyper(config: RunConfig) -> Hyper:
     }
     parts = changed(config, columns)
     return Hyper(*(parts.get(part, getattr(config, part)) for part in Hyper._fields))
-
-

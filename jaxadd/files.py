@@ -1,4 +1,4 @@
-"""Files that are whole or not there: each is written beside its place and renamed into it."""
+"""Files that are whole or absent: each is written under a temporary name beside its own, then renamed."""
 
 import contextlib
 import os
@@ -9,26 +9,26 @@ from pathlib import Path
 
 import numpy as np
 
-# What reading a missing, truncated, corrupt or foreign file can raise.
+# What reading a missing, truncated, corrupt or incompatible file can raise.
 UNREADABLE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
 
 
 def read_npz(path: Path) -> dict[str, np.ndarray]:
-    """Read all arrays of an npz file by name."""
+    """Return all arrays of an npz file by name."""
     with path.open("rb") as file, np.load(file) as arrays:
         return {name: arrays[name] for name in arrays.files}
 
 
 def write_npz(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    """Write arrays by name, whole or not at all."""
+    """Write arrays by name to an npz file, whole or not at all."""
     with replacing(path) as part, part.open("wb") as file:
-        np.savez(file, **arrays)
+        np.savez(file, **arrays)  # type: ignore[arg-type]  # The stub takes ** for `allow_pickle` as well.
         file.flush()
         os.fsync(file.fileno())
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text, whole or not at all."""
+    """Write text as UTF-8, whole or not at all."""
     with replacing(path) as part, part.open("w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
@@ -37,10 +37,10 @@ def write_text(path: Path, text: str) -> None:
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give a place beside a file to write to; it is renamed into the file at the end, or removed on an error.
+    """Yield a temporary path beside a file; it is renamed to the file at the end, or removed on an error.
 
-    It is the same place every time, so that a kill leaves no litter: whoever may write a file together with others
-    locks first.
+    The temporary path of a file is always the same, so that killed processes leave at most one behind. Processes that
+    may write the same file at the same time must lock first.
     """
     part = path.with_name(f".{path.name}.part")
     try:
@@ -49,12 +49,12 @@ def replacing(path: Path) -> Iterator[Path]:
     except OSError as error:
         if error.filename is not None:
             raise
-        # What fails at writing, as on a full disk, does not say where.
+        # An error of writing, such as a full disk, does not name the file.
         raise OSError(f"{path} could not be written: {error.strerror or error}") from error
     finally:
         part.unlink(missing_ok=True)
 
 
 def first_line(error: BaseException) -> str:
-    """Give the first line of what an error says."""
+    """Return the first line of an error's message, cut to 200 characters; its type where it has no message."""
     return (str(error) or type(error).__name__).splitlines()[0][:200]

@@ -1,4 +1,4 @@
-"""One way to do the same for many: lanes of a run, states of a training, interventions at a network."""
+"""Mapping a function over lanes: those of a run, saved states of one network, interventions on it."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -9,26 +9,27 @@ from jaxadd.errors import UserError
 
 
 def side_by_side() -> bool:
-    """Tell whether lanes are computed at the same time, so that one that is done costs what the others do."""
+    """Return whether lanes are computed at the same time, so that a lane that is done costs as much as the others."""
     return jax.default_backend() != "cpu"
 
 
 def over_lanes(function: Callable, width: int | None = None) -> Callable:
-    """Map a function over the leading axis of every argument; those in `shared`, which follow, all have in common.
+    """Map a function over the leading axis of its arguments.
 
-    Accelerators take `width` at once, all of them by default. A CPU takes one after the other: a lane's arrays
-    then stay in its cache, matrix products stay large, and lane i computes what it would alone.
+    An accelerator computes `width` lanes at once, all of them by default. A CPU computes one after the other: the
+    arrays of a lane then stay in its cache, matrix products stay large, and lane i computes what it would alone.
 
     Args:
       function: called as `function(*lane, *shared)`.
-      width: lanes that an accelerator takes at once, where all together would not fit its memory.
+      width: number of lanes that an accelerator computes at once, where all together would not fit its memory.
 
     Returns:
-      `mapped(*arguments, shared=())`, which gives results with the same leading axis.
+      `mapped(*arguments, shared=())`, whose results have the same leading axis; the arguments in `shared` are the
+      same for all lanes.
     """
 
     def mapped(*arguments: Any, shared: tuple = ()) -> Any:
-        one = lambda lane: function(*lane, *shared)  # noqa: E731
+        one = lambda lane: function(*lane, *shared)
         if not side_by_side():
             return jax.lax.map(one, arguments)
         if width is None or len(jax.tree.leaves(arguments)[0]) <= width:
@@ -39,12 +40,12 @@ def over_lanes(function: Callable, width: int | None = None) -> Callable:
 
 
 def take(tree: Any, lane: Any) -> Any:
-    """Take one lane, or an array of them, of a tree whose leaves have a leading axis of lanes."""
+    """Return one lane, or an array of them, of a tree whose leaves have a leading axis of lanes."""
     return jax.tree.map(lambda x: x[lane], tree)
 
 
 def find(seeds: Sequence[int], seed: int | None) -> int:
-    """Give the lane of a seed, the first for None; raises ValueError where no lane has it."""
+    """Return the index of the lane with a seed, the first for None; raises UserError where no lane has it."""
     if seed is None:
         return 0
     if seed not in seeds:

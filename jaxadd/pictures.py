@@ -43,7 +43,7 @@ class Lines(NamedTuple):
       spans: stretches of x that are shaded and named.
       behind: by name, `[T]`, raw curves drawn thin and pale behind the others.
       stacked: fill the space between the series, one on top of the other.
-      ordered: the series have an order, shown by colours from light to dark.
+      ordered: the series beside train and test have an order, shown by colours from light to dark.
       note: a sentence below the title.
     """
 

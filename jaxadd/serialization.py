@@ -1,7 +1,7 @@
 """Frozen configs as plain data: JSON and back, fields by dotted path, differences.
 
-A nested dataclass is written with the name of its class as "kind". A class from outside this package, such as a task
-of your own, is written as "module:Class" and imported from there when the config is read.
+A nested dataclass is written with the name of its class as "kind". A class from outside this package, such as a
+user's task, is written as "module:Class" and imported when the config is read.
 """
 
 import importlib
@@ -22,7 +22,7 @@ def to_json(config: Any) -> dict[str, Any]:
 
 
 def kind_of(cls: type) -> str:
-    """Return the name under which a class is written: its own within this package, else "module:Class"."""
+    """Return the name under which a class is written: "Class" within this package, else "module:Class"."""
     module = cls.__module__
     if module == "__main__" and (spec := sys.modules[module].__spec__) is not None:
         module = spec.name  # `python -m NAME` runs NAME as __main__.
@@ -36,60 +36,61 @@ def _plain(value: Any) -> Any:
 
 
 def from_json(data: Any, expected: Any) -> Any:
-    """Return the value that `to_json` wrote.
+    """Return the value that `to_json` wrote as plain data.
 
     Args:
       data: plain data.
-      expected: the annotation of the value: a dataclass, a union of them, or a base class of them.
+      expected: annotation of the value: a dataclass, a union of dataclasses, or a base class of them.
 
     Raises:
-      UserError: the class is not one of those expected, cannot be imported, or has other fields now.
+      UserError: the class is not an expected one, cannot be imported, or has other fields now.
     """
     if not isinstance(data, dict):
-        of = get_args(expected)[0] if get_origin(expected) is tuple else None
-        return tuple(from_json(item, of) for item in data) if isinstance(data, list) else data
+        item_type = get_args(expected)[0] if get_origin(expected) is tuple else None
+        return tuple(from_json(item, item_type) for item in data) if isinstance(data, list) else data
     cls = _class(data.get("kind"), expected)
     hints = get_type_hints(cls)
     hints = {f.name: hints[f.name] for f in fields(cls)}
     values = {name: value for name, value in data.items() if name != "kind"}
     if values.keys() != hints.keys():
-        wrong = ", ".join(sorted(values.keys() ^ hints.keys()))
-        raise UserError(f"the fields of {cls.__name__} have changed since this was written: {wrong}")
+        changes = ", ".join(sorted(values.keys() ^ hints.keys()))
+        raise UserError(f"the fields of {cls.__name__} have changed since this was written: {changes}")
     return cls(**{name: from_json(value, hints[name]) for name, value in values.items()})
 
 
 def _class(kind: Any, expected: Any) -> type:
     bases = get_args(expected) or (expected,)
-    choices = {kind_of(cls): cls for base in bases for cls in _family(base) if is_dataclass(cls)}
+    choices = {kind_of(cls): cls for base in bases for cls in _with_subclasses(base) if is_dataclass(cls)}
     if kind in choices:
         return choices[kind]
-    module, colon, name = str(kind).partition(":")
+    module_name, colon, name = str(kind).partition(":")
     if colon:
         try:
-            found = importlib.import_module(module)
+            module = importlib.import_module(module_name)
         except ImportError as error:
             raise UserError(
-                f"{kind} cannot be imported ({error}); start Python where the module {module} can be found"
+                f"{kind} cannot be imported ({error}); start Python where the module {module_name} can be found"
             ) from error
-        cls = getattr(found, name, None)
+        cls = getattr(module, name, None)
         if isinstance(cls, type) and is_dataclass(cls) and issubclass(cls, bases):
             return cls
     raise UserError(f"expected one of {', '.join(choices)}, got kind {kind!r}")
 
 
-def _family(cls: Any) -> Iterator[type]:
-    """Yield a class and every class that derives from it."""
+def _with_subclasses(cls: Any) -> Iterator[type]:
+    """Yield a class and all its subclasses; nothing for an annotation that is not a class."""
     if isinstance(cls, type):
         yield cls
-        for derived in cls.__subclasses__():
-            yield from _family(derived)
+        subclasses: list[type] = cls.__subclasses__()
+        for subclass in subclasses:
+            yield from _with_subclasses(subclass)
 
 
 # --- fields by path ------------------------------------------------------------------------------------------
 
 
 def flat(config: Any, prefix: str = "") -> dict[str, Any]:
-    """Return every field by its path, as in "optimizer.lr"; the class of a nested config is under its own path."""
+    """Return every field by its path, such as "optimizer.lr"; the path of a nested config has the name of its class."""
     result: dict[str, Any] = {}
     for name, value in to_json(config).items():
         if name == "kind":
@@ -102,7 +103,7 @@ def flat(config: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def single_values(config: Any, prefix: str = "") -> dict[str, Any]:
-    """Return every field that holds one value, not a list, by its path, as in "task.mixture.uniform"."""
+    """Return every field that holds one value, not a tuple, by its path, such as "task.mixture.uniform"."""
     result: dict[str, Any] = {}
     for f in fields(config):
         value = getattr(config, f.name)
@@ -114,22 +115,25 @@ def single_values(config: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def with_values(config: Any, values: Mapping[str, Any]) -> Any:
-    """Return the config with fields replaced by path; raises UserError for an unknown path or an invalid value."""
+    """Return the config with some fields replaced by path; raises UserError for unknown paths and invalid values."""
     for name in values:
         _check_path(config, name)
     return replace(config, **changed(config, values))
 
 
 def changed(config: Any, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields of a config that values by existing paths change; each dataclass checks its own together."""
-    inside: dict[str, dict[str, Any]] = {}
+    """Return the new values of the top-level fields that `values`, by existing paths, change.
+
+    All changes to a nested dataclass are made at once, so that it checks its fields together.
+    """
+    by_field: dict[str, dict[str, Any]] = {}
     for name, value in values.items():
         head, _, rest = name.partition(".")
-        inside.setdefault(head, {})[rest] = value
+        by_field.setdefault(head, {})[rest] = value
     result = {}
-    for head, given in inside.items():
+    for head, changes in by_field.items():
         part = getattr(config, head)
-        result[head] = given[""] if "" in given else replace(part, **changed(part, given))
+        result[head] = changes[""] if "" in changes else replace(part, **changed(part, changes))
     return result
 
 
@@ -141,8 +145,8 @@ def _check_path(config: Any, name: str) -> None:
         part = getattr(part, head)
 
 
-def difference(ours: Any, theirs: Any) -> list[str]:
-    """List the fields in which two configs differ, as "optimizer.lr: 0.001 here, 0.003 there"."""
-    a, b = flat(ours), flat(theirs)
+def difference(here: Any, there: Any) -> list[str]:
+    """Return the fields in which two configs differ, such as "optimizer.lr: 0.001 here, 0.003 there"."""
+    a, b = flat(here), flat(there)
     names = [name for name in {**a, **b} if a.get(name) != b.get(name)]
     return [f"{name}: {a.get(name, 'absent')} here, {b.get(name, 'absent')} there" for name in names]

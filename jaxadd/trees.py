@@ -8,12 +8,12 @@ import numpy as np
 
 
 def named_leaves(tree: Any) -> list[tuple[str, Any]]:
-    """List the leaves of a pytree with their paths, as in "blocks.0.attn.W_Q"."""
+    """Return the leaves of a pytree with their paths, such as "blocks.0.attn.W_Q"."""
     return [(_name(path), leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)]
 
 
 def map_named(function: Callable[[str, Any], Any], tree: Any) -> Any:
-    """Map a function of name and leaf over the leaves of a pytree."""
+    """Map `function(path, leaf)` over the leaves of a pytree."""
     return jax.tree_util.tree_map_with_path(lambda path, leaf: function(_name(path), leaf), tree)
 
 
@@ -29,18 +29,18 @@ def flatten(tree: Any) -> dict[str, np.ndarray]:
 
 
 def nest(arrays: dict[str, np.ndarray], like: Any) -> Any:
-    """Undo `flatten`, into the structure, shapes and dtypes of `like`; raises ValueError where they differ."""
+    """Invert `flatten`: return a pytree like `like`; raises ValueError where names, shapes or dtypes differ."""
     expected = dict(named_leaves(like))
     if expected.keys() != arrays.keys():
-        raise ValueError(f"other arrays than this model has: {', '.join(sorted(expected.keys() ^ arrays.keys()))}")
-    nested = []
+        raise ValueError(f"missing or unexpected arrays: {', '.join(sorted(expected.keys() ^ arrays.keys()))}")
+    leaves = []
     for name, leaf in expected.items():
         array = jax.numpy.asarray(arrays[name])
         array = jax.random.wrap_key_data(array) if _is_key(leaf) else array
         if array.shape != leaf.shape or array.dtype != leaf.dtype:
             raise ValueError(f"{name} is {array.dtype}{array.shape}, expected {leaf.dtype}{leaf.shape}")
-        nested.append(array)
-    return jax.tree.unflatten(jax.tree.structure(like), nested)
+        leaves.append(array)
+    return jax.tree.unflatten(jax.tree.structure(like), leaves)
 
 
 def _is_key(leaf: Any) -> bool:

@@ -1,4 +1,4 @@
-"""The types that every layer shares: what a model learns of its task, batches, data, parameters, metrics."""
+"""The types that every layer shares: sizes, batches, data, parameters, metrics."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ Params = Mapping[str, Any]
 """Parameters of one network: a nested dict of float32 arrays."""
 
 Positions = tuple[int, ...] | jax.Array
-"""Token positions; as an int32 array `[R]` they may be traced."""
+"""Token positions; an int32 array `[R]` may be traced."""
 
 Metrics = dict[str, np.ndarray]
 """What a run recorded, by name: "step" `[T]`, every other array `[S, T, ...]`; see `training.loop.Result`."""
@@ -22,15 +22,15 @@ Predict = Callable[..., jax.Array]
 
 @dataclass(frozen=True)
 class Sizes:
-    """The sizes a model is built from: all that a model learns of its task.
+    """The sizes a model is built from: all that a model knows of its task.
 
     Attributes:
       length: T, tokens per example, or the number of features where the input is real-valued.
       classes: C, the last axis of the logits.
       vocabulary: V, the number of distinct input tokens; None where the input is real-valued.
       read: the R positions whose logits are scored, ascending.
-      autoregressive: the input after a scored position is the answer at that position, so a model that looks ahead
-        would see what it has to predict.
+      autoregressive: whether the input after a scored position is the answer at that position, so that a model
+        with bidirectional attention would see what it has to predict.
     """
 
     length: int
@@ -57,7 +57,7 @@ class Data(NamedTuple):
 
     Attributes:
       shared: arrays that all lanes read (images, a table); stored once however many lanes there are.
-      lane: arrays of one lane (its train and test split); with a leading S axis as `Task.data` returns it.
+      lane: arrays of one lane (its train and test split); `Task.data` returns them with a leading S axis.
     """
 
     shared: Any

@@ -8,16 +8,16 @@ import jax
 import optax
 import pytest
 
-from jaxadd.cli.commands import analyse, export, hypotheses
-from jaxadd.cli import experiment
 from jaxadd import interop, subjects
-from jaxadd.views import terminal
-from jaxadd.runs import train
+from jaxadd.cli import experiment
+from jaxadd.cli.commands import analyse, export, hypotheses
 from jaxadd.config import RunConfig
 from jaxadd.lanes import take
 from jaxadd.models import Transformer
+from jaxadd.runs import train
 from jaxadd.tasks import Addition, Modular
-from jaxadd.training.step import Trainer
+from jaxadd.training.trainer import Trainer
+from jaxadd.views import terminal
 
 
 @pytest.fixture(scope="module")

@@ -9,12 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxadd.optim import losses
-from jaxadd.optim import digits
 from jaxadd.analysis import attribution
 from jaxadd.errors import UserError
 from jaxadd.lanes import take
 from jaxadd.models import Transformer
+from jaxadd.optim import digits, losses
 from jaxadd.tasks import Addition, Modular
 from jaxadd.types import Batch
 

@@ -9,9 +9,9 @@ import pytest
 
 from jaxadd.cli.commands import benchmark
 from jaxadd.cli.commands.benchmark import Benchmark
-from jaxadd.training.loop import fit
 from jaxadd.lanes import take
-from jaxadd.training.step import Trainer
+from jaxadd.training.loop import fit
+from jaxadd.training.trainer import Trainer
 
 
 def test_lanes_side_by_side_are_timed_and_drawn(tiny, tmp_path, capsys, monkeypatch):

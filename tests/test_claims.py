@@ -10,12 +10,12 @@ from jaxadd.analysis import claims
 from jaxadd.analysis.addition import ablation
 from jaxadd.analysis.hypotheses import Kept
 from jaxadd.config import RunConfig, Stop
-from jaxadd.training.loop import fit
 from jaxadd.lanes import take
 from jaxadd.models import Transformer
 from jaxadd.optim.optimizers import AdamW
 from jaxadd.tasks import Addition, Modular
-from jaxadd.training.step import Trainer
+from jaxadd.training.loop import fit
+from jaxadd.training.trainer import Trainer
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +65,7 @@ def test_spans_of_waves_keep_waves_and_nothing_else():
     task = Modular(p=11, train_fraction=0.5)
     inputs = task.batch(jnp.arange(121), {}).inputs
     a, b = inputs[:, 0], inputs[:, 1]
-    wave = lambda k, n: jnp.cos(2 * jnp.pi * k * n / 11 + 0.3)  # noqa: E731
+    wave = lambda k, n: jnp.cos(2 * jnp.pi * k * n / 11 + 0.3)
     plane = claims._plane(11, 3)
     assert isinstance(plane, Kept)
     x = jnp.stack([wave(3, a + b), wave(3, a) * wave(3, b), wave(3, a) + 2, wave(2, a + b), wave(3, 2 * a)], axis=1)

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from experiments import modular_addition
-from jaxadd.cli.commands import replay, resume
 from jaxadd.cli import experiment
-from jaxadd.runs import train
+from jaxadd.cli.commands import replay, resume
 from jaxadd.files import replacing
-from jaxadd.training.step import Trainer
+from jaxadd.runs import train
+from jaxadd.training.trainer import Trainer
 
 SMALL = [
     "--task.p",

@@ -29,7 +29,7 @@ def test_distance_irrelevance_of_sums_and_distances(p, sign):
     a, b = np.divmod(np.arange(p * p), p)
     answers, distance = (a + sign * b) % p, (a - sign * b) % p
     by_sum, by_distance = np.random.default_rng(0).normal(size=(2, p))
-    irrelevance = lambda correct: float(clocks.distance_irrelevance(logits_from(correct, answers, p), answers))  # noqa: E731
+    irrelevance = lambda correct: float(clocks.distance_irrelevance(logits_from(correct, answers, p), answers))
     assert irrelevance(by_distance[distance]) < 1e-3
     if p % 2:  # Sum and distance are then independent.
         np.testing.assert_allclose(irrelevance(by_sum[answers]), 1, rtol=1e-5)

@@ -4,8 +4,8 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from jaxadd.views import figures
 from jaxadd.analysis.shelves import Shelf
+from jaxadd.views import figures
 
 
 def metrics(lanes=1, steps=50):

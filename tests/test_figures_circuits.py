@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.colors import to_hex
 
-from jaxadd.views import figures
 from jaxadd.analysis.fourier import basis
+from jaxadd.views import figures
 from jaxadd.views.figures import style
 
 RNG = np.random.default_rng(0)

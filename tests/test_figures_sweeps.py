@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from jaxadd.views import figures
 from jaxadd.sweeps.outcomes import kaplan_meier
+from jaxadd.views import figures
 
 
 def test_bands_are_quantiles_and_a_lane_that_ended_keeps_its_last_value():

@@ -173,7 +173,7 @@ def test_neuron_share_is_that_of_the_block(p, seed):
 @pytest.mark.parametrize("p", [8, 13])
 def test_neurons_of_one_frequency_dead_neurons_and_constants(p):
     a, b = np.divmod(np.arange(p * p), p)
-    wave = lambda x, k=3, phase=0.4: np.cos(2 * np.pi * k * x / p + phase)  # noqa: E731
+    wave = lambda x, k=3, phase=0.4: np.cos(2 * np.pi * k * x / p + phase)
     square = 1 + 2 * wave(a) * wave(b, phase=1) - wave(b) + wave(a, phase=2)
     mixed = wave(a) + wave(b, k=2)
     activations = np.stack([square, wave(a + b), mixed, 0 * a, 0 * a + 0.3], axis=1).astype(np.float32)
@@ -193,7 +193,7 @@ def test_neurons_of_one_frequency_dead_neurons_and_constants(p):
 def test_a_key_frequency_needs_two_neurons():
     p = 13
     a, b = np.divmod(np.arange(p * p), p)
-    wave = lambda x, k: np.maximum(np.cos(2 * np.pi * k * x / p), 0)  # noqa: E731
+    wave = lambda x, k: np.maximum(np.cos(2 * np.pi * k * x / p), 0)
     neurons = np.stack(
         [np.cos(2 * np.pi * a / p), np.cos(2 * np.pi * b / p), np.cos(4 * np.pi * a / p), wave(a, 5)], 1
     )

@@ -5,11 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxadd.optim import losses
 from jaxadd.analysis import hypotheses as hy
 from jaxadd.analysis.hypotheses import Claim, Kept, Part, Same
 from jaxadd.analysis.interventions import Site
 from jaxadd.models import Transformer
+from jaxadd.optim import losses
 from jaxadd.tasks import Addition
 from jaxadd.types import Batch
 
@@ -119,7 +119,7 @@ def test_true_claims_score_above_and_false_ones_below(network):
 
 def test_a_continuous_feature_keeps_its_span(network):
     model, params, operands, batch = network
-    linear = lambda *features: hy.span(  # noqa: E731
+    linear = lambda *features: hy.span(
         lambda o: jnp.stack([jnp.ones(len(o)), *(f(o).astype(jnp.float32) for f in features)], axis=-1)
     )
     # Head 0's output is exactly linear in the units' sum, so also in the two digits, but not in one of them.

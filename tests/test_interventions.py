@@ -3,11 +3,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxadd.optim import losses
 from jaxadd.analysis import interventions as iv
 from jaxadd.analysis.interventions import Site
 from jaxadd.lanes import take
 from jaxadd.models import Transformer
+from jaxadd.optim import losses
 from jaxadd.tasks import Addition
 
 TASK = Addition(digits=2, batch_size=8, test_examples=8, cascade_examples=2)
@@ -103,7 +103,7 @@ def test_all_sites_in_one_call_equal_one_call_each(given):
 
 def test_gradients_of_activations_are_finite_differences(given):
     params, batch = given
-    objective = lambda logits: jnp.mean(losses.cross_entropy(logits, batch.targets))  # noqa: E731
+    objective = lambda logits: jnp.mean(losses.cross_entropy(logits, batch.targets))
     name = "blocks.1.mlp.hook_post"
     gradient = iv.gradients(params, MODEL.apply, batch.inputs, [name, "logits"], objective)
     step = 1e-2 * jax.random.normal(jax.random.key(3), gradient[name].shape)
@@ -117,7 +117,7 @@ def test_gradients_of_activations_are_finite_differences(given):
 def test_interventions_work_under_vmap_over_lanes(given):
     _, batch = given
     lanes = jax.vmap(MODEL.init)(jax.random.split(jax.random.key(5), 3))
-    ablate = lambda p: MODEL.apply(p, batch.inputs, (), {"blocks.0.attn.hook_z": iv.zero})[0]  # noqa: E731
+    ablate = lambda p: MODEL.apply(p, batch.inputs, (), {"blocks.0.attn.hook_z": iv.zero})[0]
     together = jax.jit(jax.vmap(ablate))(lanes)
     for s in range(3):
         alone = ablate(take(lanes, s))

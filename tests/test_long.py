@@ -14,15 +14,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxadd.runs import checkpoints, train
 from jaxadd import sweeps
 from jaxadd.config import RunConfig, Stop
-from jaxadd.training.loop import fit
 from jaxadd.models import Transformer
 from jaxadd.optim.optimizers import AdamW
+from jaxadd.runs import checkpoints, train
 from jaxadd.sweeps import Sweep
 from jaxadd.tasks import Modular
-from jaxadd.training.step import METRICS, Trainer
+from jaxadd.training.loop import fit
+from jaxadd.training.step import METRICS
+from jaxadd.training.trainer import Trainer
 
 pytestmark = pytest.mark.long
 QUIET = {"note": lambda _: None}

@@ -9,8 +9,8 @@ import shutil
 import numpy as np
 import pytest
 
-from jaxadd.views import html
 from jaxadd.errors import UserError
+from jaxadd.views import html
 
 VOID = {"meta", "link", "input"}
 HOSTILE = "</script><script>alert('1')</script>&amp; \" \u2028 µ"
@@ -194,7 +194,7 @@ def test_the_slider_moves_every_block_that_evolves(opened):
     from selenium.webdriver.common.by import By
     from selenium.webdriver.common.keys import Keys
 
-    state = lambda block: opened.find_element(By.CSS_SELECTOR, f"[data-block='{block}'] .state").text  # noqa: E731
+    state = lambda block: opened.find_element(By.CSS_SELECTOR, f"[data-block='{block}'] .state").text
     assert (state(2), state(4)) == ("state at step 400", "state at step 400")
     before = {block: picture(opened, block) for block in (2, 3, 4)}
     opened.find_element(By.ID, "step").send_keys(Keys.ARROW_LEFT, Keys.ARROW_LEFT)
@@ -250,7 +250,7 @@ def test_it_plays_to_the_end_and_follows_theme_and_width(opened):
         opened.execute_async_script("requestAnimationFrame(() => requestAnimationFrame(arguments[0]))")
         assert opened.execute_script("return document.documentElement.scrollWidth") <= width
     light = picture(opened, 2)
-    theme = lambda name: {"features": [{"name": "prefers-color-scheme", "value": name}]}  # noqa: E731
+    theme = lambda name: {"features": [{"name": "prefers-color-scheme", "value": name}]}
     opened.execute_cdp_cmd("Emulation.setEmulatedMedia", theme("dark"))
     opened.execute_async_script("requestAnimationFrame(() => requestAnimationFrame(arguments[0]))")
     assert picture(opened, 2) != light

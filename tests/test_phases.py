@@ -48,7 +48,7 @@ def test_a_run_that_never_groks_only_memorises():
 
 def test_a_record_too_short_does_not_end_its_last_phase():
     curves = grokking()
-    short = lambda end: phases(STEPS[:end], *(curve[:end] for curve in curves))  # noqa: E731
+    short = lambda end: phases(STEPS[:end], *(curve[:end] for curve in curves))
     assert short(80) == (1400, None, None)
     assert short(100) == (1400, 9000, None)
     assert short(112) == (1400, 9000, None)

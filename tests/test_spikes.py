@@ -7,15 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxadd.cli.commands import spike
-from jaxadd.cli import experiment
-from jaxadd.runs import train
 from jaxadd.analysis import spikes
+from jaxadd.cli import experiment
+from jaxadd.cli.commands import spike
 from jaxadd.config import RunConfig
 from jaxadd.models import Transformer
 from jaxadd.optim.optimizers import SGD, AdamW
+from jaxadd.runs import train
 from jaxadd.tasks import Addition, Modular
-from jaxadd.training.step import Trainer
+from jaxadd.training.trainer import Trainer
 
 
 def falling(length=600, seed=0):
@@ -62,7 +62,7 @@ def test_sharpness_is_the_largest_eigenvalue_in_adams_coordinates():
     scale = rng.uniform(0.5, 2, 6)
     expected = np.linalg.eigvalsh(hessian / np.sqrt(np.outer(scale, scale)))[-1]
     params = {"w": jnp.asarray(rng.standard_normal(6), jnp.float32)}
-    loss = lambda w: w["w"] @ jnp.asarray(hessian, jnp.float32) @ w["w"] / 2  # noqa: E731
+    loss = lambda w: w["w"] @ jnp.asarray(hessian, jnp.float32) @ w["w"] / 2
     seen = jax.jit(lambda w: spikes.look(loss, w, {"w": jnp.asarray(scale, jnp.float32)}))(params)
     assert seen.sharpness == pytest.approx(expected, rel=1e-3)
     gradient = hessian @ np.asarray(params["w"])

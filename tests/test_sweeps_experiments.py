@@ -6,11 +6,11 @@ from dataclasses import replace
 import pytest
 
 from experiments import frac_train, seed_sweep, time_to_generalise
-from jaxadd.cli.commands import submit
 from experiments.time_to_generalise import Contest
 from jaxadd import sweeps
+from jaxadd.cli.commands import submit
 from jaxadd.optim.optimizers import Lion
-from jaxadd.training.step import Trainer
+from jaxadd.training.trainer import Trainer
 
 REACHED = "step_of_test_accuracy_0.99"
 

@@ -1,9 +1,9 @@
-"""Test the claims people make about networks: a registry of them by task, and the test of all that apply to a network.
+"""Test the claims people make about networks: a registry of them by task, and a test of all that apply.
 
 A claim is one sentence with its candidates: a claim about a certain neuron cluster has one, "a head carries column
-3's sum" has one for every head and position. The best candidate is chosen on problems of its own, and scored on
-others. What is claimed of a task's networks is registered in `analysis.modular.claims`, `analysis.addition.claims`
-and so on with `@prepare.register(TaskClass)`.
+3's sum" has one for every head and position. The best candidate is chosen on some problems, and scored on others.
+What is claimed of a task's networks is registered in `analysis.modular.claims`, `analysis.addition.claims` and so on
+with `@prepare.register`.
 """
 
 import functools
@@ -22,7 +22,7 @@ from jaxadd.types import Batch
 
 
 class Entry(NamedTuple):
-    """A claim people make: what it says, and what may bear it out in this network."""
+    """A claim people make: what it says, and its candidates in this network."""
 
     text: str
     candidates: tuple[Claim, ...]
@@ -50,7 +50,7 @@ class Prepared(NamedTuple):
 
 
 class Finding(NamedTuple):
-    """An entry's outcome on one network: the best candidate's name and its score on problems of its own."""
+    """An entry's outcome on one network: the best candidate, and its score on problems that did not choose it."""
 
     text: str
     claim: str
@@ -83,7 +83,8 @@ def assess(network: Network, key: jax.Array) -> list[Finding]:
         for entry in entries:
             if len(entry.candidates) > 1:
                 values = [next(saved) for _ in entry.candidates]
-                chosen[entry.text] = entry.candidates[int(np.argmax(values))]
+                # One that is not defined is no candidate.
+                chosen[entry.text] = entry.candidates[int(np.argmax(np.nan_to_num(values, nan=-np.inf)))]
     claims = [chosen.get(entry.text, entry.candidates[0]) for entry in entries]
     scores: dict[int, Score] = {}
     for group in _groups(claims):
@@ -93,7 +94,7 @@ def assess(network: Network, key: jax.Array) -> list[Finding]:
 
 
 def _groups(claims: Sequence[Claim]) -> list[list[int]]:
-    """Put claims that can share a compilation together; one that keeps a part of X stays alone."""
+    """Group claims that can use the same compiled program; one that keeps a part of X stays alone."""
     groups: dict[Any, list[int]] = {}
     for i, claim in enumerate(claims):
         kept = any(isinstance(part.through, Kept) for part in claim.parts)

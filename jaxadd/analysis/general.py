@@ -37,8 +37,9 @@ def attention(trained: Trained, lane: int, batch: Batch) -> FigureOf:
     steps, means = trained.over_states(lane, lambda w: circuits.mean_attention(w, model, batch.inputs))
     maps = np.stack([np.asarray(mean) for mean in means])  # [E, L, H, R, T]
     heads = {f"L{i}H{h}": maps[:, i, h] for i, h in np.ndindex(maps.shape[1:3])}
+    title = "Mean attention from where answers are read"
     picture = HeatMaps(
-        "Mean attention",
+        title,
         steps,
         heads,
         task.answer_names,
@@ -48,7 +49,7 @@ def attention(trained: Trained, lane: int, batch: Batch) -> FigureOf:
         unit="mean attention",
         limits=(0, 1),
     )
-    return FigureOf("attention", "Mean attention from where answers are read", [picture], trained.subject(lane))
+    return FigureOf("attention", title, [picture], trained.subject(lane))
 
 
 def circuit_figures(network: Network, subject: str) -> list[FigureOf]:
@@ -92,7 +93,9 @@ def circuit_figures(network: Network, subject: str) -> list[FigureOf]:
             ),
         ]
         several = structure.layers(model) > 1
-        name, title = (f"circuits_layer{i + 1}", f"Circuits of layer {i + 1}") if several else ("circuits", "Circuits")
+        name, title = (
+            (f"circuits_layer{i + 1}", f"Circuits of layer {i + 1}") if several else ("circuits", "Circuits")
+        )
         figures.append(FigureOf(name, title, pictures, subject))
     return figures
 

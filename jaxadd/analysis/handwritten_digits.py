@@ -27,5 +27,5 @@ def _(task: HandwrittenDigits, trained: Trained) -> Report:
         ).reshape(1, side, -1)
         for i in errors[:_SHOWN]
     }
-    picture = HeatMaps("Misread images", [network.step], images, (), (), limits=(0, 1))
+    picture = HeatMaps(title, [network.step], images, (), (), limits=(0, 1))
     return Report.of(title, blocks=[FigureOf("misread", title, [picture], trained.subject(0))])

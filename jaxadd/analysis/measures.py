@@ -13,7 +13,6 @@ import numpy as np
 
 from jaxadd.models import Model, structure
 from jaxadd.pictures import Lines, Span, Table
-from jaxadd.tables import spread
 
 
 def always(model: Model) -> bool:
@@ -33,6 +32,7 @@ class Measure(NamedTuple):
       panel: the panel in which it is drawn over training; None where it is not.
       label: in tables and legends; by default the name in words.
       applies: whether the measure is defined for a model.
+      comparable: whether lanes may be compared by it; an entry that belongs to one frequency is no such measure.
     """
 
     name: str
@@ -43,6 +43,7 @@ class Measure(NamedTuple):
     panel: str | None = None
     label: str = ""
     applies: Callable[[Model], bool] = always
+    comparable: bool = True
 
     @property
     def words(self) -> str:
@@ -108,8 +109,7 @@ def table(
     columns = ["measure", heading, *([f"all {len(lanes)} seeds, median (range)"] if several else []), "unit"]
     rows = []
     for name, measure in declared.items():
-        # What belongs to single frequencies differs from lane to lane.
-        shared = several and all(name in numbers for numbers in lanes)
+        shared = several and measure.comparable and all(name in numbers for numbers in lanes)
         everyone = [over_lanes([numbers[name] for numbers in lanes])] if shared else [""] * several
         rows.append((name, number(lanes[lane][name]), *everyone, measure.unit, measure.definition))
     return Table(title, (*columns, "definition"), rows, note)
@@ -120,11 +120,14 @@ def number(value: float) -> str:
     return f"{value:.7g}" if np.isfinite(value) else "not defined"
 
 
-def over_lanes(values: Sequence[float], form: str = "{:.4g}") -> str:
+def over_lanes(values: Sequence[float], write: Callable[[float], str] = "{:.4g}".format) -> str:
     """Return the median over lanes with its range, and how many are finite where not all are."""
     finite = [value for value in values if np.isfinite(value)]
-    count = "" if len(finite) == len(values) else f", {len(finite)} of {len(values)} finite"
-    return spread(finite, form) + count if finite else "not defined"
+    if not finite:
+        return "not defined"
+    low, middle, high = (write(float(f(finite))) for f in (np.min, np.median, np.max))
+    count = "" if len(finite) == len(values) else f", {len(finite)} of {len(values)} defined"
+    return (middle if low == high else f"{middle} ({low} to {high})") + count
 
 
 def curves(

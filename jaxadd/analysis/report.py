@@ -81,7 +81,7 @@ def analyse(trained: Trained, lane: int = 0, keys: str | None = None) -> Report:
     """
     network = trained.networks[lane]
     performances = [performance.of(one) for one in trained.networks]
-    tables = performance.tables(trained.networks, performances, lane)
+    tables = performance.tables(trained, performances, lane)
     special = analyse_task(network.task, trained, lane, keys)
     usual = general.report(trained, lane, _EXAMPLES)
     text = [*map(as_text, tables), *filter(None, (special.text, usual.text))]
@@ -95,7 +95,7 @@ def analyse(trained: Trained, lane: int = 0, keys: str | None = None) -> Report:
 
 @functools.singledispatch
 def analyse_task(task: Task, trained: Trained, lane: int, keys: str | None) -> Report:
-    """Return what is specific to a task, as for `analyse`; what was recorded in training where nothing is registered."""
+    """Return what is specific to a task, as for `analyse`; by default what was recorded in training."""
     no_keys(task, keys)
     return Report.of(blocks=recorded_figures(trained))
 
@@ -110,15 +110,17 @@ def no_keys(task: Task, keys: str | None) -> None:
 
 
 def recorded_figures(trained: Trained) -> list[FigureOf]:
-    """Describe what was recorded in training of each answer and by the task's own measures, whatever they are."""
+    """Describe what was recorded in training of each answer and by the task's measures, whatever they are."""
     metrics, answers = trained.metrics, trained.networks[0].task.answer_names
     pictures = []
     for name, values in metrics.items():
         evaluated = name.startswith("evaluation/")
-        words, axis = name.removeprefix("evaluation/").replace("_", " "), "evaluation/step" if evaluated else "step"
+        words = name.removeprefix("evaluation/").replace("_", " ").replace("position loss", "loss of each answer")
+        axis = "evaluation/step" if evaluated else "step"
         by_answer = values.ndim == 3 and values.shape[2] == len(answers) > 1
         if name == axis or not (by_answer or (evaluated and values.ndim == 2)):
             continue
         series = {answer: values[..., r] for r, answer in enumerate(answers)} if by_answer else {words: values}
-        pictures.append(Lines(words, metrics[axis], series, log_x=True, log_y="loss" in name))
+        unit = "nats" if "loss" in name else ""
+        pictures.append(Lines(words, metrics[axis], series, unit, log_x=True, log_y=bool(unit)))
     return [FigureOf("recorded", "Recorded in training", pictures, trained.title)] if pictures else []

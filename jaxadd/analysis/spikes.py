@@ -1,7 +1,7 @@
 """Loss spikes: where a run has them, and what happens inside one.
 
 `find` reads recorded losses. The rest looks at single states of a replay: the gradient by parameter, how sharp the
-loss is for the optimiser, how much of it comes of one problem, and which parameters' movement did the damage.
+loss is for the optimiser, how much of it comes of one problem, and which parameters' movement raised it.
 """
 
 import functools
@@ -78,15 +78,15 @@ def find(loss: np.ndarray, step: np.ndarray, *, factor: float = FACTOR, window: 
             stretches[-1][1] = place
         else:
             stretches.append([start, place])
-    found = []
+    spikes = []
     for start, end in stretches:
         if end - start >= LASTING:
             peak = start + int(np.argmax(loss[start:end]))
             back = int(step[end]) if end < len(loss) else None
-            found.append(
+            spikes.append(
                 Spike(int(step[start]), int(step[peak]), back, float(limit[start]) / factor, float(loss[peak]))
             )
-    return found
+    return spikes
 
 
 class Look(NamedTuple):
@@ -105,7 +105,7 @@ class Look(NamedTuple):
 
 
 def look(loss: Callable[[Params], jax.Array], params: Params, scale: Params | None) -> Look:
-    """Look at one state.
+    """Measure one state on its next batch.
 
     Args:
       loss: of the parameters, a scalar.
@@ -150,7 +150,7 @@ def sharpness(loss: Callable[[Params], jax.Array], params: Params, scale: Params
 
 
 def adam_scale(opt_state: Any, b2: jax.Array, eps: jax.Array) -> Params | None:
-    """Give √(ν / (1 - b2^count)) + eps, by which Adam divides the mean gradient; None for another optimiser."""
+    """Return √(ν / (1 - b2^count)) + eps, by which Adam divides the mean gradient; None for another optimiser."""
     nu = optax.tree.get(opt_state, "nu")
     if nu is None:
         return None
@@ -159,7 +159,7 @@ def adam_scale(opt_state: Any, b2: jax.Array, eps: jax.Array) -> Params | None:
 
 
 def adam_limit(lr: float, b1: float) -> float:
-    """Give the sharpness up to which Adam with this learning rate is stable: 38 / lr for b1 = 0.9."""
+    """Return the sharpness up to which Adam with this learning rate is stable: 38 / lr for b1 = 0.9."""
     return (2 + 2 * b1) / ((1 - b1) * lr)
 
 
@@ -201,7 +201,7 @@ class Exchanged(NamedTuple):
 
 
 def exchange(loss: Callable[[Params], jax.Array], before: Params, after: Params) -> Exchanged:
-    """Exchange one parameter at a time between two states of a lane: which of them did the damage.
+    """Exchange one parameter at a time between two states of a lane: which of them raised the loss.
 
     Args:
       loss: of the parameters, any array, such as the loss by digit `[R]`.

@@ -27,7 +27,7 @@ class Trained(NamedTuple):
 
     networks: tuple[Network, ...]
     title: str
-    metrics: Metrics = {}
+    metrics: Metrics = {}  # noqa: RUF012 (nothing writes to it; a NamedTuple has no default factory)
     steps: np.ndarray = np.zeros(0, int)
     histories: tuple[Params, ...] = ()
 
@@ -38,8 +38,13 @@ class Trained(NamedTuple):
 
     def subject(self, lane: int) -> str:
         """What a figure of one lane is of."""
+        return f"{self.networks[lane].task.title}, {self.name(lane)}"
+
+    def name(self, lane: int) -> str:
+        """The seed and the step of one network; of a checkpoint from elsewhere the step is not known."""
         network = self.networks[lane]
-        return f"{network.task.title}, seed {network.seed}, step {network.step:,}"
+        known = network.step or self.metrics or len(self.steps)
+        return f"seed {network.seed}, step {network.step:,}" if known else f"seed {network.seed}"
 
     def over_states(
         self, lane: int, function: Callable[[Params], Any], most: int = FRAMES
@@ -82,6 +87,7 @@ class Report(NamedTuple):
     def of(cls, text: str = "", numbers: Mapping[str, Any] = {}, blocks: Sequence[Block] = ()) -> "Report":
         """Return a report whose figures are those among its blocks."""
         return cls(text, numbers, [block for block in blocks if isinstance(block, FigureOf)], blocks)
+
 
 def as_text(block: Table | Text) -> str:
     """Return a table or paragraphs as they are printed; a last column of definitions is left to the page."""

@@ -25,7 +25,7 @@ from jaxadd.config import RunConfig, Stop
 from jaxadd.errors import UserError
 from jaxadd.runs import Run, train_in
 from jaxadd.sweeps import Row, Sweep, processes
-from jaxadd.training.step import Trainer
+from jaxadd.training.trainer import Trainer
 from jaxadd.views import terminal
 
 if TYPE_CHECKING:

@@ -12,7 +12,8 @@ from jaxadd.analysis.spikes import Spike
 from jaxadd.lanes import take
 from jaxadd.models import structure
 from jaxadd.optim import losses, scores
-from jaxadd.training.step import Trainer, TrainState
+from jaxadd.training.step import TrainState
+from jaxadd.training.trainer import Trainer
 from jaxadd.trees import named_leaves
 from jaxadd.types import Metrics, Params
 from jaxadd.views import figures

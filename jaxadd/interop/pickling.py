@@ -84,7 +84,7 @@ def _tensor(array: np.ndarray, storages: list[np.ndarray]) -> bytes:
     stride = tuple(math.prod(array.shape[i + 1 :]) for i in range(array.ndim))
     name = str(len(storages))
     storages.append(np.array(array, order="C"))
-    plain = lambda value: dump(value)[0][2:-1]  # noqa: E731
+    plain = lambda value: dump(value)[0][2:-1]
     found = b"(" + plain("storage") + f"ctorch\n{kind}\n".encode() + plain(name) + plain("cpu") + plain(array.size)
     rest = plain(0) + plain(array.shape) + plain(stride) + b"\x89" + b"ccollections\nOrderedDict\n)R"
     return b"ctorch._utils\n_rebuild_tensor_v2\n(" + found + b"tQ" + rest + b"tR"

@@ -1,18 +1,18 @@
 """The transformer's forward pass, without the work that training and evaluation do not need.
 
-`plain.forward` is the same mathematics for reading; `tests/models/test_plain.py` compares the two. What is left out
-here: the loss reads R of T positions, so the last block computes queries, MLP and logits there only. The first
-block's input is a function of (token, position), so its keys, values and queries are computed once per vocabulary
-entry and position, then looked up for each example. That is a quarter of the plain pass's arithmetic on the mainline
-task. Where there are few classes, W_out W_U is formed first, so that neurons are multiplied by C columns instead
-of D.
+`plain.forward` computes the same function in a form to read; `tests/models/test_plain.py` compares the two. What is
+saved: the loss reads R of T positions, so the last block computes queries, MLP and logits only there. The input of
+the first block is a function of (token, position), so its keys, values and queries are computed once per vocabulary
+entry and position, then looked up for each example. In Nanda et al.'s setting this takes a quarter of the arithmetic
+of the plain pass. Where there are few classes, W_out W_U is computed first, so that neurons are multiplied by C
+columns instead of D.
 """
 
 import functools
 import math
 import operator
 from collections.abc import Callable
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -24,39 +24,39 @@ from jaxadd.models.transformer import Transformer
 from jaxadd.types import Positions, Sizes
 
 LAYER_NORM_EPSILON = 1e-5  # Added to the variance.
-MASKED = -1e10  # The score of a position that may not be seen, as in the published code.
+MASKED = -1e10  # The attention score of a masked position, as in the published code.
 
 
 class _Stream(NamedTuple):
     """The residual stream at all T positions: of each example, or of each vocabulary entry.
 
-    Positions come first, here and in all that follows: they are few, and a CPU adds up few long rows far
-    faster than many short ones. `Hooks` shows activations batch first.
+    Positions are the first axis throughout this module: they are few, and a CPU sums few long rows much faster than
+    many short ones. `Hooks` transposes activations to batch first.
 
     Attributes:
-      rows: `[T, B, ·]` where `tokens` is None; otherwise `[T, V, ·]`, what each token would give at each
-        position, and the stream of example b at position t is `rows[t, tokens[t, b]]`.
+      rows: `[T, B, ·]` where `tokens` is None; otherwise `[T, V, ·]`, the stream for each token at each position, and
+        the stream of example b at position t is `rows[t, tokens[t, b]]`.
       tokens: int32 `[T, B]`, or None.
     """
 
     rows: jax.Array
     tokens: jax.Array | None
 
-    def map(self, function: Callable[[jax.Array], jax.Array]) -> Self:
+    def map(self, function: Callable[[jax.Array], jax.Array]) -> "_Stream":
         return _Stream(function(self.rows), self.tokens)
 
-    def at(self, positions: Positions) -> Self:
+    def at(self, positions: Positions) -> "_Stream":
         if isinstance(positions, tuple) and positions == tuple(range(len(self.rows))):
             return self
         index = jnp.asarray(positions)
         return _Stream(self.rows[index], None if self.tokens is None else self.tokens[index])
 
     def per_example(self) -> jax.Array:
-        """Look the rows up: `[T, B, ·]`."""
+        """Return the stream of every example, `[T, B, ·]`."""
         if self.tokens is None:
             return self.rows
         length, vocabulary, *rest = self.rows.shape
-        # One flat index: XLA scatters the gradient of `rows[positions, tokens]` far more slowly.
+        # With one flat index, as XLA scatters the gradient of `rows[positions, tokens]` much more slowly.
         flat = self.rows.reshape(length * vocabulary, *rest)
         return flat[self.tokens + vocabulary * jnp.arange(length)[:, None]]
 
@@ -73,13 +73,14 @@ class _TransformerModule(nn.Module):
     @nn.compact
     def __call__(self, tokens: jax.Array, hooks: Hooks, read: Positions) -> jax.Array:
         c, s = self.config, self.sizes
+        assert s.vocabulary is not None  # Checked by `Transformer.check_fits`.
         embedding = _Table("W_E", (s.vocabulary, c.d_model), c.d_model, name="embed")()
         position = _Table("W_pos", (s.length, c.d_model), c.d_model, name="pos_embed")()
         if hooks.uses("hook_embed", "hook_pos_embed", "blocks.0.hook_resid_pre", "blocks.0.ln1.hook_normalized"):
-            # These may be replaced example by example, so the table over the vocabulary cannot stand for them.
+            # An edit may differ from example to example, which a table over the vocabulary cannot represent.
             embedded = hooks("hook_embed", embedding[tokens.T])
-            placed = hooks("hook_pos_embed", jnp.broadcast_to(position[:, None], embedded.shape))
-            stream = _Stream(embedded + placed, None)
+            positional = hooks("hook_pos_embed", jnp.broadcast_to(position[:, None], embedded.shape))
+            stream = _Stream(embedded + positional, None)
         else:
             stream = _Stream(embedding + position[:, None], tokens.T)
         unembed = _Table("W_U", (c.d_model, s.classes), s.classes, name="unembed")()
@@ -98,7 +99,7 @@ class _TransformerModule(nn.Module):
 
 
 def _reads_out_early(config: Transformer, sizes: Sizes) -> bool:
-    """Say whether neurons are better multiplied by W_out W_U than by W_out, then W_U: few classes, no LayerNorm."""
+    """Return whether to multiply neurons by W_out W_U at once: with few classes and no LayerNorm it is less work."""
     return config.d_mlp > 0 and config.layer_norm == "none" and 2 * sizes.classes <= config.d_model
 
 
@@ -107,7 +108,7 @@ def _normal(fan: int) -> Callable:
 
 
 class _Table(nn.Module):
-    """One matrix, N(0, 1) / √fan."""
+    """A matrix parameter, initialised as N(0, 1) / √fan."""
 
     parameter: str
     shape: tuple[int, ...]
@@ -134,9 +135,9 @@ class _Block(nn.Module):
 
     @nn.compact
     def __call__(self, stream: _Stream, hooks: Hooks, at: Positions, readout: jax.Array | None = None) -> jax.Array:
-        """Give the residual stream `[R, B, D]` after the block, or with a `readout` `[D, C]` its product with it."""
+        """Return the residual stream `[R, B, D]` after the block, multiplied by `readout` `[D, C]` if it is given."""
         c, norm = self.config, self.config.layer_norm == "pre"
-        tap = lambda name, *rest: hooks(self.prefix + name, *rest)  # noqa: E731
+        tap = lambda name, *rest: hooks(self.prefix + name, *rest)
         if stream.tokens is None:
             stream = stream.map(lambda rows: tap("hook_resid_pre", rows))
         normed = stream.map(_LayerNorm(name="ln1")) if norm else stream
@@ -161,10 +162,10 @@ class _Attention(nn.Module):
     @nn.compact
     def __call__(self, stream: _Stream, hooks: Hooks, at: Positions) -> jax.Array:
         c = self.config
-        tap = lambda name, *rest: hooks(self.prefix + name, *rest)  # noqa: E731
+        tap = lambda name, *rest: hooks(self.prefix + name, *rest)
         shape = (c.heads, c.d_model, c.d_head)
 
-        def project(name: str, stream: _Stream) -> Self:
+        def project(name: str, stream: _Stream) -> _Stream:
             weight = self.param(name, _normal(c.d_model), shape)
             return stream.map(lambda rows: jnp.einsum("txd,hdk->txhk", rows, weight))
 
@@ -187,27 +188,29 @@ class _Attention(nn.Module):
 def _matmul(x: jax.Array, w: jax.Array) -> jax.Array:
     """Multiply `[..., D]` by `[D, F]` as one product of two matrices.
 
-    Written as a product over a `[B, 1, D]` array, XLA on CPU first copies x to a transposed layout for the
-    gradient of w; that costs a tenth of the mainline step.
+    For a product over a `[B, 1, D]` array, XLA on CPU first copies x to a transposed layout for the gradient of w,
+    which costs a tenth of the step in Nanda et al.'s setting.
     """
     return (x.reshape(-1, x.shape[-1]) @ w).reshape(*x.shape[:-1], w.shape[-1])
 
 
 def _scores_by_table(stream: _Stream) -> bool:
-    """Say whether scores of all pairs of tokens are not many more than scores of all examples."""
+    """Return whether scores of all pairs of tokens cost at most about as much as scores of all examples."""
     return stream.tokens is not None and stream.rows.shape[1] ** 2 <= 4 * stream.tokens.shape[1]
 
 
 def _scores(q: jax.Array, k: jax.Array) -> jax.Array:
     """Compute q·k for `[R, B, H, K]` and `[T, B, H, K]`: `[R, T, B, H]`."""
-    if len(q) == 1:  # One query: a product and a sum, far cheaper on CPU than B·H tiny matrix products.
+    if len(q) == 1:  # For one query, a product and a sum are much faster on CPU than B·H tiny matrix products.
         return jnp.sum(q * k, axis=-1)[None]
-    # B·H products of small matrices, laid out as XLA's batched product takes them: a quarter faster than as they lie.
+    # B·H products of small matrices; in the layout of XLA's batched product they take a quarter less time.
     return jnp.einsum("bhrk,bhtk->bhrt", q.transpose(1, 2, 0, 3), k.transpose(1, 2, 0, 3)).transpose(2, 3, 0, 1)
 
 
 def _table_scores(q: _Stream, k: _Stream) -> jax.Array:
-    """Compute q·k once per pair of (position, token), then look it up: `[R, T, B, H]`."""
+    """Compute q·k once per pair of (position, token), then look it up for each example: `[R, T, B, H]`."""
+    assert q.tokens is not None  # Both are checked by `_scores_by_table`.
+    assert k.tokens is not None
     (queries, vocabulary), length = q.rows.shape[:2], len(k.rows)
     table = jnp.einsum("ruhk,tvhk->rutvh", q.rows, k.rows)
     r, t = jnp.arange(queries)[:, None, None], jnp.arange(length)[:, None]

@@ -1,4 +1,4 @@
-"""A multi-layer perceptron on real-valued input: its config and its forward pass."""
+"""The multi-layer perceptron on real-valued input: its config and its forward pass."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -17,13 +17,13 @@ class MLP(ModelConfig):
     """Multi-layer perceptron classifier on real-valued input."""
 
     hidden: tuple[int, ...] = (128,)
-    """neurons of each hidden layer"""
+    """number of neurons of each hidden layer"""
     activation: Literal["relu", "gelu"] = "relu"
-    """gelu is the exact form, with erf"""
+    """activation function of the neurons; gelu is the exact form, with erf"""
     dtype: Dtype = "float32"
-    """of activations; parameters, logits and loss are always float32"""
+    """dtype of activations; parameters, logits and loss are always float32"""
     precision: Precision = "highest"
-    """of matrix products; below highest, accelerators may round their inputs to TF32 or bfloat16"""
+    """precision of matrix products; below highest, accelerators may round inputs to TF32 or bfloat16"""
 
     def __post_init__(self) -> None:
         if any(width < 1 for width in self.hidden):

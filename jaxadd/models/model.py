@@ -1,4 +1,4 @@
-"""A network's structure as a value: a frozen config, sized for a task, with pure functions of the parameters."""
+"""The structure of a network as a value: a frozen config, sized for a task, with pure functions of parameters."""
 
 import abc
 import functools
@@ -23,7 +23,7 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
 
 
 class ModelConfig(abc.ABC):
-    """An architecture: a frozen dataclass with the fields `dtype` and `precision`, and everything below."""
+    """Base class of architectures: frozen dataclasses with the fields `dtype` and `precision`."""
 
     dtype: Dtype
     precision: Precision
@@ -37,27 +37,27 @@ class ModelConfig(abc.ABC):
         """Return the names of all activations but the logits, in the order of computation."""
 
     def build(self, sizes: Sizes) -> "Model":
-        """Return the model for a task's sizes; raises UserError where they do not fit each other."""
+        """Return the model for the sizes of a task; raises UserError where the two do not fit each other."""
         self.check_fits(sizes)
         return Model(self, sizes)
 
 
 @functools.singledispatch
 def module(config: ModelConfig, sizes: Sizes) -> nn.Module:
-    """Return the Flax module of an architecture; it is called with (inputs, hooks, read) and returns logits `[B, R, C]`.
+    """Return the Flax module of an architecture, a function of (inputs, hooks, read) that returns logits `[B, R, C]`.
 
-    Registered by the module that defines the forward pass.
+    Every architecture registers its forward pass here.
     """
     raise NotImplementedError(f"{type(config).__name__} has no forward pass; register one with `module.register`")
 
 
 @dataclass(frozen=True)
 class Model:
-    """An architecture sized for a task: hashable, so that compiled functions may take it as a static argument.
+    """An architecture sized for a task. Hashable, so compiled functions may take it as a static argument.
 
     Attributes:
       config: the architecture.
-      sizes: of the task.
+      sizes: the sizes of the task.
     """
 
     config: ModelConfig
@@ -69,12 +69,12 @@ class Model:
         return (*self.config.activation_names(), "logits")
 
     def init(self, key: jax.Array) -> Params:
-        """Draw the parameters of one network, a nested dict of float32 arrays, from a typed key."""
+        """Draw the initial parameters of one network, a nested dict of float32 arrays, from a typed key."""
         inputs = jnp.zeros((1, self.sizes.length), jnp.float32 if self.sizes.vocabulary is None else jnp.int32)
         return module(self.config, self.sizes).init(key, inputs, Hooks(self.names, (), {}), self.sizes.read)["params"]
 
     def shapes(self) -> Params:
-        """Return the shapes and dtypes of the parameters, as `init` returns them, without computing them."""
+        """Return the shapes and dtypes of the parameters, structured as by `init`, without computing them."""
         return jax.eval_shape(self.init, jax.eval_shape(lambda: jax.random.key(0)))
 
     def apply(
@@ -85,21 +85,21 @@ class Model:
         edits: Mapping[str, Edit] | None = None,
         read: Positions | None = None,
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """Compute the logits, and return or replace activations on the way. What is not asked for costs nothing.
+        """Compute the logits, and return or replace activations by name; unused hooks cost nothing.
 
         Args:
-          params: of one network.
+          params: the parameters of one network.
           inputs: `[B, T]`, int32 tokens or float32 features.
-          names: the activations to return.
-          edits: by name of an activation, a pure function of it whose result takes its place.
-          read: the R positions to compute logits at, the task's scored positions by default. In the last block,
-            activations after attention exist at these positions only.
+          names: names of the activations to return; `names` of the model lists all.
+          edits: by name of an activation, a pure function of it whose result replaces it.
+          read: the R positions at which logits are computed, by default the scored positions of the task. In the last
+            block, activations after attention exist only at these positions.
 
         Returns:
-          float32 logits `[B, R, C]`, and the activations by name, batch first.
+          float32 logits `[B, R, C]`, and the requested activations by name, batch first.
 
         Raises:
-          UserError: no activation has that name.
+          UserError: a name is not that of an activation.
         """
         chex.assert_shape(inputs, (None, self.sizes.length))
         hooks = Hooks(self.names, names, edits or {})
@@ -108,4 +108,4 @@ class Model:
             logits = module(self.config, self.sizes).apply(
                 {"params": params}, inputs, hooks, self.sizes.read if read is None else read
             )
-        return hooks("logits", logits.astype(jnp.float32), (0,)), hooks.cache
+        return hooks("logits", jnp.asarray(logits, jnp.float32), (0,)), hooks.cache

@@ -1,4 +1,4 @@
-"""A trained network as one value: a model, its parameters, and the task that they were trained on."""
+"""A trained network as one value: a model, its parameters, and the task."""
 
 import functools
 from collections.abc import Collection, Mapping
@@ -20,16 +20,16 @@ from jaxadd.types import Data, Params, Positions
 )
 @dataclass(frozen=True)
 class Network:
-    """One trained network: call it, look into it, replace parts of it.
+    """One trained network: calling it computes logits, and reads or replaces activations.
 
     A pytree whose leaves are the parameters, so `jax.jit`, `jax.grad` and `jax.vmap` take it as an argument.
 
     Attributes:
       params: nested dict of float32 arrays.
       model: the architecture, sized for the task.
-      task: what it was trained on.
-      seed: names its split of the task's data.
-      step: the updates made.
+      task: the task it was trained on.
+      seed: seed of the lane, which determines the split of the task's data.
+      step: number of updates made.
     """
 
     params: Params
@@ -45,7 +45,7 @@ class Network:
 
     @property
     def data(self) -> Data:
-        """The task's data of this network's lane, such as its train and test split."""
+        """The data of the network's lane, such as its train and test split."""
         data = self.task.data((self.seed,))
         return data._replace(lane=jax.tree.map(lambda x: x[0], data.lane))
 
@@ -70,16 +70,19 @@ class Network:
     ) -> tuple[jax.Array, dict[str, jax.Array]]: ...
 
     def __call__(self, inputs, *, cache=None, edits=None, read=None):
-        """Compute the logits, float32 `[B, R, C]`, and return them with the activations named by `cache`.
+        """Compute the logits, float32 `[B, R, C]`, and the activations named by `cache`.
 
         Args:
           inputs: `[B, T]`, int32 tokens or float32 features.
-          cache: names of activations (`model.names` lists them); None returns the logits alone.
-          edits: by name of an activation, a pure function of it whose result takes its place.
-          read: the positions to compute logits at; the task's scored positions by default.
+          cache: names of activations to return (`model.names` lists them); None returns the logits alone.
+          edits: by name of an activation, a pure function of it whose result replaces it.
+          read: the R positions at which logits are computed, by default the scored positions of the task.
+
+        Returns:
+          logits, or (logits, activations by name) where `cache` is given.
 
         Raises:
-          UserError: no activation has that name.
+          UserError: a name is not that of an activation.
         """
         logits, activations = self.model.apply(self.params, jnp.asarray(inputs), cache or (), edits, read)
         return logits if cache is None else (logits, activations)
@@ -87,12 +90,12 @@ class Network:
     def answer(self, inputs: jax.typing.ArrayLike) -> jax.Array:
         """Return the greedy answers, int32 `[B, R]`; -1 where a logit is not finite.
 
-        A network whose input holds the answer gets its own answers so far, not those in `inputs`.
+        In an autoregressive task every answer is fed back as input, and the answers in `inputs` are ignored.
         """
         return _answer(self.model, self.params, jnp.asarray(inputs))
 
 
-@functools.partial(jax.jit, static_argnums=0)  # Not of a Network: one compilation for all seeds and steps.
+@functools.partial(jax.jit, static_argnums=0)  # A Network has a static seed and step, and would be compiled for each.
 def _answer(model: Model, params: Params, inputs: jax.Array) -> jax.Array:
     def predict(inputs: jax.Array, read: Positions | None = None) -> jax.Array:
         return model.apply(params, inputs, read=read)[0]

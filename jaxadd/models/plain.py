@@ -1,7 +1,7 @@
-"""The transformer's forward pass as a person would write it: every position of every example, nothing skipped.
+"""The forward pass of the transformer in its plain form: every position of every example.
 
 This is the definition. `fast` computes the same logits with less work, and the tests compare the two. Axes: B batch,
-T tokens (Q where they query, S where they are attended to), D model, H heads, K head, F mlp, C classes.
+T tokens (q as queries, s as sources of attention), D model, H heads, K head, F mlp, C classes.
 """
 
 import functools
@@ -36,7 +36,7 @@ def forward(params: Params, model: Model, tokens: jax.Array) -> jax.Array:
 
 
 def attention(config: Transformer, params: Params, x: jax.Array) -> jax.Array:
-    """Return what all heads of a layer add to the residual stream, `[B, T, D]`."""
+    """Return the sum of the outputs of all heads of a layer, `[B, T, D]`."""
     q = einsum("btd,hdk->bhtk", x, params["W_Q"])
     k = einsum("btd,hdk->bhtk", x, params["W_K"])
     v = einsum("btd,hdk->bhtk", x, params["W_V"])
@@ -49,14 +49,14 @@ def attention(config: Transformer, params: Params, x: jax.Array) -> jax.Array:
 
 
 def mlp(config: Transformer, params: Params, x: jax.Array) -> jax.Array:
-    """Return what the neurons of a layer add to the residual stream, `[B, T, D]`."""
+    """Return the output of the MLP of a layer, `[B, T, D]`."""
     pre = einsum("btd,df->btf", x, params["W_in"]) + params["b_in"]
     post = ACTIVATIONS[config.activation](pre)
     return einsum("btf,fd->btd", post, params["W_out"]) + params["b_out"]
 
 
 def normalized(config: Transformer, params: Params, name: str, x: jax.Array) -> jax.Array:
-    """Return `x` after the LayerNorm of that name, or as it is where the architecture has none."""
+    """Return `x` after the LayerNorm of that name, or `x` where the architecture has none."""
     if config.layer_norm == "none":
         return x
     centred = x - jnp.mean(x, axis=-1, keepdims=True)

@@ -1,7 +1,7 @@
-"""What analysis asks of an architecture: the answers follow from the config, never from the names of parameters.
+"""The structure of a network for analysis; it follows from the config, never from the names of parameters.
 
-Everything that reads weights or activations by their place in the network asks here. An architecture that analysis
-does not cover raises UserError, so that no number is computed from a structure that was guessed.
+All code that reads weights or activations by their position in the network uses these functions. An architecture that
+analysis does not cover raises UserError, so that no number is computed from a guessed structure.
 """
 
 import jax
@@ -13,7 +13,7 @@ from jaxadd.models.model import Model
 from jaxadd.models.transformer import Transformer
 from jaxadd.types import Params
 
-# The axes of an activation after the batch, by the last part of its name; all others are [position, D].
+# The axes of an activation after the batch, by the last part of its name; [positions, D] for all others.
 _AXES = {
     **dict.fromkeys(("hook_q", "hook_k", "hook_v", "hook_z"), ("positions", "heads", "")),
     **dict.fromkeys(("hook_pattern", "hook_attn_scores"), ("heads", "positions", "sources")),
@@ -22,7 +22,7 @@ _AXES = {
 
 
 def is_transformer(model: Model) -> bool:
-    """Whether the network has blocks of attention, which circuits, attribution and the lens are about."""
+    """Return whether the network is a transformer; circuits, attribution and the logit lens need one."""
     return isinstance(model.config, Transformer)
 
 
@@ -46,12 +46,12 @@ def heads(model: Model) -> int:
 
 
 def has_neurons(model: Model) -> bool:
-    """Whether every block has an MLP."""
+    """Return whether every block has an MLP."""
     return transformer(model).d_mlp > 0
 
 
 def has_layer_norm(model: Model) -> bool:
-    """Whether LayerNorm stands before attention, MLP and unembedding."""
+    """Return whether there is LayerNorm before attention, MLP and unembedding."""
     return transformer(model).layer_norm == "pre"
 
 
@@ -70,36 +70,36 @@ def mlp(params: Params, model: Model, layer: int) -> Params:
 
 
 def activation_axes(name: str) -> tuple[str, ...]:
-    """Return what the axes of an activation are after the batch: "positions", "heads", "neurons", "sources" or ""."""
+    """Return the axes of an activation after the batch: "positions", "heads", "neurons", "sources", or ""."""
     return _AXES.get(name.rpartition(".")[2], ("positions", ""))
 
 
 def only_where_read(model: Model, name: str) -> bool:
-    """Whether an activation exists at the scored positions only: the last block's after its attention scores, and
-    all that follows.
+    """Return whether an activation exists only at the scored positions: in the last block the queries and everything
+    computed from them, and all that follows.
     """
     last = f"blocks.{layers(model) - 1}."
-    whole = ("hook_resid_pre", "ln1.hook_normalized", "attn.hook_k", "attn.hook_v")
-    later = name in ("logits", "ln_final.hook_normalized")
-    return later or (name.startswith(last) and name.removeprefix(last) not in whole)
+    everywhere = ("hook_resid_pre", "ln1.hook_normalized", "attn.hook_k", "attn.hook_v")
+    after = name in ("logits", "ln_final.hook_normalized")
+    return after or (name.startswith(last) and name.removeprefix(last) not in everywhere)
 
 
 def folded(params: Params, model: Model) -> Params:
-    """Fold the linear part of every LayerNorm into the matrices that read through it; without any, change nothing.
+    """Fold the linear part of every LayerNorm into the matrices that read its output.
 
-    LayerNorm is (x - mean x) / σ(x) · w + b. Its centring and its weight w go into W_Q, W_K, W_V, W_in and W_U,
-    so that x W_folded / σ(x) is what the matrix makes of LN(x) but for a constant, the bias b times the matrix.
-    The scale 1 / σ(x), which depends on x, and the constants are left out.
+    LayerNorm is (x - mean x) / σ(x) · w + b. The centring and the weight w are folded into W_Q, W_K, W_V, W_in and
+    W_U, so that x W_folded / σ(x) equals LN(x) W up to a constant, b W. The scale 1 / σ(x), which depends on x, and
+    the constants are left out.
 
     Returns:
-      parameters of the same shapes without LayerNorms.
+      parameters of the same shapes without LayerNorms; `params` where the network has none.
     """
     if not has_layer_norm(model):
         return params
 
     def fold(norm: Params, weights: Params) -> dict[str, jax.Array]:
-        reads = {"W_Q", "W_K", "W_V", "W_in", "W_U"}
-        return {name: _centred(norm["w"][:, None] * w) if name in reads else w for name, w in weights.items()}
+        readers = {"W_Q", "W_K", "W_V", "W_in", "W_U"}
+        return {name: _centred(norm["w"][:, None] * w) if name in readers else w for name, w in weights.items()}
 
     result = {**params, "unembed": fold(params["ln_final"], params["unembed"])}
     del result["ln_final"]
@@ -111,7 +111,7 @@ def folded(params: Params, model: Model) -> Params:
 
 
 def final_scale(model: Model, stream: jax.Array) -> jax.Array | float:
-    """Return the factor by which the final LayerNorm scales a residual stream `[B, R, D]`: `[B, R, 1]`; 1 without."""
+    """Return 1 / σ of the final LayerNorm at a residual stream `[B, R, D]`, `[B, R, 1]`; 1 without LayerNorm."""
     if not has_layer_norm(model):
         return 1.0
     return jax.lax.rsqrt(jnp.var(stream, axis=-1, keepdims=True) + LAYER_NORM_EPSILON)

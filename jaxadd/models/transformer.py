@@ -1,4 +1,4 @@
-"""The decoder-only transformer: its config."""
+"""The config of the decoder-only transformer."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -10,29 +10,29 @@ from jaxadd.types import Sizes
 
 @dataclass(frozen=True)
 class Transformer(ModelConfig):
-    """Decoder-only transformer; as it stands, the mainline's: one layer, ReLU, no LayerNorm.
+    """Decoder-only transformer; the defaults are those of Nanda et al. 2023: one layer, ReLU, no LayerNorm.
 
-    Biases exist in the MLP only. Every matrix starts as N(0, 1) / √D, W_U as N(0, 1) / √C.
+    Only the MLP has biases. Every matrix is initialised as N(0, 1) / √D, W_U as N(0, 1) / √C.
     """
 
     layers: int = 1
-    """blocks, L"""
+    """number of blocks, L"""
     d_model: int = 128
     """width of the residual stream, D"""
     heads: int = 4
-    """attention heads per block, H; D must be divisible by it"""
+    """number of attention heads per block, H; d_model must be divisible by it"""
     d_mlp: int = 512
-    """neurons per block, F; 0 leaves the MLP out"""
+    """number of neurons per block, F; 0 leaves out the MLP"""
     activation: Literal["relu", "gelu"] = "relu"
-    """gelu is the exact form, with erf"""
+    """activation function of the neurons; gelu is the exact form, with erf"""
     layer_norm: Literal["none", "pre"] = "none"
-    """pre: LayerNorm before attention, before the MLP and before the unembedding"""
+    """none, or pre: LayerNorm before attention, before the MLP and before the unembedding"""
     attention: Literal["causal", "bidirectional"] = "causal"
-    """bidirectional: every position sees every other; not for a task whose input holds the answers"""
+    """causal, or bidirectional for tasks whose input does not hold the answers: every position sees every other"""
     dtype: Dtype = "float32"
-    """of activations; parameters, logits and loss are always float32"""
+    """dtype of activations; parameters, logits and loss are always float32"""
     precision: Precision = "highest"
-    """of matrix products; below highest, accelerators may round their inputs to TF32 or bfloat16"""
+    """precision of matrix products; below highest, accelerators may round inputs to TF32 or bfloat16"""
 
     def __post_init__(self) -> None:
         for name, least in (("layers", 1), ("d_model", 1), ("heads", 1), ("d_mlp", 0)):
@@ -44,18 +44,18 @@ class Transformer(ModelConfig):
 
     @property
     def d_head(self) -> int:
-        """Width of one head, K."""
+        """The width of one head, K."""
         return self.d_model // self.heads
 
     def check_fits(self, sizes: Sizes) -> None:
-        """Raise UserError for real-valued input, or answers in the input that attention would see too early."""
+        """Raise UserError for real-valued input, and for bidirectional attention if the input holds the answers."""
         if sizes.vocabulary is None:
             raise UserError("a transformer reads tokens, and this task's input is real-valued; use an MLP")
         if sizes.autoregressive and self.attention != "causal":
             raise UserError("this task's input holds the answers, so attention must be causal, not bidirectional")
 
     def activation_names(self) -> tuple[str, ...]:
-        """Return the names of all activations but the logits, TransformerLens's where it has one."""
+        """Return the names of all activations but the logits, those of TransformerLens where it has one."""
         names = ["hook_embed", "hook_pos_embed"]
         norm = self.layer_norm == "pre"
         for i in range(self.layers):

@@ -1,1 +1,1 @@
-"""What training minimises and how: losses, scores, optimisers, gradient filters."""
+"""Losses, scores, optimisers, gradient filters."""

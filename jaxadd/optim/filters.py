@@ -1,6 +1,6 @@
-"""What stands around the optimiser: filters of the gradient before it, and the norm that it may be held to after it.
+"""Transformations around the optimiser: filters of the gradient before it, and a constraint on the norm after it.
 
-Frozen configs and pytrees, as optimisers are.
+Each is a frozen config and a pytree, as the optimisers are.
 """
 
 import math
@@ -13,34 +13,34 @@ import optax
 
 from jaxadd.errors import check_numbers
 
-_TINY = 1e-30  # In place of a norm of 0, squared or not; far below it a float32 is flushed to 0.
+_TINY = 1e-30  # Replaces a norm of 0, squared or not. Float32 numbers below 1.2e-38 are flushed to 0.
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class PlainGradient:
-    """The gradient as it is."""
+    """The gradient unchanged."""
 
     def transform(self) -> optax.GradientTransformation:
-        """Build the optax transformation."""
+        """Return the optax transformation."""
         return optax.identity()
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class GrokfastEMA:
-    """Adds the slow part of the gradient, its exponential mean, once more (Lee et al. 2024, Grokfast)."""
+    """Amplify the slow part of the gradient, its exponential mean (Lee et al. 2024, "Grokfast")."""
 
     decay: float = 0.98
-    """of the mean"""
+    """decay of the exponential mean of gradients"""
     gain: float = 2.0
-    """times the mean is added"""
+    """multiple of the mean that is added to the gradient"""
 
     def __post_init__(self) -> None:
         check_numbers(self, decay=(0, 1), gain=(0, math.inf))
 
     def transform(self) -> optax.GradientTransformation:
-        """Build the optax transformation; the mean begins at the first gradient."""
+        """Return the optax transformation; the mean starts at the first gradient."""
 
         def init(params: Any) -> tuple:
             return jnp.int32(0), jax.tree.map(jnp.zeros_like, params)
@@ -57,30 +57,30 @@ class GrokfastEMA:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class GrokfastMA:
-    """Adds the mean of the newest gradients, once there are as many as the window takes (Lee et al. 2024, Grokfast).
+    """Amplify the moving average of the gradient, once the window is full (Lee et al. 2024, "Grokfast").
 
-    Every lane keeps a window of gradients: its memory is that of `window` copies of the parameters.
+    Every lane keeps a window of gradients, which takes the memory of `window` copies of the parameters.
     """
 
     window: int = field(default=100, metadata={"static": True})
-    """gradients averaged"""
+    """number of gradients averaged"""
     gain: float = 5.0
-    """times the mean is added"""
+    """multiple of the mean that is added to the gradient"""
 
     def __post_init__(self) -> None:
         check_numbers(self, window=(1, math.inf), gain=(0, math.inf))
 
     def transform(self) -> optax.GradientTransformation:
-        """Build the optax transformation."""
+        """Return the optax transformation."""
 
         def init(params: Any) -> tuple:
             return jnp.int32(0), jax.tree.map(lambda w: jnp.zeros((self.window, *w.shape), w.dtype), params)
 
         def update(grads: Any, state: tuple, params: Any = None) -> tuple:
-            count, kept = state
-            kept = jax.tree.map(lambda k, g: k.at[count % self.window].set(g), kept, grads)
+            count, window = state
+            window = jax.tree.map(lambda w, g: w.at[count % self.window].set(g), window, grads)
             gain = jnp.where(count + 1 >= self.window, self.gain, 0.0)
-            return jax.tree.map(lambda g, k: g + gain * jnp.mean(k, axis=0), grads, kept), (count + 1, kept)
+            return jax.tree.map(lambda g, w: g + gain * jnp.mean(w, axis=0), grads, window), (count + 1, window)
 
         return optax.GradientTransformation(init, update)
 
@@ -88,41 +88,41 @@ class GrokfastMA:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class OrthogonalGradient:
-    """Takes from each parameter's gradient what lies along the parameter, and keeps its norm: ⊥Grad.
+    """⊥Grad: remove from each parameter's gradient the component along the parameter, and keep its norm.
 
     Prieto et al. 2025, "Grokking at the edge of numerical stability".
     """
 
     def transform(self) -> optax.GradientTransformation:
-        """Build the optax transformation."""
+        """Return the optax transformation."""
 
-        def across(g: jax.Array, w: jax.Array) -> jax.Array:
+        def orthogonal(g: jax.Array, w: jax.Array) -> jax.Array:
             rest = g - w * (jnp.vdot(w, g) / jnp.maximum(jnp.vdot(w, w), _TINY))
             return rest * (jnp.linalg.norm(g.ravel()) / jnp.maximum(jnp.linalg.norm(rest.ravel()), _TINY))
 
-        return optax.stateless(lambda grads, params: jax.tree.map(across, grads, params))
+        return optax.stateless(lambda grads, params: jax.tree.map(orthogonal, grads, params))
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class FreeNorm:
-    """The norm of the parameters goes where training takes it."""
+    """No constraint on the norm of the parameters."""
 
     def transform(self) -> optax.GradientTransformation:
-        """Build the optax transformation."""
+        """Return the optax transformation."""
         return optax.identity()
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class FixedNorm:
-    """Every update ends on the sphere that training began on (Liu et al. 2022, Omnigrok).
+    """Project every update onto the sphere of the initial parameters (Liu et al. 2022, "Omnigrok").
 
-    All parameters together are scaled to the norm of the initial ones, those that `init_scale` gave.
+    All parameters together are scaled to the norm of the initial ones, after `init_scale`.
     """
 
     def transform(self) -> optax.GradientTransformation:
-        """Build the optax transformation."""
+        """Return the optax transformation."""
 
         def update(updates: Any, radius: jax.Array, params: Any) -> tuple:
             moved = optax.apply_updates(params, updates)

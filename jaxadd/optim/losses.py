@@ -1,4 +1,4 @@
-"""Losses that keep, in float32, the relative precision that float64 would give; those to minimise as configs."""
+"""Losses that stay precise in relative terms in float32, and configs of the loss that training minimises."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ from jaxadd.errors import check_numbers
 
 
 def _strongest_rival(logits: jax.Array, targets: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Give d_j = z_j - z_y `[..., C]` (-inf at y), its maximum `[..., 1]`, and the mask j = y."""
+    """Return d_j = z_j - z_y `[..., C]` (-inf at the target y), its maximum `[..., 1]`, and the mask j = y."""
     targets = jnp.asarray(targets)
     chex.assert_rank(logits, targets.ndim + 1)
     chex.assert_equal_shape_prefix([logits, targets], targets.ndim)
@@ -21,7 +21,7 @@ def _strongest_rival(logits: jax.Array, targets: jax.Array) -> tuple[jax.Array, 
 
 
 def margin(logits: jax.Array, targets: jax.Array) -> jax.Array:
-    """Compute by how much the correct logit exceeds the largest other one.
+    """Compute the correct logit minus the largest other logit.
 
     Args:
       logits: float `[..., C]`.
@@ -29,7 +29,7 @@ def margin(logits: jax.Array, targets: jax.Array) -> jax.Array:
 
     Returns:
       `[...]`, nats; positive exactly where the answer is correct. A tie is an error. -inf where any logit of the
-      example is not finite: XLA's maximum passes over NaN on a CPU, and such an example must never count as correct.
+      example is not finite: XLA's maximum ignores NaN on a CPU, and such an example must never count as correct.
     """
     lead = -_strongest_rival(logits, targets)[1][..., 0]
     return jnp.where(jnp.all(jnp.isfinite(logits), axis=-1), lead, -jnp.inf)
@@ -37,7 +37,7 @@ def margin(logits: jax.Array, targets: jax.Array) -> jax.Array:
 
 @jax.custom_jvp
 def cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
-    """Compute the cross-entropy of each example, precise in relative terms however small it is.
+    """Compute the cross-entropy of each example, with full relative precision however small it is.
 
     With d_j = z_j - z_y for the classes j other than the target y, the loss is log1p(Σ_j exp d_j), and
     its gradient at the target is -S / (1 + S), S = Σ_j exp d_j. The usual log-softmax instead takes the
@@ -65,15 +65,15 @@ def _cross_entropy_jvp(primals, tangents):
 
 def _cross_entropy_and_gradient(logits: jax.Array, targets: jax.Array) -> tuple[jax.Array, jax.Array]:
     lead, top, is_target = _strongest_rival(logits, targets)
-    rivals = jnp.exp(lead - top)  # In [0, 1], the strongest is 1, the target 0.
+    rivals = jnp.exp(lead - top)  # In [0, 1]: 1 for the strongest rival, 0 for the target.
     total = jnp.sum(rivals, axis=-1, keepdims=True)
-    # S = exp(top) · total. The factor exp(top) is applied in two halves, so that it does not underflow
-    # alone where the product with `total` is still a normal number.
+    # S = exp(top) · total. The factor exp(top) is applied in two halves, because it may underflow where its product
+    # with `total` is still a normal number.
     half = jnp.exp(jnp.minimum(top, 0) / 2)
     odds = half * total * half
-    winning = jnp.exp(-jnp.maximum(top, 0))  # exp(-top) where a rival leads
-    loss = jnp.where(top > 0, top + jnp.log(total + winning), jnp.log1p(odds))
-    denominator = jnp.where(top > 0, total + winning, 1 + odds)
+    target = jnp.exp(-jnp.maximum(top, 0))  # exp(-top) where a rival leads.
+    loss = jnp.where(top > 0, top + jnp.log(total + target), jnp.log1p(odds))
+    denominator = jnp.where(top > 0, total + target, 1 + odds)
     gradient = jnp.where(is_target, -(half * total * half), rivals * half * half) / denominator
     return loss[..., 0], gradient
 
@@ -81,10 +81,10 @@ def _cross_entropy_and_gradient(logits: jax.Array, targets: jax.Array) -> tuple[
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class CrossEntropy:
-    """Cross-entropy, precise however small it is."""
+    """Cross-entropy, with full relative precision however small it is."""
 
     def __call__(self, logits: jax.Array, targets: jax.Array, cross_entropy: jax.Array) -> jax.Array:
-        """Give what is minimised, `[...]`, of logits `[..., C]`, targets `[...]` and their cross-entropy `[...]`."""
+        """Return the loss `[...]` to minimise, from logits `[..., C]`, targets `[...]` and cross-entropy `[...]`."""
         return cross_entropy
 
 
@@ -94,13 +94,13 @@ class LabelSmoothing:
     """Cross-entropy with targets that are partly uniform (Szegedy et al. 2016)."""
 
     amount: float = 0.1
-    """share of the target that is spread over all classes"""
+    """fraction of the target that is spread evenly over all classes"""
 
     def __post_init__(self) -> None:
         check_numbers(self, amount=(0, 1))
 
     def __call__(self, logits: jax.Array, targets: jax.Array, cross_entropy: jax.Array) -> jax.Array:
-        """Give what is minimised; arguments as for CrossEntropy."""
+        """Return the loss to minimise; arguments as for CrossEntropy."""
         uniform = -jnp.mean(jax.nn.log_softmax(logits), axis=-1)
         return (1 - self.amount) * cross_entropy + self.amount * uniform
 
@@ -111,12 +111,12 @@ class StableMax:
     """Cross-entropy of s(z) / Σ s(z), s(x) = x + 1 for x ≥ 0 and 1 / (1 - x) below (Prieto et al. 2025)."""
 
     def __call__(self, logits: jax.Array, targets: jax.Array, cross_entropy: jax.Array) -> jax.Array:
-        """Give what is minimised; arguments as for CrossEntropy."""
+        """Return the loss to minimise; arguments as for CrossEntropy."""
         above = logits >= 0
-        # Each branch sees a number of its own side only; a maximum would halve the derivative at 0.
+        # Each branch gets 0 where the other one holds; a maximum would halve the derivative at 0.
         log_s = jnp.where(above, jnp.log1p(jnp.where(above, logits, 0)), -jnp.log1p(-jnp.where(above, 0, logits)))
-        own = jnp.take_along_axis(log_s, jnp.asarray(targets)[..., None], axis=-1)[..., 0]
-        return jax.nn.logsumexp(log_s, axis=-1) - own
+        target_log_s = jnp.take_along_axis(log_s, jnp.asarray(targets)[..., None], axis=-1)[..., 0]
+        return jax.nn.logsumexp(log_s, axis=-1) - target_log_s
 
 
 Loss = CrossEntropy | LabelSmoothing | StableMax

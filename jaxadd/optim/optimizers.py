@@ -1,6 +1,6 @@
-"""Optimisers as frozen configs whose numbers may be traced per lane; what stands around them is in `filters`.
+"""Optimisers as frozen configs whose numbers may be traced per lane; see `filters` for what surrounds them.
 
-Each config is also a pytree: its numbers are leaves, and its class, the structure, is static.
+Each config is also a pytree: its numbers are leaves, and its class is static structure.
 `AdamW(lr=3e-3)` names an optimiser; `jax.vmap` over an `AdamW` whose leaves are arrays is a sweep.
 """
 
@@ -18,7 +18,7 @@ from jaxadd.trees import map_named
 
 
 def _warm_up(lr: jax.typing.ArrayLike, warmup: jax.typing.ArrayLike) -> optax.Schedule:
-    """Give the learning rate lr · min(step / warmup, 1), step from 0: the first update is zero if warmup > 0."""
+    """Return the schedule lr · min(step / warmup, 1), step from 0: the first update is zero if warmup > 0."""
     return lambda step: lr * jnp.where(step < warmup, step / jnp.maximum(warmup, 1), 1.0)
 
 
@@ -28,7 +28,7 @@ def _decoupled(
     lr: jax.typing.ArrayLike,
     warmup: jax.typing.ArrayLike,
 ) -> optax.GradientTransformation:
-    """Scale gradients, add decoupled weight decay, and take the learning rate's share of both."""
+    """Return the chain: scale gradients, add decoupled weight decay, multiply both by the learning rate."""
     return optax.chain(
         scale, optax.add_decayed_weights(weight_decay), optax.scale_by_learning_rate(_warm_up(lr, warmup))
     )
@@ -42,13 +42,13 @@ class AdamW:
     lr: float = 1e-3
     """learning rate after warm-up"""
     b1: float = 0.9
-    """decay of the mean of gradients"""
+    """decay of the running mean of gradients"""
     b2: float = 0.98
-    """decay of the mean of squared gradients"""
+    """decay of the running mean of squared gradients"""
     eps: float = 1e-8
-    """added to the root of the mean square"""
+    """number added to the root of the mean square, for stability"""
     weight_decay: float = 1.0
-    """each step also takes lr · weight_decay of every parameter"""
+    """decoupled weight decay: each step also subtracts lr · weight_decay times every parameter"""
     warmup: float = 10.0
     """steps of linear warm-up; the update of step 0 is zero"""
 
@@ -57,25 +57,25 @@ class AdamW:
         check_numbers(self, lr=(0, inf), b1=(0, 1), b2=(0, 1), eps=(0, inf), weight_decay=(0, inf), warmup=(0, inf))
 
     def transform(self) -> optax.GradientTransformation:
-        """Build the optax transformation."""
+        """Return the optax transformation."""
         return _decoupled(optax.scale_by_adam(self.b1, self.b2, self.eps), self.weight_decay, self.lr, self.warmup)
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Adam:
-    """Adam; weight decay, where asked for, is added to the gradient (L2), not decoupled."""
+    """Adam with optional L2 decay, which is added to the gradient and not decoupled."""
 
     lr: float = 1e-3
     """learning rate after warm-up"""
     b1: float = 0.9
-    """decay of the mean of gradients"""
+    """decay of the running mean of gradients"""
     b2: float = 0.999
-    """decay of the mean of squared gradients"""
+    """decay of the running mean of squared gradients"""
     eps: float = 1e-8
-    """added to the root of the mean square"""
+    """number added to the root of the mean square, for stability"""
     l2: float = 0.0
-    """this times the parameter is added to its gradient"""
+    """L2 decay: multiple of every parameter that is added to its gradient"""
     warmup: float = 0.0
     """steps of linear warm-up"""
 
@@ -84,7 +84,7 @@ class Adam:
         check_numbers(self, lr=(0, inf), b1=(0, 1), b2=(0, 1), eps=(0, inf), l2=(0, inf), warmup=(0, inf))
 
     def transform(self) -> optax.GradientTransformation:
-        """Build the optax transformation."""
+        """Return the optax transformation."""
         return optax.chain(
             optax.add_decayed_weights(self.l2),
             optax.scale_by_adam(self.b1, self.b2, self.eps),
@@ -102,7 +102,7 @@ class SGD:
     momentum: float = 0.9
     """decay of the running sum of gradients"""
     l2: float = 0.0
-    """this times the parameter is added to its gradient"""
+    """L2 decay: multiple of every parameter that is added to its gradient"""
     warmup: float = 0.0
     """steps of linear warm-up"""
 
@@ -111,7 +111,7 @@ class SGD:
         check_numbers(self, lr=(0, inf), momentum=(0, 1), l2=(0, inf), warmup=(0, inf))
 
     def transform(self) -> optax.GradientTransformation:
-        """Build the optax transformation."""
+        """Return the optax transformation."""
         return optax.chain(
             optax.add_decayed_weights(self.l2),
             optax.trace(self.momentum),
@@ -122,16 +122,16 @@ class SGD:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Lion:
-    """Lion (Chen et al. 2023): the sign of an interpolation between gradient and mean, decoupled weight decay."""
+    """Lion (Chen et al. 2023): the sign of an interpolation of gradient and running mean, decoupled weight decay."""
 
     lr: float = 1e-4
-    """learning rate after warm-up; a third to a tenth of AdamW's"""
+    """learning rate after warm-up; usually a third to a tenth of AdamW's"""
     b1: float = 0.9
-    """weight of the mean in what the sign is taken of"""
+    """weight of the running mean in the interpolation whose sign is the update"""
     b2: float = 0.99
-    """decay of the mean of gradients"""
+    """decay of the running mean of gradients"""
     weight_decay: float = 3.0
-    """each step also takes lr · weight_decay of every parameter"""
+    """decoupled weight decay: each step also subtracts lr · weight_decay times every parameter"""
     warmup: float = 10.0
     """steps of linear warm-up; the update of step 0 is zero"""
 
@@ -140,31 +140,31 @@ class Lion:
         check_numbers(self, lr=(0, inf), b1=(0, 1), b2=(0, 1), weight_decay=(0, inf), warmup=(0, inf))
 
     def transform(self) -> optax.GradientTransformation:
-        """Build the optax transformation."""
+        """Return the optax transformation."""
         return _decoupled(optax.scale_by_lion(self.b1, self.b2), self.weight_decay, self.lr, self.warmup)
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Muon:
-    """Muon (Jordan et al. 2024) for the matrices of blocks and hidden layers, AdamW for all else.
+    """Muon (Jordan et al. 2024) for the matrices of blocks and hidden layers, AdamW for all other parameters.
 
-    The W_Q of all heads together is one matrix, and so are their W_K, W_V and W_O. Each matrix is orthogonalised by
-    five Newton-Schulz iterations, and scaled by √max(1, outputs / inputs).
+    The W_Q of all heads together is one matrix, and so are their W_K, W_V and W_O. The update of each matrix is
+    orthogonalised by five Newton-Schulz iterations and scaled by √max(1, outputs / inputs).
     """
 
     lr: float = 0.02
     """learning rate of the matrices after warm-up"""
     momentum: float = 0.95
-    """decay of the mean of gradients of the matrices, Nesterov's form"""
+    """decay of the running mean of the gradients of matrices, in Nesterov's form"""
     weight_decay: float = 1.0
-    """each step also takes the learning rate times this of every parameter"""
+    """decoupled weight decay: each step also subtracts learning rate · weight_decay times every parameter"""
     adam_lr: float = 1e-3
     """learning rate of all other parameters after warm-up"""
     b1: float = 0.9
-    """AdamW's decay of the mean of gradients"""
+    """AdamW's decay of the running mean of gradients"""
     b2: float = 0.98
-    """AdamW's decay of the mean of squared gradients"""
+    """AdamW's decay of the running mean of squared gradients"""
     warmup: float = 10.0
     """steps of linear warm-up; the update of step 0 is zero"""
 
@@ -176,14 +176,14 @@ class Muon:
         check_numbers(self, warmup=(0, inf))
 
     def transform(self) -> optax.GradientTransformation:
-        """Build the optax transformation."""
+        """Return the optax transformation."""
         matrices = optax.contrib.muon(
             _warm_up(self.lr, self.warmup),
             beta=self.momentum,
             weight_decay=self.weight_decay,
             muon_weight_dimension_numbers=_matrices,
         )
-        # Not optax's own Adam for the others, which has Nesterov's momentum.
+        # optax.contrib.muon has an Adam for the other parameters, but with Nesterov's momentum.
         others = _decoupled(optax.scale_by_adam(self.b1, self.b2), self.weight_decay, self.adam_lr, self.warmup)
         return optax.partition({"matrix": matrices, "other": others}, _muon_labels)
 
@@ -196,7 +196,7 @@ def _muon_labels(params: Any) -> Any:
 
 
 def _matrices(params: Any) -> Any:
-    """Name the axes of inputs and of outputs; heads `[H, D, K]` are outputs, those of W_O `[H, K, D]` inputs."""
+    """Return the input and output axes of every matrix: heads `[H, D, K]` are outputs, those of W_O inputs."""
 
     def axes(name: str, w: jax.Array) -> optax.contrib.MuonDimensionNumbers:
         if w.ndim == 2:

@@ -1,7 +1,8 @@
 """Scores of logits against targets, by answer digit: correct answers, offsets, confusion, and the parts of a loss.
 
-Logits are `[B, R, C]`, R scored positions and C classes; every function is pure and may be jitted and vmapped. An
-example with a logit that is not finite has no answer: it is never correct, and has probability 0 everywhere.
+Logits are `[B, R, C]`: B examples, R scored positions, C classes. Every function is pure and may be jitted and
+vmapped. An example with a logit that is not finite has no answer: it is never correct, and every class has
+probability 0.
 """
 
 from collections.abc import Callable, Sequence
@@ -28,10 +29,10 @@ def exact_match(logits: jax.Array, targets: jax.Array) -> jax.Array:
 
 
 def fraction(true: jax.Array, axis: int | None = None) -> jax.Array:
-    """Return the fraction of `true`, bool, that is true, float32: a count, divided once.
+    """Return the fraction of the bool array `true` that is true, float32: a count, divided once.
 
-    It is exactly 1 where all are true. XLA multiplies by the rounded reciprocal of a constant instead of dividing, so
-    that the mean of 41 ones would be 0.99999994.
+    The result is exactly 1 where all are true. A mean is not: XLA multiplies by the rounded reciprocal of a constant
+    instead of dividing, so the mean of 41 ones is 0.99999994.
     """
     count = jnp.sum(true, axis=axis, dtype=jnp.int32)
     total = true.size if axis is None else true.shape[axis]
@@ -51,13 +52,13 @@ def probabilities(logits: jax.Array) -> jax.Array:
 
 
 def free_run(predict: Callable[..., jax.Array], inputs: jax.Array, read: Sequence[int]) -> jax.Array:
-    """Let the network answer greedily, each digit fed back before the next.
+    """Compute greedy answers, each fed back as input before the next.
 
-    One loop over the digits, so the network is compiled once for all of them.
+    One loop over the digits, so that the network is compiled once for all of them.
 
     Args:
       predict: `predict(inputs, read)` returns logits `[B, R, C]`; `read` may be traced.
-      inputs: int32 `[B, T]`; what stands after position read[0] is ignored.
+      inputs: int32 `[B, T]`; tokens after position read[0] are ignored.
       read: R successive positions; the answer at one is the input at the next.
 
     Returns:
@@ -65,24 +66,24 @@ def free_run(predict: Callable[..., jax.Array], inputs: jax.Array, read: Sequenc
     """
     start, count = read[0], len(read)
     chex.assert_equal(tuple(read), tuple(range(start, start + count)))
-    # One place more than there is to see, for the last answer; and nothing of the true one is left.
-    room = jnp.concatenate([inputs[:, : start + 1], jnp.zeros((len(inputs), count), inputs.dtype)], axis=1)
+    # No token of the true answer is kept, and there is one position more than the input has, for the last answer.
+    question = jnp.concatenate([inputs[:, : start + 1], jnp.zeros((len(inputs), count), inputs.dtype)], axis=1)
 
-    def answer(place: int, tokens: jax.Array) -> jax.Array:
-        logits = predict(jnp.maximum(tokens[:, :-1], 0), jnp.asarray([place]))
-        return tokens.at[:, place + 1].set(greedy(logits[:, 0]).astype(tokens.dtype))
+    def answer(position: jax.Array, tokens: jax.Array) -> jax.Array:
+        logits = predict(jnp.maximum(tokens[:, :-1], 0), jnp.asarray([position]))
+        return tokens.at[:, position + 1].set(greedy(logits[:, 0]).astype(tokens.dtype))
 
-    answers = jax.lax.fori_loop(start, start + count, answer, room)[:, start + 1 :]
+    answers = jax.lax.fori_loop(start, start + count, answer, question)[:, start + 1 :]
     return jnp.where(jnp.any(answers < 0, axis=1, keepdims=True), -1, answers)
 
 
 def mean_by(values: jax.Array, group: jax.Array, groups: int) -> jax.Array:
-    """Average over the batch within groups: any measure by any carry feature.
+    """Compute means over the batch within groups, such as a loss by carry class.
 
     Args:
       values: float `[B, ...]`.
-      group: int `[B]`, one for each problem, or of the shape of `values`; in `[0, groups)`.
-      groups: G.
+      group: int, the group of each example `[B]` or of each value, of the shape of `values`; in `[0, groups)`.
+      groups: G, the number of groups.
 
     Returns:
       `[G, ...]`; NaN in a group without members.
@@ -94,34 +95,34 @@ def mean_by(values: jax.Array, group: jax.Array, groups: int) -> jax.Array:
 
 
 def offset_from_naive(logits: jax.Array, naive: jax.Array) -> jax.Array:
-    """Compute the mean probability of naive digit + o mod C: `[R, C]` by offset o; `naive` is int `[B, R]`."""
+    """Compute the mean probability of class (naive + o) mod C by offset o, `[R, C]`; `naive` is int `[B, R]`."""
     classes = logits.shape[-1]
     digit = (naive[..., None] + jnp.arange(classes)) % classes
     return jnp.mean(jnp.take_along_axis(probabilities(logits), digit, axis=-1), axis=0)
 
 
 def confusion(logits: jax.Array, targets: jax.Array) -> jax.Array:
-    """Compute the mean probability of every digit by true digit: `[R, C, C]`; NaN rows where none is true."""
+    """Compute the mean probability of every class by true class, `[R, C, C]`; NaN rows of classes that do not occur."""
     return jnp.swapaxes(mean_by(probabilities(logits), targets, logits.shape[-1]), 0, 1)
 
 
 def split(logits: jax.Array, naive: jax.Array, carry: jax.Array, candidates: int = 2) -> dict[str, jax.Array]:
-    """Split each digit's loss into what is missing, exactly: loss = leak + carry loss.
+    """Split the loss of each digit into two parts, exactly: loss = leak + carry loss.
 
-    Of the candidates naive + c, c = 0 … candidates - 1, let M be their total probability and q_c their
-    shares in it. The leak -log M is probability outside the candidates; the carry loss -log q_c of the true
-    c is the uncertainty about the carry (the exact floor of what the network knows, `floors.floor`) plus
-    miscalibration, the rest.
+    The candidates of a digit are naive + c, c = 0 … candidates - 1. Let M be their total probability and q_c their
+    fractions of it. The leak -log M comes from probability outside the candidates. The carry loss -log q_c of the true
+    c is the uncertainty about the carry (the exact floor of the information used, `floors.floor`) plus
+    miscalibration.
 
     Args:
       logits: float `[B, R, C]`.
-      naive: int `[B, R]`, the digit without a carry in.
+      naive: int `[B, R]`, the digit if no carry came in.
       carry: int `[B, R]`, the true carry in.
-      candidates: possible values of the carry in, 1 where there are no carries.
+      candidates: number of possible values of the carry in; 1 where there are no carries.
 
     Returns:
-      means over problems, `[R]`, nats: "leak", "carry_loss", and "carry_entropy", that of q itself: the
-      uncertainty that the network states.
+      means over problems, `[R]`, nats: "leak", "carry_loss", and "carry_entropy", the entropy of q, which is the
+      uncertainty in the network's output.
     """
     log_p = jax.nn.log_softmax(logits)
     digit = (naive[..., None] + jnp.arange(candidates)) % logits.shape[-1]

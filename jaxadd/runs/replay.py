@@ -15,7 +15,8 @@ from jaxadd.runs.folder import REPLAY_OF, Files, check_name
 from jaxadd.runs.run import Machine, Note, Run, open_run
 from jaxadd.runs.train import Watch, newest_checkpoint, recorded
 from jaxadd.training.loop import fit
-from jaxadd.training.step import RUNNING, Trainer, TrainState
+from jaxadd.training.step import RUNNING, TrainState
+from jaxadd.training.trainer import Trainer
 from jaxadd.trees import flatten
 from jaxadd.types import Metrics
 
@@ -92,7 +93,7 @@ def replay(
 
         if visited and visited[0] == start:
             visit(state)
-        see_saved = lambda so_far: visit(so_far.state)  # noqa: E731
+        see_saved = lambda so_far: visit(so_far.state)
         result = fit(trainer, state=state, until=stop + 1, eval_every=1, save_at=visited, save=see_saved, watch=watch)
         write_npz(written.metrics, result.metrics)
         about = {REPLAY_OF: str(folder), "from": start, "to": stop, "snapshots": wanted}

@@ -66,7 +66,9 @@ class Machine:
     def changes(self, now: "Machine") -> list[str]:
         """List what differs on another machine, as "jax 0.10.1 then, 0.10.2 now"."""
         then, now = asdict(self), asdict(now)
-        return [f"{name.replace('_', ' ')} {then[name]} then, {now[name]} now" for name in now if now[name] != then[name]]
+        return [
+            f"{name.replace('_', ' ')} {then[name]} then, {now[name]} now" for name in now if now[name] != then[name]
+        ]
 
 
 class Run:
@@ -228,7 +230,9 @@ class Run:
         try:
             return checkpoints.load(Files(self.folder).checkpoints, step, self.config)
         except UNREADABLE as error:
-            raise UserError(f"step {step:,} of {self.folder} is damaged or of another run ({first_line(error)})") from error
+            raise UserError(
+                f"step {step:,} of {self.folder} is damaged or of another run ({first_line(error)})"
+            ) from error
 
     def _params_of(self, arrays: dict[str, np.ndarray]) -> Params:
         return self._nested({n.removeprefix("params."): x for n, x in arrays.items() if n.startswith("params.")})

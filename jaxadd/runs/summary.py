@@ -6,7 +6,8 @@ import numpy as np
 
 from jaxadd.config import RunConfig, Stop
 from jaxadd.training.loop import Result
-from jaxadd.training.step import DIVERGED, RUNNING, STOPPED, Trainer
+from jaxadd.training.step import DIVERGED, RUNNING, STOPPED
+from jaxadd.training.trainer import Trainer
 
 STATUS = {RUNNING: "finished", STOPPED: "stopped at its threshold", DIVERGED: "diverged"}
 # A lane has learned a set of examples where it reaches this.

@@ -17,7 +17,8 @@ from jaxadd.runs.run import Machine, Note, Run, load, open_run
 from jaxadd.runs.summary import summarize
 from jaxadd.serialization import difference
 from jaxadd.training.loop import Progress, Result, cut, fit
-from jaxadd.training.step import DIVERGED, RUNNING, Trainer, TrainState
+from jaxadd.training.step import DIVERGED, RUNNING, TrainState
+from jaxadd.training.trainer import Trainer
 from jaxadd.trees import flatten, nest
 from jaxadd.types import Metrics
 
@@ -150,9 +151,7 @@ def recorded(files: Files) -> Metrics | None:
         return None
 
 
-def _where_it_ended(
-    trainer: Trainer, files: Files, note: Note
-) -> tuple[TrainState | None, Metrics | None, float]:
+def _where_it_ended(trainer: Trainer, files: Files, note: Note) -> tuple[TrainState | None, Metrics | None, float]:
     """Return the state to go on from, what was recorded before it, and the seconds spent; (None, None, 0) if none."""
     metrics = recorded(files)
     if metrics is None and len(checkpoints.steps(files.checkpoints)) > 1:

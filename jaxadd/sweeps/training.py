@@ -38,7 +38,7 @@ from jaxadd.sweeps.results import (
     write_table,
 )
 from jaxadd.training import costs
-from jaxadd.training.step import Trainer
+from jaxadd.training.trainer import Trainer
 
 _MEMORY_FRACTION = 0.8  # of the memory that is free
 _GROUPS = 4  # Lanes for each slot of a batch: the last group leaves an eighth of the slots idle, on the average.

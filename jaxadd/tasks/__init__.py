@@ -1,6 +1,6 @@
-"""Tasks: what a network is asked to learn, as pure functions from (data, key, step) to a batch.
+"""Tasks: what a network learns, as pure functions from (data, key, step) to a batch.
 
-`Task` is the base class. To add a task, write one module here, and name it in `TASKS` to make it a choice of `--task`.
+`Task` is the base class. To add a task, write one module here and name it in `TASKS`, the choices of `--task`.
 """
 
 from jaxadd.tasks.addition import Addition, Mixture

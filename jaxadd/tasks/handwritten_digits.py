@@ -1,4 +1,4 @@
-"""Handwritten digits: the pipeline check. MNIST's files from a folder, or scikit-learn's 8×8 digits."""
+"""Handwritten digits, a check of the pipeline: MNIST's files from a folder, or scikit-learn's 8×8 digits."""
 
 import gzip
 import struct
@@ -28,17 +28,17 @@ class _Images(NamedTuple):
     pixels: np.ndarray  # uint8 [n, features]
     labels: np.ndarray  # uint8 [n]
     brightest: float  # The pixel value of full ink.
-    train: int | None  # The first `train` images are the train set; None where the set has no split.
+    train: int | None  # The first `train` images are the train set; None where the data has no split.
 
 
 @dataclass(frozen=True)
 class HandwrittenDigits(Task):
-    """Name the digit in an image; pixels are scaled to [0, 1]."""
+    """Classify images of digits; pixels are scaled to [0, 1]."""
 
     folder: str | None = None
-    """folder of MNIST's four IDX files, plain or .gz; None takes the 8×8 digits that scikit-learn carries"""
+    """folder of MNIST's four IDX files, plain or .gz; None takes the 8×8 digits that come with scikit-learn"""
     test_fraction: float = 0.2
-    """share held out of the bundled digits; MNIST comes with a test set of its own"""
+    """fraction of the 8×8 digits held out as the test set; MNIST has a test set already"""
     batch_size: int | None = 64
     """examples per step; None takes the full train set"""
 
@@ -48,7 +48,7 @@ class HandwrittenDigits(Task):
 
     @property
     def sizes(self) -> Sizes:
-        """Give the sizes that a model for this task needs. Reads the images."""
+        """The sizes that a model for this task is built from; reads the images."""
         return Sizes(length=self._images.pixels.shape[1], classes=10)
 
     @property
@@ -57,15 +57,15 @@ class HandwrittenDigits(Task):
 
     @property
     def title(self) -> str:
-        """Name the task in a few words, for figures."""
+        """The task in a few words, for figures."""
         return f"handwritten digits, {'the bundled 8×8' if self.folder is None else self.folder}"
 
     def data(self, seeds: Sequence[int]) -> Data:
         """Load the images once and split them for each lane.
 
         Returns:
-          `shared` holds "pixels" uint8 `[n, features]` and "labels" int32 `[n]`; `lane` holds the image
-          numbers "train" int32 `[S, ·]` and "test" int32 `[S, ·]`.
+          `shared` holds "pixels" uint8 `[n, features]` and "labels" int32 `[n]`; `lane` holds the indices of images
+          "train" int32 `[S, ·]` and "test" int32 `[S, ·]`.
         """
         images = self._images
         n = len(images.labels)
@@ -75,26 +75,26 @@ class HandwrittenDigits(Task):
         else:
             train, order = images.train, np.tile(np.arange(n), (len(seeds), 1))
         if not 0 < train < n:
-            raise UserError(f"test_fraction {self.test_fraction} of {n} images leaves an empty side")
+            raise UserError(f"test_fraction {self.test_fraction} of {n} images leaves an empty train or test set")
         check_batch_size(self.batch_size, train)
         order = jnp.asarray(order, jnp.int32)
         shared = {"pixels": jnp.asarray(images.pixels), "labels": jnp.asarray(images.labels, jnp.int32)}
         return Data(shared, {"train": order[:, :train], "test": order[:, train:]})
 
     def train_batch(self, data: Data, key: jax.Array, step: jax.Array) -> Batch:
-        """Draw the batch of `step`: inputs float32 `[B, features]`, targets `[B, 1]`."""
+        """Draw the batch of one step: inputs float32 `[B, features]`, targets `[B, 1]`."""
         return self._batch(choose(data.lane["train"], key, step, self.batch_size), data.shared)
 
     def test_batch(self, data: Data) -> Batch:
-        """Give the held-out images: inputs float32 `[·, features]`, targets `[·, 1]`."""
+        """Return the held-out images: inputs float32 `[·, features]`, targets `[·, 1]`."""
         return self._batch(data.lane["test"], data.shared)
 
-    def _batch(self, numbers: jax.Array, shared: dict[str, jax.Array]) -> Batch:
-        pixels = shared["pixels"][numbers].astype(jnp.float32) / self._images.brightest
-        return Batch(pixels, shared["labels"][numbers][:, None])
+    def _batch(self, indices: jax.Array, shared: dict[str, jax.Array]) -> Batch:
+        pixels = shared["pixels"][indices].astype(jnp.float32) / self._images.brightest
+        return Batch(pixels, shared["labels"][indices][:, None])
 
     def describe(self, inputs: np.ndarray, target: np.ndarray, prediction: np.ndarray) -> str:
-        """Draw one image in characters, with what was predicted."""
+        """Describe one prediction, with the image drawn in characters."""
         side = round(len(inputs) ** 0.5)
         rows = np.asarray(inputs).reshape(side, -1)
         drawing = "\n".join("    " + "".join(" .:-=+*#%@"[int(v * 9.99)] * 2 for v in row) for row in rows)
@@ -108,7 +108,7 @@ def _bundled() -> _Images:
     except ModuleNotFoundError as error:
         raise UserError(
             "the bundled digits come with scikit-learn, which is not installed; "
-            "install jaxadd[digits], or name a folder of MNIST's IDX files"
+            "install jaxadd[digits], or set folder to a folder of MNIST's IDX files"
         ) from error
     digits = load_digits()
     return _Images(digits.data.astype(np.uint8), digits.target.astype(np.uint8), 16.0, None)
@@ -144,13 +144,13 @@ def read_idx(path: Path) -> np.ndarray:
     """Read one IDX file of unsigned bytes, plain or gzipped.
 
     Args:
-      path: the file; `.gz` at the end of its name means gzipped.
+      path: the file; a name that ends in `.gz` means gzipped.
 
     Returns:
-      uint8, of the shape that the file's header gives.
+      uint8 array of the shape in the header of the file.
 
     Raises:
-      ValueError: the file is not of that format, is truncated, or is longer than its header says.
+      UserError: the file is not of that format, is truncated, or is longer than its header says.
     """
     try:
         raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
@@ -162,10 +162,10 @@ def read_idx(path: Path) -> np.ndarray:
     if len(raw) < header:
         raise UserError(f"{path} is truncated inside its header; fetch it again")
     shape = struct.unpack(f">{raw[3]}I", raw[4:header])
-    # Python integers: a corrupt header must not overflow into a plausible size.
+    # In Python integers, so that the sizes in a corrupt header do not overflow into a plausible one.
     size = 1
     for length in shape:
         size *= length
     if len(raw) != header + size:
-        raise UserError(f"{path} should hold {size} bytes of data by its header, holds {len(raw) - header}")
+        raise UserError(f"{path} should hold {size} bytes of data by its header, and holds {len(raw) - header}")
     return np.frombuffer(raw, np.uint8, offset=header).reshape(shape)

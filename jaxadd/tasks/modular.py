@@ -1,4 +1,4 @@
-"""Modular arithmetic on tokens `(a, b, =)`: the mainline task of the grokking literature."""
+"""Modular arithmetic on tokens `(a, b, =)`, the standard task of the grokking literature."""
 
 import random
 from collections.abc import Callable, Sequence
@@ -27,22 +27,22 @@ _MAX_P = 4096  # P² pairs are listed; 3 P² must also stay far below 2**31.
 class Modular(Task):
     """Predict `(a ∘ b) mod P` at `=`; every pair is either in the train or in the test set.
 
-    The set-up of Nanda et al. 2023, "Progress measures for grokking via mechanistic interpretability":
+    The setting of Nanda et al. 2023, "Progress measures for grokking via mechanistic interpretability":
     T = 3 tokens, `=` is token P, V = P + 1, logits over all V classes.
     """
 
     p: int = 113
     """modulus P, at least 2"""
     operation: Literal["add", "subtract", "x2xyy2", "random"] = "add"
-    """a + b, a - b, a² + ab + b², or one fixed random table"""
+    """what is computed mod P: a + b, a - b, a² + ab + b², or a fixed random table"""
     train_fraction: float = 0.3
-    """share of the P² pairs that is trained on"""
+    """fraction of the P² pairs in the train set"""
     split: Literal["python", "keyed"] = "python"
-    """python: the published split, Python's random.shuffle; keyed: a permutation drawn by JAX"""
+    """how the split is drawn: python for random.shuffle, as published; keyed for a permutation drawn by JAX"""
     split_seed: int | None = None
-    """seed of the split in every lane; None takes each lane's own seed"""
+    """seed of the train-test split in every lane; None takes the seed of the lane"""
     table_seed: int = 0
-    """seed of the table of operation "random", the same in every lane"""
+    """seed of the table, the same in every lane; operation random only"""
     batch_size: int | None = None
     """examples per step; None takes the full train set"""
 
@@ -59,18 +59,18 @@ class Modular(Task):
 
     @property
     def train_size(self) -> int:
-        """Count the training pairs."""
+        """The number of train pairs."""
         finite = np.isfinite(self.train_fraction)
         return int(self.train_fraction * self.p**2) if finite else 0
 
     @property
     def sizes(self) -> Sizes:
-        """Give the sizes that a model for this task needs."""
+        """The sizes that a model for this task is built from."""
         return Sizes(length=3, classes=self.p + 1, vocabulary=self.p + 1, read=(2,))
 
     @property
     def title(self) -> str:
-        """Name the task in a few words, for figures."""
+        """The task in a few words, for figures."""
         return f"{_SYMBOLS[self.operation].format(a='a', b='b')} mod {self.p}, {self.train_fraction:.0%} trained on"
 
     @property
@@ -87,8 +87,8 @@ class Modular(Task):
         """Split the pairs for each lane.
 
         Returns:
-          `lane` holds "train" int32 `[S, n]` and "test" int32 `[S, P² - n]`: pairs as P·a + b, in
-          shuffled order. `shared` holds the table of operation "random", int32 `[P²]`.
+          `lane` holds "train" int32 `[S, n]` and "test" int32 `[S, P² - n]`: pairs as P·a + b, in shuffled order.
+          `shared` holds "table" int32 `[P²]` if the operation is random.
         """
         order = np.stack([self._order(s if self.split_seed is None else self.split_seed) for s in seeds])
         shared = {}
@@ -106,21 +106,21 @@ class Modular(Task):
         return np.asarray(pairs, np.int32)
 
     def train_batch(self, data: Data, key: jax.Array, step: jax.Array) -> Batch:
-        """Draw the batch of `step`: inputs `[B, 3]`, targets `[B, 1]`."""
+        """Draw the batch of one step: inputs `[B, 3]`, targets `[B, 1]`."""
         return self.batch(choose(data.lane["train"], key, step, self.batch_size), data.shared)
 
     def test_batch(self, data: Data) -> Batch:
-        """Give the held-out pairs: inputs `[P² - n, 3]`, targets `[P² - n, 1]`."""
+        """Return the held-out pairs: inputs `[P² - n, 3]`, targets `[P² - n, 1]`."""
         return self.batch(data.lane["test"], data.shared)
 
     def batch(self, pairs: jax.Array, shared: dict[str, jax.Array]) -> Batch:
-        """Write pairs, int32 `[B]` as P·a + b, as tokens `[B, 3]` with their targets `[B, 1]`."""
+        """Return the tokens `[B, 3]` and targets `[B, 1]` of pairs, int32 `[B]` as P·a + b."""
         a, b = jnp.divmod(pairs, self.p)
         result = shared["table"][pairs] if self.operation == "random" else _FORMULAS[self.operation](a, b) % self.p
         return Batch(jnp.stack([a, b, jnp.full_like(a, self.p)], axis=-1), result[:, None])
 
     def examples(self, data: Data, key: jax.Array, count: int) -> Batch:
-        """Draw up to `count` of all pairs, trained on or not."""
+        """Draw up to `count` pairs from the train and test set together."""
         pairs = jax.random.choice(key, self.p**2, (min(count, self.p**2),), replace=False)
         return self.batch(pairs, data.shared)
 

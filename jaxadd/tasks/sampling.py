@@ -1,4 +1,4 @@
-"""Minibatches without a data cursor: which examples a step reads follows from (key, step) alone."""
+"""Minibatches without a data cursor: the examples of a step follow from (key, step) alone."""
 
 import chex
 import jax
@@ -6,23 +6,23 @@ import jax.numpy as jnp
 
 from jaxadd.errors import UserError
 
-ROUNDS = 48  # Of the shuffle below; a place is near uniform after some 2 log2(n), and n stays below 2**24.
+ROUNDS = 48  # Of the shuffle below; positions are nearly uniform after about 2 log2(n), and n is below 2**24.
 
 
 def shuffled_position(key: jax.Array, position: jax.Array, n: int) -> jax.Array:
     """Map positions through a random permutation of `range(n)` without building it.
 
     A swap-or-not shuffle (Hoang, Morris, Rogaway 2012): in each round a position x and its partner
-    (k - x) mod n change places or not, by one hash bit of the pair. It is a bijection for every n and
-    costs O(B) a step, where sorting n random numbers would cost more than a small network's whole step.
+    (k - x) mod n are swapped or not, by one hash bit of the pair. It is a bijection for every n and costs O(B) per
+    step; sorting n random numbers would cost more than the whole step of a small network.
 
     Args:
-      key: the typed key that names the permutation.
+      key: typed key that determines the permutation.
       position: int32 `[B]`, each in `[0, n)`.
-      n: the number of things permuted, below 2**24.
+      n: number of positions, below 2**24.
 
     Returns:
-      int32 `[B]`, distinct where `position` is.
+      int32 `[B]`, distinct where positions are.
     """
     chex.assert_rank(position, 1)
     offset_key, salt_key = jax.random.split(key)
@@ -39,7 +39,7 @@ def shuffled_position(key: jax.Array, position: jax.Array, n: int) -> jax.Array:
 
 
 def _hash(x: jax.Array, salt: jax.Array) -> jax.Array:
-    """Mix uint32 words (the finaliser of MurmurHash3, on x and a salt)."""
+    """Hash uint32 words with a salt (the finaliser of MurmurHash3)."""
     x = (x ^ salt) * jnp.uint32(0x9E3779B1)
     x = (x ^ (x >> 16)) * jnp.uint32(0x85EBCA6B)
     x = (x ^ (x >> 13)) * jnp.uint32(0xC2B2AE35)
@@ -47,14 +47,14 @@ def _hash(x: jax.Array, salt: jax.Array) -> jax.Array:
 
 
 def choose(indices: jax.Array, key: jax.Array, step: jax.Array, batch_size: int | None) -> jax.Array:
-    """Choose the examples of one step: all of them, or the step's minibatch of a fresh shuffle per epoch.
+    """Return the examples of one step: all of them, or a minibatch of a shuffle that is new in every epoch.
 
     Args:
       indices: int32 `[n]`, the examples of the train set.
-      key: the lane's key.
+      key: typed key of the lane.
       step: int32 scalar.
-      batch_size: B, at most n; None for the full batch. An epoch is n // B steps; the n % B examples
-        that are left over differ from epoch to epoch.
+      batch_size: B, at most n; None for the full batch. An epoch is n // B steps; it leaves out n % B examples,
+        other ones in every epoch.
 
     Returns:
       int32 `[n]` or `[B]`.
@@ -63,13 +63,13 @@ def choose(indices: jax.Array, key: jax.Array, step: jax.Array, batch_size: int 
     if batch_size is None:
         return indices
     n = indices.shape[0]
-    epoch, place = jnp.divmod(step, n // batch_size)
-    position = place * batch_size + jnp.arange(batch_size)
+    epoch, batch = jnp.divmod(step, n // batch_size)
+    position = batch * batch_size + jnp.arange(batch_size)
     return indices[shuffled_position(jax.random.fold_in(key, epoch), position, n)]
 
 
 def check_batch_size(batch_size: int | None, train: int) -> None:
-    """Raise ValueError where a minibatch does not fit the train set."""
+    """Raise UserError where a minibatch is larger than the train set, or empty."""
     if batch_size is not None and not 1 <= batch_size <= train:
         raise UserError(
             f"batch_size must be from 1 to the {train} training examples, got {batch_size}; None takes the full batch"

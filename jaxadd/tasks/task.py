@@ -1,4 +1,4 @@
-"""The base class of tasks: all that training, models and views know of a task."""
+"""The base class of tasks: everything that training, models and views know of a task."""
 
 import abc
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ class Task(abc.ABC):
 
     A task is a frozen dataclass that derives from this class; invalid fields raise UserError when it is made. Only
     the first four members have to be defined. Everything in this library works on any task; what is specific to one
-    (its claims, its measures) is registered in `analysis`.
+    task (its measures, its hypotheses) is registered in `analysis`.
     """
 
     @property
@@ -24,11 +24,11 @@ class Task(abc.ABC):
 
     @abc.abstractmethod
     def data(self, seeds: Sequence[int]) -> Data:
-        """Prepare the data of S lanes on the host; leaves of `lane` have a leading S axis."""
+        """Return the data of S lanes, prepared on the host; leaves of `lane` have a leading S axis."""
 
     @abc.abstractmethod
     def train_batch(self, data: Data, key: jax.Array, step: jax.Array) -> Batch:
-        """Draw the batch of `step` for one lane. Pure: the same arguments give the same batch."""
+        """Draw the batch of one step for one lane. Pure: the same arguments give the same batch."""
 
     @abc.abstractmethod
     def test_batch(self, data: Data) -> Batch:
@@ -41,17 +41,17 @@ class Task(abc.ABC):
 
     @property
     def token_names(self) -> tuple[str, ...]:
-        """What a person writes for each of the V tokens; numbers by default, empty for real-valued input."""
+        """The text of each of the V tokens; numbers by default, empty for real-valued input."""
         return tuple(map(str, range(self.sizes.vocabulary or 0)))
 
     @property
     def position_names(self) -> tuple[str, ...]:
-        """What a person calls each of the T input positions; numbers by default."""
+        """The name of each of the T input positions; numbers by default."""
         return tuple(map(str, range(self.sizes.length)))
 
     @property
     def answer_names(self) -> tuple[str, ...]:
-        """What a person calls each of the R scored positions; numbers by default."""
+        """The name of each of the R scored positions; numbers by default."""
         return ("answer",) if len(self.sizes.read) == 1 else tuple(f"answer {r}" for r in range(len(self.sizes.read)))
 
     @property
@@ -62,28 +62,28 @@ class Task(abc.ABC):
         return ()
 
     def examples(self, data: Data, key: jax.Array, count: int) -> Batch:
-        """Draw up to `count` examples to analyse a network on; from the test set by default.
+        """Draw up to `count` examples on which to analyse a network, by default from the test set.
 
         Args:
-          data: of one lane.
-          key: a typed key.
-          count: B, the most examples.
+          data: the data of one lane.
+          key: typed key.
+          count: largest number of examples.
         """
         batch = self.test_batch(data)
         chosen = jax.random.permutation(key, len(batch.targets))[:count]
         return Batch(batch.inputs[chosen], batch.targets[chosen])
 
     def measure(self, data: Data, batch: Batch, logits: jax.Array, predict: Predict) -> dict[str, jax.Array]:
-        """Compute what is recorded of one lane at an evaluation beside loss and accuracy; nothing by default.
+        """Compute what an evaluation of one lane records beside loss and accuracy; nothing by default.
 
         Args:
-          data: of the lane.
-          batch: its test batch.
-          logits: `[B, R, C]`, the network's output for it.
+          data: the data of the lane.
+          batch: the test batch of the lane.
+          logits: float32 `[B, R, C]`, the output of the network for the batch.
           predict: the network.
 
         Returns:
-          arrays by name.
+          arrays by name, of shapes that do not depend on the lane.
         """
         return {}
 
@@ -91,13 +91,13 @@ class Task(abc.ABC):
         """Describe one prediction in words.
 
         Args:
-          inputs: `[T]`.
+          inputs: `[T]`, as in a batch.
           target: int `[R]`.
-          prediction: int `[R]`; -1 where the network's output was not finite.
+          prediction: int `[R]`; -1 where the output of the network was not finite.
         """
-        outcome = "correct" if np.array_equal(target, prediction) else f"the answer is {_listed(target)}"
-        return f"{_listed(inputs)}: predicts {_listed(prediction)}, {outcome}"
+        outcome = "correct" if np.array_equal(target, prediction) else f"the answer is {_spaced(target)}"
+        return f"{_spaced(inputs)}: predicts {_spaced(prediction)}, {outcome}"
 
 
-def _listed(values: np.ndarray) -> str:
+def _spaced(values: np.ndarray) -> str:
     return " ".join(f"{value:g}" for value in np.atleast_1d(values))

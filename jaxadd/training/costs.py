@@ -9,7 +9,8 @@ import jax
 
 from jaxadd.lanes import side_by_side
 from jaxadd.training.placement import bytes_of
-from jaxadd.training.step import METRICS, Placed, Trainer
+from jaxadd.training.step import METRICS
+from jaxadd.training.trainer import Placed, Trainer
 
 
 def arithmetic(trainer: Trainer) -> int:

@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxadd.training.step import CAPACITY, EVALUATIONS, METRICS, RUNNING, TEST_METRICS, Trainer, TrainState
+from jaxadd.training.step import CAPACITY, EVALUATIONS, METRICS, RUNNING, TEST_METRICS, TrainState
+from jaxadd.training.trainer import Trainer
 from jaxadd.types import Metrics
 
 CHUNK_SECONDS = 0.5  # Between two looks at a run.
@@ -244,7 +245,7 @@ class _Recorder:
         """Everything so far, joined; see Result."""
         parts = [part for part in self._parts if part["step"].size] or self._parts
         if len(parts) > 1:
-            along = lambda name: 0 if name == _axis(name) else 1  # noqa: E731
+            along = lambda name: 0 if name == _axis(name) else 1
             parts = [{name: np.concatenate([part[name] for part in parts], along(name)) for name in parts[0]}]
         self._parts = parts
         return parts[0]

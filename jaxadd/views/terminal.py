@@ -15,7 +15,7 @@ from jaxadd.runs.summary import LEARNED, step_of
 from jaxadd.tables import table
 from jaxadd.training import costs
 from jaxadd.training.loop import Progress
-from jaxadd.training.step import Trainer
+from jaxadd.training.trainer import Trainer
 from jaxadd.trees import named_leaves
 
 INDENT = 12
@@ -60,7 +60,7 @@ def shapes(trainer: Trainer) -> str:
     """List the dtype and shape of every batch, parameter, gradient, optimiser array and activation of one lane."""
     model, (train, test) = trainer.model, trainer.abstract_batches()
     state = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), trainer.abstract_state())
-    look = lambda params, batch: model.apply(params, batch.inputs, names=model.names)  # noqa: E731
+    look = lambda params, batch: model.apply(params, batch.inputs, names=model.names)
     _, seen = jax.eval_shape(look, state.params, train)
     gradients, _ = jax.eval_shape(jax.grad(trainer.loss, has_aux=True), state.params, train)
     parts = {

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from jaxadd import models as model_module
-from jaxadd.runs.checkpoints import flatten
 from jaxadd.errors import UserError
 from jaxadd.models import MLP, Transformer
+from jaxadd.runs.checkpoints import flatten
 from jaxadd.tasks import Addition, Modular
 from jaxadd.types import Sizes
 
@@ -155,7 +155,7 @@ def test_few_classes_read_out_early_give_the_same_logits_and_gradients(config, t
         logits, _ = model.apply(params, x, names, edits, read=(1, 4))
         return jnp.sum(jnp.sin(logits)), logits
 
-    graded = lambda *taps: jax.jit(lambda params: jax.value_and_grad(loss, has_aux=True)(params, *taps))(params)  # noqa: E731
+    graded = lambda *taps: jax.jit(lambda params: jax.value_and_grad(loss, has_aux=True)(params, *taps))(params)
     (_, first), gradient = graded()
     late = [graded((name,)), graded((), {name: lambda v: v})]
     monkeypatch.setattr(model_module, "_reads_out_early", lambda *_: False)
@@ -213,7 +213,7 @@ def test_activations_are_what_their_names_say():
     np.testing.assert_allclose(a[f"{b}attn.hook_pattern"].sum(-1), 1, rtol=1e-5)
     assert (a[f"{b}attn.hook_pattern"][..., ~np.tri(5, dtype=bool)] == 0).all()
     z = jnp.einsum("bhqt,bthk->bqhk", a[f"{b}attn.hook_pattern"], a[f"{b}attn.hook_v"])
-    close = lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-5)  # noqa: E731
+    close = lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-5)
     close(a[f"{b}attn.hook_z"], z)
     close(a[f"{b}hook_resid_mid"], a[f"{b}hook_resid_pre"] + a[f"{b}hook_attn_out"])
     close(a[f"{b}hook_resid_post"], a[f"{b}hook_resid_mid"] + a[f"{b}hook_mlp_out"])

@@ -9,16 +9,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxadd.serialization import from_json, to_json
 from jaxadd.config import hyper, traced
-from jaxadd.optim.filters import FixedNorm, GrokfastEMA, GrokfastMA, OrthogonalGradient
-from jaxadd.training.loop import fit
 from jaxadd.lanes import take
-from jaxadd.optim.losses import LabelSmoothing, StableMax, cross_entropy
 from jaxadd.models import Transformer
+from jaxadd.optim.filters import FixedNorm, GrokfastEMA, GrokfastMA, OrthogonalGradient
+from jaxadd.optim.losses import LabelSmoothing, StableMax, cross_entropy
 from jaxadd.optim.optimizers import SGD, Adam, AdamW, Lion, Muon
+from jaxadd.serialization import from_json, to_json
 from jaxadd.tasks import Modular
-from jaxadd.training.step import Trainer
+from jaxadd.training.loop import fit
+from jaxadd.training.trainer import Trainer
 
 
 def run(optimizer, steps=25, w=(1.0, -2.0)):
@@ -150,7 +150,7 @@ def test_muon_follows_its_definition():
     w = rng.normal(size=(3, 6)).astype(np.float32)
     grads = [rng.normal(size=w.shape).astype(np.float32) for _ in range(4)]
     config = Muon(lr=0.1, momentum=0.9, weight_decay=0.5, warmup=2)
-    tree = lambda x: {"blocks.0": {"mlp": {"W_in": jnp.asarray(x)}}}  # noqa: E731
+    tree = lambda x: {"blocks.0": {"mlp": {"W_in": jnp.asarray(x)}}}
     params, state = tree(w), config.transform().init(tree(w))
     mean = np.zeros_like(w)
     for i, grad in enumerate(grads):

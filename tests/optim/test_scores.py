@@ -7,9 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxadd.optim import losses
-from jaxadd.optim import digits
 from jaxadd.models import Transformer
+from jaxadd.optim import digits, losses
 from jaxadd.tasks import Addition
 
 B, R, C = 60, 3, 5

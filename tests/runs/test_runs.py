@@ -17,15 +17,15 @@ import jax
 import numpy as np
 import pytest
 
-from jaxadd.runs import checkpoints, train
-from jaxadd import config as configs
-from jaxadd.config import Stop
+from jaxadd.config import RunConfig, Stop
 from jaxadd.files import read_npz
-from jaxadd.training.loop import fit
 from jaxadd.optim.optimizers import SGD, AdamW
-from jaxadd.training.step import Trainer
+from jaxadd.runs import checkpoints, load, open_run, train_in
+from jaxadd.serialization import from_json, to_json
+from jaxadd.training.loop import fit
+from jaxadd.training.trainer import Trainer
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 QUIET = {"note": lambda text: None}
 
 
@@ -53,8 +53,8 @@ def assert_same_run(a, b):
 def test_folder_is_readable_with_numpy_and_json_alone(tiny, complete):
     about = json.loads((complete / "config.json").read_text())
     assert about["config"]["task"]["p"] == 7
-    assert about["environment"]["jax"] == jax.__version__
-    assert configs.from_json(about["config"]) == tiny
+    assert about["machine"]["jax"] == jax.__version__
+    assert from_json(about["config"], RunConfig) == tiny
     with np.load(complete / "metrics.npz") as metrics:
         assert metrics["step"].shape == (41,)
         assert metrics["train_loss"].shape == metrics["test_accuracy"].shape == (2, 41)
@@ -67,7 +67,7 @@ def test_folder_is_readable_with_numpy_and_json_alone(tiny, complete):
 
 
 def test_summary_tells_the_steps_to_thresholds(complete):
-    record = train.load(complete)
+    record = load(complete)
     for s, lane in enumerate(record.summary["lanes"]):
         reached = np.flatnonzero(record.metrics["train_accuracy"][s] >= 0.99)
         assert lane["step_of_train_accuracy_0.99"] == (int(reached[0]) if reached.size else None)
@@ -78,7 +78,7 @@ def test_summary_tells_the_steps_to_thresholds(complete):
 def test_resumed_run_equals_the_uninterrupted_one(tiny, complete, copy, keep):
     unfinish(copy, keep)
     notes = []
-    train.train(Trainer(tiny), copy, note=notes.append)
+    train_in(Trainer(tiny), copy, note=notes.append)
     assert notes == [f"going on from step {keep} of 40"]
     assert_same_run(copy, complete)
 
@@ -86,7 +86,7 @@ def test_resumed_run_equals_the_uninterrupted_one(tiny, complete, copy, keep):
 def test_a_complete_run_is_left_alone(tiny, copy):
     before = {path: path.stat().st_mtime_ns for path in copy.rglob("*") if path.is_file()}
     notes = []
-    record = train.train(Trainer(tiny), copy, note=notes.append)
+    record = train_in(Trainer(tiny), copy, note=notes.append)
     assert "is complete" in notes[0]
     assert record.summary["lanes"][1]["steps"] == 40
     assert before == {path: path.stat().st_mtime_ns for path in copy.rglob("*") if path.is_file()}
@@ -94,12 +94,12 @@ def test_a_complete_run_is_left_alone(tiny, copy):
 
 def test_extended_run_equals_a_longer_one(tiny, complete, tmp_path):
     short = replace(tiny, steps=23)
-    train.train(Trainer(short), tmp_path / "a", **QUIET)
-    train.train(Trainer(tiny), tmp_path / "a", extend=True, **QUIET)
+    train_in(Trainer(short), tmp_path / "a", **QUIET)
+    train_in(Trainer(tiny), tmp_path / "a", extend=True, **QUIET)
     assert_same_run(tmp_path / "a", complete)
-    assert train.read_origin(tmp_path / "a").config == tiny
+    assert open_run(tmp_path / "a").config == tiny
     with pytest.raises(ValueError, match="already at step 40; it cannot be cut to 23"):
-        train.train(Trainer(short), tmp_path / "a", extend=True, **QUIET)
+        train_in(Trainer(short), tmp_path / "a", extend=True, **QUIET)
 
 
 def truncate(path, config):
@@ -122,7 +122,7 @@ def empty(path, config):
 def swap(path, config):
     """Put a checkpoint of a run with another learning rate in its place: the same arrays by name and shape."""
     other = path.parent.parent / "other"
-    train.train(Trainer(replace(config, optimizer=AdamW(lr=0.5), steps=30)), other, **QUIET)
+    train_in(Trainer(replace(config, optimizer=AdamW(lr=0.5), steps=30)), other, **QUIET)
     shutil.rmtree(path)
     (other / "checkpoints" / path.name).rename(path)
 
@@ -138,8 +138,8 @@ def test_falls_back_to_the_newest_whole_checkpoint(tiny, complete, copy, damage)
     unfinish(copy, 30)
     damage(copy / "checkpoints" / "00000030", tiny)
     notes = []
-    train.train(Trainer(tiny), copy, note=notes.append)
-    assert notes[0].startswith("checkpoint 30 is damaged or foreign and is passed over: ")
+    train_in(Trainer(tiny), copy, note=notes.append)
+    assert notes[0].startswith("checkpoint 30 is damaged or of another run and is skipped: ")
     assert notes[1] == "going on from step 20 of 40"
     assert_same_run(copy, complete)
 
@@ -149,7 +149,7 @@ def test_without_metrics_the_run_begins_again(tiny, complete, copy, ruin):
     unfinish(copy, 30)
     ruin(copy / "metrics.npz")
     notes = []
-    train.train(Trainer(tiny), copy, note=notes.append)
+    train_in(Trainer(tiny), copy, note=notes.append)
     assert notes[0].startswith("metrics.npz is lost")
     assert_same_run(copy, complete)
 
@@ -158,17 +158,17 @@ def test_a_record_without_checkpoints_is_not_replaced(tiny, copy):
     shutil.rmtree(copy / "checkpoints")
     before = (copy / "metrics.npz").read_bytes()
     with pytest.raises(ValueError, match="has no checkpoint to go on from"):
-        train.train(Trainer(replace(tiny, steps=50)), copy, extend=True, **QUIET)
+        train_in(Trainer(replace(tiny, steps=50)), copy, extend=True, **QUIET)
     (copy / "summary.json").unlink()
     with pytest.raises(ValueError, match="a record of 41 steps but no whole checkpoint"):
-        train.train(Trainer(tiny), copy, **QUIET)
+        train_in(Trainer(tiny), copy, **QUIET)
     assert (copy / "metrics.npz").read_bytes() == before
 
 
 def test_a_complete_run_whose_record_is_damaged_is_mended(tiny, complete, copy):
     (copy / "params.npz").write_bytes(b"PK")
     notes = []
-    train.train(Trainer(tiny), copy, note=notes.append)
+    train_in(Trainer(tiny), copy, note=notes.append)
     assert "is missing or damaged" in notes[0]
     assert_same_run(copy, complete)
 
@@ -177,7 +177,7 @@ def test_leftovers_of_a_kill_are_removed(tiny, copy):
     unfinish(copy, 20)
     (copy / ".metrics.npz.part").write_text("half")
     (copy / "checkpoints" / ".00000030.part.orbax-checkpoint-tmp").mkdir()
-    train.train(Trainer(tiny), copy, **QUIET)
+    train_in(Trainer(tiny), copy, **QUIET)
     assert not list(copy.rglob("*.part"))
     assert not list((copy / "checkpoints").glob(".*"))
 
@@ -189,7 +189,7 @@ def test_a_checkpoint_whose_replacement_was_cut_short_is_put_back(tiny, complete
     (states / "00000020").rename(states / ".00000020.old")
     (states / ".00000010.old").mkdir()  # Killed a moment later, when the new one was there.
     notes = []
-    train.train(Trainer(tiny), copy, note=notes.append)
+    train_in(Trainer(tiny), copy, note=notes.append)
     assert notes == ["going on from step 20 of 40"]
     assert not list(states.glob(".*"))
     assert_same_run(copy, complete)
@@ -199,7 +199,7 @@ def test_a_run_that_begins_again_keeps_its_new_states_not_those_of_the_lost_reco
     (copy / "metrics.npz").unlink()
     (copy / "summary.json").unlink()
     kept = []
-    train.train(Trainer(tiny), copy, keep=2, watch=lambda _: kept.append(steps_of(copy)), **QUIET)
+    train_in(Trainer(tiny), copy, keep=2, watch=lambda _: kept.append(steps_of(copy)), **QUIET)
     assert [0, 10] in kept
     assert [20, 30] in kept
     assert steps_of(copy) == [30, 40]
@@ -207,22 +207,22 @@ def test_a_run_that_begins_again_keeps_its_new_states_not_those_of_the_lost_reco
 
 def test_another_config_is_refused_with_the_difference(tiny, copy):
     with pytest.raises(ValueError, match=r"another config \(optimizer.lr: 0.02 here, 0.01 there\)"):
-        train.train(Trainer(replace(tiny, optimizer=replace(tiny.optimizer, lr=0.02))), copy, **QUIET)
+        train_in(Trainer(replace(tiny, optimizer=replace(tiny.optimizer, lr=0.02))), copy, **QUIET)
 
 
 def test_a_folder_of_something_else_is_refused(tiny, tmp_path):
     (tmp_path / "thesis.tex").write_text("dear")
     with pytest.raises(ValueError, match="holds files but no run"):
-        train.train(Trainer(tiny), tmp_path, **QUIET)
+        train_in(Trainer(tiny), tmp_path, **QUIET)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
-    with pytest.raises(ValueError, match="is no run folder"):
-        train.load(tmp_path)
+    with pytest.raises(ValueError, match="is not a run folder"):
+        load(tmp_path)
 
 
 def test_a_config_that_cannot_be_read(tiny, copy):
     (copy / "config.json").write_text('{"config": 3}')
     with pytest.raises(ValueError, match="cannot be read as the config of a run"):
-        train.train(Trainer(tiny), copy, **QUIET)
+        train_in(Trainer(tiny), copy, **QUIET)
 
 
 def test_two_processes_on_one_folder(tiny, copy):
@@ -232,19 +232,19 @@ def test_two_processes_on_one_folder(tiny, copy):
     ) as other:
         assert other.stdout.readline() == "held\n"
         with pytest.raises(ValueError, match="another process is working on"):
-            train.train(Trainer(tiny), copy, **QUIET)
+            train_in(Trainer(tiny), copy, **QUIET)
         other.communicate("\n")
-    train.train(Trainer(tiny), copy, **QUIET)
+    train_in(Trainer(tiny), copy, **QUIET)
 
 
 def test_another_machine_is_told_of(tiny, copy):
     unfinish(copy, 20)
     about = json.loads((copy / "config.json").read_text())
-    about["environment"]["jax"] = "0.0.1"
+    about["machine"]["jax"] = "0.0.1"
     (copy / "config.json").write_text(json.dumps(about))
     notes = []
-    train.train(Trainer(tiny), copy, note=notes.append)
-    assert "not bit for bit" in notes[0]
+    train_in(Trainer(tiny), copy, note=notes.append)
+    assert "may differ in rounding" in notes[0]
     assert "jax 0.0.1 then" in notes[0]
 
 
@@ -263,7 +263,7 @@ def test_a_full_disk_loses_nothing_that_was_saved(tiny, complete, copy, limit, w
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limits[1]))
         with pytest.raises(OSError, match=words):
-            train.train(trainer, copy, **QUIET)
+            train_in(trainer, copy, **QUIET)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         signal.signal(signal.SIGXFSZ, handler)
@@ -271,14 +271,14 @@ def test_a_full_disk_loses_nothing_that_was_saved(tiny, complete, copy, limit, w
     assert steps_of(copy) == [0, 10, 20]
     assert not [path for path in copy.rglob("*.part*")]
     notes = []
-    train.train(trainer, copy, note=notes.append)
+    train_in(trainer, copy, note=notes.append)
     assert notes == ["going on from step 20 of 40"]
     assert_same_run(copy, complete)
 
 
 def test_divergence_is_told(tiny, tmp_path):
     notes = []
-    record = train.train(Trainer(replace(tiny, optimizer=SGD(lr=1e9))), tmp_path / "a", note=notes.append)
+    record = train_in(Trainer(replace(tiny, optimizer=SGD(lr=1e9))), tmp_path / "a", note=notes.append)
     assert [lane["status"] for lane in record.summary["lanes"]] == ["diverged", "diverged"]
     assert sorted(note.partition(" at ")[0] for note in notes) == [
         f"seed {s} diverged and is frozen: its loss or gradient was not finite" for s in (0, 1)
@@ -287,25 +287,25 @@ def test_divergence_is_told(tiny, tmp_path):
 
 def test_stopped_run_is_complete_and_reopens(tiny, tmp_path):
     config = replace(tiny, stop=Stop("train_accuracy", 0.5))
-    record = train.train(Trainer(config), tmp_path / "a", **QUIET)
+    record = train_in(Trainer(config), tmp_path / "a", **QUIET)
     steps = [lane["steps"] for lane in record.summary["lanes"]]
     assert all(lane["status"] == "stopped at its threshold" for lane in record.summary["lanes"])
     assert record.metrics["step"][-1] == max(steps) < 40
     # A kill between the last checkpoint and the summary.
     kept = shutil.copytree(tmp_path / "a", tmp_path / "b")
     (kept / "summary.json").unlink()
-    train.train(Trainer(config), kept, **QUIET)
+    train_in(Trainer(config), kept, **QUIET)
     assert_same_run(kept, tmp_path / "a")
     assert json.loads((kept / "summary.json").read_text())["lanes"] == record.summary["lanes"]
 
 
 CHILD = """
-import sys
-from jaxadd import config, runs
-from jaxadd.train import Trainer
-from jaxadd.trees import flatten
 import json
-train.train(Trainer(config.from_json(json.loads(sys.argv[1]))), sys.argv[2], note=lambda text: None)
+import sys
+from jaxadd.config import RunConfig
+from jaxadd.runs import train
+from jaxadd.serialization import from_json
+train(from_json(json.loads(sys.argv[1]), RunConfig), sys.argv[2], note=lambda text: None)
 """
 
 
@@ -313,9 +313,9 @@ train.train(Trainer(config.from_json(json.loads(sys.argv[1]))), sys.argv[2], not
 def test_killed_at_random_moments_it_ends_as_if_it_had_not_been(tiny, tmp_path):
     # A checkpoint at every step: most kills fall into a save.
     config = replace(tiny, steps=200, checkpoint_every=1)
-    train.train(Trainer(replace(config, checkpoint_every=1000)), tmp_path / "whole", **QUIET)
+    train_in(Trainer(replace(config, checkpoint_every=1000)), tmp_path / "whole", **QUIET)
     rng, kills = random.Random(0), 0
-    command = [sys.executable, "-c", CHILD, json.dumps(configs.to_json(config)), str(tmp_path / "killed")]
+    command = [sys.executable, "-c", CHILD, json.dumps(to_json(config)), str(tmp_path / "killed")]
     while not (tmp_path / "killed" / "summary.json").exists():
         with subprocess.Popen(command, cwd=ROOT) as child:
             count = len(steps_of(tmp_path / "killed"))
@@ -335,7 +335,7 @@ def test_time_goes_on_where_a_run_was_ended(tiny, copy):
     place = copy / "checkpoints" / "00000020" / "manifest.json"
     manifest = json.loads(place.read_text())
     place.write_text(json.dumps(manifest | {"seconds": 1000.0}))
-    summary = train.train(Trainer(tiny), copy, **QUIET).summary
+    summary = train_in(Trainer(tiny), copy, **QUIET).summary
     assert 1000 < summary["run_seconds"] < 1100
     assert summary["lane_steps_per_second"] == pytest.approx(2 * 40 / summary["run_seconds"], abs=0.01)
 
@@ -354,8 +354,8 @@ def test_an_interrupt_while_a_state_is_saved_waits_for_the_end_of_it(tiny, tmp_p
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ocp, "save", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            train.train(trainer, tmp_path / "it", **QUIET)
+            train_in(trainer, tmp_path / "it", **QUIET)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     notes = []
-    train.train(trainer, tmp_path / "it", note=notes.append)
+    train_in(trainer, tmp_path / "it", note=notes.append)
     assert notes == ["going on from step 10 of 40"]

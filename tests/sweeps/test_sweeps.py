@@ -16,16 +16,17 @@ import jax
 import numpy as np
 import pytest
 
-from jaxadd.runs import checkpoints, train
-from jaxadd.training import costs
 from jaxadd import sweeps
 from jaxadd.config import Stop
-from jaxadd.serialization import to_json
 from jaxadd.files import read_npz, write_npz
-from jaxadd.training.loop import fit
+from jaxadd.runs import checkpoints, train
 from jaxadd.runs.summary import step_of
+from jaxadd.serialization import to_json
 from jaxadd.sweeps import Axis, Sweep, processes, results
-from jaxadd.training.step import METRICS, Trainer
+from jaxadd.training import costs
+from jaxadd.training.loop import fit
+from jaxadd.training.step import METRICS
+from jaxadd.training.trainer import Trainer
 
 QUIET = {"note": lambda _: None}
 

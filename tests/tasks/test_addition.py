@@ -12,12 +12,12 @@ from test_mixtures import check_cascade, rows
 
 from jaxadd.config import RunConfig
 from jaxadd.errors import UserError
-from jaxadd.training.loop import fit
 from jaxadd.lanes import take
 from jaxadd.models import Transformer
 from jaxadd.optim.optimizers import AdamW
 from jaxadd.tasks import Addition, Mixture
-from jaxadd.training.step import Trainer
+from jaxadd.training.loop import fit
+from jaxadd.training.trainer import Trainer
 
 ORDERS = ("msd", "lsd")
 BASES = st.integers(2, 16)
@@ -318,7 +318,7 @@ def test_a_mixture_too_narrow_for_the_finite_set():
     mixture = Mixture(uniform=0, cascades=1, cascade_length=1, cascade_start=0)
     task = Addition(digits=2, base=3, mixture=mixture, finite=9, batch_size=3, cascade_examples=3)
     assert len(set(rows(task.data([0]).lane["train"][0]))) == 9
-    with pytest.raises(UserError, match=r"only 9 different problems .* should give 10; ask for fewer or widen"):
+    with pytest.raises(UserError, match=r"only 9 different problems .* and 10 are needed; ask for fewer or widen"):
         replace(task, finite=10).data([0])
 
 
@@ -343,8 +343,8 @@ def test_a_mixture_too_narrow_for_the_finite_set():
         (lambda: Addition(batch_size=None), "batch_size None; None needs a finite set"),
         (lambda: Addition(batch_size=0), "batches of at least 1, got batch_size 0"),
         (lambda: Addition(finite=100, batch_size=101), "from 1 to the 100 training examples, got 101"),
-        (lambda: Addition(finite=0), "finite must be at least 1 and leave some to test on: .* got 0"),
-        (lambda: Addition(digits=1, finite=100), "there are 100 different ones, got 100"),
+        (lambda: Addition(finite=0), "finite must be at least 1 and leave problems to test on: .* got 0"),
+        (lambda: Addition(digits=1, finite=100), "there are 100 different problems, got 100"),
         (
             lambda: Addition(digits=3, mixture=Mixture(cascade_length=3)),
             "length 3 from column 0 .* there are 3 digits",
@@ -360,7 +360,7 @@ def test_a_mixture_too_narrow_for_the_finite_set():
         (lambda: Mixture(uniform=0), "one above 0"),
         (lambda: Mixture(enriched=float("nan")), "weights of a mixture"),
         (lambda: Mixture(cascades=float("inf")), "weights of a mixture"),
-        (lambda: Mixture(enriched_share=1.5), "enriched_share must be from 0 to 1, got 1.5"),
+        (lambda: Mixture(enriched_fraction=1.5), "enriched_fraction must be from 0 to 1, got 1.5"),
         (lambda: Mixture(cascade_length=-1), "cascade_length must be at least 0, got -1"),
         (lambda: Mixture(cascade_start=-2), "cascade_start must be at least 0, got -2"),
     ],

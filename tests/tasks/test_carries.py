@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxadd.tasks.addition.carries import CLASSES, Carries, answer_length, carries
 from jaxadd.errors import UserError
 from jaxadd.tasks import Addition
+from jaxadd.tasks.addition.carries import CLASSES, Carries, answer_length, carries
 
 BATCH = 3
 COUNTS = st.integers(2, 3)
@@ -45,7 +45,7 @@ def by_integers(operands, base):
         carry_in=carry[:-1],
         naive=[s % base for s in column],
         answer=[sum(numbers) // place % base for place in places[:-1]],
-        count=sum(c > 0 for c in carry[1:]),
+        carry_count=sum(c > 0 for c in carry[1:]),
         cascade=max(len(run) for run in "".join(" x"[r] for r in raised).split(" ")),
     )
 
@@ -95,7 +95,7 @@ def test_without_carries_every_digit_is_naive(problem):
     np.testing.assert_array_equal(facts.answer, column % base)
     np.testing.assert_array_equal(facts.naive, column % base)
     assert not np.any(facts.carry_in)
-    for value in (facts.count, facts.cascade, facts.kind):
+    for value in (facts.carry_count, facts.cascade, facts.kind):
         np.testing.assert_array_equal(value, np.zeros(BATCH))
 
 
@@ -112,10 +112,10 @@ def test_without_carries_every_digit_is_naive(problem):
     ],
 )
 def test_worked_examples(left, right, answer, count, cascade, kind):
-    digits = lambda text: [int(d) for d in reversed(text)]  # noqa: E731
+    digits = lambda text: [int(d) for d in reversed(text)]
     facts = carries(jnp.array([digits(left), digits(right)]), 10)
     assert facts.answer.tolist() == digits(answer)
-    assert (facts.count, facts.cascade, CLASSES[facts.kind]) == (count, cascade, kind)
+    assert (facts.carry_count, facts.cascade, CLASSES[facts.kind]) == (count, cascade, kind)
 
 
 def test_shares_of_the_classes_among_uniform_problems():

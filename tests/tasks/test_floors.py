@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 
+from jaxadd.errors import UserError
 from jaxadd.tasks.addition import floors
 from jaxadd.tasks.addition.carries import answer_length
 from jaxadd.tasks.addition.floors import Information, floor, ladder
-from jaxadd.errors import UserError
 
 
 def binary_entropy(p):
@@ -221,10 +221,10 @@ def test_answer_length(arguments, length):
         (lambda: floor(0, Information(columns=(3,)), digits=3), "columns must lie .* to 2, got 3"),
         (lambda: floor(0, Information(answers=(1, 4)), digits=3), "answers must lie .* to 3, got 1, 4"),
         (lambda: floor(2, Information(answers=(3, 2)), digits=3), r"must not show the digit .* \(3, 2\); remove 2"),
-        (lambda: floor(2, Information(bag="digits"), digits=20), r"about 4\.1e\+10 states; at most 1e\+07"),
+        (lambda: floor(2, Information(bag="digits"), digits=20), r"about 4\.1e\+10 states, and at most 1e\+07"),
         (
             lambda: floor(9, Information(answers=tuple(range(9)), bag="sum"), digits=20),
-            r"states; at most 1e\+07 are\. Make fewer answers visible",
+            r"states, and at most 1e\+07 are computed; make fewer answers visible",
         ),
         (lambda: ladder(0, digits=3, target="both", order="msd"), "target must be one of sequential, .* got 'both'"),
         (lambda: ladder(0, digits=3, target="single", order="up"), "order must be one of msd, lsd, got 'up'"),

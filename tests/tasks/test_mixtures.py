@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxadd.tasks.addition.carries import carries
 from jaxadd.tasks import Addition, Mixture
+from jaxadd.tasks.addition.carries import carries
 
 
 def rows(problems):
@@ -32,7 +32,7 @@ def test_uniform_digits(base, operands):
 
 @pytest.mark.parametrize(("base", "operands", "share"), [(10, 2, 0.4), (10, 3, 0.7), (2, 2, 0.5), (5, 2, 1.0)])
 def test_share_of_enriched_columns(base, operands, share):
-    mixture = Mixture(uniform=0, enriched=1, enriched_share=share)
+    mixture = Mixture(uniform=0, enriched=1, enriched_fraction=share)
     count = 4000
     drawn = np.asarray(
         Addition(digits=5, base=base, operands=operands, mixture=mixture).draw(jax.random.key(0), count)
@@ -99,7 +99,7 @@ def test_every_cascade_that_fits_is_drawn_where_none_is_named(base, length, star
 
 @pytest.mark.parametrize("operands", [2, 3])
 def test_weights_of_a_mixture(operands):
-    mixture = Mixture(uniform=1, enriched=2, cascades=3, enriched_share=1.0, cascade_length=2, cascade_start=1)
+    mixture = Mixture(uniform=1, enriched=2, cascades=3, enriched_fraction=1.0, cascade_length=2, cascade_start=1)
     count, digits = 6000, 6
     task = Addition(digits=digits, operands=operands, mixture=mixture)
     column = np.asarray(task.draw(jax.random.key(3), count)).sum(1)

@@ -7,15 +7,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxadd.training import costs, placement
-from jaxadd.training import loop as fit_module
 from jaxadd.config import RunConfig, Stop
-from jaxadd.training.loop import fit
 from jaxadd.lanes import take
 from jaxadd.models import MLP, Transformer
 from jaxadd.optim.optimizers import SGD, AdamW
 from jaxadd.tasks import HandwrittenDigits, Modular
-from jaxadd.training.step import DIVERGED, METRICS, RUNNING, STOPPED, Trainer
+from jaxadd.training import costs, placement
+from jaxadd.training import loop as fit_module
+from jaxadd.training.loop import fit
+from jaxadd.training.step import DIVERGED, METRICS, RUNNING, STOPPED
+from jaxadd.training.trainer import Trainer
 from jaxadd.trees import flatten
 
 
@@ -27,7 +28,9 @@ def whole(tiny):
 @pytest.fixture(scope="module")
 def easy(tiny):
     """A run in which every metric gets better for a while."""
-    config = replace(tiny, task=HandwrittenDigits(batch_size=16), model=MLP(hidden=(8,)), optimizer=AdamW(lr=3e-2, warmup=0.0))
+    config = replace(
+        tiny, task=HandwrittenDigits(batch_size=16), model=MLP(hidden=(8,)), optimizer=AdamW(lr=3e-2, warmup=0.0)
+    )
     return config, fit(Trainer(config))
 
 
@@ -62,7 +65,7 @@ def test_metrics_are_what_they_say(tiny, whole):
             params = take(state.params, s)
             batch = tiny.task.train_batch(data, state.key[s], state.step[s])
             (loss, (accuracy, by_position)), grads = gradient(params, batch)
-            squares = lambda tree: sum(float((x**2).sum()) for x in jax.tree.leaves(tree))  # noqa: E731
+            squares = lambda tree: sum(float((x**2).sum()) for x in jax.tree.leaves(tree))
             want = {
                 "train_loss": loss,
                 "train_accuracy": accuracy,
@@ -267,7 +270,7 @@ def test_lanes_that_are_done_free_their_places_where_lanes_are_side_by_side(tiny
         return chunk(self, placed, start, *rest)
 
     monkeypatch.setattr(Trainer, "chunk", counted)
-    keep = lambda so_far: saved.update(at=jax.tree.map(jnp.copy, (so_far.state, so_far.metrics)))  # noqa: E731
+    keep = lambda so_far: saved.update(at=jax.tree.map(jnp.copy, (so_far.state, so_far.metrics)))
     trainer = Trainer(config, places)
     found = fit(trainer, save_at=[15], save=keep, watch=lambda progress: seen.append(progress.done))
     assert {step: widths[step] for step in want} == want
@@ -290,6 +293,8 @@ def test_a_device_narrows_to_no_fewer_lanes_than_keep_it_busy(tiny, monkeypatch)
     state = trainer.init()
     for running, width in ((40, 40), (21, 40), (20, 20), (10, 10), (9, 10), (1, 10)):
         ended = state._replace(status=jnp.where(jnp.arange(40) < running, RUNNING, STOPPED))
-        (turn,), until = trainer.turns(ended, 10)
-        assert (turn.tolist(), until) == (list(range(running)), 20)
-        assert trainer.place(ended, turn).state.status.tolist() == [RUNNING] * running + [STOPPED] * (width - running)
+        (group,), until = trainer.groups(ended, 10)
+        assert (group.tolist(), until) == (list(range(running)), 20)
+        assert trainer.place(ended, group).state.status.tolist() == [RUNNING] * running + [STOPPED] * (
+            width - running
+        )

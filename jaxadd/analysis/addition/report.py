@@ -32,7 +32,7 @@ _LOWEST = 2e-3  # nats, the lower end of the digits' curves
 
 
 def declared(task: Addition) -> tuple[Measure, ...]:
-    """Declare what is measured of one state beside loss and accuracy; the state is what `Addition.measure` returns."""
+    """Declare what is measured beside loss and accuracy, functions of what `Addition.measure` returns."""
 
     def by(names: Sequence[str], name: str, definition: str, unit: str) -> Measure:
         return Measure(name, definition, unit, lambda s: s[name], entry=lambda i: f"{name}.{names[i]}")
@@ -177,7 +177,7 @@ def _confusion(task: Addition, steps: np.ndarray, confusion: np.ndarray, subject
     """Describe the mean probability of each digit by true digit, `[E, R, base, base]`."""
     numerals = [str(d) for d in range(task.base)]
     picture = HeatMaps(
-        "Mean probability of each digit, by true digit",
+        "Confusion: mean probability of each digit, by true digit",
         steps,
         {name: confusion[:, r] for r, name in enumerate(task.answer_names)},
         numerals,
@@ -189,13 +189,13 @@ def _confusion(task: Addition, steps: np.ndarray, confusion: np.ndarray, subject
         snapshots=_SNAPSHOTS,
         note="Grey: no test problem has that digit.",
     )
-    return FigureOf("confusion", "Confusion of digits", [picture], subject)
+    return FigureOf("confusion", picture.title, [picture], subject)
 
 
 def _cascades(metrics: Metrics, title: str) -> FigureOf:
     steps, by_length = metrics["evaluation/step"], metrics["evaluation/accuracy_by_cascade"]
     uniform = metrics["test_accuracy"][:, np.searchsorted(metrics["step"], steps)]
-    series = {"uniform": uniform} | {f"over {n}": by_length[..., n] for n in range(by_length.shape[-1])}
+    series = {"test set": uniform} | {f"over {n}": by_length[..., n] for n in range(by_length.shape[-1])}
     picture = Lines(
         "Exact match by length of a forced carry cascade",
         steps,
@@ -204,9 +204,9 @@ def _cascades(metrics: Metrics, title: str) -> FigureOf:
         log_x=True,
         ylim=(-0.03, 1.03),
         ordered=True,
-        note="Cascades run from the units over so many columns; uniform problems have few long ones.",
+        note="Cascades run from the units over so many columns; the test set is uniform and has few long ones.",
     )
-    return FigureOf("cascades", "Exact match by carry cascade", [picture], title)
+    return FigureOf("cascades", picture.title, [picture], title)
 
 
 def _classes(metrics: Metrics, title: str) -> list[FigureOf]:

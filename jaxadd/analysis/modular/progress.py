@@ -228,6 +228,7 @@ MEASURES: tuple[Measure, ...] = (
         lambda s: s.excluded,
         entry=lambda i: f"excluded_loss_{i + 1}",
         panel=ONE_FREQUENCY,
+        comparable=False,
     ),
     Measure(
         "logit_cosine_k",
@@ -235,6 +236,7 @@ MEASURES: tuple[Measure, ...] = (
         "cosine",
         lambda s: s.cosines,
         entry=lambda i: f"logit_cosine_{i + 1}",
+        comparable=False,
     ),
     Measure(
         "logit_variance_explained",

@@ -15,7 +15,6 @@ from jaxadd.analysis.phases import PHASES, Phases, phases
 from jaxadd.analysis.report import analyse_task, no_keys, recorded_figures, summarize_task
 from jaxadd.analysis.trained import FRAMES, Report, Trained, as_text
 from jaxadd.errors import UserError
-from jaxadd.lanes import take
 from jaxadd.models import Model, Network, structure
 from jaxadd.optim import scores
 from jaxadd.pictures import Bars, FigureOf, HeatMaps, Histogram, Level, Lines, Span, Text
@@ -100,8 +99,12 @@ def _(task: Modular, trained: Trained, lane: int, keys: str | None) -> Report:
     model = trained.networks[lane].model
     if not structure.is_transformer(model) or task.operation not in ("add", "subtract"):
         no_keys(task, keys)
-        sentence = "Key frequencies and progress measures are defined for a Transformer that learns a sum or difference."
-        return Report.of(sentence, blocks=[Text("In short", [sentence]), _errors(trained, lane), *recorded_figures(trained)])
+        sentence = (
+            "Key frequencies and progress measures are defined for a Transformer that learns a sum or difference."
+        )
+        return Report.of(
+            sentence, blocks=[Text("In short", [sentence]), _errors(trained, lane), *recorded_figures(trained)]
+        )
     states = [_measure(network, keys) for network in trained.networks]
     state, subject = states[lane], trained.subject(lane)
     frequencies = fourier.frequencies(state.keys)
@@ -114,9 +117,7 @@ def _(task: Modular, trained: Trained, lane: int, keys: str | None) -> Report:
         over = [_over_training(trained, s, one) for s, one in enumerate(states)]
         ends = [phases(trained.steps, *(measured[name] for name in _PHASE_SERIES)) for measured in over]
         numbers |= {f"phase_{name}": end for name, end in ends[lane]._asdict().items()}
-        words += [
-            f"{what} ended at step {spread([getattr(e, name) for e in ends])}" for name, what in PHASES.items()
-        ]
+        words += [_end_of(what, [getattr(e, name) for e in ends]) for name, what in PHASES.items()]
         figures.append(_progress(trained, lane, over, ends[lane], frequencies))
         steps, norms = trained.steps, over[lane]["embedding_norm_k"]
     figures.append(_embedding(state, steps, norms, subject))
@@ -124,9 +125,12 @@ def _(task: Modular, trained: Trained, lane: int, keys: str | None) -> Report:
     table = measures.table(
         "Measures", [s.numbers for s in states], lane, f"seed {trained.networks[lane].seed}", listed
     )
-    return Report.of(
-        "\n".join([*words, "", as_text(table)]), numbers, [Text("In short", words), *figures, table]
-    )
+    return Report.of("\n".join([*words, "", as_text(table)]), numbers, [Text("In short", words), *figures, table])
+
+
+def _end_of(phase: str, steps: Sequence[int | None]) -> str:
+    known = any(step is not None for step in steps)
+    return f"{phase} ended at step {spread(steps)}" if known else f"{phase} did not end within the record"
 
 
 def _listed(keys: jax.Array) -> str:
@@ -225,7 +229,9 @@ def _pair_figures(trained: Trained, lane: int, state: _State) -> list[FigureOf]:
     if state.activations is not None:
         neurons = tuple(np.argsort(-np.asarray(jnp.std(state.activations, axis=0)))[:_NEURONS].tolist())
     most = int(np.clip(_ROOM // (p * p * (structure.heads(model) + 1 + len(neurons))), 1, FRAMES))
-    steps, maps = trained.over_states(lane, lambda w: jax.device_get(_maps(w, model, state.table.inputs, neurons)), most)
+    steps, maps = trained.over_states(
+        lane, lambda w: jax.device_get(_maps(w, model, state.table.inputs, neurons)), most
+    )
     attention, spectrum, active = (np.stack(parts) for parts in zip(*maps, strict=True))
     frequencies = fourier.frequencies(state.keys)
     figures = [_attention(attention, steps, subject, p), _readoff(network, subject)]
@@ -351,7 +357,7 @@ def _clusters(state: _State, subject: str, threshold: float = 0.85) -> FigureOf:
         parts[f"{len(found) - len(named)} others: {np.sum(rest):,}"] = rest
     edges = np.linspace(0, 1, 41)
     picture = Histogram(
-        "Neurons by frequency",
+        "Neurons by their best frequency",
         edges,
         {name: np.histogram(explained[part & np.isfinite(explained)], edges)[0] for name, part in parts.items()},
         xlabel="fraction of variance explained by the neuron's best frequency",
@@ -364,7 +370,7 @@ def _clusters(state: _State, subject: str, threshold: float = 0.85) -> FigureOf:
 def _embedding(state: _State, steps: np.ndarray, norms: np.ndarray | None, subject: str) -> FigureOf:
     norms = np.asarray(state.values["embedding_norm_k"])[None] if norms is None else norms
     picture = Bars(
-        "Fourier norms of W_E",
+        "Fourier norms of the numbers' embeddings",
         steps,
         {"norm": norms},
         [str(k) for k in range(norms.shape[1])],
@@ -380,9 +386,7 @@ def _embedding(state: _State, steps: np.ndarray, norms: np.ndarray | None, subje
 # --- over training ----------------------------------------------------------------------------------------
 
 _OVER_TRAINING: tuple[Measure, ...] = tuple(
-    measure
-    for measure in progress.MEASURES
-    if measure.panel or measure.name in (*_PHASE_SERIES, "embedding_norm_k")
+    measure for measure in progress.MEASURES if measure.panel or measure.name in (*_PHASE_SERIES, "embedding_norm_k")
 )
 
 
@@ -411,11 +415,11 @@ def _progress(
     pictures = measures.curves(_OVER_TRAINING, trained.steps, over, spans)
     if frequencies:
         single = {f"k = {k}": over[lane]["excluded_loss_k"][:, k - 1] for k in frequencies}
-        one = Lines(
-            progress.ONE_FREQUENCY, trained.steps, single, "nats", log_x=True, log_y=True, spans=spans
-        )
+        one = Lines(progress.ONE_FREQUENCY, trained.steps, single, "nats", log_x=True, log_y=True, spans=spans)
         pictures.insert(1, one)
-    return FigureOf("measures", "Progress measures", pictures, trained.title)
+    several = len(trained.networks) > 1
+    note = f"Phases and single frequencies are those of seed {trained.networks[lane].seed}." if several else ""
+    return FigureOf("measures", "Progress measures", pictures, trained.title, note)
 
 
 def _listed_entries(state: _State, frequencies: Sequence[int]) -> list[str]:
@@ -428,5 +432,3 @@ def _listed_entries(state: _State, frequencies: Sequence[int]) -> list[str]:
         return not k.isdecimal() or int(k) in frequencies
 
     return [name for name in state.numbers if listed(name)]
-
-

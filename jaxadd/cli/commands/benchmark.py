@@ -35,7 +35,8 @@ from jaxadd.optim import losses
 from jaxadd.runs import train
 from jaxadd.tasks import Addition, Modular
 from jaxadd.training import costs
-from jaxadd.training.step import EVALUATIONS, Trainer
+from jaxadd.training.step import EVALUATIONS
+from jaxadd.training.trainer import Trainer
 from jaxadd.types import Params
 from jaxadd.views import figures
 

@@ -16,7 +16,7 @@ from jaxadd.lanes import find, take
 from jaxadd.models import structure
 from jaxadd.optim.optimizers import Adam, AdamW
 from jaxadd.runs import open_run
-from jaxadd.training.step import Trainer
+from jaxadd.training.trainer import Trainer
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from jaxadd import sweeps
 from jaxadd.cli.experiment import show_run
 from jaxadd.errors import UserError
 from jaxadd.runs import open_run
-from jaxadd.training.step import Trainer
+from jaxadd.training.trainer import Trainer
 
 
 @dataclass(frozen=True)

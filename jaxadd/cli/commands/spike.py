@@ -17,7 +17,7 @@ from jaxadd.lanes import find, take
 from jaxadd.runs import load, replay
 from jaxadd.runs.folder import Files
 from jaxadd.tables import table
-from jaxadd.training.step import Trainer
+from jaxadd.training.trainer import Trainer
 from jaxadd.views import figures, terminal
 
 _SHOWN = 12  # Spikes in the table.

@@ -1,4 +1,4 @@
-"""n-digit addition: the task, where its problems come from, its carries, and the exact floors of its losses."""
+"""n-digit addition: the task, its mixtures of problems, its carries, and the exact floors of its losses."""
 
 from jaxadd.tasks.addition.mixtures import Mixture
 from jaxadd.tasks.addition.task import Addition

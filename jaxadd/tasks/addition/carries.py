@@ -1,8 +1,8 @@
-"""What column addition does to a problem: sums, carries and cascades, the words that hypotheses are made of.
+"""The features of column addition: sums, carries and cascades, the vocabulary of hypotheses.
 
-Everything works on arrays of digits, column 0 being the units, so no number of digits overflows. Carries run
-through an unrolled loop over the columns: XLA fuses it into one pass, and it serves any number of operands,
-whose carries an associative scan over (generate, propagate) could not express.
+Everything works on arrays of digits, column 0 being the units, so that no number of digits overflows. The loop over
+the columns is unrolled: XLA fuses it into one pass, and it is correct for any number of operands, whose carries an
+associative scan over (generate, propagate) cannot express.
 """
 
 from typing import NamedTuple
@@ -17,20 +17,19 @@ CLASSES = ("S0", "S1", "S2", "S3", "S4", "S5")
 
 
 class Carries(NamedTuple):
-    """The carry features of problems with M operands, over the A columns of their answers.
+    """The carry features of problems with M operands, over the A columns of their answers; int32 or bool.
 
-    Columns beyond the operands' own have sum 0. All are int32 or bool.
+    Columns beyond those of the operands have sum 0.
 
     Attributes:
-      sum: `[..., A]`, of the column's operand digits.
-      generate: `[..., A]`, the column carries out whatever comes in: sum ≥ base.
-      propagate: `[..., A]`, whether it carries out (or how much) depends on what comes in; with two operands
-        this is sum = base - 1.
+      sum: `[..., A]`, the sum of the operand digits of the column.
+      generate: `[..., A]`, whether the column carries out whatever comes in: sum ≥ base.
+      propagate: `[..., A]`, whether the carry out depends on the carry in; with two operands, sum = base - 1.
       carry_in: `[..., A]`, at most M - 1.
-      naive: `[..., A]`, the digit as it would be without a carry in, sum mod base.
-      answer: `[..., A]`.
-      count: `[...]`, columns that carry out.
-      cascade: `[...]`, the most propagating columns in a row whose carry-out a carry from below has raised.
+      naive: `[..., A]`, the digit if no carry came in, sum mod base.
+      answer: `[..., A]`, the digit.
+      carry_count: `[...]`, the number of columns that carry out.
+      cascade: `[...]`, the largest number of successive columns whose carry out is raised by their carry in.
     """
 
     sum: jax.Array
@@ -39,20 +38,20 @@ class Carries(NamedTuple):
     carry_in: jax.Array
     naive: jax.Array
     answer: jax.Array
-    count: jax.Array
+    carry_count: jax.Array
     cascade: jax.Array
 
     @property
     def kind(self) -> jax.Array:
-        """Give the class `[...]` of Quirke & Barez, an index of CLASSES.
+        """The class of Quirke & Barez, int32 `[...]`, an index into CLASSES.
 
         S0 has no carry, S1 carries but no cascade, S2 to S5 a cascade over 1, 2, 3, and 4 or more columns.
         """
-        return jnp.where(self.count == 0, 0, 1 + jnp.minimum(self.cascade, 4))
+        return jnp.where(self.carry_count == 0, 0, 1 + jnp.minimum(self.cascade, 4))
 
 
 def answer_length(digits: int, base: int = 10, operands: int = 2, carry: bool = True) -> int:
-    """Count the digits A that the largest answer needs: N + 1 for two operands, N without carries.
+    """Return the number of digits A of the largest answer: N + 1 for two operands, N without carries.
 
     Raises:
       UserError: for fewer than 1 digit, a base below 2 or fewer than 2 operands.
@@ -66,20 +65,21 @@ def answer_length(digits: int, base: int = 10, operands: int = 2, carry: bool = 
     return length
 
 
-def carries(operands: jax.Array, base: int, *, carry: bool = True) -> Carries:
-    """Add in columns and tell what happened.
+def carries(operands: jax.typing.ArrayLike, base: int, *, carry: bool = True) -> Carries:
+    """Compute the features of column addition.
 
     Args:
       operands: int `[..., M, N]`, digits below `base`, units first.
       base: at least 2.
-      carry: False leaves every carry out: digit-wise addition mod base.
+      carry: False leaves out all carries: digit-wise addition mod base.
 
     Returns:
       the features; see Carries.
     """
+    operands = jnp.asarray(operands)
     chex.assert_axis_dimension_gt(operands, -2, 1)
-    *_, count, digits = operands.shape
-    length = answer_length(digits, base, count, carry)
+    *_, numbers, digits = operands.shape
+    length = answer_length(digits, base, numbers, carry)
     total = jnp.sum(operands, axis=-2, dtype=jnp.int32)
     total = jnp.pad(total, [(0, 0)] * (total.ndim - 1) + [(0, length - digits)])
     incoming, run = jnp.zeros((2, *total.shape[:-1]), jnp.int32)
@@ -91,14 +91,14 @@ def carries(operands: jax.Array, base: int, *, carry: bool = True) -> Carries:
         runs.append(run)
         carried.append(outgoing > 0)
         incoming = outgoing
-    came = jnp.stack(carry_in, axis=-1)
+    carry_in = jnp.stack(carry_in, axis=-1)
     return Carries(
         sum=total,
         generate=total >= base,
-        propagate=(total + count - 1) // base > total // base,
-        carry_in=came,
+        propagate=(total + numbers - 1) // base > total // base,
+        carry_in=carry_in,
         naive=total % base,
-        answer=(total + came) % base,
-        count=jnp.sum(jnp.stack(carried, axis=-1), axis=-1, dtype=jnp.int32),
+        answer=(total + carry_in) % base,
+        carry_count=jnp.sum(jnp.stack(carried, axis=-1), axis=-1, dtype=jnp.int32),
         cascade=jnp.max(jnp.stack(runs, axis=-1), axis=-1),
     )

@@ -2,8 +2,8 @@
 
 M operands of N base-b digits, all independent and uniform. Column k, 0 for the units, has the digit sum s_k (0 for
 k ≥ N), the carry c_0 = 0, c_{k+1} = ⌊(s_k + c_k) / b⌋ and the answer digit a_k = (s_k + c_k) mod b. All entropies are
-in nats. A cross-entropy is never below the floor of the information that the network uses, so a curve that pauses at
-a floor says what has been learned so far.
+in nats. A cross-entropy is never below the floor of the information that the network uses, so a plateau of a loss
+curve at a floor shows what has been learned so far.
 """
 
 from collections.abc import Sequence
@@ -21,22 +21,22 @@ Bag = Literal["none", "sum", "digits"]
 Target = Literal["sequential", "parallel", "single"]
 Order = Literal["msd", "lsd"]
 
-_MAX_STATES = 10_000_000  # float64, so 80 MB, and a few times that while they are merged
-_CELL = 3e-5  # beliefs are merged within this distance; it costs about its square, in nats
-_LOWEST = 1e-3  # nats; a lower pause does not show on a loss curve
-_APART = 0.01  # of a level; no loss curve tells closer ones apart
+_MAX_STATES = 10_000_000  # float64: 80 MB, and a few times that while they are merged
+_CELL = 3e-5  # Beliefs within this distance are merged; the error is about its square, in nats.
+_LOWEST = 1e-3  # Nats; a lower plateau does not show on a loss curve.
+_APART = 0.01  # Fraction of a level; a loss curve does not separate levels that are closer.
 
 
 @dataclass(frozen=True)
 class Information:
-    """What is known of one problem: whole columns, answer digits, and the operand digits without their places."""
+    """Information about one problem: whole columns, answer digits, and the operand digits without their columns."""
 
     columns: tuple[int, ...] = ()
     """columns whose operand digits are known, 0 for the units"""
     answers: tuple[int, ...] = ()
     """answer digits that are visible, 0 for the units"""
     bag: Bag = "none"
-    """of all operand digits together: nothing, their sum, or how often each digit occurs"""
+    """what is known of all operand digits together: nothing, their sum, or how often each digit occurs"""
 
     def __post_init__(self) -> None:
         for name in ("columns", "answers"):
@@ -51,22 +51,22 @@ def floor(
 ) -> float:
     """Compute the conditional entropy H(a_digit | information), in nats.
 
-    What is seen below the digit matters through a belief about the carry into it, what is seen above through a
+    Information below the digit matters through a belief about the carry into it, information above through a
     likelihood of the carry out of it, both jointly with the bag of the columns passed. One pass goes up to the digit
     and one down to it; each branches on what a column shows and merges the branches that lead to the same belief.
-    Beliefs a hair apart are merged too, into their mean, which raises the result by less than 1e-9 nats.
+    Nearly equal beliefs are merged into their mean, which raises the result by less than 1e-9 nats.
 
     Args:
-      digit: the answer digit, 0 for the units.
+      digit: answer digit, 0 for the units.
       information: what is known; columns from 0 to N - 1, answers from 0 to A - 1.
-      digits: N, digits per operand.
+      digits: N, the number of digits per operand.
       base: b.
-      operands: M.
-      carry: False drops the carries: a_k = s_k mod b and A = N.
+      operands: M, the number of operands.
+      carry: False leaves out all carries: a_k = s_k mod b and A = N.
 
     Raises:
-      UserError: if the problem has no such digit, column or answer, if the digit itself is visible, or if too many
-        states would have to be told apart.
+      UserError: the problem has no such digit, column or answer, the digit itself is visible, or the computation
+        needs too many states.
     """
     length = answer_length(digits, base, operands, carry)
     for name, indices, size in (
@@ -100,8 +100,8 @@ def floor(
         joint = np.zeros(shape)
         for row, key in enumerate(walk.bags[above]):
             joint[:, walk.rows(below, below + above, key)] += np.einsum("acdl,ch->adlh", values, high[:, row])
-        share = np.divide(joint, joint.sum(0), out=np.ones_like(joint), where=joint > 0)
-        entropy -= float(np.sum(joint * np.log(share)))
+        conditional = np.divide(joint, joint.sum(0), out=np.ones_like(joint), where=joint > 0)
+        entropy -= float(np.sum(joint * np.log(conditional)))
     return entropy
 
 
@@ -115,28 +115,29 @@ def ladder(
     target: Target,
     order: Order,
 ) -> dict[str, float]:
-    """List the levels at which the loss curve of one answer digit may be expected to pause.
+    """Compute the levels at which the loss curve of one answer digit may have a plateau.
 
-    A level is the floor of a network that has learned to use nothing, the answers written before, only the sum of all
-    digits, or the digit's own column and j columns below it. The top digits, which have no column, use column N - 1.
-    In a sequential target, most significant digit first, the columns come with the column and the answer above: where
-    a column sums to b - 1 they reveal its carry. Least significant first, the answer below does so.
+    A level is the floor of a network that uses nothing, the previous answer digits, only the sum of all digits, or
+    the column of the digit and j columns below it. The top digits, which have no column, use column N - 1. With a
+    sequential target and the most significant digit first, the columns come with the column and the answer digit
+    above: where a column sums to b - 1, these reveal its carry. Least significant digit first, the answer digit below
+    does so.
 
     Args:
-      digit: the answer digit, 0 for the units.
-      digits: N, digits per operand.
+      digit: answer digit, 0 for the units.
+      digits: N, the number of digits per operand.
       base: b.
-      operands: M.
-      carry: False drops the carries.
-      target: sequential, where the answers before this one are visible; parallel and single show none.
+      operands: M, the number of operands.
+      carry: False leaves out all carries.
+      target: sequential, where the previous answer digits are visible; parallel and single show none.
       order: whether the most (msd) or the least (lsd) significant answer digit comes first.
 
     Returns:
-      Nats by a short label, such as "nothing known", "A5 seen" or "columns 4-3", descending; the lowest is at least
-      1e-3, unless nothing known is already below.
+      nats by a short label, such as "nothing known", "A5 seen" or "columns 4-3", descending; the lowest is at least
+      1e-3, unless that of "nothing known" is below.
 
     Raises:
-      UserError: if the problem has no such digit, or for an unknown target or order.
+      UserError: the problem has no such digit, or the target or order is unknown.
     """
     if target not in get_args(Target):
         raise UserError(f"target must be one of {', '.join(get_args(Target))}, got {target!r}")
@@ -151,7 +152,7 @@ def ladder(
     def add(label: str, information: Information) -> bool:
         try:
             nats = level(information)
-        except UserError:  # Too many states to tell apart: a ladder lacks that rung.
+        except UserError:  # Too many states: the ladder leaves out this level.
             return False
         if nats >= _LOWEST and all(abs(nats - other) > _APART * other for other in levels.values()):
             levels[label] = nats
@@ -160,9 +161,9 @@ def ladder(
     length, start = answer_length(digits, base, operands, carry), min(digit, digits - 1)
     seen = range(length - 1, digit, -1) if order == "msd" else range(digit)
     if target == "sequential" and seen:
-        # The neighbour will do where all are too many.
-        add(_label("", seen), Information(answers=tuple(seen))) or add(
-            _label("", seen[-1:]), Information(answers=(seen[-1],))
+        # The nearest answer digit alone where all need too many states, or their level is one of those already.
+        add(_label((), seen), Information(answers=tuple(seen))) or add(
+            _label((), seen[-1:]), Information(answers=(seen[-1],))
         )
     add("digit sum", Information(bag="sum"))
     beside = tuple(seen[-1:]) if target == "sequential" else ()
@@ -177,7 +178,7 @@ def ladder(
 
 
 def _label(columns: Sequence[int], answers: Sequence[int]) -> str:
-    """Put runs of columns and of answers into words: "columns 4-3, A5 seen"."""
+    """Return the label of successive columns and answer digits, such as "columns 4-3, A5 seen"."""
     parts = []
     if columns:
         parts.append(f"columns {columns[0]}-{columns[-1]}" if len(columns) > 1 else f"column {columns[0]}")
@@ -187,10 +188,10 @@ def _label(columns: Sequence[int], answers: Sequence[int]) -> str:
 
 
 class _Walk:
-    """Steps beliefs from column to column.
+    """Propagates beliefs from column to column.
 
     Beliefs are float64 `[C, D, B]`: a weight for each carry, each bag of the unknown columns passed, and each belief
-    that what was seen may have led to; the weights are joint with the probability of seeing it.
+    that the observations may have led to; the weights include the probability of the observations.
     """
 
     def __init__(self, digit: int, information: Information, digits: int, base: int, operands: int, carry: bool):
@@ -204,31 +205,32 @@ class _Walk:
         chances = np.ones(1)
         for _ in range(operands):
             chances = np.convolve(chances, np.full(base, 1 / base))
-        # What a column can hold: its digit sum, what it adds to the key of the bag, and how probable it is.
+        # The contents of a column: its digit sum, what it adds to the key of the bag, and its probability.
         self.sums = [(s, 0, p) for s, p in enumerate(chances.tolist())]
         self.symbols, dtype = self.sums, np.int64
         if information.bag == "sum":
             self.symbols = [(s, s, p) for s, _, p in self.sums]
         if information.bag == "digits":
-            place = unknown * operands + 1  # the counts of 1, 2, … are the digits of the key in this base
-            dtype = np.int64 if place ** (base - 1) < 2**63 else object
+            radix = unknown * operands + 1  # The counts of 1, 2, … are the digits of the key in this base.
+            dtype = np.int64 if radix ** (base - 1) < 2**63 else object
             self.symbols = []
-            for held in combinations_with_replacement(range(base), operands):
-                orders = factorial(operands) // prod(factorial(held.count(d)) for d in set(held))
-                self.symbols.append((sum(held), sum(place ** (d - 1) for d in held if d), orders / base**operands))
+            for column in combinations_with_replacement(range(base), operands):
+                orders = factorial(operands) // prod(factorial(column.count(d)) for d in set(column))
+                key = sum(radix ** (d - 1) for d in column if d)
+                self.symbols.append((sum(column), key, orders / base**operands))
         keys = np.unique(np.array([key for _, key, _ in self.symbols], dtype))
         self.bags = [np.zeros(1, dtype)]
         for _ in range(unknown):
             self.bags.append(np.unique(self.bags[-1][:, None] + keys))
 
     def rows(self, before: int, after: int, key: int) -> np.ndarray:
-        """Find the bags of `before` unknown columns, with `key` added, among those of `after`."""
+        """Return the indices of the bags of `before` unknown columns, with `key` added, among those of `after`."""
         return np.searchsorted(self.bags[after], self.bags[before] + key)
 
     def step(self, column: int, passed: int, beliefs: np.ndarray, upward: bool = True) -> tuple[int, dict]:
-        """Pass a column, `passed` unknown ones behind: their number after it, and beliefs by (sum, answer) shown."""
+        """Pass a column after `passed` unknown ones; return their new number and beliefs by (sum, answer) shown."""
         known = column in self.information.columns
-        tells = column in self.information.answers or column == self.digit
+        answered = column in self.information.answers or column == self.digit
         if column >= self.digits:
             symbols, after = [(0, 0, 1.0)], passed
         elif known:
@@ -240,12 +242,12 @@ class _Walk:
             rows = self.rows(passed, after, key)
             for c in range(self.carries):
                 out, answer = divmod(total + c, self.base)
-                shown = (total if known else None, answer if tells else None)
+                shown = (total if known else None, answer if answered else None)
                 moves.append((shown, (c, out if self.carry else 0), rows, probability))
-        seen = dict.fromkeys(shown for shown, *_ in moves)
+        observations = dict.fromkeys(shown for shown, *_ in moves)
         shape = self.carries, len(self.bags[after]), beliefs.shape[-1]
-        _check_states(len(seen) * prod(shape))
-        branches = {shown: np.zeros(shape) for shown in seen}
+        _check_states(len(observations) * prod(shape))
+        branches = {shown: np.zeros(shape) for shown in observations}
         for shown, ends, rows, probability in moves:
             source, sink = ends if upward else ends[::-1]
             branches[shown][sink, rows] += probability * beliefs[source]
@@ -253,13 +255,13 @@ class _Walk:
 
 
 def _merge(branches: list[np.ndarray]) -> np.ndarray:
-    """Join branches `[C, D, B]`, adding up the beliefs that are equal but for their weight."""
+    """Concatenate branches `[C, D, B]`, adding up the beliefs that are equal up to their weight."""
     beliefs = np.concatenate(branches, axis=-1)
     if beliefs.shape[-1] == 1:
         return beliefs
     flat = beliefs.reshape(-1, beliefs.shape[-1])
     flat = flat[:, flat.any(axis=0)]
-    # Square roots, so that equal steps cost equal information wherever the belief lies.
+    # On square roots, a step of the same size loses the same information everywhere.
     cells = np.rint(np.sqrt(flat / flat.sum(axis=0)) * (np.sqrt(len(flat)) / _CELL)).astype(np.int64)
     order = np.lexsort(cells)
     starts = np.any(np.diff(cells[:, order], prepend=-1), axis=0).nonzero()[0]
@@ -267,9 +269,9 @@ def _merge(branches: list[np.ndarray]) -> np.ndarray:
 
 
 def _check_states(states: int) -> None:
-    """Refuse more states than fit comfortably in memory."""
+    """Raise UserError for more states than fit in memory."""
     if states > _MAX_STATES:
         raise UserError(
-            f"this information would need to tell apart about {states:.1e} states; at most {_MAX_STATES:.0e} are. "
-            "Make fewer answers visible, know fewer or more columns, or leave the bag out"
+            f"this information needs about {states:.1e} states, and at most {_MAX_STATES:.0e} are computed; "
+            "make fewer answers visible, know fewer or more columns, or leave the bag out"
         )

@@ -1,9 +1,10 @@
-"""Mixtures of addition problems: uniform ones, ones rich in columns that pass a carry on, and forced cascades.
+"""Mixtures of addition problems: uniform ones, ones with many columns that propagate a carry, and forced cascades.
 
 Problems are operand digits, int32 `[B, M, N]`, units first.
 """
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import jax
@@ -12,42 +13,42 @@ import numpy as np
 
 from jaxadd.errors import UserError
 
-_MAX_LISTED = 2**20  # Problem spaces up to here are shuffled whole, larger ones are drawn from.
+_MAX_LISTED = 2**20  # Spaces of up to so many problems are shuffled; from larger ones, problems are drawn.
 
 
 @dataclass(frozen=True)
 class Mixture:
-    """Where operands come from: the weights of three kinds of problems."""
+    """The distribution of problems: the weights of three kinds."""
 
     uniform: float = 1.0
     """weight of problems with independent, uniform digits"""
     enriched: float = 0.0
     """weight of problems in which some columns are forced to sum to base - 1"""
     cascades: float = 0.0
-    """weight of problems with a forced carry cascade: a column that carries, then columns of sum base - 1"""
-    enriched_share: float = 0.4
-    """share of the columns that is forced in an enriched problem"""
+    """weight of problems with a forced carry cascade: a column that carries, then columns that sum to base - 1"""
+    enriched_fraction: float = 0.4
+    """fraction of the columns of an enriched problem that is forced to sum to base - 1"""
     cascade_length: int | None = None
-    """columns of sum base - 1 in a forced cascade; None draws any length that fits"""
+    """number of columns of a forced cascade that sum to base - 1; None draws any length that fits"""
     cascade_start: int | None = None
-    """column in which a forced cascade begins, 0 is the units; None draws any place that fits"""
+    """column in which a forced cascade begins, 0 for the units; None draws any column that fits"""
 
     def __post_init__(self) -> None:
         if not all(math.isfinite(w) and w >= 0 for w in self.weights) or sum(self.weights) == 0:
             raise UserError(f"the weights of a mixture must be at least 0 and one above 0, got {self.weights}")
-        if not 0 <= self.enriched_share <= 1:
-            raise UserError(f"enriched_share must be from 0 to 1, got {self.enriched_share}")
+        if not 0 <= self.enriched_fraction <= 1:
+            raise UserError(f"enriched_fraction must be from 0 to 1, got {self.enriched_fraction}")
         for name in ("cascade_length", "cascade_start"):
             if (value := getattr(self, name)) is not None and value < 0:
                 raise UserError(f"{name} must be at least 0, got {value}")
 
     @property
     def weights(self) -> tuple[float, float, float]:
-        """Give the weights of uniform, enriched and cascade problems."""
+        """The weights of uniform, enriched and cascade problems."""
         return self.uniform, self.enriched, self.cascades
 
     def check_fits(self, digits: int) -> None:
-        """Raise ValueError where the forced cascades need more columns than there are digits."""
+        """Raise UserError where forced cascades need more columns than there are digits."""
         length, start = self.cascade_length or 0, self.cascade_start or 0
         if length + start >= digits:
             raise UserError(
@@ -59,9 +60,9 @@ class Mixture:
         """Draw problems.
 
         Args:
-          key: a typed key.
-          shape: B, M, N.
-          base: of the digits.
+          key: typed key.
+          shape: (B, M, N).
+          base: base of the digits.
 
         Returns:
           int32 `[B, M, N]`.
@@ -72,50 +73,51 @@ class Mixture:
         if self.enriched == self.cascades == 0:
             return operands
         total = sum(self.weights)
-        place = jax.random.uniform(kind_key, (batch, 1, 1)) * total
+        kind = jax.random.uniform(kind_key, (batch, 1, 1)) * total  # Below `uniform`, then enriched, then cascades.
         if self.cascades:
             forced = _force_cascade(cascade_key, operands, base, self.cascade_length, self.cascade_start)
-            operands = jnp.where(place >= total - self.cascades, forced, operands)
+            operands = jnp.where(kind >= total - self.cascades, forced, operands)
         if self.enriched:
             mask_key, digit_key = jax.random.split(enriched_key)
-            mask = jax.random.bernoulli(mask_key, float(self.enriched_share), (batch, 1, digits))
-            mask &= (place >= self.uniform) & (place < total - self.cascades)
+            mask = jax.random.bernoulli(mask_key, float(self.enriched_fraction), (batch, 1, digits))
+            mask &= (kind >= self.uniform) & (kind < total - self.cascades)
             operands = jnp.where(mask, _propagating(digit_key, shape, base), operands)
         return operands
 
     def draw_distinct(
         self, key: jax.Array, shape: tuple[int, int, int], base: int, without: np.ndarray | None = None
     ) -> np.ndarray:
-        """Draw different problems, int32 `[B, M, N]`, none of them among those of `without`, int32 `[·, M, N]`.
+        """Draw distinct problems, int32 `[B, M, N]`, none of them among `without`, int32 `[·, M, N]`.
 
         Raises:
-          ValueError: the mixture does not hold so many.
+          UserError: the mixture does not have so many.
         """
-        count, *one = shape
-        space = base ** math.prod(one)
-        found = np.zeros((0, *one), np.int32) if without is None else without
-        before = len(found)
+        count, operands, digits = shape
+        space = base ** (operands * digits)
+        problems = np.zeros((0, operands, digits), np.int32) if without is None else without
+        before = len(problems)
+        rounds: Iterable[np.ndarray]
         if space <= _MAX_LISTED and self.enriched == self.cascades == 0:
             numbers = np.asarray(jax.random.permutation(key, space))[:, None]
-            places = base ** np.arange(math.prod(one))
-            rounds = iter([(numbers // places % base).reshape(-1, *one)])
+            powers = base ** np.arange(operands * digits)
+            rounds = [(numbers // powers % base).reshape(-1, operands, digits)]
         else:
-            drawn = (2 * count + 64, *one)
+            drawn = (2 * count + 64, operands, digits)
             rounds = (np.asarray(self.draw(jax.random.fold_in(key, i), drawn, base)) for i in range(64))
-        for more in rounds:
-            together = np.concatenate([found, more.astype(np.int32)])
+        for candidates in rounds:
+            together = np.concatenate([problems, candidates.astype(np.int32)])
             _, first = np.unique(together.reshape(len(together), -1), axis=0, return_index=True)
-            found = together[np.sort(first)]
-            if len(found) >= before + count:
-                return found[before : before + count]
+            problems = together[np.sort(first)]
+            if len(problems) >= before + count:
+                return problems[before : before + count]
         raise UserError(
-            f"only {len(found) - before} different problems were found in a mixture that should give {count}; "
+            f"only {len(problems) - before} different problems were found in the mixture, and {count} are needed; "
             "ask for fewer or widen the mixture"
         )
 
 
 def _uniform(key: jax.Array, shape: tuple[int, ...], base: int) -> jax.Array:
-    # Half the price of randint, and uniform to 2**-23.
+    # Half the cost of randint, and uniform up to 2**-23.
     return jnp.floor(jax.random.uniform(key, shape) * base).astype(jnp.int32)
 
 
@@ -129,11 +131,11 @@ def _propagating(key: jax.Array, shape: tuple[int, int, int], base: int) -> jax.
 def _force_cascade(
     key: jax.Array, problems: jax.Array, base: int, length: int | None, start: int | None
 ) -> jax.Array:
-    """Replace columns of `[B, M, N]` so that each problem has a cascade of exactly this length there.
+    """Replace columns of problems `[B, M, N]` so that each has a cascade of exactly this length from `start` on.
 
-    The first two operands make it, the others are 0 in its columns: one column generates a carry,
-    `length` columns pass it on, and the next one, if there is one, does not. With more than two operands that
-    holds from the units on; a carry of 2 from columns below may lengthen a cascade that starts higher.
+    The first two operands form the cascade, the others are 0 in its columns: one column generates a carry, `length`
+    columns propagate it, and the next one, if there is one, does not. With more than two operands the length is exact
+    only from the units on, as a carry of 2 from the columns below may lengthen a cascade that starts higher.
     """
     length_key, start_key, generate_key, propagate_key, stop_key = jax.random.split(key, 5)
     batch, operands, digits = problems.shape

@@ -1,4 +1,4 @@
-"""Numerals: digits as a person writes them, most significant first, and back."""
+"""Numerals: digits as text, most significant first, and back."""
 
 import string
 from collections.abc import Sequence
@@ -8,18 +8,18 @@ import numpy as np
 _SIGNS = string.digits + string.ascii_lowercase
 
 
-def write(digits: Sequence[int], base: int) -> str:
-    """Write a number, digits `[N]`, units first: "0427".
+def write(digits: Sequence[int] | np.ndarray, base: int) -> str:
+    """Return the numeral of digits `[N]`, units first, such as "0427".
 
-    Digits above 9 are a, b, c …; beyond base 36 digits are decimal numbers between colons.
+    Digits above 9 are a, b, c …; beyond base 36, digits are decimal numbers separated by colons.
     """
-    shown = [int(d) for d in reversed(digits)]
-    return ":".join(map(str, shown)) if base > len(_SIGNS) else "".join(_SIGNS[d] for d in shown)
+    ordered = [int(d) for d in digits[::-1]]
+    return ":".join(map(str, ordered)) if base > len(_SIGNS) else "".join(_SIGNS[d] for d in ordered)
 
 
 def read(numeral: str, base: int) -> np.ndarray | None:
-    """Read what `write` writes: int32 `[N]`, units first; None where it is no numeral of this base."""
+    """Return the digits of a numeral, int32 `[N]`, units first; None where it is not a numeral of this base."""
     wide = base > len(_SIGNS)
-    known = {str(d) if wide else _SIGNS[d]: d for d in range(base)}
-    shown = numeral.split(":") if wide else list(numeral)
-    return np.array([known[d] for d in reversed(shown)], np.int32) if all(d in known for d in shown) else None
+    values = {str(d) if wide else _SIGNS[d]: d for d in range(base)}
+    signs = numeral.split(":") if wide else list(numeral)
+    return np.array([values[s] for s in reversed(signs)], np.int32) if all(s in values for s in signs) else None

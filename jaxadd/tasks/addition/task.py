@@ -18,8 +18,8 @@ from jaxadd.tasks.sampling import check_batch_size, choose
 from jaxadd.tasks.task import Task
 from jaxadd.types import Batch, Data, Predict, Sizes
 
-_MAX_BASE = 1024  # Pairs of digits are listed.
-_DATA = 2**31  # Folded into a lane's key to draw its fixed problems.
+_MAX_BASE = 1024  # All pairs of digits are enumerated.
+_DATA = 2**31  # Folded into the key of a lane to draw its fixed problems.
 
 
 @dataclass(frozen=True)
@@ -27,10 +27,10 @@ class Addition(Task):
     """Add zero-padded numbers of N digits: `12345+67890=080235` in tokens, with N + 1 answer digits.
 
     Tokens: the digits are their own values, `+` is base, `=` is base + 1, and `?` is base + 2. The answer is read
-    at `=` and the tokens after it. What the network sees there is the target's choice:
+    at `=` and the tokens after it. The target determines what the network sees there:
 
-    - sequential: the answer digits so far (teacher forcing), as in a language model;
-    - parallel: `?` in every place, so no answer digit is ever seen;
+    - sequential: the previous answer digits (teacher forcing), as in a language model;
+    - parallel: `?` at every position, so that no answer digit is visible;
     - single: nothing follows `=`, where one chosen digit is predicted.
 
     Nanda et al. 2023 train five digits sequentially, most significant digit first. A_k is the answer digit of
@@ -38,31 +38,31 @@ class Addition(Task):
     """
 
     digits: int = 5
-    """digits N of each operand"""
+    """number of digits of each operand, N"""
     base: int = 10
-    """of the numerals, at least 2"""
+    """base of the numerals, at least 2"""
     operands: int = 2
-    """numbers added, M"""
+    """number of operands that are added, M"""
     target: Literal["sequential", "parallel", "single"] = "sequential"
-    """what the network sees of the answer while it predicts it"""
+    """what the network sees of the answer: the previous digits, a ? for each, or only one digit is predicted"""
     digit: int = 0
-    """of target "single": the answer digit predicted, 0 is the units"""
+    """answer digit that is predicted, 0 for the units; target single only"""
     answer_order: Literal["msd", "lsd"] = "msd"
-    """the answer digit that comes first, the most or the least significant"""
+    """which answer digit comes first, the most or the least significant"""
     operand_order: Literal["msd", "lsd"] = "msd"
-    """the operand digit that comes first"""
+    """which operand digit comes first, the most or the least significant"""
     operation: Literal["add", "digitwise"] = "add"
-    """digitwise: addition mod base in every column, without carries (the control); N answer digits"""
+    """add, or digitwise: the control without carries, addition mod base in every column, N answer digits"""
     mixture: Mixture = field(default_factory=Mixture)
-    """where the train problems come from; test problems are uniform"""
+    """mixture of train problems; test problems are uniform"""
     finite: int | None = None
-    """number of distinct train problems in a fixed set; None draws fresh ones every step"""
+    """number of distinct problems in a fixed train set; None draws new problems every step"""
     batch_size: int | None = 256
-    """problems per step; None takes the whole finite set"""
+    """problems per step; None takes the whole fixed train set"""
     test_examples: int = 1024
-    """uniform test problems, distinct from the train problems of a finite set"""
+    """number of uniform test problems, none of them in a fixed train set"""
     cascade_examples: int = 128
-    """test problems of each cascade length, forced from the units on"""
+    """number of test problems of each cascade length, with the cascade forced from the units on"""
 
     def __post_init__(self) -> None:
         check_choices(self)
@@ -96,41 +96,41 @@ class Addition(Task):
                 )
             if not 1 <= self.finite < self.space:
                 raise UserError(
-                    f"finite must be at least 1 and leave some to test on: there are {self._many} different ones, "
-                    f"got {self.finite}"
+                    f"finite must be at least 1 and leave problems to test on: there are {self._space_text} "
+                    f"different problems, got {self.finite}"
                 )
             check_batch_size(self.batch_size, self.finite)
 
     @property
     def space(self) -> int:
-        """Count the different problems."""
+        """The number of different problems."""
         return self.base ** (self.operands * self.digits)
 
     @property
-    def _many(self) -> str:
+    def _space_text(self) -> str:
         return f"{self.space:,}" if self.space < 10**9 else f"{self.base}**{self.operands * self.digits}"
 
     @property
     def answer_length(self) -> int:
-        """Count the digits A of an answer."""
+        """The number of digits of an answer, A."""
         return answer_length(self.digits, self.base, self.operands, self.operation == "add")
 
     @property
     def read_digits(self) -> tuple[int, ...]:
-        """Give the answer digit predicted at each position read, `(5, 4, 3, 2, 1, 0)` for five digits."""
+        """The answer digit predicted at each scored position, such as `(5, 4, 3, 2, 1, 0)` for five digits."""
         if self.target == "single":
             return (self.digit,)
-        places = range(self.answer_length)
-        return tuple(reversed(places) if self.answer_order == "msd" else places)
+        columns = range(self.answer_length)
+        return tuple(reversed(columns) if self.answer_order == "msd" else columns)
 
     @property
-    def _question(self) -> int:
+    def _question_length(self) -> int:
         return self.operands * (self.digits + 1)
 
     @property
     def sizes(self) -> Sizes:
-        """Give the sizes that a model for this task needs."""
-        first, read = self._question - 1, len(self.read_digits)
+        """The sizes that a model for this task is built from."""
+        first, read = self._question_length - 1, len(self.read_digits)
         return Sizes(
             length=first + read,
             classes=self.base,
@@ -141,7 +141,7 @@ class Addition(Task):
 
     @property
     def title(self) -> str:
-        """Name the task in a few words, for figures."""
+        """The task in a few words, for figures."""
         what = f"digit A{self.digit} alone" if self.target == "single" else self.target
         order = f", {self.answer_order} first" if len(self.read_digits) > 1 else ""
         kind = "addition" if self.operation == "add" else "digit-wise addition without carries"
@@ -156,7 +156,7 @@ class Addition(Task):
 
     @property
     def position_names(self) -> tuple[str, ...]:
-        """The T input positions: a4 a3 … + b4 … = A5 …, or ? where the answer is not shown."""
+        """The names of the T input positions: a4 a3 … + b4 … = A5 …; "? A5" where the answer is hidden."""
         order = range(self.digits)[::-1] if self.operand_order == "msd" else range(self.digits)
         names = []
         for m in range(self.operands):
@@ -167,7 +167,7 @@ class Addition(Task):
 
     @property
     def answer_names(self) -> tuple[str, ...]:
-        """The answer digits in the order in which they are read, such as A5 … A0."""
+        """The names of the answer digits in the order of the scored positions, such as A5 … A0."""
         return tuple(f"A{digit}" for digit in self.read_digits)
 
     @property
@@ -177,12 +177,12 @@ class Addition(Task):
 
     # --- problems ------------------------------------------------------------------------------------------
 
-    def features(self, operands: jax.Array) -> Carries:
-        """Tell the carry features of problems, int `[..., M, N]`, units first."""
+    def features(self, operands: jax.typing.ArrayLike) -> Carries:
+        """Compute the carry features of problems, int `[..., M, N]`, units first."""
         return carries(operands, self.base, carry=self.operation == "add")
 
     def floors(self, digit: int) -> dict[str, float]:
-        """List the exact loss levels at which an answer digit may be expected to pause; see `floors.ladder`."""
+        """Return the exact levels at which the loss of an answer digit may have a plateau; see `floors.ladder`."""
         return floors.ladder(
             digit,
             digits=self.digits,
@@ -194,21 +194,21 @@ class Addition(Task):
         )
 
     def draw(self, key: jax.Array, count: int, mixture: Mixture | None = None) -> jax.Array:
-        """Draw problems of a mixture, by default the task's own: int32 `[count, M, N]`, digits, units first."""
+        """Draw problems of a mixture, by default that of the task: int32 digits `[count, M, N]`, units first."""
         mixture = self.mixture if mixture is None else mixture
         return mixture.draw(key, (count, self.operands, self.digits), self.base)
 
     def cascade(self, key: jax.Array, count: int, length: int, start: int = 0) -> jax.Array:
-        """Draw otherwise uniform problems, int32 `[B, M, N]`, with a forced cascade of one length and place."""
+        """Draw otherwise uniform problems, int32 `[count, M, N]`, with a forced cascade of one length and start."""
         mixture = Mixture(uniform=0, cascades=1, cascade_length=length, cascade_start=start)
         mixture.check_fits(self.digits)
         return self.draw(key, count, mixture)
 
     def mixed_problems(self, key: jax.Array, count: int) -> jax.Array:
-        """Draw problems to analyse a network on: half uniform, half with a forced cascade, every length alike.
+        """Draw problems on which to analyse a network: half uniform, half with cascades, as many of every length.
 
         Returns:
-          int32 `[B, M, N]`, B about `count`; uniform alone where the operation has no carries.
+          int32 `[B, M, N]`, B about `count`; only uniform ones where the operation has no carries.
         """
         uniform, *keys = jax.random.split(key, self.digits + 1)
         drawn = [self.draw(uniform, count // 2)]
@@ -218,17 +218,17 @@ class Addition(Task):
         return jnp.concatenate(drawn)
 
     def examples(self, data: Data, key: jax.Array, count: int) -> Batch:
-        """Draw examples to analyse a network on; see `mixed_problems`."""
+        """Draw examples on which to analyse a network; see `mixed_problems`."""
         return self.batch(self.mixed_problems(key, count))
 
     # --- tokens --------------------------------------------------------------------------------------------
 
     def encode(self, operands: jax.Array, answer: jax.Array | None = None) -> jax.Array:
-        """Write whole problems as tokens.
+        """Return whole problems as tokens.
 
         Args:
           operands: int `[..., M, N]`, digits, units first.
-          answer: int `[..., A]`, digits, units first; the right one by default.
+          answer: int `[..., A]`, digits, units first; the correct one by default.
 
         Returns:
           int32 `[..., M (N + 1) + A]`, in the task's orders.
@@ -236,14 +236,14 @@ class Addition(Task):
         chex.assert_axis_dimension(operands, -1, self.digits)
         chex.assert_axis_dimension(operands, -2, self.operands)
         answer = self.features(operands).answer if answer is None else answer
-        shown = operands[..., ::-1] if self.operand_order == "msd" else operands
+        ordered = operands[..., ::-1] if self.operand_order == "msd" else operands
         signs = [self.base] * (self.operands - 1) + [self.base + 1]
-        signs = jnp.broadcast_to(jnp.asarray(signs, jnp.int32)[:, None], (*shown.shape[:-1], 1))
-        question = jnp.concatenate([shown, signs], axis=-1).reshape(*shown.shape[:-2], self._question)
+        signs = jnp.broadcast_to(jnp.asarray(signs, jnp.int32)[:, None], (*ordered.shape[:-1], 1))
+        question = jnp.concatenate([ordered, signs], axis=-1).reshape(*ordered.shape[:-2], self._question_length)
         return jnp.concatenate([question, answer[..., ::-1] if self.answer_order == "msd" else answer], axis=-1)
 
     def decode(self, tokens: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Read whole problems back: the inverse of `encode`.
+        """Return the problems that tokens encode; the inverse of `encode`.
 
         Args:
           tokens: int `[..., M (N + 1) + A]`.
@@ -251,19 +251,19 @@ class Addition(Task):
         Returns:
           operands `[..., M, N]` and answer `[..., A]`, digits, units first.
         """
-        chex.assert_axis_dimension(tokens, -1, self._question + self.answer_length)
-        answer = tokens[..., self._question :]
+        chex.assert_axis_dimension(tokens, -1, self._question_length + self.answer_length)
+        answer = tokens[..., self._question_length :]
         return self._decode_question(tokens), answer[..., ::-1] if self.answer_order == "msd" else answer
 
     def _decode_question(self, tokens: jax.Array) -> jax.Array:
         shape = (*tokens.shape[:-1], self.operands, self.digits + 1)
-        operands = tokens[..., : self._question].reshape(shape)[..., :-1]
+        operands = tokens[..., : self._question_length].reshape(shape)[..., :-1]
         return operands[..., ::-1] if self.operand_order == "msd" else operands
 
     def batch(self, operands: jax.Array) -> Batch:
-        """Write problems `[B, M, N]` as the tokens that the network sees, `[B, T]`, and targets `[B, R]`."""
+        """Return the tokens that the network sees, `[B, T]`, and targets `[B, R]` for problems `[B, M, N]`."""
         tokens = self.encode(operands)
-        question, answer = tokens[:, : self._question], tokens[:, self._question :]
+        question, answer = tokens[:, : self._question_length], tokens[:, self._question_length :]
         if self.target == "single":
             return Batch(question, self.features(operands).answer[:, self.digit, None])
         seen = answer[:, :-1] if self.target == "sequential" else jnp.full_like(answer[:, :-1], self.base + 2)
@@ -272,7 +272,7 @@ class Addition(Task):
     # --- text ----------------------------------------------------------------------------------------------
 
     def text(self, operands: np.ndarray, answer: np.ndarray) -> str:
-        """Print one problem, such as "12345+67890=080235": most significant digit first, whatever the order.
+        """Return one problem as text, such as "12345+67890=080235", the most significant digit first in any order.
 
         Args:
           operands: int `[M, N]`, digits, units first.
@@ -284,13 +284,13 @@ class Addition(Task):
         return "+".join(numerals.write(number, self.base) for number in operands)
 
     def parse(self, text: str) -> tuple[np.ndarray, np.ndarray]:
-        """Read one problem; the inverse of `text`. Without an answer ("12345+67890=") it is worked out.
+        """Parse one problem; the inverse of `text`. A missing answer ("12345+67890=") is computed.
 
         Returns:
           operands int32 `[M, N]` and answer int32 `[A]`, digits, units first.
 
         Raises:
-          ValueError: the text is no such problem, or a number has the wrong width.
+          UserError: the text is not a problem of this task, or a number has another number of digits.
         """
         left, _, right = text.partition("=")
         parts, right = [part.strip() for part in left.split("+")], right.strip()
@@ -312,18 +312,18 @@ class Addition(Task):
 
     @property
     def example(self) -> str:
-        """A problem in words, such as "01234+56789=058023"."""
+        """A problem as text, such as "01234+56789=058023"."""
         operands = np.arange(self.operands * self.digits).reshape(self.operands, -1) % self.base
         return self.text(operands, np.asarray(self.features(operands).answer))
 
     def describe(self, inputs: np.ndarray, target: np.ndarray, prediction: np.ndarray) -> str:
-        """Describe one prediction: "12345+67890: predicts 080135, the answer is 080235 (error in A2; 3 carries …)"."""
-        operands = np.asarray(self._decode_question(inputs))
+        """Describe one prediction: "12345+67890: predicts 080135, the answer is 080235 (error in A2; …)"."""
+        operands = np.asarray(self._decode_question(jnp.asarray(inputs)))
         facts = self.features(operands)
-        errors = ", ".join(f"A{k}" for k, t, c in zip(self.read_digits, target, prediction, strict=True) if t != c)
+        errors = ", ".join(f"A{k}" for k, t, p in zip(self.read_digits, target, prediction, strict=True) if t != p)
         order = np.argsort(self.read_digits)
         predicted = "nothing" if np.min(prediction) < 0 else numerals.write(np.asarray(prediction)[order], self.base)
-        count, cascade = int(facts.count), int(facts.cascade)
+        count, cascade = int(facts.carry_count), int(facts.cascade)
         carried = f"{count} carr{'y' if count == 1 else 'ies'}, longest cascade {cascade}" if count else "no carry"
         answer = numerals.write(np.asarray(target)[order], self.base)
         outcome = f"the answer is {answer} (error in {errors}; " if errors else "correct ("
@@ -335,50 +335,51 @@ class Addition(Task):
         """Draw the fixed problems of each lane.
 
         Returns:
-          `lane` holds int32 digits, units first: "test" `[S, n, M, N]`, uniform; "cascades" `[S, N, n, M, N]`,
-          by length, from the units on; and "train" `[S, finite, M, N]` where the train set is finite.
+          `lane` holds int32 digits, units first: "test" `[S, n, M, N]`, uniform; "cascades" `[S, N, n, M, N]`, with
+          cascades from the units on, by length; and "train" `[S, finite, M, N]` if the train set is fixed.
         """
         lanes = [self._lane_data(jax.random.key(seed)) for seed in seeds]
         return Data({}, jax.tree.map(lambda *leaves: jnp.stack(leaves), *lanes))
 
     def _lane_data(self, key: jax.Array) -> dict[str, jax.Array]:
-        # A place of its own: split(key)[i] is fold_in(key, i), and the trainer has taken the first of those.
+        # A separate stream: split(key)[i] is fold_in(key, i), and the trainer uses the first of these.
         train_key, test_key, cascade_key = jax.random.split(jax.random.fold_in(key, _DATA), 3)
         keys = jax.random.split(cascade_key, self.digits)
         forced = jnp.stack([self.cascade(k, self.cascade_examples, n) for n, k in enumerate(keys)])
         if self.finite is None:
             return {"test": self.draw(test_key, self.test_examples, Mixture()), "cascades": forced}
-        one = (self.operands, self.digits)
-        train = self.mixture.draw_distinct(train_key, (self.finite, *one), self.base)
-        count = min(self.test_examples, self.space - self.finite)
-        test = Mixture().draw_distinct(test_key, (count, *one), self.base, without=train)
+        train_shape = (self.finite, self.operands, self.digits)
+        train = self.mixture.draw_distinct(train_key, train_shape, self.base)
+        test_shape = (min(self.test_examples, self.space - self.finite), self.operands, self.digits)
+        test = Mixture().draw_distinct(test_key, test_shape, self.base, without=train)
         return {"train": jnp.asarray(train), "test": jnp.asarray(test), "cascades": forced}
 
     def train_batch(self, data: Data, key: jax.Array, step: jax.Array) -> Batch:
-        """Draw the batch of `step`: inputs `[B, T]`, targets `[B, R]`."""
+        """Draw the batch of one step: inputs `[B, T]`, targets `[B, R]`."""
         if self.finite is None:
+            assert self.batch_size is not None  # Checked by __post_init__.
             return self.batch(self.draw(jax.random.fold_in(key, step), self.batch_size))
-        chosen = choose(jnp.arange(self.finite), key, step, self.batch_size)
-        return self.batch(data.lane["train"][chosen])
+        indices = choose(jnp.arange(self.finite), key, step, self.batch_size)
+        return self.batch(data.lane["train"][indices])
 
     def test_batch(self, data: Data) -> Batch:
-        """Give the uniform test problems: inputs `[n, T]`, targets `[n, R]`."""
+        """Return the uniform test problems: inputs `[n, T]`, targets `[n, R]`."""
         return self.batch(data.lane["test"])
 
     # --- what is recorded at an evaluation -----------------------------------------------------------------
 
     def measure(self, data: Data, batch: Batch, logits: jax.Array, predict: Predict) -> dict[str, jax.Array]:
-        """Compute what is recorded of the test problems beside loss and accuracy.
+        """Compute what an evaluation records beside loss and accuracy.
 
-        Digits come in the order in which they are read; see `read_digits`. NaN where no problem counts.
+        Digits are in the order of the scored positions, see `read_digits`. Means over no problems are NaN.
 
         Returns:
-          of the uniform test problems: "digit_loss" and "digit_accuracy" `[R]`, teacher-forced;
-          "free_digit_accuracy" `[R]` (target sequential), fed with its own greedy answers; everything in
-          `scores.split` `[R]`; "loss_by_carry" `[R, ·]`, the loss by the carry into the digit; "accuracy_by_class"
+          on the uniform test problems: "digit_loss" and "digit_accuracy" `[R]`, teacher-forced;
+          "free_digit_accuracy" `[R]` (target sequential), where the network's greedy answers are fed back; all of
+          `scores.split` `[R]`; "loss_by_carry" `[R, M]`, the loss by the carry into the digit; "accuracy_by_class"
           `[6]`, exact match by carry class; "offset" `[R, base]`, mean probability by offset from the naive digit;
-          "confusion" `[R, base, base]`, mean probability of each digit, by true digit.
-          Of the forced cascades, by length: "accuracy_by_cascade" `[N]`, exact match, and
+          "confusion" `[R, base, base]`, mean probability of each digit by true digit.
+          On the forced cascades, by length: "accuracy_by_cascade" `[N]`, exact match, and
           "digit_accuracy_by_cascade" `[N, R]`.
         """
         facts = self.features(data.lane["test"])
@@ -395,9 +396,7 @@ class Addition(Task):
             "digit_accuracy": scores.fraction(scores.correct(logits, batch.targets), axis=0),
             **scores.split(logits, naive, carry, candidates),
             "loss_by_carry": scores.mean_by(loss, carry, self.operands).T,
-            "accuracy_by_class": scores.mean_by(
-                scores.exact_match(logits, batch.targets), facts.kind, len(CLASSES)
-            ),
+            "accuracy_by_class": scores.mean_by(scores.exact_match(logits, batch.targets), facts.kind, len(CLASSES)),
             "accuracy_by_cascade": scores.fraction(jnp.all(by_cascade, axis=-1), axis=1),
             "digit_accuracy_by_cascade": scores.fraction(by_cascade, axis=1),
             "offset": scores.offset_from_naive(logits, naive),

@@ -38,7 +38,9 @@ def bars(picture: Bars) -> Drawing:
     width = float(np.clip(0.1 * count + 0.8, 2.6, 7.5 if panels == 1 else 3.4))
     columns = min(panels, _ACROSS)
     rows = -(-panels // columns)
-    return Drawing(columns * width + 0.3, rows * (2.6 if panels == 1 else 1.9) + 0.3, lambda part: _still(part, picture))
+    return Drawing(
+        columns * width + 0.3, rows * (2.6 if panels == 1 else 1.9) + 0.3, lambda part: _still(part, picture)
+    )
 
 
 def _still(part: SubFigure, picture: Bars) -> None:
@@ -105,9 +107,7 @@ def _over_training(part: SubFigure, picture: Bars, height: float) -> None:
         from_first_evaluation(over, steps + 1)
         last.barh(range(count), frames[-1], height=0.85, color=_bar_colours(picture))
         top = largest(frames[-1])
-        last.set(
-            xlabel=picture.ylabel, title=f"step {steps[-1]:,}", ylim=(-0.7, count - 0.3), xlim=(0, 1.25 * top)
-        )
+        last.set(xlabel=picture.ylabel, title=f"step {steps[-1]:,}", ylim=(-0.7, count - 0.3), xlim=(0, 1.25 * top))
         last.grid(visible=False, axis="y")
         every = next(n for n in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 10_000) if count / n <= 4 * height)
         over.set_yticks(range(0, count, every), [picture.labels[i] for i in range(0, count, every)])

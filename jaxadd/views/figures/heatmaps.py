@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from jaxadd.pictures import HeatMaps, frames_shown
+from jaxadd.pictures import HeatMaps, Picture, frames_shown
 from jaxadd.views.figures.drawing import Drawing
 from jaxadd.views.figures.style import (
     SEQUENTIAL,
@@ -28,8 +29,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import SubFigure
 
 KINDS = ("#f3f0ea", "#c9d7ea", TEST, "#16324f", "#edae49", "#66a182", "#8d6a9f", "#b5835a")
-_NAMED = 40  # Rows or columns from which on they are numbered instead of named.
+_NAMED = 40  # rows or columns, the most that are all named
+_NUMBERED = 16  # of those that are numbers
 _ACROSS = 4  # panels beside each other
+_IMAGES_ACROSS = 8
 _LETTER = 0.062  # inches, of names at the axes
 
 
@@ -41,92 +44,121 @@ class _Layout(NamedTuple):
     columns: int
     width: float
     height: float
+    snapshots: int
 
 
-def heat_maps(picture: HeatMaps) -> Drawing:
-    """Make heat maps ready to be drawn."""
+def heat_maps(picture: HeatMaps, before: Picture | None = None, after: Picture | None = None) -> Drawing:
+    """Make heat maps ready to be drawn.
+
+    Args:
+      picture: the description.
+      before: what stands to the left of it; if its rows and colours are the same, they are named once.
+      after: what stands to the right of it.
+    """
     layout = _layout(picture)
+    continues, goes_on = _same_rows(before, picture), _same_rows(picture, after)
     images = not picture.row_labels and not picture.column_labels
-    left = 0.25 + _LETTER * _longest(picture.row_labels) if not images else 0.1
-    under = 0.3 + (_LETTER * _longest(picture.column_labels) if _upright(picture, layout) else 0.12)
+    left = 0.1 if images or continues else 0.25 + _LETTER * _longest(picture.row_labels) + 0.15 * bool(picture.ylabel)
+    under = 0 if images else _LETTER * _longest(picture.column_labels) if _upright(picture, layout) else 0.15
     scale = 0 if picture.categories or images else 0.8
     every = scale if picture.separate else 0
-    titles = 0.24 if len(layout.panels) > 1 else 0
-    width = left + layout.columns * (layout.width + 0.12 + every) + (scale - every) + 0.15 * bool(picture.ylabel)
-    height = under + layout.rows * (layout.height + titles + 0.1) + 0.2 * bool(picture.xlabel)
+    evolves = layout.snapshots > 1
+    titles = 0.22 if len(layout.panels) > 1 and not evolves else 0
+    width = left + layout.columns * (layout.width + 0.12 + every) + (0 if goes_on else scale - every)
+    height = under + layout.rows * (layout.height + titles + 0.06) + 0.2 * bool(picture.xlabel) + 0.2 * evolves + 0.1
     legend = 0.24 * -(-len(picture.categories) // 2)
-    return Drawing(max(width, 3.0), height + legend, lambda part: _draw(part, picture, layout))
+
+    def draw(part: SubFigure) -> None:
+        _draw(part, picture, layout, names=not continues, scale=not goes_on)
+
+    return Drawing(max(width, 2.0 if continues or goes_on else 3.0), height + legend, draw)
+
+
+def _same_rows(left: Picture | None, right: Picture | None) -> bool:
+    return (
+        isinstance(left, HeatMaps)
+        and isinstance(right, HeatMaps)
+        and left.limits is not None
+        and (left.limits, left.unit, left.power) == (right.limits, right.unit, right.power)
+        and list(left.row_labels) == list(right.row_labels)
+    )
 
 
 def _layout(picture: HeatMaps) -> _Layout:
     names, count = list(picture.frames), len(picture.steps)
     shown = frames_shown(count, picture.snapshots, picture.steps)
     panels = [(name, int(frame)) for name in names for frame in shown]
-    columns = len(shown) if len(shown) > 1 else min(len(names), _ACROSS)
+    columns = len(shown) if len(shown) > 1 else -(-len(names) // -(-len(names) // _ACROSS))
     _, rows, across = next(iter(picture.frames.values())).shape
-    if picture.numbers:
+    if not picture.row_labels and not picture.column_labels:
+        columns, width, height = min(len(names), _IMAGES_ACROSS), 1.0, rows / across
+    elif picture.numbers:
         many = rows > 30
         width, height = 0.46 * max(across, 2), (0.17 if many else 0.24) * max(rows, 2)
     else:
         room = 0.95 if len(shown) > 1 else {1: 4.6, 2: 3.2}.get(len(names), 2.1)
         cell = room / max(rows, across)
-        if max(rows, across) <= _NAMED and (picture.row_labels or picture.column_labels):
-            cell = min(max(cell, 0.155), 0.3)
+        if _all_named(picture.row_labels) and _all_named(picture.column_labels):
+            cell = min(max(cell, 0.155 if len(shown) == 1 else 0.1), 0.3)
         width, height = max(cell * across, 0.9), max(cell * rows, 0.4)
-    return _Layout(panels, -(-len(panels) // columns), columns, width, height)
+    return _Layout(panels, -(-len(panels) // columns), columns, width, height, len(shown))
+
+
+def _all_named(labels: Sequence[str]) -> bool:
+    return len(labels) <= (_NUMBERED if all(label.isdecimal() for label in labels) else _NAMED)
 
 
 def _longest(labels: Sequence[str]) -> int:
-    return max(map(len, labels), default=0) if len(labels) <= _NAMED else 3
+    return max(map(len, labels), default=0) if _all_named(labels) else 3
 
 
 def _upright(picture: HeatMaps, layout: _Layout) -> bool:
     """Whether the names of columns are turned, since they do not fit beside each other."""
     labels = picture.column_labels
-    if picture.marks or len(labels) > _NAMED:
+    if picture.marks or not labels or not _all_named(labels):
         return False
     return _longest(labels) * _LETTER + 0.05 > layout.width / max(1, len(labels))
 
 
-def _draw(part: SubFigure, picture: HeatMaps, layout: _Layout) -> None:
+def _draw(part: SubFigure, picture: HeatMaps, layout: _Layout, *, names: bool, scale: bool) -> None:
     axes = part.subplots(layout.rows, layout.columns, squeeze=False, sharex=True, sharey=True)
     for ax in axes.flat[len(layout.panels) :]:
         ax.remove()
-    used = axes.flat[: len(layout.panels)]
+    used = list(axes.flat[: len(layout.panels)])
     shared = None if picture.separate else _norm(picture, np.stack([picture.frames[n][f] for n, f in layout.panels]))
-    evolves = len(frames_shown(len(picture.steps), picture.snapshots, picture.steps)) > 1
+    evolves, images = layout.snapshots > 1, not picture.row_labels and not picture.column_labels
     for i, (ax, (name, frame)) in enumerate(zip(used, layout.panels, strict=True)):
         values = np.asarray(picture.frames[name][frame], np.float64)
         image = _panel(ax, picture, values, shared or _norm(picture, values))
-        last_row = i + layout.columns >= len(layout.panels)
-        first = i % layout.columns == 0
         if evolves:
             ax.set_title(f"step {picture.steps[frame]:,}" if i < layout.columns else "", fontsize=9)
         elif len(layout.panels) > 1:
-            ax.set_title(name, fontsize=9 if len(name) < 14 else 8)
-        if first:
+            ax.set_title(textwrap.fill(name, 16) if images else name, fontsize=7 if images else 9)
+        if i % layout.columns == 0 and names:
             ax.set_ylabel(f"{name}: {picture.ylabel}" if evolves and len(picture.frames) > 1 else picture.ylabel)
             ax.yaxis.label.set_fontsize(8 if evolves else 9)
-        if last_row:
+        if i + layout.columns >= len(layout.panels):
             ax.tick_params(labelbottom=True)
             if not evolves:
                 ax.set_xlabel(picture.xlabel, fontsize=9)
             if _upright(picture, layout):
                 ax.tick_params(axis="x", labelrotation=90)
+        if not names:
+            ax.tick_params(labelleft=False)
         if picture.separate:
             colour_bar(part, image, ax, picture.unit)
     if evolves and picture.xlabel:
         part.supxlabel(picture.xlabel, fontsize=9)
     if picture.categories:
         _legend(part, picture)
-    elif not picture.separate and (picture.row_labels or picture.column_labels):
-        _scale(part, picture, image, list(used))
+    elif scale and not picture.separate and not images:
+        _scale(part, picture, image, used)
 
 
 def _panel(ax: Axes, picture: HeatMaps, values: np.ndarray, norm: object) -> ScalarMappable:
     from matplotlib.colors import ListedColormap
 
-    cmap = SEQUENTIAL
+    cmap = SEQUENTIAL if picture.row_labels or picture.column_labels else "Greys"
     if picture.diverging:
         cmap = diverging()
     elif picture.categories:
@@ -140,10 +172,10 @@ def _panel(ax: Axes, picture: HeatMaps, values: np.ndarray, norm: object) -> Sca
             axis.set_ticks([])
         elif picture.marks:
             _marks(axis, picture, len(labels))
-        elif len(labels) <= _NAMED:
+        elif _all_named(labels):
             axis.set_ticks(range(len(labels)), labels)
         else:
-            every = next(n for n in (10, 20, 25, 50, 100, 200, 500, 1000) if len(labels) / n <= 6)
+            every = next(n for n in (5, 10, 20, 25, 50, 100, 200, 500, 1000) if len(labels) / n <= 6)
             axis.set_ticks(range(0, len(labels), every), [labels[i] for i in range(0, len(labels), every)])
     if picture.numbers:
         write_values(ax, values, image, size=6 if len(values) > 30 else 7, least=picture.least)
@@ -178,10 +210,12 @@ def _norm(picture: HeatMaps, values: np.ndarray) -> object:
 
 
 def _scale(part: SubFigure, picture: HeatMaps, image: ScalarMappable, axes: list[Axes]) -> None:
-    label = picture.unit + "".join(f"; line: {level.name}, {level.value:.3f}" for level in picture.levels)
+    label = picture.unit + "".join(f"\nline: {level.name}, {level.value:.3f}" for level in picture.levels)
     everything = np.concatenate([np.ravel(frames) for frames in picture.frames.values()])
     over = everything if picture.diverging and not picture.limits else None
-    bar = colour_bar(part, image, axes, label, over=over, aspect=22, fraction=0.04)
+    height = sum({ax.get_subplotspec().rowspan.start: ax.bbox.height for ax in axes}.values()) / part.figure.dpi
+    shrink = float(np.clip(3.2 / max(height, 0.1), 0.35, 0.95))
+    bar = colour_bar(part, image, axes, label, over=over, aspect=22, fraction=0.04, shrink=shrink)
     for level in picture.levels:
         bar.ax.axhline(level.value, color="#222222", lw=1.5)
 

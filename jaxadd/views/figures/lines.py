@@ -25,12 +25,14 @@ def lines(picture: Lines) -> Drawing:
     """Make curves ready to be drawn."""
     from matplotlib.patches import Patch
 
-    many = len(picture.series) > _LEGEND or picture.stacked
     shades = [span for span in picture.spans if span.level is None]
     legend = [Patch(color=SHADES[i % len(SHADES)], label=span.name, alpha=0.6) for i, span in enumerate(shades)]
-    narrow = picture.stacked
-    width = (2.9 if narrow else 4.2) + (0.09 * max(map(len, picture.series)) + 0.5) * (many and not narrow)
-    return Drawing(width, 3.0 + 0.2 * narrow * -(-len(picture.series) // 2), lambda part: _draw(part, picture), legend)
+    if picture.stacked:
+        names = zip(picture.series, STACKED, strict=False)
+        return Drawing(2.7, 2.5, lambda part: _draw(part, picture), [Patch(color=c, label=name) for name, c in names])
+    aside = len(picture.series) > _LEGEND
+    width = 4.2 + (0.09 * max(map(len, picture.series)) + 0.5) * aside
+    return Drawing(width, 3.0, lambda part: _draw(part, picture), legend)
 
 
 def _draw(part: SubFigure, picture: Lines) -> None:
@@ -60,20 +62,20 @@ def _draw(part: SubFigure, picture: Lines) -> None:
     _levels(ax, picture)
     _spans(ax, picture, x)
     if picture.stacked:
-        part.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=8)
-    elif len(picture.series) > _LEGEND:
+        return
+    if len(picture.series) > _LEGEND:
         part.legend(*ax.get_legend_handles_labels(), loc="outside right upper", fontsize=8)
     elif len(picture.series) > 1:
         ax.legend(fontsize=8)
 
 
 def _colours(picture: Lines) -> list:
+    numbers = colour_numbers(picture.series)
     if picture.ordered:
         from matplotlib import colormaps
 
-        last = max(1, len(picture.series) - 1)
-        return [colormaps["viridis_r"](0.1 + 0.85 * i / last) for i in range(len(picture.series))]
-    numbers = colour_numbers(picture.series)
+        last = max(1, max(numbers) - 2)
+        return [COLOURS[i] if i < 2 else colormaps["viridis_r"](0.1 + 0.85 * (i - 2) / last) for i in numbers]
     return [COLOURS[i if i < len(COLOURS) else 2 + (i - 2) % (len(COLOURS) - 2)] for i in numbers]
 
 
@@ -96,6 +98,8 @@ def _stack(ax: Axes, picture: Lines, x: np.ndarray) -> None:
 
 def _levels(ax: Axes, picture: Lines) -> None:
     """Draw levels dashed, with their names above the line, or below it where another is close above."""
+    from matplotlib.patheffects import withStroke
+
     bottom, top = ax.get_ylim()
     start = ax.get_xlim()[0]
     above: float | None = None
@@ -110,6 +114,7 @@ def _levels(ax: Axes, picture: Lines) -> None:
             fontsize=7,
             color=FLOOR,
             va="top" if close else "bottom",
+            path_effects=[withStroke(linewidth=2, foreground="white")],  # A curve may pass behind it.
         )
         above = None if close else level.value
 

@@ -1,4 +1,4 @@
-"""The renderer of described figures (`jaxadd.pictures`): a layout of pictures, each drawn by the module of its kind."""
+"""The renderer of described figures (`jaxadd.pictures`): the layout, where each picture is drawn by its module."""
 
 from __future__ import annotations
 
@@ -6,35 +6,34 @@ import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from jaxadd.pictures import FigureOf, Picture
+from jaxadd.pictures import Bars, FigureOf, HeatMaps, Lines, Picture
 from jaxadd.views.figures import bars, heatmaps, lines
+from jaxadd.views.figures.drawing import Drawing
 from jaxadd.views.figures.style import OTHER, new_figure, styled
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure, SubFigure
 
 WIDTH = 14.0  # inches; pictures that do not fit beside each other begin a new row
-_KINDS = {
-    "Lines": lines.lines,
-    "HeatMaps": heatmaps.heat_maps,
-    "Bars": bars.bars,
-    "Histogram": bars.histogram,
-}
 
 
 @styled
 def render(figure: FigureOf) -> Figure:
     """Draw a described figure with Matplotlib."""
-    made = [_KINDS[type(picture).__name__](picture) for picture in figure.pictures]
-    alone = len(made) == 1
+    made = _made(figure.pictures)
     rows = _rows([drawing.width for drawing in made])
     # Two lines for a title below a title, and a line for each of a note.
-    heads = [_head(picture, drawing.width, alone=alone) for picture, drawing in zip(figure.pictures, made, strict=True)]
+    heads = [_head(figure, picture, drawing.width) for picture, drawing in zip(figure.pictures, made, strict=True)]
     heights = [max(made[i].height + 0.2 * len(heads[i]) + 0.1 for i in row) for row in rows]
     widths = [sum(made[i].width for i in row) for row in rows]
-    title = _title(figure, max(widths))
-    width = max(*widths, min(WIDTH, 0.085 * max(map(len, title)) + 0.4), 3.2)
-    result = new_figure((width, sum(heights) + 0.24 * len(title) + 0.1), "\n".join(title))
+    width = max(*widths, 4.4, min(6.4, 0.079 * max(len(figure.title), len(figure.subject)) + 0.3))
+    title = [
+        part for text in (figure.title, figure.subject) if text for part in textwrap.wrap(text, int(width / 0.079))
+    ]
+    note = textwrap.wrap(figure.note, int(width / 0.062))
+    legend = 0.3 * any(drawing.legend for drawing in made)
+    result = new_figure((width, sum(heights) + 0.2 * len(title) + 0.14 * len(note) + legend + 0.15), "\n".join(title))
+    result._suptitle.set_fontsize(11)
     bands = result.subfigures(len(rows), 1, squeeze=False, height_ratios=heights)[:, 0]
     for band, row, used in zip(bands, rows, widths, strict=True):
         # What is left of a row stays empty, so that pictures keep their size.
@@ -43,8 +42,23 @@ def render(figure: FigureOf) -> Figure:
         for i, part in zip(row, band.subfigures(1, len(ratios), squeeze=False, width_ratios=ratios)[0], strict=False):
             _add_head(part, heads[i])
             made[i].draw(part)
-    _name_spans(result, made)
+    if note:
+        result.supxlabel("\n".join(note), fontsize=7.5, color=OTHER)
+    _add_legend(result, made)
     return result
+
+
+def _made(pictures: Sequence[Picture]) -> list[Drawing]:
+    made = []
+    for i, picture in enumerate(pictures):
+        if isinstance(picture, HeatMaps):
+            before, after = (pictures[j] if 0 <= j < len(pictures) else None for j in (i - 1, i + 1))
+            made.append(heatmaps.heat_maps(picture, before, after))
+        elif isinstance(picture, Lines):
+            made.append(lines.lines(picture))
+        else:
+            made.append(bars.bars(picture) if isinstance(picture, Bars) else bars.histogram(picture))
+    return made
 
 
 def _rows(widths: Sequence[float]) -> list[list[int]]:
@@ -61,14 +75,9 @@ def _rows(widths: Sequence[float]) -> list[list[int]]:
     return rows
 
 
-def _title(figure: FigureOf, width: float) -> list[str]:
-    most = max(30, int(width / 0.085))
-    return [part for text in (figure.title, figure.subject) if text for part in textwrap.wrap(text, most)]
-
-
-def _head(picture: Picture, width: float, *, alone: bool) -> list[str]:
-    """Return the lines above a picture: its title, which a figure of one picture has already, and its note."""
-    title = [] if alone else textwrap.wrap(picture.title, int(width / 0.08))
+def _head(figure: FigureOf, picture: Picture, width: float) -> list[str]:
+    """Return the lines above a picture, its title where the figure has another one, and those of its note."""
+    title = [] if picture.title == figure.title else textwrap.wrap(picture.title, int(width / 0.08))
     return [*title, *(f"\N{WORD JOINER}{line}" for line in textwrap.wrap(picture.note, int(width / 0.062)))]
 
 
@@ -76,13 +85,13 @@ def _add_head(part: SubFigure, head: Sequence[str]) -> None:
     titles = [line for line in head if not line.startswith("\N{WORD JOINER}")]
     notes = [line[1:] for line in head if line.startswith("\N{WORD JOINER}")]
     if titles:
-        part.suptitle("\n".join(titles), fontsize=10.5)
+        part.suptitle("\n".join(titles), fontsize=10)
     if notes:
         part.supxlabel("\n".join(notes), fontsize=7.5, color=OTHER)
 
 
-def _name_spans(figure: Figure, made: Sequence) -> None:
-    """Name the shaded stretches of all pictures once, below them."""
+def _add_legend(figure: Figure, made: Sequence[Drawing]) -> None:
+    """Name what all pictures have in common once, below them."""
     handles = {handle.get_label(): handle for drawing in made for handle in drawing.legend}
     if handles:
         figure.legend(handles=list(handles.values()), loc="outside lower center", ncols=3, fontsize=8)

@@ -1,7 +1,6 @@
 """A self-contained HTML page: curves, heat maps that evolve under a slider, tables. One file, no network.
 
-Described pictures (`jaxadd.pictures`) in, a string or a file out. What the page draws is in `page.js`, how it looks in
-`page.css`.
+Described pictures (`jaxadd.pictures`) in, a string or a file out. `page.js` draws, `page.css` says how it looks.
 """
 
 import base64
@@ -117,10 +116,17 @@ def _lines(picture: Lines) -> dict[str, Any]:
     at = _shown_points(x, [*(b[1] for b in bands.values()), *behind.values()])
     numbers = colour_numbers(picture.series)
     series = [
-        {"name": str(name), "colour": number, "lanes": len(np.atleast_2d(picture.series[name])), **_array(b[:, at], exact=True)}
+        {
+            "name": str(name),
+            "colour": number,
+            "lanes": len(np.atleast_2d(picture.series[name])),
+            **_array(b[:, at], exact=True),
+        }
         for (name, b), number in zip(bands.items(), numbers, strict=True)
     ]
-    spans = [[float(s.start), float(s.end), s.name, None if s.level is None else float(s.level)] for s in picture.spans]
+    spans = [
+        [float(s.start), float(s.end), s.name, None if s.level is None else float(s.level)] for s in picture.spans
+    ]
     return {
         "x": _array(x[at], exact=True),
         "series": series,
@@ -209,16 +215,17 @@ def _array(values: np.ndarray, *, exact: bool = False) -> dict[str, Any]:
 def _section(number: int, block: Block, first: int) -> str:
     """Return a section; its pictures are numbered from `first` on."""
     pictures = _pictures(block)
+    # Curves stand beside each other where a figure has several.
+    narrow = len(pictures) > 1 and all(isinstance(picture, Lines) for picture in pictures)
     bodies = [
-        (_heading("h3", picture.title) if picture.title != block.title else "")
-        + (_note(picture) if picture is not block else "")
-        + f'<div class="body" data-picture="{first + i}" data-title="{html.escape(picture.title)}"></div>'
+        f'<div class="picture">{_heading("h3", picture.title) if picture.title != block.title else ""}'
+        f"{_note(picture) if picture is not block else ''}"
+        f'<div class="body" data-picture="{first + i}" data-title="{html.escape(picture.title)}"></div></div>'
         for i, picture in enumerate(pictures)
     ]
-    if not pictures:
-        bodies = [f'<div class="body">{_static(block)}</div>']
-    heading = _heading("h2", block.title)
-    return f'<section id="block-{number}">{heading}{_note(block)}{"".join(bodies)}</section>\n'
+    body = "".join(bodies) if pictures else f'<div class="body">{_static(block)}</div>'
+    grid = f'<div class="beside">{body}</div>' if narrow else body
+    return f'<section id="block-{number}">{_heading("h2", block.title)}{_note(block)}{grid}</section>\n'
 
 
 def _heading(level: str, text: str) -> str:

@@ -7,6 +7,7 @@
   const KINDS_DARK = ["#23272d", "#34507a", "#ef7b8b", "#dfe3e8", "#d99a2b", "#4f9a72", "#8d6a9f", "#b5835a"];
   const VIRIDIS = ["#b5de2b", "#6ece58", "#35b779", "#1f9e89", "#26828e", "#31688e", "#3e4989", "#482878", "#440154"];
   const MAGMA = ["#fcfdbf", "#feca8d", "#fd9668", "#f1605d", "#cd4071", "#9e2f7f", "#721f81", "#440f76", "#180f3d", "#000004"];
+  const GREYS = ["#ffffff", "#000000"];
   const TWO_SIDED = ["#16324f", "#3b6fb6", "#9dbce0", "#f7f7f7", "#eba9b1", "#d1495b", "#7a1f2b"];
   const TWO_SIDED_DARK = ["#9dbce0", "#6f9fe0", "#34507a", "#22272e", "#803543", "#ef7b8b", "#f6bcc4"];
   const data = JSON.parse(document.getElementById("data").textContent);
@@ -182,10 +183,10 @@
   function lines(body, block, title) {
     const x = unpack(block.x), count = x.length, { levels } = block;
     const shades = block.spans.filter((span) => span[3] === null), plateaus = block.spans.filter((span) => span[3] !== null);
-    const ordered = colours(VIRIDIS), last = Math.max(1, block.series.length - 1);
+    const ordered = colours(VIRIDIS), last = Math.max(1, ...block.series.map((one) => one.colour - 2));
     const colourOf = (number, i) => {
       if (block.stacked) return STACKED[i % STACKED.length];
-      if (block.ordered) return rgb(ordered, 20 + (235 * i) / last);
+      if (block.ordered && number > 1) return rgb(ordered, (255 * (number - 2)) / last);
       return LINES[number < LINES.length ? number : 2 + ((number - 2) % (LINES.length - 2))];
     };
     const series = block.series.map((packed, i) => {
@@ -436,7 +437,15 @@
     // Names every label, or every second, third … where there is no room.
     function label(context, labels, room, at) {
       if (marks.length) {
-        for (const [place, name] of marks) at(name, place);
+        // Those that would run into each other share a label.
+        let group = [];
+        for (const mark of [...marks, null]) {
+          if (group.length && (!mark || (mark[0] - group.at(-1)[0]) * room.cell < room.mark)) {
+            if (mark) { group.push(mark); continue; }
+          }
+          if (group.length) at(group.map(([, name]) => name).join(", "), group.reduce((sum, [place]) => sum + place, 0) / group.length);
+          group = [mark];
+        }
         return;
       }
       const every = Math.max(1, Math.ceil(labels.length / Math.max(1, Math.floor((labels.length * room.cell) / room.each))));
@@ -444,14 +453,14 @@
     }
 
     function drawScale(table) {
-      const width = 240, context = prepare(bar, width, 30);
+      const width = 250, context = prepare(bar, width, 30);
       for (let i = 0; i < 200; i++) {
         context.fillStyle = rgb(table, (i / 199) * 255);
         context.fillRect(20 + i, 0, 1, 10);
       }
       const { low, high, shade, valueAt } = shared;
       const middle = block.diverging ? 0 : valueAt(0.5);
-      for (const value of [low, Number(middle.toPrecision(2)), high]) write(context, say(value), 20 + 199 * shade(value), 20);
+      for (const value of [low, Number(middle.toPrecision(2)), high]) write(context, short(value), 20 + 199 * shade(value), 20);
       context.strokeStyle = ink("ink");
       for (const [value] of levels) {
         const at = 20 + 199 * shade(value);
@@ -460,7 +469,7 @@
     }
 
     function draw() {
-      const frame = frameAt(steps), table = palette(block.diverging), width = body.clientWidth;
+      const frame = frameAt(steps), table = plain ? colours(GREYS) : palette(block.diverging), width = body.clientWidth;
       const kinds = dark.matches ? KINDS_DARK : KINDS;
       state(frame);
       if (bar) drawScale(table);
@@ -513,8 +522,8 @@
           }
           context.font = "11px system-ui, sans-serif";
         }
-        label(context, rows, { cell: cellHeight, each: R > 40 ? 34 : 11 }, (text, r) => write(context, text, left - 5, 4 + (r + 0.5) * cellHeight, "right"));
-        label(context, columns, { cell: cellWidth, each: C > 40 ? columnWidth + 30 : turned ? 11 : columnWidth + 3 }, (text, c) => {
+        label(context, rows, { cell: cellHeight, each: R > 40 ? 34 : 11, mark: 11 }, (text, r) => write(context, text, left - 5, 4 + (r + 0.5) * cellHeight, "right"));
+        label(context, columns, { cell: cellWidth, each: C > 40 ? columnWidth + 30 : turned ? 11 : columnWidth + 3, mark: 18 }, (text, c) => {
           context.save();
           context.translate(left + (c + 0.5) * cellWidth, 4 + R * cellHeight + 4);
           if (turned) context.rotate(-Math.PI / 2);
@@ -661,8 +670,7 @@
   const makers = { Lines: lines, HeatMaps: heatMaps, Bars: bars, Histogram: histogram };
   for (const body of document.querySelectorAll("[data-picture]")) {
     const picture = data.pictures[body.dataset.picture];
-    const [section, panel] = [body.parentElement.querySelector("h2"), body.dataset.title];
-    makers[picture.kind](body, picture, panel ?? section.textContent);
+    makers[picture.kind](body, picture, body.dataset.title);
   }
   const redraw = () => {
     if (slider) {
