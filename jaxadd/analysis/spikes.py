@@ -4,6 +4,7 @@
 loss is for the optimiser, how much of it comes of one problem, and which parameters' movement raised it.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -13,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from jaxadd.optim.optimizers import Adam, AdamW
 from jaxadd.types import Params
 
 FACTOR = 10.0  # A spike is a loss this much above the median before it; a single unlucky batch may reach 5.
@@ -159,6 +161,31 @@ def adam_scale(opt_state: Any, b2: jax.Array, eps: jax.Array) -> Params | None:
 def adam_limit(lr: float, b1: float) -> float:
     """Return the sharpness up to which Adam with this learning rate is stable: 38 / lr for b1 = 0.9."""
     return (2 + 2 * b1) / ((1 - b1) * lr)
+
+
+@functools.singledispatch
+def preconditioner(optimizer: Any, opt_state: Any) -> Params | None:
+    """Return what an optimiser divides the mean gradient by, of the shapes of the parameters; None for nothing.
+
+    An optimiser that divides by something registers itself here, and its limit in `stability_limit`.
+    """
+    return None
+
+
+@preconditioner.register
+def _(optimizer: Adam | AdamW, opt_state: Any) -> Params | None:
+    return adam_scale(opt_state, optimizer.b2, optimizer.eps)
+
+
+@functools.singledispatch
+def stability_limit(optimizer: Any) -> float:
+    """Return the sharpness up to which an optimiser is stable; NaN where that is not known."""
+    return np.nan
+
+
+@stability_limit.register
+def _(optimizer: Adam | AdamW) -> float:
+    return adam_limit(optimizer.lr, optimizer.b1)
 
 
 class Exchanged(NamedTuple):
