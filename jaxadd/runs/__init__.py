@@ -1,6 +1,7 @@
 """Runs: training in a folder, reading it back, and running a part of it again.
 
-`train` trains, `load` returns the `Run` in a folder, `replay` repeats a part of one exactly. `folder` names the files.
+`train` trains, `load` returns the `Run` in a folder, `replay` repeats a part of one exactly. `folder` names the
+files.
 """
 
 from jaxadd.runs.replay import replay

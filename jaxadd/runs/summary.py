@@ -23,7 +23,7 @@ def thresholds(config: RunConfig) -> list[Stop]:
 
 
 def step_of(stop: Stop) -> str:
-    """Return the name of the entry with the first step at which a metric reached a threshold: "step_of_test_loss_1"."""
+    """Return the name of the entry with the first step that reached a threshold, such as "step_of_test_loss_1"."""
     return f"step_of_{stop.metric}_{stop.threshold:g}"
 
 

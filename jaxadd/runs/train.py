@@ -130,7 +130,7 @@ def begin(trainer: Trainer, folder: Path) -> Run:
 
 
 def newest_checkpoint(files: Files, trainer: Trainer, at_most: int, note: Note) -> TrainState | None:
-    """Return the newest whole checkpoint of a step up to `at_most`, noting those that are skipped; None if none is."""
+    """Return the newest whole checkpoint up to step `at_most`, noting those that are skipped; None if none is."""
     for step in reversed(checkpoints.steps(files.checkpoints)):
         if step > at_most:
             continue

@@ -20,6 +20,7 @@ from jaxadd.analysis.modular.progress import Table
 from jaxadd.models import Model
 from jaxadd.types import Params
 
+
 def distance_irrelevance(logits: jax.Array, answers: jax.Array) -> jax.Array:
     """Compute how little the correct logit depends on the distance a - b.
 
