@@ -1,4 +1,4 @@
-"""How good a network is: loss and accuracy on the examples it was trained on, where they are a fixed set, and others."""
+"""How good a network is: loss and accuracy on its test set, and on its train set where that is fixed."""
 
 import functools
 from collections.abc import Mapping, Sequence
@@ -84,24 +84,24 @@ def of(network: Network) -> dict[str, Performance]:
     """Measure the performance of a network on its task's "train" set, where that is fixed, and "test" set."""
     data = network.data
     sets = {"train": train_set(network.task, data), "test": network.task.test_batch(data)}
-    return {
-        name: measure(network.params, network.model, batch) for name, batch in sets.items() if batch is not None
-    }
+    return {name: measure(network.params, network.model, batch) for name, batch in sets.items() if batch is not None}
 
 
 def numbers(performance: Mapping[str, Performance], answers: Sequence[str]) -> dict[str, float]:
-    """Return the performance as plain numbers: "test_loss", "test_accuracy", and of several answers "test_loss.A5"."""
+    """Return the performance as plain numbers: "test_loss", and of each of several answers "test_loss.A5"."""
     entries: dict[str, float] = {}
     for name, part in performance.items():
         entries |= {f"{name}_loss": part.loss, f"{name}_accuracy": part.accuracy}
         if len(answers) > 1:
             entries |= {f"{name}_loss.{a}": float(x) for a, x in zip(answers, part.loss_by_answer, strict=True)}
-            entries |= {f"{name}_accuracy.{a}": float(x) for a, x in zip(answers, part.accuracy_by_answer, strict=True)}
+            entries |= {
+                f"{name}_accuracy.{a}": float(x) for a, x in zip(answers, part.accuracy_by_answer, strict=True)
+            }
     return entries
 
 
 def tables(trained: Trained, lanes: Sequence[Mapping[str, Performance]], lane: int) -> list[Table]:
-    """Return the performance as tables: of one lane, with several lanes of all, and by answer where there are several.
+    """Return the performance as tables: of one lane, with several lanes of all, and of each of several answers.
 
     Args:
       trained: the networks.
@@ -122,11 +122,17 @@ def tables(trained: Trained, lanes: Sequence[Mapping[str, Performance]], lane: i
             row.append(measures.over_lanes([p[name].accuracy for p in lanes], percent))
         rows.append(row)
     title = f"How good it is: {trained.name(lane)}"
-    result = [Table(title, columns, rows, note="" if "train" in shown else "Training drew new examples at every step.")]
+    result = [
+        Table(title, columns, rows, note="" if "train" in shown else "Training drew new examples at every step.")
+    ]
     if len(answers) > 1:
         by_answer = [
             [answer]
-            + [text for p in shown.values() for text in (measures.number(p.loss_by_answer[r]), percent(p.accuracy_by_answer[r]))]
+            + [
+                text
+                for p in shown.values()
+                for text in (measures.number(p.loss_by_answer[r]), percent(p.accuracy_by_answer[r]))
+            ]
             for r, answer in enumerate(answers)
         ]
         heads = [f"{name} {what}" for name in shown for what in ("loss, nats", "accuracy")]

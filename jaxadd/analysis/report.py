@@ -95,7 +95,7 @@ def analyse(trained: Trained, lane: int = 0, keys: str | None = None) -> Report:
 
 @functools.singledispatch
 def analyse_task(task: Task, trained: Trained, lane: int, keys: str | None) -> Report:
-    """Return what is specific to a task, as for `analyse`; what was recorded in training where nothing is registered."""
+    """Return what is specific to a task, as for `analyse`; by default what was recorded in training."""
     no_keys(task, keys)
     return Report.of(blocks=recorded_figures(trained))
 
@@ -110,7 +110,7 @@ def no_keys(task: Task, keys: str | None) -> None:
 
 
 def recorded_figures(trained: Trained) -> list[FigureOf]:
-    """Describe what was recorded in training of each answer and by the task's own measures, whatever they are."""
+    """Describe what was recorded in training of each answer and by the task's measures, whatever they are."""
     metrics, answers = trained.metrics, trained.networks[0].task.answer_names
     pictures = []
     for name, values in metrics.items():

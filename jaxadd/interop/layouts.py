@@ -174,7 +174,7 @@ def _expand(layout: dict[str, str], kind: _Kind) -> dict[str, str]:
 
 
 def _check_names(arrays: Mapping[str, np.ndarray], axes: dict[str, str]) -> dict[str, str]:
-    """Return the axes of the names that are there, without aliases; raises UserError for missing and unknown names."""
+    """Return the axes of the names that are there, without aliases; raises UserError for others than expected."""
     if missing := [name for name in axes if name not in arrays and not name.endswith((*_BUFFERS, *_ABSENT))]:
         raise UserError(f"it lacks {_listed(missing)}")
     known = [array for name, array in arrays.items() if name in axes]

@@ -5,8 +5,11 @@
              lanes/000000-000015/             run folder of the lanes 0 to 15, see `jaxadd.runs`
 
 A batch resumes exactly, whoever continues it, and a finished one is left alone. So a sweep may be killed at any
-moment, go on with another width of new batches or on other machines, and be worked on by several processes, each at its
-own part.
+moment, go on with another width of new batches or on other machines, and be worked on by several processes, each at
+its own part.
+
+Batches bound memory and make a sweep resumable. Within a batch, lanes that wait take the slots of lanes that are done
+(`training.trainer.Trainer.groups`), which keeps an accelerator busy when lanes stop at a threshold.
 """
 
 import contextlib

@@ -1,4 +1,4 @@
-"""The renderer of described figures (`jaxadd.pictures`): a layout of pictures, each drawn by the module of its kind."""
+"""The renderer of described figures (`jaxadd.pictures`): the layout, where each picture is drawn by its module."""
 
 from __future__ import annotations
 
@@ -27,11 +27,13 @@ def render(figure: FigureOf) -> Figure:
     heights = [max(made[i].height + 0.2 * len(heads[i]) + 0.1 for i in row) for row in rows]
     widths = [sum(made[i].width for i in row) for row in rows]
     width = max(*widths, 4.4, min(6.4, 0.079 * max(len(figure.title), len(figure.subject)) + 0.3))
-    title = [part for text in (figure.title, figure.subject) if text for part in textwrap.wrap(text, int(width / 0.079))]
+    title = [
+        part for text in (figure.title, figure.subject) if text for part in textwrap.wrap(text, int(width / 0.079))
+    ]
     note = textwrap.wrap(figure.note, int(width / 0.062))
     legend = 0.3 * any(drawing.legend for drawing in made)
-    result = new_figure((width, sum(heights) + 0.2 * len(title) + 0.14 * len(note) + legend + 0.15), "\n".join(title))
-    result._suptitle.set_fontsize(11)
+    height = sum(heights) + 0.2 * len(title) + 0.14 * len(note) + legend + 0.15
+    result = new_figure((width, height), "\n".join(title), title_size=11)
     bands = result.subfigures(len(rows), 1, squeeze=False, height_ratios=heights)[:, 0]
     for band, row, used in zip(bands, rows, widths, strict=True):
         # What is left of a row stays empty, so that pictures keep their size.
