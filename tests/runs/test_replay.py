@@ -76,7 +76,7 @@ def test_replay_tells_of_a_difference(copy):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ((5, 4), "one step of the run to a later one"),
+        ((5, 4), "from one step to a later one within 0 to 40"),
         ((-1, 4), "0 to 40"),
         ((5, 41), "0 to 40"),
         ((5, 9, [10]), "snapshots must lie between 5 and 9"),
