@@ -108,7 +108,7 @@ def test_resume_and_replay_from_the_command_line(shell, tmp_path):
     assert train.load(folder).summary["lanes"][0]["steps"] == 30
     status, _, error = shell("replay", folder, "--from", 5, "--to", 12, "--snapshots", "5", "8:12:2")
     assert status == 0
-    assert "8 recorded train losses were met again, bit for bit" in error
+    assert "8 recorded train losses are reproduced bit for bit" in error
     new = folder / "replays" / "5-12"
     assert [p.name for p in sorted((new / "snapshots").iterdir())] == [f"{i:08d}.npz" for i in (5, 8, 10, 12)]
     assert (new / "figures" / "curves.png").is_file()

@@ -145,7 +145,7 @@ def test_the_command_looks_into_the_largest_and_meets_every_loss_again(folders, 
     for _ in range(2):  # What it left the first time is replaced.
         assert call(monkeypatch, folder, "--margin", 5) == 0
     said = capsys.readouterr()
-    assert "met again, bit for bit" in said.err
+    assert "reproduced bit for bit" in said.err
     assert "sharpness:" in said.out
     assert "put back" in said.out
     (result,) = (folder / "spikes").iterdir()

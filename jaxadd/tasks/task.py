@@ -56,9 +56,7 @@ class Task(abc.ABC):
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """What a person calls the classes of problems in "accuracy_by_class", where `measure` records it; none by
-        default.
-        """
+        """The names of the problem classes in "accuracy_by_class", if `measure` records it; none by default."""
         return ()
 
     def examples(self, data: Data, key: jax.Array, count: int) -> Batch:
