@@ -7,12 +7,12 @@ import sys
 import tempfile
 from dataclasses import replace
 
+import compiler
+
 # Many tests compile the same small program. Set before JAX is imported, and for child processes too.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.join(tempfile.gettempdir(), f"jaxadd-tests-{os.getuid()}"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
-# Compiling takes most of the suite's time, and tests are about meaning, not speed: without LLVM's optimisations it takes
-# half as long.
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true")
+os.environ.setdefault("XLA_FLAGS", compiler.flags())
 
 import pytest
 from hypothesis import settings

@@ -73,11 +73,13 @@ def assess(network: Network, key: jax.Array) -> list[Finding]:
     draw_keys, choose_key, score_key = jax.random.split(key, 3)
     entries, choosing, scoring = prepare(network.task, network, draw_keys)
     entries = [entry for entry in entries if entry.candidates]
+    if not entries or choosing is None or scoring is None:
+        return []
     scrub = functools.partial(hypotheses.scrub, network.params, network.model)
     several = [claim for entry in entries if len(entry.candidates) > 1 for claim in entry.candidates]
     chosen: dict[str, Claim] = {}
     if several:
-        measured = scrub(*choosing, several, choose_key, draws=1)
+        measured = scrub(choosing.batch, choosing.features, several, choose_key, draws=1)
         # The nats that the feature saves: a head that hardly matters is no candidate, however well it scores.
         saved = iter(np.asarray(jnp.mean(measured.random - measured.scrubbed, axis=1)))
         for entry in entries:
@@ -88,7 +90,7 @@ def assess(network: Network, key: jax.Array) -> list[Finding]:
     claims = [chosen.get(entry.text, entry.candidates[0]) for entry in entries]
     scores: dict[int, Score] = {}
     for group in _groups(claims):
-        measured = scrub(*scoring, [claims[i] for i in group], score_key)
+        measured = scrub(scoring.batch, scoring.features, [claims[i] for i in group], score_key)
         scores |= dict(zip(group, hypotheses.score(measured), strict=True))
     return [Finding(e.text, c.name, scores[i]) for i, (e, c) in enumerate(zip(entries, claims, strict=True))]
 

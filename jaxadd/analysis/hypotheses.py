@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxadd.analysis.interventions import Site, masks, where
+from jaxadd.analysis.interventions import Site, masks, patch, where
 from jaxadd.errors import UserError
 from jaxadd.lanes import over_lanes
 from jaxadd.models import Model
@@ -244,13 +244,13 @@ def _stack(claims: Sequence[tuple[Part, ...]], problems: Any, clean: Mapping[str
     for i, values in zip(place, labels, strict=True):
         table[i, :, : values.shape[1]] = values
 
-    kept: dict[str, jax.Array] = {}
+    filled: dict[str, np.ndarray] = {}
     for i, part in zip(place, flat, strict=True):
         if isinstance(part.through, Kept):
             name = part.site.name
-            rows = kept.setdefault(name, np.zeros((len(claims) * count, *clean[name].shape), np.float32))
+            rows = filled.setdefault(name, np.zeros((len(claims) * count, *clean[name].shape), np.float32))
             rows[i] = part.through.part(clean[name], problems)
-    kept = {name: jnp.asarray(values.reshape(*shape, *values.shape[1:])) for name, values in kept.items()}
+    kept = {name: jnp.asarray(values.reshape(*shape, *values.shape[1:])) for name, values in filled.items()}
     return places, jnp.asarray(table.reshape(*shape, examples, width)), kept
 
 
@@ -268,7 +268,7 @@ def _resampled(params, batch, clean, key, places, labels, kept, *, model, draws)
                 for j, (partner, _) in enumerate(drawn):
                     stays = kept[name][j] if name in kept else 0
                     # From the clean network: what stands upstream of X has been replaced already.
-                    x = where(marks[j], lambda _, stays=stays, p=partner: stays + (clean[name] - stays)[p])(x)
+                    x = where(marks[j], patch(stays + (clean[name] - stays)[partner]))(x)
                 return x
 
             edits[name] = edit

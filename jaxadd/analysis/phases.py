@@ -92,10 +92,10 @@ def phases(
     formed = int(high[-1]) if high[-1] < end else None
 
     cleaned = None
-    if fallen is not None:
+    if fallen is not None and formed is not None:
         after = squares[formed:]
         rest = np.min(after) + (1 - settled) * (after[0] - np.min(after))
-        cleaned = max(fallen, formed + _first(after <= rest))
+        cleaned = max(fallen, formed + int(np.argmax(after <= rest)))
         if steps[-1] - steps[cleaned] < on * (steps[cleaned] - steps[formed]):
             cleaned = None
 

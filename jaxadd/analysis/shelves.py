@@ -152,7 +152,7 @@ def find(
         if few or x[last] - x[first] < np.log(ratio) or level < converged:
             continue
         off = {name: abs(np.log((level + converged) / (floor + converged))) for name, floor in floors.items()}
-        near = min(off, key=off.get, default="")
+        near = min(off, key=lambda name: off[name], default="")
         name = near if near and off[near] <= band / 2 else ""
         left = last + 1 < len(y) and y[last + 1] < np.median(y[first : last + 1])
         shelves.append(Shelf(level, int(step[points[first]]), int(step[points[last]]), bool(left), name))
@@ -236,7 +236,7 @@ def _around(y: np.ndarray, first: int, last: int, low: int, high: int, reach: fl
 
 def _join(pieces: list[tuple[int, int]], y: np.ndarray, band: float) -> list[tuple[int, int]]:
     """Put neighbouring pieces of one level together, unless the curve fell out of the band between them."""
-    joined = []
+    joined: list[tuple[int, int]] = []
     for first, last in pieces:
         level = np.median(y[first : last + 1])
         if joined:

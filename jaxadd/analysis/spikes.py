@@ -209,11 +209,11 @@ def exchange(loss: Callable[[Params], jax.Array], before: Params, after: Params)
       after: the same later.
     """
     chex.assert_trees_all_equal_shapes(before, after)
-    compiled, structure = jax.jit(loss), jax.tree.structure(before)
+    compiled, tree = jax.jit(loss), jax.tree.structure(before)
     old, new = jax.tree.leaves(before), jax.tree.leaves(after)
 
     def with_one(base: list, other: list) -> np.ndarray:
         each = ([*base[:i], other[i], *base[i + 1 :]] for i in range(len(base)))
-        return np.stack([np.asarray(compiled(structure.unflatten(leaves))) for leaves in each])
+        return np.stack([np.asarray(compiled(jax.tree.unflatten(tree, leaves))) for leaves in each])
 
     return Exchanged(with_one(old, new), with_one(new, old))

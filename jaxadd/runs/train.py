@@ -54,7 +54,7 @@ def train(
     result = fit(trainer, watch=_noting_divergence(config, watch, note))
     return Run(
         config,
-        Machine.this(trainer.slots.count),
+        Machine.this(trainer.slots.size),
         metrics=result.metrics,
         params=result.state.params,
         summary=summarize(trainer, result),
@@ -122,7 +122,7 @@ def train_in(
 
 def begin(trainer: Trainer, folder: Path) -> Run:
     """Make the folder of a run that is to be trained, unless it exists, and return the run as it would begin now."""
-    run = Run(trainer.config, Machine.this(trainer.slots.count), folder)
+    run = Run(trainer.config, Machine.this(trainer.slots.size), folder)
     folder.mkdir(parents=True, exist_ok=True)
     if not Files(folder).config.exists():
         run.write_config()

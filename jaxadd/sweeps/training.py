@@ -112,7 +112,7 @@ class _Training:
             batch = [lane for lane in structure.lanes if low <= lane.index <= high]
             if low in mine and batch and not Files(path).summary.is_file():
                 slots = open_run(path).machine.lanes_at_once
-                if trainer is None or trainer.slots.count != slots:  # Compiled for another number.
+                if trainer is None or trainer.slots.size != slots:  # Compiled for another number.
                     trainer = Trainer(structure.part(batch), slots)
                 trainer = self._train_batch(structure, batch, trainer)
                 yield
@@ -140,7 +140,7 @@ class _Training:
                     train_in(trainer, folder, keep=self.keep, watch=watch, note=note)
                 return trainer
             except jax.errors.JaxRuntimeError as error:
-                trainer = Trainer(config, self._half(trainer.slots.count, error))
+                trainer = Trainer(config, self._half(trainer.slots.size, error))
 
     def _widest(self, structure: Structure, lanes: Sequence[Lane]) -> Trainer:
         """Return a trainer with as many slots as fit the memory, by the compiler's own analysis.

@@ -24,7 +24,7 @@ _SHOWN_ERRORS = 5
 
 def header(trainer: Trainer, folder: Path) -> str:
     """Describe a run before it starts."""
-    config, machine = trainer.config, Machine.this(trainer.slots.count)
+    config, machine = trainer.config, Machine.this(trainer.slots.size)
     batch, test = (jax.tree.leaves(shapes)[0].shape[0] for shapes in trainer.abstract_batches())
     parameters = sum(leaf.size for leaf in jax.tree.leaves(trainer.abstract_state().params)) // len(config.seeds)
     stop = f", stops at {config.stop.metric} {config.stop.threshold:g}" if config.stop.metric != "none" else ""

@@ -136,7 +136,7 @@ def refuse(monkeypatch, owner, name, most):
     function = getattr(owner, name)
 
     def refusing(trainer, *arguments):
-        if trainer.places.count > most:
+        if trainer.slots.size > most:
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1 bytes")
         return function(trainer, *arguments)
 

@@ -295,6 +295,6 @@ def test_a_device_narrows_to_no_fewer_lanes_than_keep_it_busy(tiny, monkeypatch)
         ended = state._replace(status=jnp.where(jnp.arange(40) < running, RUNNING, STOPPED))
         (group,), until = trainer.groups(ended, 10)
         assert (group.tolist(), until) == (list(range(running)), 20)
-        assert trainer.place(ended, group).state.status.tolist() == [RUNNING] * running + [STOPPED] * (
+        assert trainer.gather(ended, group).state.status.tolist() == [RUNNING] * running + [STOPPED] * (
             width - running
         )

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -84,9 +84,10 @@ def measure(network: Network, operands: jax.Array, ablated: Sequence[Component])
       operands: problems, int `[B, M, N]`; classes are as frequent as they are here.
       ablated: the components.
     """
-    inputs = network.task.batch(operands).inputs
+    task = cast(Addition, network.task)
+    inputs = task.batch(operands).inputs
     marked = interventions.masks([component.site for component in ablated], network.params, network.model, inputs)
-    clean, without = _losses(network.params, network.model, network.task, operands, marked)
+    clean, without = _losses(network.params, network.model, task, operands, marked)
     rise = {name: np.asarray(without[name] - clean[name]) for name in clean}
     return Effects(tuple(ablated), rise["loss"], rise["leak"], rise["carry_loss"], rise["by_class"])
 

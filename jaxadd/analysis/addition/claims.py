@@ -21,12 +21,12 @@ def _(task: Addition, network: Network, key: jax.Array) -> Prepared:
     """Return the claims for addition; choosing and scoring use different uniform problems."""
     first, second = (task.draw(k, _EXAMPLES) for k in jax.random.split(key))
     choosing, scoring = Problems(task.batch(first), first), Problems(task.batch(second), second)
-    return Prepared(entries(network, choosing), choosing, scoring)
+    return Prepared(entries(task, network, choosing), choosing, scoring)
 
 
-def entries(network: Network, problems: Problems) -> list[Entry]:
+def entries(task: Addition, network: Network, problems: Problems) -> list[Entry]:
     """Return the claims about one network; `problems` decide which neurons belong to which column."""
-    task, model = network.task, network.model
+    model = network.model
     depth, read = structure.layers(model), task.sizes.read
     columns = range(task.digits)
 

@@ -1,12 +1,14 @@
 """Which column of the sum each neuron of an adding network is about."""
 
 import functools
+from typing import cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxadd.models import Network, structure
+from jaxadd.tasks import Addition
 
 
 def neuron_groups(network: Network, operands: jax.Array, layer: int) -> np.ndarray:
@@ -21,7 +23,7 @@ def neuron_groups(network: Network, operands: jax.Array, layer: int) -> np.ndarr
       int `[F]`, a column, or -1 for a neuron that is never active there, or whose activations are not finite.
     """
     name = f"blocks.{layer}.mlp.hook_post"
-    task = network.task
+    task = cast(Addition, network.task)
     sums = task.features(operands).sum[:, : task.digits]
     inputs, values = task.batch(operands).inputs, int(jnp.max(sums)) + 1
     explained, total = _explained(network.params, network.model, inputs, sums, name, values)

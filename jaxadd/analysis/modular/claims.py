@@ -24,12 +24,12 @@ def _(task: Modular, network: Network, key: jax.Array) -> Prepared:
         return Prepared((), None, None)
     batch = task.batch(jnp.arange(task.p**2), {})
     problems = Problems(batch, batch.inputs)
-    return Prepared(entries(network, problems), problems, problems)
+    return Prepared(entries(task, network, problems), problems, problems)
 
 
-def entries(network: Network, problems: Problems) -> list[Entry]:
+def entries(task: Modular, network: Network, problems: Problems) -> list[Entry]:
     """Return the claims about one network that adds or subtracts mod P, given all pairs."""
-    task, model = network.task, network.model
+    model = network.model
     p, last, pairs = task.p, f"blocks.{structure.layers(model) - 1}", problems.batch
     answers = pairs.targets[:, 0]
     sign = "+" if task.operation == "add" else "-"
@@ -99,7 +99,7 @@ def _waves_of(p: int, keys: np.ndarray, position: int) -> Kept:
 def _cubes(answers: jax.Array, keys: np.ndarray, p: int) -> Kept:
     def part(x: jax.Array, _: Any) -> jax.Array:
         numbers = x[:, 0, :p]
-        kept = fourier.cube_projection(numbers, answers, keys) + jnp.mean(numbers, axis=1, keepdims=True)
+        kept = fourier.cube_projection(numbers, answers, jnp.asarray(keys)) + jnp.mean(numbers, axis=1, keepdims=True)
         return x.at[:, 0, :p].set(kept)  # `=` is no number; its logit is left alone.
 
     return Kept(part)

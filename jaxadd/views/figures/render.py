@@ -32,8 +32,8 @@ def render(figure: FigureOf) -> Figure:
     ]
     note = textwrap.wrap(figure.note, int(width / 0.062))
     legend = 0.3 * any(drawing.legend for drawing in made)
-    result = new_figure((width, sum(heights) + 0.2 * len(title) + 0.14 * len(note) + legend + 0.15), "\n".join(title))
-    result._suptitle.set_fontsize(11)
+    height = sum(heights) + 0.2 * len(title) + 0.14 * len(note) + legend + 0.15
+    result = new_figure((width, height), "\n".join(title), title_size=11)
     bands = result.subfigures(len(rows), 1, squeeze=False, height_ratios=heights)[:, 0]
     for band, row, used in zip(bands, rows, widths, strict=True):
         # What is left of a row stays empty, so that pictures keep their size.
