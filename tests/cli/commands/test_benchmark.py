@@ -22,7 +22,7 @@ def test_lanes_side_by_side_are_timed_and_drawn(tiny, tmp_path, capsys, monkeypa
     chunk = Trainer.chunk
 
     def refusing(self, *arguments):
-        if self.slots.count > 2:
+        if self.slots.size > 2:
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1 bytes")
         return chunk(self, *arguments)
 
