@@ -90,7 +90,7 @@ def check_batches(folder: Path, planned: Sequence[Structure]) -> None:
             raise UserError(f"{path} has lanes that the sweep has not, or not together; {_move()}")
         ours = found[0][0].part([lane for _, lane in found])
         if changes := difference(ours, config):
-            raise UserError(f"{path} is no batch of this sweep ({'; '.join(changes)}); {_move()}")
+            raise UserError(f"{path} is not a batch of this sweep ({'; '.join(changes)}); {_move()}")
 
 
 def batch_folder(folder: Path, first: int, last: int) -> Path:
