@@ -84,7 +84,7 @@ def test_what_is_written_is_read_bit_for_bit(tmp_path, drawn, with_optimizer, ne
     config, sizes, (params, mu, nu) = drawn
     optimizer = interop.Adam(mu, nu, 7, {"lr": 0.5, "betas": (0.9, 0.98)}) if with_optimizer and nested else None
     rest = {"losses": [0.1, np.inf], "epoch": 3, "x": {"y": (None, True, "é", -(2**40), 2**64 - 1)}} if nested else {}
-    for layout in ["transformer_lens"] + ["mainline"] * (config.layer_norm == "none"):
+    for layout in ["transformer-lens"] + ["mainline"] * (config.layer_norm == "none"):
         path = tmp_path / "x.pth"
         interop.write(path, params, optimizer=optimizer, rest=rest, layout=layout, nested=nested)
         found = interop.read(path)
@@ -185,7 +185,7 @@ def _lens_logits(state, tokens, layers):
     return norm(x, "ln_final") @ state["unembed.W_U"] + state["unembed.b_U"]
 
 
-@pytest.mark.parametrize("layout", ["mainline", "transformer_lens"])
+@pytest.mark.parametrize("layout", ["mainline", "transformer-lens"])
 def test_a_network_computes_what_the_other_system_computes(layout):
     config = Transformer(layers=2, d_model=6, heads=3, d_mlp=5, layer_norm="none" if layout == "mainline" else "pre")
     params = network(config, length=4)
@@ -250,7 +250,7 @@ def test_torch_loads_what_is_written(torch, tmp_path):
     rest = {"losses": [0.5, 1e-40], "config": {"lr": 1e-3, "name": "é", "big": 2**62}, "t": (1, None, True)}
     arrays = {str(dtype): np.arange(4).astype(dtype) for dtype in unpickling.STORAGES.values()}
     optimizer = interop.Adam(mu, nu, 9, {"lr": 0.25})
-    for layout, convert in (("mainline", interop.to_mainline), ("transformer_lens", interop.to_transformer_lens)):
+    for layout, convert in (("mainline", interop.to_mainline), ("transformer-lens", interop.to_transformer_lens)):
         path = tmp_path / "x.pth"
         interop.write(path, params, optimizer=optimizer, rest=rest | {"arrays": arrays}, layout=layout)
         found = torch.load(path, weights_only=True)
@@ -339,7 +339,7 @@ def test_other_precisions_views_and_a_state_dict_alone(torch, tmp_path, dtype):
     state = {name: tensor.to(getattr(torch, dtype)) if "W" in name else tensor for name, tensor in state.items()}
     torch.save(state, tmp_path / "x.pth")
     found = interop.read(tmp_path / "x.pth")
-    assert found.layout == "transformer_lens"
+    assert found.layout == "transformer-lens"
     assert found.params["embed"]["W_E"].tolist() == np.arange(29, 53).reshape(4, 6).T.tolist()
     assert bits(found.params["blocks.1"]) == bits(exact["blocks.1"])
 
@@ -389,10 +389,10 @@ def _add(name, array):
         ("mainline", _change("embed.W_E", lambda x: x.astype(np.int64)), r"floating dtype, got int64"),
         ("mainline", _change("embed.W_E", lambda x: x.astype(np.float64) + 1e300), r"too large for float32"),
         ("mainline", _change("embed.W_E", lambda x: x[:, :0]), r"its shape is \(4, 0\)"),
-        ("transformer_lens", _change("blocks.1.attn.b_V", np.ones_like), r"b_V is not zero, and this model has no"),
-        ("transformer_lens", _change("unembed.b_U", lambda x: x * np.nan), r"b_U is not zero"),
-        ("transformer_lens", _drop("blocks.1.ln2.w"), r"lacks blocks\.1\.ln2\.w"),
-        ("transformer_lens", _add("blocks.0.attn.rotary_sin", np.ones(2)), r"no place"),
+        ("transformer-lens", _change("blocks.1.attn.b_V", np.ones_like), r"b_V is not zero, and this model has no"),
+        ("transformer-lens", _change("unembed.b_U", lambda x: x * np.nan), r"b_U is not zero"),
+        ("transformer-lens", _drop("blocks.1.ln2.w"), r"lacks blocks\.1\.ln2\.w"),
+        ("transformer-lens", _add("blocks.0.attn.rotary_sin", np.ones(2)), r"no place"),
     ],
 )
 def test_a_state_that_is_no_such_network_is_refused(tmp_path, layout, change, message):
@@ -444,14 +444,14 @@ def test_one_state_dict_is_chosen(tmp_path):
 
 
 def test_the_mainline_has_no_layer_norm():
-    with pytest.raises(UserError, match='layout "transformer_lens"'):
+    with pytest.raises(UserError, match='layout "transformer-lens"'):
         interop.to_mainline(network(Transformer(d_model=2, heads=1, d_mlp=2, layer_norm="pre")))
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"layout": "onnx"}, "layout must be one of mainline, transformer_lens, got 'onnx'"),
+        ({"layout": "onnx"}, "layout must be one of mainline, transformer-lens, got 'onnx'"),
         ({"nested": False, "rest": {"epoch": 1}}, "alone has no room"),
         ({"rest": {"model": 1}}, "rest holds model"),
         ({"rest": {"x": object()}}, "can be written, got <class 'object'>"),
