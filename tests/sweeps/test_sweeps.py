@@ -217,7 +217,7 @@ def test_infinite_losses_are_left_out_of_curves(swept, tmp_path):
 
 def test_a_lane_that_diverged_stays_among_those_that_never_arrive(sweep, swept):
     curve = sweeps.survival(sweeps.rows(swept, sweep), step_of(Stop("train_loss", 0.1)), sweep.base.steps)
-    assert curve.share[-1] >= 0.5
+    assert curve.fraction[-1] >= 0.5
     np.testing.assert_array_equal(curve.censored, [20] * len(curve.censored))
 
 
@@ -228,7 +228,7 @@ def test_a_sweep_whose_json_is_damaged_is_known_by_its_waves(sweep, swept, tmp_p
     whole = path.read_text()
     path.unlink() if damage == "lost" else path.write_text(whole[:100])
     other = replace(sweep, base=replace(sweep.base, optimizer=replace(sweep.base.optimizer, b1=0.8)))
-    with pytest.raises(ValueError, match=r"is no wave of this sweep \(optimizer\.b1: 0\.8 here, 0\.9 there\)"):
+    with pytest.raises(ValueError, match=r"is not a batch of this sweep \(optimizer\.b1: 0\.8 here, 0\.9 there\)"):
         sweeps.run(other, folder, note=notes.append)
     assert path.exists() == (damage == "half")
     rows = sweeps.run(sweep, folder, note=notes.append)
@@ -305,13 +305,13 @@ def test_a_wave_that_is_not_what_the_sweep_makes_of_its_lanes_is_refused(sweep, 
         shutil.rmtree(first)
         shutil.copytree(last, first)
 
-    changed("longer", longer, r"000000-000005 is no wave of this sweep \(steps: 20 here, 21 there\)")
+    changed("longer", longer, r"000000-000005 is not a batch of this sweep \(steps: 20 here, 21 there\)")
     changed("edited", edited, r"optimizer\.b1: 0\.9 here, 0\.8 there")
     changed("swapped", swapped, r"task\.train_fraction: 0\.5 here, 0\.6 there")
     changed("lost", lambda first, last: (first / "config.json").unlink(), "000000-000005 has lost its config.json")
     changed("twice", lambda first, last: shutil.copytree(last, last.with_name("000008-000009")), "another wave")
     changed(
-        "foreign", lambda first, last: last.rename(last.with_name("000006-000012")), "has lanes that the sweep has"
+        "foreign", lambda first, last: last.rename(last.with_name("000006-000012")), "has lanes that this sweep does not have"
     )
 
 
@@ -394,7 +394,7 @@ def test_processes_that_disagree_are_told(sweep, tmp_path):
     with ThreadPoolExecutor() as pool:
         several = [pool.submit(processes.join, place, 2, i, told, tmp_path) for i, told in enumerate((sweep, other))]
     for joined in several:
-        with pytest.raises(ValueError, match="told different sweeps or folders: 1 differ from process 0"):
+        with pytest.raises(ValueError, match="have different sweeps or folders: 1 differ from process 0"):
             joined.result()
 
 
