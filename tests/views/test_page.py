@@ -127,7 +127,7 @@ def test_without_frames_there_is_no_slider():
 def test_shapes_that_do_not_fit_and_pages_too_large_are_refused(tmp_path, monkeypatch):
     with pytest.raises(AssertionError):
         html.render("t", "s", [BLOCKS[2]._replace(steps=STEPS[:2])])
-    monkeypatch.setattr(page, "MAX_BYTES", 1000)
+    monkeypatch.setattr(html, "MAX_BYTES", 1000)
     with pytest.raises(UserError, match="give fewer frames"):
         html.write(tmp_path / "report.html", "t", "s", BLOCKS)
     assert list(tmp_path.iterdir()) == []
