@@ -14,6 +14,8 @@ from jaxadd.files import read_npz
 from jaxadd.runs import load, replay, train
 from jaxadd.sweeps import Axis, Sweep
 
+pytestmark = pytest.mark.jax_api
+
 QUIET = {"note": lambda _: None}
 
 

@@ -1,6 +1,7 @@
 """Checkpoints from elsewhere: what is read is what was written, and no file does anything but be read."""
 
 import functools
+import importlib.util
 import io
 import os
 import pickle
@@ -18,6 +19,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from needs import need
 
 from jaxadd import interop
 from jaxadd.errors import UserError
@@ -242,7 +244,8 @@ def test_names_and_axes_of_the_mainline():
 def torch():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return pytest.importorskip("torch")
+        need("torch", importlib.util.find_spec("torch") is not None, "torch is not installed")
+        return importlib.import_module("torch")
 
 
 def test_torch_loads_what_is_written(torch, tmp_path):

@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 
 from jaxadd.tasks import Modular
 
+pytestmark = pytest.mark.jax_api
+
 
 def lane(data, s=0):
     return data._replace(lane=jax.tree.map(lambda x: x[s], data.lane))

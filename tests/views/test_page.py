@@ -8,6 +8,7 @@ import shutil
 
 import numpy as np
 import pytest
+from needs import need
 
 from jaxadd.errors import UserError
 from jaxadd.views import html
@@ -136,8 +137,7 @@ def test_shapes_that_do_not_fit_and_pages_too_large_are_refused(tmp_path, monkey
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory):
     chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if chromium is None or driver is None:
-        pytest.skip("needs chromium and chromedriver")
+    need("chromium", chromium is not None and driver is not None, "chromium and chromedriver are not installed")
     from selenium import webdriver
     from selenium.webdriver.chrome.service import Service
 
