@@ -55,10 +55,12 @@ class Sign(Task):
         return Data({}, {"x": jnp.stack([jax.random.normal(jax.random.key(s), (50, 3)) for s in seeds])})
 
     def train_batch(self, data, key, step):
-        return self.test_batch(data)
+        return self._batch(jax.random.normal(jax.random.fold_in(key, step), (8, 3)))
 
     def test_batch(self, data):
-        x = data.lane["x"]
+        return self._batch(data.lane["x"])
+
+    def _batch(self, x):
         return Batch(x, (jnp.sum(x, axis=1, keepdims=True) > 0).astype(jnp.int32))
 
 
@@ -96,7 +98,7 @@ def test_a_task_with_nothing_registered_gets_all_that_holds_for_any_network(comp
     assert [figure.name for figure in report.figures] == ["curves", "recorded", *GENERAL]
     first, second = report.blocks[:2]
     assert first.title == "How good it is: seed 1, step 300"
-    assert [row[0] for row in first.rows] == ["test"]
+    assert [row[:2] for row in first.rows] == [["train", "20"], ["test", "16"]]  # Every step has the same batch.
     assert [row[0] for row in second.rows] == ["answer 0", "answer 1"]
     assert report.text.startswith("How good it is")
     titles = [picture.title for figure in report.figures if figure.name == "recorded" for picture in figure.pictures]
@@ -143,6 +145,7 @@ def test_an_architecture_without_attention_says_what_is_not_defined_for_it():
     assert "are not defined for an MLP" in report.text
     assert any(isinstance(block, Text) and "not defined for an MLP" in block.paragraphs[0] for block in report.blocks)
     assert set(report.numbers) == {"test_loss", "test_accuracy"}
+    assert "drew new examples" in report.text
 
 
 def test_keys_of_a_task_that_has_none_are_refused():

@@ -218,7 +218,7 @@ def test_infinite_losses_are_left_out_of_curves(swept, tmp_path):
 
 def test_a_lane_that_diverged_stays_among_those_that_never_arrive(sweep, swept):
     curve = sweeps.survival(sweeps.rows(swept, sweep), step_of(Stop("train_loss", 0.1)), sweep.base.steps)
-    assert curve.share[-1] >= 0.5
+    assert curve.fraction[-1] >= 0.5
     np.testing.assert_array_equal(curve.censored, [20] * len(curve.censored))
 
 
@@ -277,7 +277,9 @@ def test_a_record_that_is_damaged_is_told_of_and_mended(sweep, swept, tmp_path):
     shutil.copytree(swept, tmp_path / "it")
     (first, _) = sorted((tmp_path / "it" / "lanes").iterdir())
     (first / "metrics.npz").write_bytes((first / "metrics.npz").read_bytes()[:2_000])
-    with pytest.raises(ValueError, match=r"metrics.npz is missing or damaged .*`jaxadd resume .*000000-000005` repairs it"):
+    with pytest.raises(
+        ValueError, match=r"metrics.npz is missing or damaged .*`jaxadd resume .*000000-000005` repairs it"
+    ):
         sweeps.lane_curves(tmp_path / "it", "test_loss")
     train_in(Trainer(load(swept / "lanes" / first.name).config), first, **QUIET)
     assert_same_lanes(lanes_of(tmp_path / "it"), lanes_of(swept))
@@ -312,7 +314,9 @@ def test_a_wave_that_is_not_what_the_sweep_makes_of_its_lanes_is_refused(sweep, 
     changed("lost", lambda first, last: (first / "config.json").unlink(), "000000-000005 has lost its config.json")
     changed("twice", lambda first, last: shutil.copytree(last, last.with_name("000008-000009")), "another batch")
     changed(
-        "foreign", lambda first, last: last.rename(last.with_name("000006-000012")), "has lanes that the sweep has"
+        "foreign",
+        lambda first, last: last.rename(last.with_name("000006-000012")),
+        "has lanes that this sweep does not have",
     )
 
 
@@ -396,7 +400,7 @@ def test_processes_that_disagree_are_told(sweep, tmp_path):
     with ThreadPoolExecutor() as pool:
         several = [pool.submit(processes.join, place, 2, i, told, tmp_path) for i, told in enumerate((sweep, other))]
     for joined in several:
-        with pytest.raises(ValueError, match="told different sweeps or folders: 1 differ from process 0"):
+        with pytest.raises(ValueError, match="have different sweeps or folders: 1 differ from process 0"):
             joined.result()
 
 

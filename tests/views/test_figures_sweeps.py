@@ -40,7 +40,7 @@ def test_survival_falls_at_the_steps_and_has_ticks_where_lanes_are_censored():
     falls, ticks = ax.lines
     assert falls.get_xdata().tolist() == [0, 10, 20, 20]
     np.testing.assert_allclose(falls.get_ydata(), [1, 2 / 3, 0, 0])
-    assert (ticks.get_xdata().tolist(), ticks.get_ydata().tolist()) == ([15], [curve.share[1]])
+    assert (ticks.get_xdata().tolist(), ticks.get_ydata().tolist()) == ([15], [curve.fraction[1]])
     assert "1 nat test loss" in ax.get_ylabel()
 
 

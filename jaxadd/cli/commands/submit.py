@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib
+import os
 import shlex
 import shutil
 import subprocess
@@ -16,8 +17,10 @@ import tyro
 from jaxadd.cli.arguments import SweepConfig, parse
 from jaxadd.errors import UserError
 from jaxadd.sweeps import structures
-from jaxadd.sweeps.design import share
+from jaxadd.sweeps.design import lanes_of_part
 
+# It would configure logging anew, which closes the streams of other libraries.
+os.environ.setdefault("SUBMITIT_LOG_LEVEL", "NOCONFIG")
 submitit: Any = None
 with contextlib.suppress(ModuleNotFoundError):  # It is an extra; `run` says so.
     submitit = importlib.import_module("submitit")
@@ -114,7 +117,7 @@ def checked(command: str, parts: int) -> list[str]:
         raise UserError(f"each task gets its own --part; leave {' and '.join(sorted(given))} out of the command")
     experiment = _experiment(module)
     read, _ = parse(module, experiment.__doc__ or "", experiment.PRESETS, arguments)
-    share(structures(read.config.sweep()), 0, parts)
+    lanes_of_part(structures(read.config.sweep()), 0, parts)
     return words
 
 

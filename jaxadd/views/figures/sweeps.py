@@ -108,14 +108,19 @@ def survival(curves: Mapping[str, Survival], title: str, what: str = "99 % test 
     end = max(max(c.step[-1], *c.censored, 1) if c.censored.size else c.step[-1] for c in curves.values())
     for curve, (colour, line, name) in zip(curves.values(), _looks(list(curves)), strict=True):
         step = np.append(curve.step, end)
-        share, low, high = (np.append(x, x[-1]) for x in (curve.share, curve.low, curve.high))
+        share, low, high = (np.append(x, x[-1]) for x in (curve.fraction, curve.low, curve.high))
         ax.step(step, share, line, where="post", color=colour, lw=1.6, label=name)
         if len(curves) <= _BANDS:
             ax.fill_between(step, low, high, step="post", color=colour, alpha=0.15, lw=0)
         if curve.censored.size:
             at = np.unique(curve.censored)
             ax.plot(
-                at, curve.share[np.searchsorted(curve.step, at, side="right") - 1], "|", color=colour, ms=11, mew=1.6
+                at,
+                curve.fraction[np.searchsorted(curve.step, at, side="right") - 1],
+                "|",
+                color=colour,
+                ms=11,
+                mew=1.6,
             )
     ax.set(xlabel="step", ylabel=f"fraction of lanes not yet at\n{what}", ylim=(-0.03, 1.03), xlim=(0, end * 1.02))
     if len(curves) > 1 or any(c.censored.size for c in curves.values()):
