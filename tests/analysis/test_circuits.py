@@ -318,7 +318,7 @@ def test_what_is_not_there_is_refused_in_words():
     with pytest.raises(AssertionError):
         circuits.ov(params, model, 0, readout=jnp.ones((D + 1, 2)))
     classifier = MLP(hidden=(4,)).build(Sizes(length=3, classes=2))
-    with pytest.raises(UserError, match="defined for a Transformer, not for MLP"):
+    with pytest.raises(UserError, match="defined for a Transformer, got MLP"):
         circuits.composition(classifier.init(jax.random.key(0)), classifier)
-    with pytest.raises(UserError, match="defined for a Transformer, not for MLP"):
+    with pytest.raises(UserError, match="defined for a Transformer, got MLP"):
         circuits.composition_labels(classifier)
