@@ -303,7 +303,7 @@ def score(measured: Losses, *, replicates: int = 1000, level: float = 0.95, seed
     results = []
     for i in range(len(scrubbed)):
         rise, gap = scrubbed[i] - clean, random[i] - clean
-        matters = gap.mean() > MATTERS and np.all(np.isfinite(rise))
+        matters = np.all(np.isfinite([rise, gap])) and gap.mean() > MATTERS
         value = 1 - rise.mean() / gap.mean() if matters else np.nan
         again = 1 - (weights @ rise) / np.maximum(weights @ gap, 1e-12) if matters else np.full(replicates, np.nan)
         low, high = np.quantile(again, [(1 - level) / 2, (1 + level) / 2])

@@ -38,11 +38,16 @@ def chunk(folder: Path, task: str, steps: int) -> Iterator[Callable[[], None]]:
         text=True,
     )
 
+    ask, answer, errors = process.stdin, process.stdout, process.stderr
+    assert ask is not None
+    assert answer is not None
+    assert errors is not None
+
     def function() -> None:
         with contextlib.suppress(BrokenPipeError):
-            print(file=process.stdin, flush=True)
-        if process.stdout.readline() != "done\n":
-            reason = (process.stderr.read().strip().splitlines() or ["it ended"])[-1]
+            print(file=ask, flush=True)
+        if answer.readline() != "done\n":
+            reason = (errors.read().strip().splitlines() or ["it ended"])[-1]
             raise UserError(f"{folder} holds no version of jaxadd that can be timed ({reason})")
 
     try:
@@ -54,6 +59,7 @@ def chunk(folder: Path, task: str, steps: int) -> Iterator[Callable[[], None]]:
 
 def _serve() -> None:
     """Make steps for every line of standard input; it runs in the other version, and imports nothing of this one."""
+    import importlib
     import sys
 
     import jax
@@ -63,14 +69,14 @@ def _serve() -> None:
     from jaxadd.config import RunConfig
 
     try:
-        from jaxadd.training.trainer import Trainer
+        module = importlib.import_module("jaxadd.training.trainer")
     except ModuleNotFoundError:
-        from jaxadd.train import Trainer  # Up to version 0.1.
-
-    trainer = Trainer(RunConfig(task=getattr(tasks, sys.argv[1])()))
-    placed = trainer.place(trainer.init())
+        module = importlib.import_module("jaxadd.train")  # Up to version 0.1.
+    trainer = module.Trainer(RunConfig(task=getattr(tasks, sys.argv[1])()))
+    gather = getattr(trainer, "gather", None) or trainer.place
+    lanes = gather(trainer.init())
     for _ in sys.stdin:
-        state = placed.state._replace(step=jnp.ones_like(placed.state.step))
-        placed = trainer.chunk(placed._replace(state=state), 1, int(sys.argv[2]), 10**9)[0]
-        jax.block_until_ready(placed.state)
+        state = lanes.state._replace(step=jnp.ones_like(lanes.state.step))
+        lanes = trainer.chunk(lanes._replace(state=state), 1, int(sys.argv[2]), 10**9)[0]
+        jax.block_until_ready(lanes.state)
         print("done", flush=True)

@@ -71,9 +71,7 @@ def read(options: Any, program: str, argv: Sequence[str], description: str, defa
 class _Captured(io.StringIO):
     """Standard output for tyro, which draws its boxes only where the encoding has them."""
 
-    @property
-    def encoding(self) -> str:
-        return sys.__stdout__.encoding if sys.__stdout__ else "ascii"
+    encoding = sys.__stdout__.encoding if sys.__stdout__ else "ascii"  # type: ignore[misc]
 
 
 def _wrapped(text: str) -> str:

@@ -112,7 +112,8 @@ class Inside(NamedTuple):
 
 def report(inside: Inside) -> tuple[str, dict[str, "Figure"]]:
     """Return what is found inside a spike in words, and figures by file name."""
-    lines, drawn = [], {}
+    lines: list[str] = []
+    drawn: dict[str, Figure] = {}
     for part in (_steps, _parameters, _evaluations, _attention):
         words, figure = part(inside)
         lines += words
@@ -189,7 +190,8 @@ def _evaluations(inside: Inside) -> _Part:
     """Describe which answers and classes of problems break, where the task records them."""
     task, peak = inside.trainer.config.task, inside.peak
     by_answer, by_class = (inside.metrics.get(f"evaluation/{n}") for n in ("digit_loss", "accuracy_by_class"))
-    lines, drawn = [], {}
+    lines: list[str] = []
+    drawn: dict[str, Figure] = {}
     if by_answer is not None:
         rise = by_answer[peak] - by_answer[0]
         changes = (f"{task.answer_names[r]} {rise[r]:+.2g}" for r in np.argsort(-rise))

@@ -42,13 +42,13 @@ def product(n: int) -> Timed:
 
 def chunk(trainer: Trainer, steps: int, eval_every: int) -> Timed:
     """Return a chunk of training steps of all lanes, from step 1 on; step 0 is evaluated whatever the interval."""
-    placed = trainer.place(trainer.init())
-    placed = placed._replace(state=placed.state._replace(step=jnp.ones_like(placed.state.step)))
+    lanes = trainer.gather(trainer.init())
+    lanes = lanes._replace(state=lanes.state._replace(step=jnp.ones_like(lanes.state.step)))
 
     def function() -> None:
-        nonlocal placed
-        state = trainer.chunk(placed, 1, steps, eval_every)[0].state
-        placed = placed._replace(state=jax.block_until_ready(state._replace(step=jnp.ones_like(state.step))))
+        nonlocal lanes
+        state = trainer.chunk(lanes, 1, steps, eval_every)[0].state
+        lanes = lanes._replace(state=jax.block_until_ready(state._replace(step=jnp.ones_like(state.step))))
 
     return function
 
@@ -117,8 +117,7 @@ def batches(trainer: Trainer, steps: int) -> Timed:
 
 def measures(trainer: Trainer, states: int) -> Timed:
     """Return the progress measures of modular addition of some states; a fresh network costs what any other does."""
-    task = trainer.config.task
     params = jax.tree.map(lambda w: jnp.broadcast_to(w, (states, *w.shape[1:])), trainer.init().params)
-    table = progress.table(task, take(trainer.data.lane, 0))
-    keys = jnp.arange(task.p // 2) < 5
+    table = progress.table(trainer.config.task, take(trainer.data.lane, 0))
+    keys = jnp.arange((trainer.model.sizes.classes - 1) // 2) < 5  # Of P // 2 frequencies, C = P + 1.
     return lambda: jax.block_until_ready(progress.over_states(params, trainer.model, table, keys))

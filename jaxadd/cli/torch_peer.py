@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxadd.models import structure
 from jaxadd.tasks import Addition, Task
 from jaxadd.training.trainer import Trainer
 
@@ -50,9 +51,14 @@ def transcription(trainer: Trainer, wrap: Callable = lambda f: f) -> tuple[Calla
 
     device = torch.device("cuda" if jax.default_backend() == "gpu" and torch.cuda.is_available() else "cpu")
     synchronize = torch.cuda.synchronize if device.type == "cuda" else lambda: None
-    model, task = trainer.config.model, trainer.config.task
+    model, task = structure.transformer(trainer.model), trainer.config.task
     d, h, k = model.d_model, model.heads, model.d_head
-    length, classes, v, read = task.sizes.length, task.sizes.classes, task.sizes.vocabulary, list(task.sizes.read)
+    length, classes, v, read = (
+        task.sizes.length,
+        task.sizes.classes,
+        task.sizes.vocabulary or 0,
+        list(task.sizes.read),
+    )
     torch.manual_seed(0)
 
     def matrix(*shape: int, fan: int) -> "torch.nn.Parameter":

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from jaxadd.sweeps.outcomes import kaplan_meier, outcome, quantiles
+from jaxadd.sweeps.outcomes import kaplan_meier, outcome
+from jaxadd.tables import quantiles
 
 
 def test_without_censoring_it_is_the_share_left():

@@ -1,5 +1,6 @@
 """Submit a sweep to a Slurm cluster as a job array, each task its own part; or run the same tasks here."""
 
+import contextlib
 import importlib
 import shlex
 import shutil
@@ -17,10 +18,9 @@ from jaxadd.errors import UserError
 from jaxadd.sweeps import structures
 from jaxadd.sweeps.design import lanes_of_part
 
-try:
-    import submitit
-except ModuleNotFoundError:  # An extra of its own; `run` says so.
-    submitit = None
+submitit: Any = None
+with contextlib.suppress(ModuleNotFoundError):  # It is an extra; `run` says so.
+    submitit = importlib.import_module("submitit")
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Part:
         """Run the command."""
         subprocess.check_call(self.command)
 
-    def checkpoint(self) -> "submitit.helpers.DelayedSubmission":
+    def checkpoint(self) -> Any:
         """Go on by the same command."""
         return submitit.helpers.DelayedSubmission(self)
 
@@ -135,10 +135,10 @@ def _experiment(name: str) -> Any:
     return module
 
 
-def _executor(options: Options) -> "submitit.AutoExecutor":
+def _executor(options: Options) -> Any:
     executor = submitit.AutoExecutor(folder=options.logs, cluster=options.cluster)
-    settings = {"timeout_min": round(60 * options.hours), "cpus_per_task": options.cpus, "mem_gb": options.memory}
-    settings |= {"gpus_per_node": options.gpus} if options.gpus else {}
+    settings: dict[str, Any] = {"timeout_min": round(60 * options.hours), "cpus_per_task": options.cpus}
+    settings |= {"mem_gb": options.memory} | ({"gpus_per_node": options.gpus} if options.gpus else {})
     if options.cluster == "slurm":
         settings |= {"slurm_array_parallelism": options.at_once}
         settings |= {"slurm_partition": options.partition} if options.partition else {}
@@ -146,7 +146,7 @@ def _executor(options: Options) -> "submitit.AutoExecutor":
     return executor
 
 
-def _wait(jobs: Sequence["submitit.Job"], cluster: str) -> int:
+def _wait(jobs: Sequence[Any], cluster: str) -> int:
     """Wait for all tasks; returns the exit status, or raises UserError where tasks failed."""
     try:
         failed = [job for job in jobs if job.exception() is not None]

@@ -1,17 +1,23 @@
 """Progress measures equal their plain definitions, know a clock, and map over the states of a run."""
 
+from typing import NamedTuple
+
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from networks import drawn
 
-from jaxadd.analysis import fourier
+from jaxadd.analysis import fourier, measures
+from jaxadd.analysis.measures import Measure
 from jaxadd.analysis.modular import progress
 from jaxadd.errors import UserError
 from jaxadd.models import Transformer
 from jaxadd.tasks import Addition, Modular
+from jaxadd.types import Sizes
 
 P = 7
 SPLITS = ("all", "train", "test")
@@ -28,9 +34,9 @@ MODEL = SMALL.build(TASK.sizes)
 KEYS = fourier.mask([1, 3], P)
 
 
-def drawn(model, seed=0, scale=1.5):
+def large(seed=0, scale=1.0):
     """Draw parameters large enough for logits to differ."""
-    return jax.tree.map(lambda w: scale * w, model.init(jax.random.key(seed)))
+    return drawn(MODEL, seed, 0.27 * scale)
 
 
 def applied(model, params, table, names=()):
@@ -68,9 +74,9 @@ def plain_losses(logits, table, keys, sign):
 @pytest.mark.parametrize("operation", ["add", "subtract"])
 def test_losses_are_their_plain_definitions(operation):
     task = Modular(p=P, train_fraction=0.4, operation=operation)
-    table, params = progress.table(task, lane(task)), drawn(MODEL)
+    table, params = progress.table(task, lane(task)), large()
     logits = np.asarray(applied(MODEL, params, table)[0][:, 0], np.float64)
-    found = progress.measures(params, MODEL.apply, table, KEYS)
+    found = progress.measures(params, MODEL, table, KEYS)
     for name, loss in plain_losses(logits[:, :P], table, KEYS, 1 if operation == "add" else -1).items():
         np.testing.assert_allclose(found[name], loss, rtol=1e-4, err_msg=name)
     answers, rows = np.asarray(table.answers), {"all": slice(None), "train": table.train, "test": table.test}
@@ -81,11 +87,11 @@ def test_losses_are_their_plain_definitions(operation):
 
 
 def test_the_other_measures_are_their_plain_definitions():
-    params = drawn(MODEL, 1)
+    params = large(1)
     names = ["blocks.0.attn.hook_pattern", "blocks.0.mlp.hook_post"]
     logits, seen = applied(MODEL, params, TABLE, names)
     logits, (pattern, post) = np.asarray(logits[:, 0, :P]), map(np.asarray, (seen[n] for n in names))
-    found = progress.measures(params, MODEL.apply, TABLE, KEYS)
+    found = progress.measures(params, MODEL, TABLE, KEYS)
     cosines = np.asarray(fourier.cosine_similarities(logits, TABLE.answers))
     np.testing.assert_allclose(found["logit_cosine_k"], cosines, atol=1e-5)
     # The best fit of both key cubes, by least squares on the centred logits.
@@ -96,18 +102,18 @@ def test_the_other_measures_are_their_plain_definitions():
     np.testing.assert_allclose(found["logit_variance_explained"], 1 - rest / np.sum(centred**2), atol=1e-5)
 
     np.testing.assert_allclose(found["attention_to_equals"], [pattern[:, :, 0, 2].mean(0)], rtol=1e-5)
-    share = np.asarray(fourier.neuron_shares(post[:, 0])).max(1)
-    np.testing.assert_allclose(found["neuron_variance_explained"], share.mean(), rtol=1e-5)
-    np.testing.assert_allclose(found["neurons_explained"], np.mean(share > 0.85), rtol=1e-5)
+    explained = np.asarray(fourier.neuron_fractions(post[:, 0])).max(1)
+    np.testing.assert_allclose(found["neuron_variance_explained"], explained.mean(), rtol=1e-5)
+    np.testing.assert_allclose(found["neurons_explained"], np.mean(explained > 0.85), rtol=1e-5)
     basis, w_e = fourier.basis(P), np.asarray(params["embed"]["W_E"])[:P]
     w_l = np.asarray(params["blocks.0"]["mlp"]["W_out"] @ params["unembed"]["W_U"])[:, :P]
     np.testing.assert_allclose(found["gini_W_E"], plain_gini(np.linalg.norm(basis @ w_e, axis=1)), rtol=1e-4)
     np.testing.assert_allclose(found["gini_W_L"], plain_gini(np.linalg.norm(w_l @ basis.T, axis=0)), rtol=1e-4)
     np.testing.assert_allclose(found["embedding_norm_k"], fourier.norms(w_e), rtol=1e-5)
-    squares = {name: value for name, value in found.items() if name.startswith("sum_of_squares.")}
+    squares = found["sum_of_squares_of"]
     assert len(squares) == len(jax.tree.leaves(params))
     np.testing.assert_allclose(
-        squares["sum_of_squares.blocks.0.mlp.W_in"], np.sum(params["blocks.0"]["mlp"]["W_in"] ** 2)
+        squares["blocks.0.mlp.W_in"], np.sum(params["blocks.0"]["mlp"]["W_in"] ** 2), rtol=1e-6
     )
     np.testing.assert_allclose(found["sum_of_squares"], sum(squares.values()), rtol=1e-6)
 
@@ -126,16 +132,21 @@ def test_gini_is_half_the_relative_mean_difference(sizes):
 # --- a clock ----------------------------------------------------------------------------------------------
 
 
-def clock(params, inputs, names=()):
-    """Answer with Σ_k α_k cos w_k(a + b - c), `=` never; α_k stands in row k of W_E."""
-    p, alpha = (
-        len(params["embed"]["W_E"]) - 1,
-        params["embed"]["W_E"][: (len(params["embed"]["W_E"]) - 1) // 2 + 1, 0],
-    )
-    wave = fourier.basis(p)[1::2].T @ (alpha[1:] / fourier.basis(p)[1::2, 0])  # Its largest entry is the sum of α.
-    offset = (inputs[:, :1] + inputs[:, 1:2] - jnp.arange(p)) % p
-    logits = jnp.pad(wave[offset], [(0, 0), (0, 1)], constant_values=-1e4)
-    return logits[:, None], dict.fromkeys(names, jnp.full((len(inputs), 1, 1, 3), 1 / 3))
+class ClockModel(NamedTuple):
+    """Stands in for a Model of a transformer without neurons."""
+
+    sizes: Sizes
+    config: Transformer = Transformer(d_model=1, heads=1, d_mlp=0)
+
+    def apply(self, params, inputs, names=()):
+        p = self.sizes.classes - 1
+        alpha = params["embed"]["W_E"][: p // 2 + 1, 0]
+        wave = fourier.basis(p)[1::2].T @ (
+            alpha[1:] / fourier.basis(p)[1::2, 0]
+        )  # Its largest entry is the sum of α.
+        offset = (inputs[:, :1] + inputs[:, 1:2] - jnp.arange(p)) % p
+        logits = jnp.pad(wave[offset], [(0, 0), (0, 1)], constant_values=-1e4)
+        return logits[:, None], dict.fromkeys(names, jnp.full((len(inputs), 1, 1, 3), 1 / 3))
 
 
 @pytest.mark.parametrize("p", [2, 3, 13, 210])
@@ -144,12 +155,8 @@ def test_a_clock_is_restricted_to_its_keys_and_knows_nothing_without(p):
     task = Modular(p=p, train_fraction=0.3 if p < 99 else 0.01)
     alpha = np.zeros((p + 1, 1), np.float32)
     alpha[keys, 0] = 1 + np.arange(len(keys))
-    params = {
-        "embed": {"W_E": jnp.asarray(alpha)},
-        "unembed": {"W_U": jnp.ones((1, p + 1))},
-        "blocks.0": {"attn": {}},
-    }
-    found = progress.measures(params, clock, progress.table(task, lane(task)), fourier.mask(keys, p))
+    params = {"embed": {"W_E": jnp.asarray(alpha)}}
+    found = progress.measures(params, ClockModel(task.sizes), progress.table(task, lane(task)), fourier.mask(keys, p))
     assert 0.01 < found["full_loss_all"] < 0.9 * np.log(p)
     for split in SPLITS:
         np.testing.assert_allclose(found[f"{split}_loss"], found[f"full_loss_{split}"], rtol=1e-6)
@@ -169,25 +176,47 @@ def test_a_clock_is_restricted_to_its_keys_and_knows_nothing_without(p):
 # --- over models and states -------------------------------------------------------------------------------
 
 
-def test_every_measure_is_named_and_defined():
-    found = progress.measures(drawn(MODEL), MODEL.apply, TABLE, KEYS)
-    assert {name for name in found if not name.startswith("sum_of_squares.")} == progress.MEASURES.keys()
+def test_every_measure_is_declared_once_and_reaches_json():
+    found = progress.measures(large(), MODEL, TABLE, KEYS)
+    names = [measure.name for measure in progress.MEASURES]
+    assert sorted(found) == sorted(names)
+    assert len(set(names)) == len(names)
+    assert all(measure.definition and measure.unit for measure in progress.MEASURES)
     entries = progress.flat(found)
     assert all(type(value) is float for value in entries.values())
     assert entries["excluded_loss_3"] == found["excluded_loss_k"][2]
     assert entries["embedding_norm_0"] == found["embedding_norm_k"][0]
     assert entries["attention_to_equals.L0H1"] == found["attention_to_equals"][0, 1]
-    assert entries["sum_of_squares.embed.W_E"] == found["sum_of_squares.embed.W_E"]
+    assert entries["sum_of_squares.embed.W_E"] == found["sum_of_squares_of"]["embed.W_E"]
     assert entries["train_loss"] == found["train_loss"]
-    assert len(entries) == sum(value.size for value in found.values())
+    assert len(entries) == sum(value.size for value in jax.tree.leaves(found))
+    declared = measures.explained(progress.MEASURES, entries, found)
+    assert declared.keys() == entries.keys()
+    assert declared["excluded_loss_3"].name == "excluded_loss_k"
+
+
+def test_a_network_with_nan_has_no_measures_and_no_correct_answer():
+    params = large()
+    params["unembed"] = {"W_U": params["unembed"]["W_U"].at[0, 0].set(jnp.nan)}
+    entries = progress.flat(progress.measures(params, MODEL, TABLE, KEYS))
+    fine = ("gini_W_E", "embedding_norm_", "neuron", "attention_to_equals", "sum_of_squares.")
+    for name, value in entries.items():
+        if name.endswith("_accuracy") or name.startswith(tuple(f"{split}_accuracy" for split in SPLITS)):
+            assert value == 0, name
+        elif not name.startswith(fine):
+            assert np.isnan(value), name
+    params = large()
+    params["embed"] = {"W_E": params["embed"]["W_E"].at[0, 0].set(jnp.inf)}
+    entries = progress.flat(progress.measures(params, MODEL, TABLE, KEYS))
+    assert all(np.isnan(entries[name]) for name in ("neurons_explained", "neuron_variance_explained", "gini_W_E"))
 
 
 def test_attention_only_and_deeper_models():
-    """Without an MLP its measures are left out; attention is told for every block."""
+    """Without an MLP its measures are left out; attention is measured in every block."""
     model = Transformer(layers=2, d_model=16, heads=2, d_mlp=0, layer_norm="pre").build(TASK.sizes)
     params = drawn(model)
-    found = progress.measures(params, model.apply, TABLE, KEYS)
-    missing = progress.MEASURES.keys() - found.keys()
+    found = progress.measures(params, model, TABLE, KEYS)
+    missing = {measure.name for measure in progress.MEASURES} - found.keys()
     assert missing == {"gini_W_L", "neuron_variance_explained", "neurons_explained"}
     names = [f"blocks.{i}.attn.hook_pattern" for i in range(2)]
     _, seen = applied(model, params, TABLE, names)
@@ -196,20 +225,23 @@ def test_attention_only_and_deeper_models():
 
 
 def test_all_states_in_one_call_equal_each_alone():
-    calls = []
+    traces = []
 
-    def apply(*args, **kwargs):
-        calls.append(1)
-        return MODEL.apply(*args, **kwargs)
+    def train_loss(state):
+        traces.append(1)
+        return next(m for m in progress.MEASURES if m.name == "train_loss").compute(state)
 
-    states = [drawn(MODEL, seed, 1 + seed / 4) for seed in range(3)]
-    together = progress.over_states(jax.tree.map(lambda *w: jnp.stack(w), *states), apply, TABLE, KEYS)
-    assert len(calls) == 1
+    counted = (*progress.MEASURES, Measure("counted", "", "nats", train_loss))
+    states = [large(seed, 1 + seed / 4) for seed in range(3)]
+    stacked = jax.tree.map(lambda *w: jnp.stack(w), *states)
+    together = progress.over_states(stacked, MODEL, TABLE, KEYS, declarations=counted)
+    assert len(traces) == 1
+    np.testing.assert_array_equal(together["counted"], together["train_loss"])
     for i, state in enumerate(states):
-        alone = progress.measures(state, MODEL.apply, TABLE, KEYS)
-        assert alone.keys() == together.keys()
-        for name, value in alone.items():
-            np.testing.assert_allclose(together[name][i], value, rtol=1e-4, atol=1e-5, err_msg=name)
+        alone = progress.measures(state, MODEL, TABLE, KEYS)
+        assert together.keys() - alone.keys() == {"counted"}
+        one = jax.tree.map(lambda x: x[i], {name: together[name] for name in alone})  # noqa: B023
+        chex.assert_trees_all_close(one, alone, rtol=1e-4, atol=1e-5)
     assert np.ptp(together["train_loss"]) > 0.1
 
 

@@ -2,6 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from networks import drawn
 
 from jaxadd.analysis import interventions as iv
 from jaxadd.analysis.interventions import Site
@@ -17,7 +18,7 @@ READ = TASK.sizes.read
 
 @pytest.fixture(scope="module")
 def given():
-    params = MODEL.init(jax.random.key(0))
+    params = drawn(MODEL)
     return params, TASK.batch(TASK.draw(jax.random.key(1), 8))
 
 
@@ -43,14 +44,14 @@ def test_a_site_marks_its_members_and_nothing_else(given):
         Site("blocks.1.attn.hook_pattern", heads=(0,), sources=(3,)),
         Site("blocks.1.mlp.hook_post", neurons=(7,)),
     ]
-    marked = iv.masks(sites, params, MODEL.apply, batch.inputs, READ)
-    _, seen = MODEL.apply(params, batch.inputs, list(marked))
+    marked = iv.masks(sites, params, MODEL, batch.inputs)
+    shapes = jax.eval_shape(lambda: MODEL.apply(params, batch.inputs, list(marked))[1])
     for i, site in enumerate(sites):
         for name, rows in marked.items():
-            full = np.broadcast_to(rows[i], seen[name].shape[1:])
+            full = np.broadcast_to(rows[i], shapes[name].shape[1:])
             if name != site.name:
                 assert not full.any()
-        full = np.argwhere(np.broadcast_to(marked[site.name][i], seen[site.name].shape[1:]))
+        full = np.argwhere(np.broadcast_to(marked[site.name][i], shapes[site.name].shape[1:]))
         if i == 0:
             assert set(map(tuple, full[:, :2])) == {(2, 1), (5, 1)}
         if i == 1:
@@ -74,7 +75,7 @@ def test_a_site_marks_its_members_and_nothing_else(given):
 def test_a_site_that_is_not_there_is_refused(given, site, words):
     params, batch = given
     with pytest.raises(ValueError, match=words):
-        iv.masks([site], params, MODEL.apply, batch.inputs, READ)
+        iv.masks([site], params, MODEL, batch.inputs)
 
 
 def test_all_sites_in_one_call_equal_one_call_each(given):
@@ -82,21 +83,23 @@ def test_all_sites_in_one_call_equal_one_call_each(given):
     length = TASK.sizes.length
     sites = [Site("blocks.0.attn.hook_z", (t,), (h,)) for t in range(length) for h in range(2)]
     sites += [Site("blocks.1.attn.hook_z", (r,), (h,)) for r in READ for h in range(2)]
-    marked = iv.masks(sites, params, MODEL.apply, batch.inputs, READ)
+    marked = iv.masks(sites, params, MODEL, batch.inputs)
     traces = []
 
-    def apply(*arguments, **keywords):
+    def measure(logits):
         traces.append(1)
-        return MODEL.apply(*arguments, **keywords)
+        return logits
 
-    run = jax.jit(lambda p, m: iv.each(p, apply, batch.inputs, m, iv.mean, lambda logits: logits))
+    run = jax.jit(lambda p, m: iv.each(p, MODEL, batch.inputs, m, iv.mean, measure))
     together = run(params, marked)
     assert len(traces) == 1
+    one = jax.jit(
+        lambda rows: MODEL.apply(params, batch.inputs, (), {n: iv.where(m, iv.mean) for n, m in rows.items()})[0]
+    )
     for i in (0, 9, len(sites) - 1):
-        edits = {name: iv.where(rows[i], iv.mean) for name, rows in marked.items()}
-        alone, _ = MODEL.apply(params, batch.inputs, (), edits)
+        alone = one({name: jnp.asarray(rows[i]) for name, rows in marked.items()})
         np.testing.assert_allclose(together[i], alone, atol=1e-5)
-    clean, _ = MODEL.apply(params, batch.inputs)
+    clean = one({name: jnp.zeros_like(rows[0]) for name, rows in marked.items()})
     moved = np.abs(np.asarray(together) - clean).max(axis=(1, 2, 3))
     assert (moved > 1e-6).all()
 
@@ -105,20 +108,29 @@ def test_gradients_of_activations_are_finite_differences(given):
     params, batch = given
     objective = lambda logits: jnp.mean(losses.cross_entropy(logits, batch.targets))
     name = "blocks.1.mlp.hook_post"
-    gradient = iv.gradients(params, MODEL.apply, batch.inputs, [name, "logits"], objective)
+    gradient = jax.jit(lambda p: iv.gradients(p, MODEL, batch.inputs, [name, "logits"], objective))(params)
     step = 1e-2 * jax.random.normal(jax.random.key(3), gradient[name].shape)
-    ahead, behind = (
-        objective(MODEL.apply(params, batch.inputs, (), {name: lambda x, s=s: x + s * step})[0]) for s in (1, -1)
-    )
+    moved = jax.jit(lambda s: objective(MODEL.apply(params, batch.inputs, (), {name: lambda x: x + s * step})[0]))
+    ahead, behind = moved(1.0), moved(-1.0)
     np.testing.assert_allclose(jnp.sum(gradient[name] * step), (ahead - behind) / 2, rtol=1e-2, atol=1e-5)
     assert gradient["logits"].shape == (8, len(READ), 10)
 
 
 def test_interventions_work_under_vmap_over_lanes(given):
     _, batch = given
-    lanes = jax.vmap(MODEL.init)(jax.random.split(jax.random.key(5), 3))
-    ablate = lambda p: MODEL.apply(p, batch.inputs, (), {"blocks.0.attn.hook_z": iv.zero})[0]
+    lanes = jax.tree.map(lambda *w: jnp.stack(w), *(drawn(MODEL, seed) for seed in range(3)))
+    ablate = jax.jit(lambda p: MODEL.apply(p, batch.inputs, (), {"blocks.0.attn.hook_z": iv.zero})[0])
     together = jax.jit(jax.vmap(ablate))(lanes)
     for s in range(3):
         alone = ablate(take(lanes, s))
         np.testing.assert_allclose(together[s], alone, atol=1e-5)
+
+
+def test_what_a_network_with_nan_does_without_a_part_is_nan(given):
+    """One bad weight reaches every logit, so no ablation effect may look like none."""
+    params, batch = given
+    broken = {**params, "embed": {"W_E": params["embed"]["W_E"].at[0, 0].set(jnp.nan)}}
+    marked = iv.masks([Site("blocks.0.attn.hook_z", heads=(0,))], broken, MODEL, batch.inputs)
+    measure = lambda logits: jnp.mean(losses.cross_entropy(logits, batch.targets))
+    effect = jax.jit(lambda p, m: iv.each(p, MODEL, batch.inputs, m, iv.mean, measure))(broken, marked)
+    assert np.isnan(effect).all()

@@ -19,7 +19,7 @@ transform, inverse = jax.jit(fourier.transform, static_argnums=1), jax.jit(fouri
 norms, transform_2d = jax.jit(fourier.norms, static_argnums=1), jax.jit(fourier.transform_2d)
 project, cube_projection = jax.jit(fourier.project), jax.jit(fourier.cube_projection)
 cube_coefficients, cosine_similarities = jax.jit(fourier.cube_coefficients), jax.jit(fourier.cosine_similarities)
-neuron_shares, keys_of_logits = jax.jit(fourier.neuron_shares), jax.jit(fourier.keys_of_logits)
+neuron_fractions, keys_of_logits = jax.jit(fourier.neuron_fractions), jax.jit(fourier.keys_of_logits)
 
 
 def answers_of(p, sign=1):
@@ -159,15 +159,15 @@ def test_answers_that_are_no_sum_are_refused():
 
 @few
 @given(moduli, st.integers(0, 99))
-def test_neuron_share_is_that_of_the_block(p, seed):
+def test_the_fraction_of_a_neuron_is_that_of_the_block(p, seed):
     activations = np.abs(normal(seed, p * p, 4))
     spectrum = np.asarray(transform_2d((activations - activations.mean(0)).reshape(p, p, 4))) ** 2
-    shares = neuron_shares(activations)
-    assert shares.shape == (4, p // 2)
+    fractions = neuron_fractions(activations)
+    assert fractions.shape == (4, p // 2)
     for k in range(1, p // 2 + 1):
         block = [row for row in (0, 2 * k - 1, 2 * k) if row < p]
         plain = spectrum[np.ix_(block, block)].sum((0, 1)) / spectrum.sum((0, 1))
-        np.testing.assert_allclose(shares[:, k - 1], plain, atol=1e-5)
+        np.testing.assert_allclose(fractions[:, k - 1], plain, atol=1e-5)
 
 
 @pytest.mark.parametrize("p", [8, 13])
@@ -177,14 +177,14 @@ def test_neurons_of_one_frequency_dead_neurons_and_constants(p):
     square = 1 + 2 * wave(a) * wave(b, phase=1) - wave(b) + wave(a, phase=2)
     mixed = wave(a) + wave(b, k=2)
     activations = np.stack([square, wave(a + b), mixed, 0 * a, 0 * a + 0.3], axis=1).astype(np.float32)
-    shares = np.asarray(neuron_shares(activations))
-    np.testing.assert_allclose(shares[:2, 2], 1, atol=1e-5)
-    np.testing.assert_allclose(shares[2, [1, 2]], 0.5, atol=1e-5)
-    np.testing.assert_array_equal(shares[3:], 0)
-    found = fourier.clusters(shares)
+    fractions = np.asarray(neuron_fractions(activations))
+    np.testing.assert_allclose(fractions[:2, 2], 1, atol=1e-5)
+    np.testing.assert_allclose(fractions[2, [1, 2]], 0.5, atol=1e-5)
+    np.testing.assert_array_equal(fractions[3:], 0)
+    found = fourier.clusters(fractions)
     np.testing.assert_array_equal(found.frequency, [3, 3, 0, 0, 0])
-    np.testing.assert_array_equal(fourier.clusters(shares, threshold=0.45).frequency[2] > 0, True)
-    np.testing.assert_allclose(found.share, [1, 1, 0.5, 0, 0], atol=1e-5)
+    np.testing.assert_array_equal(fourier.clusters(fractions, threshold=0.45).frequency[2] > 0, True)
+    np.testing.assert_allclose(found.explained, [1, 1, 0.5, 0, 0], atol=1e-5)
 
 
 # --- key frequencies --------------------------------------------------------------------------------------
@@ -223,3 +223,35 @@ def test_keys_of_clock_logits_are_exact(p, sign):
     assert set(fourier.frequencies(found)) == keys
     np.testing.assert_allclose(np.asarray(cube_projection(logits, answers, found)) - logits, 0, atol=1e-4)
     np.testing.assert_allclose(np.asarray(project(logits, answers, found)) - logits, 0, atol=1e-4)
+
+
+# --- numbers that are not finite ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_what_is_computed_from_a_number_that_is_not_finite_is_not_defined(bad):
+    p = 5
+    logits = normal(0, p * p, p)
+    logits[3, 2] = bad
+    assert np.isnan(cosine_similarities(logits, answers_of(p))).all()
+    assert not keys_of_logits(logits, answers_of(p)).any()
+
+    activations = np.repeat(clock_logits(p, answers_of(p), {1: 1.0})[:, :1], 3, axis=1)
+    activations[7, 1] = bad
+    fractions = neuron_fractions(activations)
+    assert np.isnan(fractions[1]).all()
+    np.testing.assert_allclose(fractions[[0, 2], 0], 1, atol=1e-5)
+    clusters = jax.jit(fourier.clusters)(fractions)
+    np.testing.assert_array_equal(clusters.frequency, [1, 0, 1])
+    np.testing.assert_array_equal(np.isnan(clusters.explained), [False, True, False])
+
+    weights = normal(0, p, 4)
+    weights[0, 0] = bad
+    assert not jax.jit(fourier.keys_of_embedding)(weights).any()
+    assert not jax.jit(fourier.keys_of_neuron_logit_map)(weights.T).any()
+
+
+def test_the_largest_of_numbers_with_nan_among_them_is_nan():
+    x = np.array([[1.0, np.nan, 3], [4, 5, 6]], np.float32)
+    np.testing.assert_array_equal(jax.jit(fourier.largest, static_argnums=1)(x, 1), [np.nan, 6])
+    assert np.isnan(jax.jit(fourier.largest)(x))

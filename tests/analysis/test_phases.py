@@ -83,3 +83,11 @@ def test_records_without_a_number_are_passed_over():
 def test_series_of_several_lanes_are_refused():
     with pytest.raises(UserError, match="of one lane"):
         phases(STEPS, *(np.stack([curve] * 2) for curve in grokking()))
+
+
+def test_a_run_that_diverged_is_judged_by_what_came_before():
+    curves = [curve.copy() for curve in grokking()]
+    for curve in curves:
+        curve[150:] = np.nan
+    assert phases(STEPS, *curves) == phases(STEPS[:150], *(curve[:150] for curve in curves))
+    assert phases(STEPS, *(np.full_like(curve, np.inf) for curve in curves)) == (None, None, None)

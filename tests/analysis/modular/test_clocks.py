@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from networks import drawn
 
 from jaxadd.analysis.modular import clocks, progress
 from jaxadd.models import Transformer
@@ -15,8 +16,8 @@ TABLE = progress.table(TASK, {name: pairs[0] for name, pairs in TASK.data([0]).l
 MODEL = Transformer(d_model=8, heads=2, d_mlp=16).build(TASK.sizes)
 
 
-def drawn(seed=0):
-    return jax.tree.map(lambda w: 2 * w, MODEL.init(jax.random.key(seed)))
+def large(seed=0):
+    return drawn(MODEL, seed, 0.7)
 
 
 def logits_from(correct, answers, p):
@@ -69,23 +70,23 @@ def plain_symmetricity(params, pairs):
 
 
 def test_gradient_symmetricity_is_its_plain_definition():
-    params = drawn()
-    everything = clocks.gradient_symmetricity(params, MODEL.apply, TABLE.inputs)
+    params = large()
+    everything = clocks.gradient_symmetricity(params, MODEL, TABLE.inputs)
     np.testing.assert_allclose(everything, plain_symmetricity(params, np.arange(P * P)), rtol=1e-4)
     some = np.array([3, 8, 8, 11, 20, 23, 24])
-    found = clocks.gradient_symmetricity(params, MODEL.apply, TABLE.inputs, some)
+    found = clocks.gradient_symmetricity(params, MODEL, TABLE.inputs, some)
     np.testing.assert_allclose(found, plain_symmetricity(params, some), rtol=1e-4)
     assert abs(found) < 0.99
 
 
 def test_gradients_are_symmetric_where_only_the_sum_of_embeddings_matters():
     """With W_Q = 0 attention is even, so the network sees E_a + E_b."""
-    params = drawn()
+    params = large()
     attention = {**params["blocks.0"]["attn"], "W_Q": 0 * params["blocks.0"]["attn"]["W_Q"]}
     blind = {**params, "blocks.0": {**params["blocks.0"], "attn": attention}}
-    np.testing.assert_allclose(clocks.gradient_symmetricity(blind, MODEL.apply, TABLE.inputs), 1, rtol=1e-5)
+    np.testing.assert_allclose(clocks.gradient_symmetricity(blind, MODEL, TABLE.inputs), 1, rtol=1e-5)
     dead = {**params, "unembed": {"W_U": 0 * params["unembed"]["W_U"]}}
-    assert clocks.gradient_symmetricity(dead, MODEL.apply, TABLE.inputs) == 0
+    assert clocks.gradient_symmetricity(dead, MODEL, TABLE.inputs) == 0
 
 
 @pytest.mark.parametrize("p", [13, 12])
@@ -110,13 +111,20 @@ def test_circularity_is_its_plain_definition():
 
 
 def test_measures_of_several_states_at_once():
-    states = jax.tree.map(lambda *w: jnp.stack(w), drawn(0), drawn(1))
-    measure = jax.jit(jax.vmap(lambda params: clocks.measures(params, MODEL.apply, TABLE)))
+    states = jax.tree.map(lambda *w: jnp.stack(w), large(0), large(1))
+    measure = jax.jit(jax.vmap(lambda params: clocks.measures(params, MODEL, TABLE)))
     found = measure(states)
-    assert found.keys() == clocks.MEASURES.keys()
-    alone = clocks.gradient_symmetricity(drawn(1), MODEL.apply, TABLE.inputs)
+    assert found.keys() == {measure.name for measure in clocks.MEASURES}
+    alone = clocks.gradient_symmetricity(large(1), MODEL, TABLE.inputs)
     np.testing.assert_allclose(found["gradient_symmetricity"][1], alone, rtol=1e-4)
-    logits = jax.jit(MODEL.apply)(drawn(1), TABLE.inputs)[0][:, 0, :P]
+    logits = jax.jit(MODEL.apply)(large(1), TABLE.inputs)[0][:, 0, :P]
     expected = clocks.distance_irrelevance(logits, TABLE.answers)
     np.testing.assert_allclose(found["distance_irrelevance"][1], expected, rtol=1e-4)
-    np.testing.assert_allclose(found["circularity"][1], clocks.circularity(drawn(1)["embed"]["W_E"][:P]), rtol=1e-4)
+    np.testing.assert_allclose(found["circularity"][1], clocks.circularity(large(1)["embed"]["W_E"][:P]), rtol=1e-4)
+
+
+def test_a_network_with_nan_is_neither_clock_nor_pizza():
+    params = large()
+    params["embed"] = {"W_E": params["embed"]["W_E"].at[1, 0].set(jnp.nan)}
+    for name, value in clocks.measures(params, MODEL, TABLE).items():
+        assert np.isnan(value), name
