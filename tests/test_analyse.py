@@ -132,7 +132,7 @@ def test_an_export_is_read_back_with_its_optimizer(folder, tiny, tmp_path, monke
     state = take(train.state(folder, Trainer(tiny), 20), 1)
     read = interop.read(path)
     chex.assert_trees_all_equal(read.params, jax.device_get(state.params))
-    assert (read.optimizer.count, read.optimizer.settings["lr"]) == (20, 1e-2)
+    assert (read.optimizer.step, read.optimizer.settings["lr"]) == (20, 1e-2)
     chex.assert_trees_all_equal(read.optimizer.nu, jax.device_get(optax.tree.get(state.opt_state, "nu")))
     assert call(monkeypatch, export, folder, path, "--step", 15) == 2
     assert "was not saved" in capsys.readouterr().err
