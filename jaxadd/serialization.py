@@ -64,14 +64,17 @@ def _class(kind: Any, expected: Any) -> type:
     if kind in choices:
         return choices[kind]
     module_name, colon, name = str(kind).partition(":")
+    if module_name == "__main__":
+        raise UserError(f"{name} was defined in a script or notebook; define it in a module, which can be imported")
     if colon:
         try:
-            module = importlib.import_module(module_name)
+            cls: Any = importlib.import_module(module_name)
         except ImportError as error:
             raise UserError(
                 f"{kind} cannot be imported ({error}); start Python where the module {module_name} can be found"
             ) from error
-        cls = getattr(module, name, None)
+        for part in name.split("."):
+            cls = getattr(cls, part, None)
         if isinstance(cls, type) and is_dataclass(cls) and issubclass(cls, bases):
             return cls
     raise UserError(f"expected one of {', '.join(choices)}, got kind {kind!r}")

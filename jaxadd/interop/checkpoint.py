@@ -32,14 +32,14 @@ class Adam(NamedTuple):
     Attributes:
       mu: running mean of gradients, float32, with the structure and shapes of the parameters.
       nu: running mean of squared gradients, likewise.
-      step: number of updates made.
+      updates: number of updates made.
       settings: torch's settings of the one group of parameters: lr, betas, eps, weight_decay and so on. When written,
         settings that are missing are those of Nanda et al.
     """
 
     mu: Params
     nu: Params
-    step: int
+    updates: int
     settings: Mapping[Any, Any] = {}
 
 
@@ -263,7 +263,8 @@ def _to_torch(optimizer: Adam, state: dict[str, np.ndarray], layout: Layout) -> 
     if any(name not in moment or moment[name].shape != state[name].shape for moment in (mu, nu) for name in names):
         raise UserError("the optimizer's mu and nu should have the names and shapes of the parameters")
     entries = {
-        i: {"step": int(optimizer.step), "exp_avg": mu[name], "exp_avg_sq": nu[name]} for i, name in enumerate(names)
+        i: {"step": int(optimizer.updates), "exp_avg": mu[name], "exp_avg_sq": nu[name]}
+        for i, name in enumerate(names)
     }
     adamw = AdamW()
     defaults = {"lr": adamw.lr, "betas": (adamw.b1, adamw.b2), "eps": adamw.eps, "weight_decay": adamw.weight_decay}

@@ -140,14 +140,16 @@ def wrong_answer(task, text, claim):
 
 def test_wrong_sums_in_words():
     assert wrong_answer(Addition(), "12345+67890", [0, 8, 0, 1, 3, 5]) == (
-        "12345+67890: claims 080135, is 080235 (wrong in A2; 3 carries, longest cascade 1)"
+        "12345+67890: predicts 080135, the answer is 080235 (error in A2; 3 carries, longest cascade 1)"
     )
     assert wrong_answer(Addition(digits=2, answer_order="lsd"), "11+22", [4, 3, 1]) == (
-        "11+22: claims 134, is 033 (wrong in A0, A2; no carry)"
+        "11+22: predicts 134, the answer is 033 (error in A0, A2; no carry)"
     )
     task = Addition(digits=2, base=16, target="single", digit=2, operand_order="lsd")
-    assert wrong_answer(task, "ff+01", [11]) == ("ff+01: claims b, is 1 (wrong in A2; 2 carries, longest cascade 1)")
-    assert "claims 37, is 1 (wrong in A1;" in wrong_answer(
+    assert wrong_answer(task, "ff+01", [11]) == (
+        "ff+01: predicts b, the answer is 1 (error in A2; 2 carries, longest cascade 1)"
+    )
+    assert "predicts 37, the answer is 1 (error in A1;" in wrong_answer(
         Addition(digits=1, base=40, target="single", digit=1), "39+1", [37]
     )
 

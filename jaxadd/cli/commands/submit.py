@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib
+import os
 import shlex
 import shutil
 import subprocess
@@ -18,6 +19,8 @@ from jaxadd.errors import UserError
 from jaxadd.sweeps import structures
 from jaxadd.sweeps.design import lanes_of_part
 
+# It would configure logging anew, which closes the streams of other libraries.
+os.environ.setdefault("SUBMITIT_LOG_LEVEL", "NOCONFIG")
 submitit: Any = None
 with contextlib.suppress(ModuleNotFoundError):  # It is an extra; `run` says so.
     submitit = importlib.import_module("submitit")

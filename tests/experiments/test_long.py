@@ -9,6 +9,7 @@ import sys
 import time
 from dataclasses import replace
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,9 +17,11 @@ import pytest
 
 from jaxadd import sweeps
 from jaxadd.config import RunConfig, Stop
+from jaxadd.lanes import take
 from jaxadd.models import Transformer
 from jaxadd.optim.optimizers import AdamW
-from jaxadd.runs import checkpoints, train
+from jaxadd.runs import checkpoints, load, open_run
+from jaxadd.runs.folder import Files
 from jaxadd.sweeps import Sweep
 from jaxadd.tasks import Modular
 from jaxadd.training.loop import fit
@@ -30,7 +33,7 @@ QUIET = {"note": lambda _: None}
 
 
 def test_twenty_kills_and_three_lanes_of_nan_leave_the_other_thirteen_bit_for_bit(tiny, tmp_path):
-    """A sweep of four waves is killed at twenty random moments, and NaN is put into the lanes 1, 6 and 11."""
+    """A sweep of four batches is killed at twenty random moments, and NaN is put into the lanes 1, 6 and 11."""
     sweep = Sweep(replace(tiny, steps=2_000, seeds=tuple(range(16)), eval_every=1, checkpoint_every=100))
     sweeps.run(sweep, tmp_path / "calm", width=4, **QUIET)
     words = (
@@ -50,41 +53,38 @@ def test_twenty_kills_and_three_lanes_of_nan_leave_the_other_thirteen_bit_for_bi
         process.send_signal(signal.SIGKILL)
         process.wait()
         for first in list(poison):
-            wave = folder / "lanes" / f"{first:06d}-{first + 3:06d}"
-            if len(checkpoints.steps(wave / "checkpoints")) > 1 and not (wave / "summary.json").exists():
-                _poison(wave, poison.pop(first))
+            files = Files(folder / "lanes" / f"{first:06d}-{first + 3:06d}")
+            if len(checkpoints.steps(files.checkpoints)) > 1 and not files.summary.exists():
+                _poison(files, poison.pop(first))
     assert not poison
     subprocess.run(command, env=cpu, check=True, capture_output=True)
     rows = sweeps.rows(folder, sweep)
     assert [row["lane"] for row in rows if row["status"] == "diverged"] == [1, 6, 11]
     assert {row["status"] for row in rows} == {"diverged", "finished"}
-    for ours, theirs in zip(_waves(folder), _waves(tmp_path / "calm"), strict=True):
+    for i, (ours, theirs) in enumerate(zip(_batches(folder), _batches(tmp_path / "calm"), strict=True)):
         for s in range(4):
-            if rows[4 * ours[0] + s]["status"] == "finished":
+            if rows[4 * i + s]["status"] == "finished":
                 for name in METRICS:
-                    np.testing.assert_array_equal(ours[1].metrics[name][s], theirs[1].metrics[name][s])
-                for name, w in theirs[1].params.items():
-                    np.testing.assert_array_equal(ours[1].params[name][s], w[s])
+                    np.testing.assert_array_equal(ours.metrics[name][s], theirs.metrics[name][s])
+                chex.assert_trees_all_equal(*(take(run.params, s) for run in (ours, theirs)))
 
 
 def _saved(folder):
-    """Count the hundreds of steps that the waves have saved."""
-    return sum(max(checkpoints.steps(wave), default=0) // 100 for wave in folder.glob("lanes/*/checkpoints"))
+    """Count the hundreds of steps that the batches have saved."""
+    return sum(max(checkpoints.steps(saved), default=0) // 100 for saved in folder.glob("lanes/*/checkpoints"))
 
 
-def _waves(folder):
-    return enumerate(train.load(path) for path in sorted((folder / "lanes").iterdir()))
+def _batches(folder):
+    return [load(path) for path in sorted((folder / "lanes").iterdir())]
 
 
-def _poison(wave, lane):
-    """Put NaN into one lane's parameters at its newest saved state."""
-    origin = train.read_origin(wave)
-    trainer = Trainer(origin.config)
-    state = train.state(wave, trainer)
+def _poison(files, lane):
+    """Put NaN into the parameters of one lane at its newest saved state."""
+    run = open_run(files.folder)
+    state = run.state(Trainer(run.config).abstract_state())
     bad = jax.tree.map(lambda w: w.at[lane].set(jnp.nan), state.params)
-    step = checkpoints.updates_made(state)
-    seconds = checkpoints.seconds(wave / "checkpoints", step)
-    checkpoints.save(wave / "checkpoints", state._replace(params=bad), origin.config, seconds)
+    seconds = checkpoints.seconds(files.checkpoints, checkpoints.updates_made(state))
+    checkpoints.save(files.checkpoints, state._replace(params=bad), run.config, seconds)
 
 
 def test_lanes_side_by_side_generalise_when_lanes_in_turn_do(monkeypatch):
@@ -107,7 +107,7 @@ def test_lanes_side_by_side_generalise_when_lanes_in_turn_do(monkeypatch):
     a, b = (np.asarray(result.state.step) for result in (in_turn, at_once))
     for name, steps in (("in turn", a), ("side by side", b)):
         print(f"{name}: median {np.median(steps):.0f} ({steps.min()} to {steps.max()})")
-    # The share of pairs in which a lane in turn is later: half if the distributions are the same, with a standard
+    # The fraction of pairs in which a lane in turn is later: half if the distributions are the same, with a standard
     # error of √(65 / (12 · 32 · 32)) = 0.07 by the rank test.
     later = np.mean([(x > y) + (x == y) / 2 for x, y in itertools.product(a, b)])
     assert abs(later - 0.5) < 0.145
