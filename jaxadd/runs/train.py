@@ -161,7 +161,7 @@ def _resume_point(trainer: Trainer, files: Files, note: Note) -> tuple[TrainStat
         if metrics:
             raise UserError(
                 f"{files.folder} has a record of {len(metrics['step'])} steps but no whole checkpoint to resume "
-                "from, and training again would replace it; move its metrics.npz away to do so, or choose another name"
+                "from, and training again would replace it; move its metrics.npz away, or choose another name"
             )
         return None, None, 0.0
     made = checkpoints.updates_made(state)
