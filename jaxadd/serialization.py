@@ -4,7 +4,6 @@ A nested dataclass is written with the name of its class as "kind". A class from
 user's task, is written as "module:Class" and imported when the config is read.
 """
 
-import functools
 import importlib
 import sys
 from collections.abc import Iterator, Mapping
@@ -69,12 +68,13 @@ def _class(kind: Any, expected: Any) -> type:
         raise UserError(f"{name} was defined in a script or notebook; define it in a module, which can be imported")
     if colon:
         try:
-            module = importlib.import_module(module_name)
+            cls: Any = importlib.import_module(module_name)
         except ImportError as error:
             raise UserError(
                 f"{kind} cannot be imported ({error}); start Python where the module {module_name} can be found"
             ) from error
-        cls = functools.reduce(lambda outer, part: getattr(outer, part, None), name.split("."), module)
+        for part in name.split("."):
+            cls = getattr(cls, part, None)
         if isinstance(cls, type) and is_dataclass(cls) and issubclass(cls, bases):
             return cls
     raise UserError(f"expected one of {', '.join(choices)}, got kind {kind!r}")

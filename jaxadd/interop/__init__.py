@@ -1,6 +1,6 @@
-"""Checkpoints from elsewhere, in and out: torch's files without torch, and TransformerLens's names.
+"""Checkpoints of other libraries: torch's files without torch, in Nanda et al.'s or TransformerLens's layout.
 
-`read` and `write` are for files; the four conversions are for state dicts that are at hand already.
+`read` and `write` are for files; the four conversions are for state dicts in memory.
 """
 
 from jaxadd.interop.checkpoint import MAX_BYTES, Adam, Checkpoint, read, write

@@ -1,7 +1,7 @@
-"""The container of torch checkpoints: a zip of one pickle and raw storages, none of them compressed.
+"""The container of torch checkpoints: an uncompressed zip of one pickle and raw storages.
 
-Nothing is unpacked to disk, and names inside the zip are only looked up, so they cannot lead anywhere. What is
-read is never more than the file itself holds: sizes are checked against it before anything is allocated.
+Nothing is unpacked to disk, and names inside the zip are only looked up, so that they cannot refer to other files. No
+more is read than the file holds: sizes are checked against that of the file before anything is allocated.
 """
 
 import os
@@ -16,31 +16,31 @@ from jaxadd.errors import UserError
 
 MAX_PICKLE_BYTES = 2**25
 MAX_ENTRIES = 200_000
-_ENTRY_MARK = b"PK\x01\x02"  # Begins every entry of a zip's directory.
-# What the zipfile module raises on damaged and hostile files.
+_ENTRY_MARK = b"PK\x01\x02"  # The start of every entry of the directory of a zip.
+# Errors of the zipfile module for damaged and hostile files.
 DAMAGED = (zipfile.BadZipFile, EOFError, ValueError, KeyError, NotImplementedError, RuntimeError, OverflowError)
 
 
 class Archive:
-    """A checkpoint's container, open for reading."""
+    """The container of a checkpoint, open for reading."""
 
     def __init__(self, file: BinaryIO, max_bytes: int):
         """Read and check the directory.
 
         Args:
-          file: seekable; must stay open as long as the archive is read from.
-          max_bytes: the largest file taken.
+          file: seekable file, which must stay open while the archive is read.
+          max_bytes: size of the largest file that is read.
 
         Raises:
-          UserError, or one of DAMAGED: it is no zip that torch.save writes.
+          UserError, or one of DAMAGED: the file is not a zip as torch.save writes it.
         """
         size = file.seek(0, os.SEEK_END)
         if size > max_bytes:
-            raise UserError(f"it has {size} bytes and max_bytes is {max_bytes}; raise it if that is right")
+            raise UserError(f"it has {size} bytes, and max_bytes is {max_bytes}; set max_bytes higher to read it")
         file.seek(0)
         if file.read(4) != b"PK\x03\x04":
             raise UserError(
-                "it is not the zip that torch.save writes since torch 1.6; where it is an older checkpoint, load it "
+                "it is not the zip that torch.save writes since torch 1.6; if it is an older checkpoint, load it "
                 "with torch and save it again"
             )
         _check_directory(file)
@@ -53,10 +53,10 @@ class Archive:
             if entry.compress_type != zipfile.ZIP_STORED or entry.compress_size != entry.file_size:
                 raise UserError(f"its entry {entry.filename!r} is compressed, which torch.save never does")
         if sum(entry.file_size for entry in entries) > size:
-            raise UserError("its entries claim more bytes than the file has")
+            raise UserError("its entries have more bytes than the file")
         pickles = [name for name in names if name.rpartition("/")[2] == "data.pkl"]
         if len(pickles) != 1:
-            raise UserError(f"a checkpoint has one entry data.pkl, and this has {len(pickles)}")
+            raise UserError(f"a checkpoint has one entry data.pkl, and this file has {len(pickles)}")
         self._root = pickles[0].removesuffix("data.pkl")
         order = self._zip.read(f"{self._root}byteorder") if f"{self._root}byteorder" in names else b"little"
         if order not in (b"little", b"big"):
@@ -65,14 +65,14 @@ class Archive:
         self._storages: dict[str, np.ndarray] = {}
 
     def pickle(self) -> bytes:
-        """Read the pickle."""
+        """Return the pickle."""
         entry = self._zip.getinfo(f"{self._root}data.pkl")
         if entry.file_size > MAX_PICKLE_BYTES:
             raise UserError(f"its data.pkl has {entry.file_size} bytes, more than the {MAX_PICKLE_BYTES} allowed")
         return self._zip.read(entry)
 
     def storage(self, name: str, dtype: np.dtype, count: int) -> np.ndarray:
-        """Read a storage of `count` numbers once: `[count]`, read-only."""
+        """Return a storage of `count` numbers, a read-only array `[count]`; each is read only once."""
         if name not in self._storages:
             try:
                 entry = self._zip.getinfo(f"{self._root}data/{name}")
@@ -87,7 +87,7 @@ class Archive:
         numbers = self._storages[name]
         self._check_count(name, dtype, count, numbers.nbytes)
         if numbers.dtype != dtype:
-            raise UserError(f"its storage {name!r} is said to be both {numbers.dtype} and {dtype}")
+            raise UserError(f"its storage {name!r} is declared as both {numbers.dtype} and {dtype}")
         return numbers
 
     def _check_count(self, name: str, dtype: np.dtype, count: int, size: int) -> None:
@@ -96,7 +96,7 @@ class Archive:
 
 
 def _check_directory(file: BinaryIO) -> None:
-    """Raise UserError for more entries than a checkpoint has, before the zipfile module makes objects of them."""
+    """Raise UserError for more entries than a checkpoint has, before the zipfile module makes an object of each."""
     file.seek(0)
     count, tail = 0, b""
     while chunk := file.read(2**20):
@@ -107,11 +107,11 @@ def _check_directory(file: BinaryIO) -> None:
 
 
 def write(file: BinaryIO, pickle: bytes, storages: Sequence[np.ndarray]) -> None:
-    """Write a container; the same content gives the same bytes.
+    """Write a container; equal content yields equal bytes.
 
     Args:
-      file: open for writing.
-      pickle: refers to storages by their place in `storages`.
+      file: file open for writing.
+      pickle: pickle that refers to storages by their index in `storages`.
       storages: arrays in C order.
     """
     entries = {"data.pkl": pickle, "byteorder": sys.byteorder.encode()}

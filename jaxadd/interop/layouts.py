@@ -1,19 +1,19 @@
-"""The parameters of one network under other names and with other axes: the mainline's, and TransformerLens's.
+"""The parameters of one network in other layouts: that of Nanda et al. (`mainline`), and that of TransformerLens.
 
-All name their matrices alike ("blocks.0.attn.W_Q"), so a layout is the axes of every name, in the order in which
-torch lists them. Axes are v d t h k f c (vocabulary, d_model, positions, heads, d_head, d_mlp, classes); letters
-without a space between them are one axis, the first running slowest.
+All have the same names ("blocks.0.attn.W_Q"), so that a layout is the axes of every name, in the order of torch's
+state dict. Axes are v d t h k f c (vocabulary, d_model, positions, heads, d_head, d_mlp, classes); letters without a
+space between them are one axis, the first varying slowest.
 """
 
 import math
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxadd.errors import UserError
+from jaxadd.trees import named_leaves
 from jaxadd.types import Params
 
 State = Mapping[str, Any]
@@ -27,7 +27,7 @@ _WORDS = {
     "f": "d_mlp",
     "c": "classes",
 }
-_OURS = {
+_JAXADD = {
     **{"embed.W_E": "v d", "pos_embed.W_pos": "t d"},
     **{f"{norm}.{name}": "d" for norm in ("ln1", "ln2") for name in "wb"},
     **{"attn.W_Q": "h d k", "attn.W_K": "h d k", "attn.W_V": "h d k", "attn.W_O": "h k d"},
@@ -50,7 +50,7 @@ _LENS = {
     **{"ln_final.w": "d", "ln_final.b": "d", "unembed.W_U": "d c", "unembed.b_U": "c"},
 }
 _BUFFERS = ("attn.mask", "attn.IGNORE")
-# What this model lacks: biases, which must then be zero.
+# Biases that this model does not have; they must be zero.
 _ABSENT = ("attn.b_Q", "attn.b_K", "attn.b_V", "attn.b_O", "unembed.b_U")
 
 
@@ -61,72 +61,72 @@ class _Kind(NamedTuple):
 
 
 def from_mainline(state: State) -> Params:
-    """Take parameters from the mainline's names and axes.
+    """Convert parameters from the layout of Nanda et al.
 
     Args:
-      state: floating arrays by name, such as "embed.W_E" `[D, V]` and "blocks.0.attn.W_O" `[D, H·K]`; causal
-        masks may be among them.
+      state: floating arrays by name, such as "embed.W_E" `[D, V]` and "blocks.0.attn.W_O" `[D, H·K]`; it may contain
+        causal masks.
 
     Returns:
-      nested dict of float32 NumPy arrays, those of `model.Transformer`. Wider numbers are rounded.
+      parameters of `models.Transformer`, a nested dict of float32 NumPy arrays. Wider numbers are rounded.
 
     Raises:
-      UserError: names are missing or unknown, shapes do not fit each other, attention is not causal, or a number
-        is too large for float32.
+      UserError: names are missing or unknown, shapes do not fit each other, attention is not causal, or a number is
+        too large for float32.
     """
-    return _nested(_convert(state, _MAINLINE, _OURS))
+    return _nested(_convert(state, _MAINLINE, _JAXADD))
 
 
 def to_mainline(params: Params) -> dict[str, np.ndarray]:
-    """Give parameters the mainline's names and axes, float32, with its causal masks `[T, T]`.
+    """Convert parameters to the layout of Nanda et al., float32 arrays with causal masks `[T, T]`.
 
     Raises:
       UserError: the network has LayerNorm, which that layout lacks, or `params` are not those of one transformer.
     """
     flat = _flat(params)
     if _kind(flat).norm:
-        raise UserError('the mainline has no LayerNorm; write this network in the layout "transformer-lens"')
-    return _convert(flat, _OURS, _MAINLINE)
+        raise UserError('the layout "mainline" has no LayerNorm; use the layout "transformer-lens" for this network')
+    return _convert(flat, _JAXADD, _MAINLINE)
 
 
 def from_transformer_lens(state: State) -> Params:
-    """Take parameters from a TransformerLens state dict.
+    """Convert parameters from a TransformerLens state dict.
 
-    LayerNorm whose weights were folded into others ("LNPre") leaves no trace in a state dict, and would be read
-    as no LayerNorm: save such a network unfolded ("LN").
+    A LayerNorm whose weights are folded into other matrices ("LNPre") leaves no trace in a state dict, and would be
+    read as no LayerNorm. Save such a network unfolded ("LN").
 
     Args:
-      state: floating arrays by name, such as "blocks.0.attn.W_Q" `[H, D, K]` and "blocks.0.attn.W_O" `[H, K, D]`;
-        biases of attention and unembedding, masks and IGNORE may be among them.
+      state: floating arrays by name, such as "blocks.0.attn.W_Q" `[H, D, K]` and "blocks.0.attn.W_O" `[H, K, D]`; it
+        may contain biases of attention and unembedding, masks and IGNORE.
 
     Returns:
-      nested dict of float32 NumPy arrays, those of `model.Transformer`. Wider numbers are rounded.
+      parameters of `models.Transformer`, a nested dict of float32 NumPy arrays. Wider numbers are rounded.
 
     Raises:
-      UserError: as in `from_mainline`, or a bias that this model lacks is not zero.
+      UserError: as for `from_mainline`, or a bias that this model does not have is not zero.
     """
-    return _nested(_convert(state, _LENS, _OURS))
+    return _nested(_convert(state, _LENS, _JAXADD))
 
 
 def to_transformer_lens(params: Params) -> dict[str, np.ndarray]:
-    """Give parameters the names and axes of a TransformerLens state dict, float32.
+    """Convert parameters to a TransformerLens state dict of float32 arrays.
 
-    It is complete, as a strict `load_state_dict` wants it: biases that this model lacks are zeros, causal masks
-    are bool `[T, T]`, IGNORE is -inf.
+    It is complete, as a strict `load_state_dict` requires: biases that this model does not have are zeros, causal
+    masks are bool `[T, T]`, IGNORE is -inf.
 
     Raises:
       UserError: `params` are not those of one transformer.
     """
-    return _convert(_flat(params), _OURS, _LENS)
+    return _convert(_flat(params), _JAXADD, _LENS)
 
 
 def guess_layout(state: State) -> Layout:
-    """Distinguish the mainline's layout, whose W_O `[D, H·K]` has two axes, from TransformerLens's `[H, K, D]`."""
+    """Return the layout of a state dict: W_O is `[D, H·K]` in `mainline`, and `[H, K, D]` in TransformerLens."""
     return "mainline" if np.ndim(state.get("blocks.0.attn.W_O", 0)) == 2 else "transformer-lens"
 
 
 def parameter_names(state: State) -> tuple[list[str], list[str]]:
-    """List what torch counts as parameters, in its order, and those of them that this model has."""
+    """Return the names of torch's parameters, in its order, and those of them that this model has."""
     parameters = [name for name in state if not name.endswith(_BUFFERS)]
     return parameters, [name for name in parameters if not name.endswith(_ABSENT)]
 
@@ -142,14 +142,14 @@ def _convert(state: State, source: dict[str, str], target: dict[str, str]) -> di
     sizes = _read_sizes(arrays, axes)
     _check_constants(arrays)
     converted = {}
-    for name, wanted in _expand(target, kind).items():
+    for name, target_axes in _expand(target, kind).items():
         if name.endswith((*_BUFFERS, *_ABSENT)):
-            converted[name] = _constant(name, [sizes[x] for x in wanted.split()], target)
+            converted[name] = _constant(name, [sizes[x] for x in target_axes.split()], target)
             continue
-        letters, order = axes[name].replace(" ", ""), wanted.replace(" ", "")
+        letters, order = axes[name].replace(" ", ""), target_axes.replace(" ", "")
         array = _float32(name, arrays[name]).reshape([sizes[x] for x in letters])
         array = array.transpose([letters.index(x) for x in order])
-        converted[name] = np.array(array.reshape(_expected(wanted, sizes)), order="C")
+        converted[name] = np.array(array.reshape(_expected(target_axes, sizes)), order="C")
     return converted
 
 
@@ -162,10 +162,10 @@ def _kind(names: Iterable[str]) -> _Kind:
 
 
 def _expand(layout: dict[str, str], kind: _Kind) -> dict[str, str]:
-    """List the axes of all names of a network."""
+    """Return the axes of all names of a network in a layout."""
 
-    def parts(*rooms: str) -> dict[str, str]:
-        return {name: axes for name, axes in layout.items() if name.split(".")[0] in rooms}
+    def parts(*modules: str) -> dict[str, str]:
+        return {name: axes for name, axes in layout.items() if name.split(".")[0] in modules}
 
     norms = ["ln1", *(["ln2"] if kind.mlp else [])] if kind.norm else []
     block = parts(*norms, "attn", *(["mlp"] if kind.mlp else []))
@@ -174,7 +174,7 @@ def _expand(layout: dict[str, str], kind: _Kind) -> dict[str, str]:
 
 
 def _check_names(arrays: Mapping[str, np.ndarray], axes: dict[str, str]) -> dict[str, str]:
-    """Return the axes of the names that are there, without aliases; raises UserError for others than expected."""
+    """Return the axes of the names in a state dict, without aliases; raises UserError for missing and other names."""
     if missing := [name for name in axes if name not in arrays and not name.endswith((*_BUFFERS, *_ABSENT))]:
         raise UserError(f"it lacks {_listed(missing)}")
     known = [array for name, array in arrays.items() if name in axes]
@@ -185,14 +185,14 @@ def _check_names(arrays: Mapping[str, np.ndarray], axes: dict[str, str]) -> dict
 
 
 def _repeats(array: np.ndarray, others: Iterable[np.ndarray]) -> bool:
-    """Whether a tensor is another one once more, or its transpose: an alias, such as x_embed of embed.W_E."""
+    """Return whether an array equals another one or its transpose: an alias, such as x_embed of embed.W_E."""
     return array.ndim > 0 and any(np.array_equal(array, x) or np.array_equal(array.T, x) for x in others)
 
 
 def _read_sizes(arrays: Mapping[str, np.ndarray], axes: dict[str, str]) -> dict[str, int]:
-    """Give every axis its size; raises UserError where shapes contradict each other."""
+    """Return the size of every axis; raises UserError where shapes contradict each other."""
     sizes: dict[str, int] = {}
-    found: dict[str, str] = {}
+    sources: dict[str, str] = {}  # The first array with an axis.
     for name, array in arrays.items():
         groups = axes[name].split()
         if array.ndim != len(groups) or 0 in array.shape:
@@ -202,9 +202,9 @@ def _read_sizes(arrays: Mapping[str, np.ndarray], axes: dict[str, str]) -> dict[
             if len(letter) == 1 and sizes.setdefault(letter, size) != size:
                 raise UserError(
                     f"shapes do not fit each other: {_WORDS[letter]} is {size} in {name} and {sizes[letter]} in "
-                    f"{found[letter]}"
+                    f"{sources[letter]}"
                 )
-            found.setdefault(letter, name)
+            sources.setdefault(letter, name)
     if sizes["h"] * sizes["k"] != sizes["d"]:
         raise UserError(f"heads × d_head should be d_model, got {sizes['h']} × {sizes['k']} and {sizes['d']}")
     for name, array in arrays.items():
@@ -220,7 +220,7 @@ def _expected(axes: str, sizes: dict[str, int]) -> tuple[int, ...]:
 def _check_constants(arrays: Mapping[str, np.ndarray]) -> None:
     for name, array in arrays.items():
         if name.endswith("attn.mask") and not np.array_equal(array != 0, np.tri(len(array), dtype=np.bool_)):
-            raise UserError(f"{name} is not that of causal attention, the only one read")
+            raise UserError(f"{name} is not that of causal attention, and no other is supported")
         if name.endswith(_ABSENT) and np.any(array):
             raise UserError(f"{name} is not zero, and this model has no such bias")
 
@@ -242,21 +242,20 @@ def _float32(name: str, array: np.ndarray) -> np.ndarray:
 
 
 def _flat(params: Params) -> dict[str, np.ndarray]:
-    leaves = jax.tree_util.tree_leaves_with_path(params)
-    return {jax.tree_util.keystr(path, simple=True, separator="."): np.asarray(leaf) for path, leaf in leaves}
+    return {name: np.asarray(leaf) for name, leaf in named_leaves(params)}
 
 
-def _nested(flat: Mapping[str, np.ndarray]) -> Params:
-    """Undo `_flat`: "blocks.0.attn.W_Q" stands at ["blocks.0"]["attn"]["W_Q"]."""
+def _nested(arrays: Mapping[str, np.ndarray]) -> Params:
+    """Invert `_flat`: "blocks.0.attn.W_Q" is at ["blocks.0"]["attn"]["W_Q"]."""
     nested: dict[str, Any] = {}
-    for name, array in flat.items():
-        *rooms, last = name.split(".")
-        if rooms[0] == "blocks":
-            rooms[:2] = [".".join(rooms[:2])]
-        room = nested
-        for part in rooms:
-            room = room.setdefault(part, {})
-        room[last] = array
+    for name, array in arrays.items():
+        *path, last = name.split(".")
+        if path[0] == "blocks":
+            path[:2] = [".".join(path[:2])]
+        inner = nested
+        for key in path:
+            inner = inner.setdefault(key, {})
+        inner[last] = array
     return nested
 
 

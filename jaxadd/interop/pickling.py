@@ -1,4 +1,4 @@
-"""Pickles of plain data and tensors, written without a pickler and without torch."""
+"""Writing pickles of plain data and tensors, without a pickler and without torch."""
 
 import math
 import struct
@@ -13,20 +13,20 @@ from jaxadd.interop.unpickling import MAX_DEPTH, STORAGES, check_key
 
 
 def dump(value: Any) -> tuple[bytes, list[np.ndarray]]:
-    """Write a value as a pickle that torch.load reads with weights_only=True.
+    """Return a value as a pickle that torch.load reads with weights_only=True.
 
     Args:
       value: None, bool, int (64 bits), float, str, arrays (NumPy or JAX, written as tensors), and lists, tuples
-        and mappings of them. NumPy scalars become Python's.
+        and mappings of them. NumPy scalars become Python scalars.
 
     Returns:
-      the pickle, and the storages that it refers to by their place.
+      the pickle, and the storages that it refers to by their index.
 
     Raises:
-      UserError: anything else is in it.
+      UserError: the value contains anything else.
     """
     out = bytearray(b"\x80\x02")
-    storages: list[Any] = []
+    storages: list[np.ndarray] = []
     _dump(value, 0, out, storages)
     return bytes(out + b"."), storages
 
@@ -86,6 +86,6 @@ def _tensor(array: np.ndarray, storages: list[np.ndarray]) -> bytes:
     name = str(len(storages))
     storages.append(np.array(array, order="C"))
     plain = lambda value: dump(value)[0][2:-1]
-    found = b"(" + plain("storage") + f"ctorch\n{kind}\n".encode() + plain(name) + plain("cpu") + plain(array.size)
+    storage = b"(" + plain("storage") + f"ctorch\n{kind}\n".encode() + plain(name) + plain("cpu") + plain(array.size)
     rest = plain(0) + plain(array.shape) + plain(stride) + b"\x89" + b"ccollections\nOrderedDict\n)R"
-    return b"ctorch._utils\n_rebuild_tensor_v2\n(" + found + b"tQ" + rest + b"tR"
+    return b"ctorch._utils\n_rebuild_tensor_v2\n(" + storage + b"tQ" + rest + b"tR"

@@ -1,14 +1,14 @@
-"""Pickles of plain data and tensors, read without an unpickler.
+"""Reading pickles of plain data and tensors, without an unpickler.
 
 Why no file can run code. `load` is a small machine for the operations in _ARGUED and _BARE, which build lists,
 dicts, tuples, numbers and strings. A global is a name in a closed list, never an object imported or looked up, and
 a call is a case of the one `match` statement in `_call`, which computes arrays from checked numbers. No object is
 constructed by its class, and no attribute is read or set by a name from the file.
 
-Why memory is bounded. Each operation makes at most a few hundred bytes beside what its own argument holds, and
-there are at most MAX_OPERATIONS. Tensors are views of storages, however many refer to the same one, and a view
-never has more elements than its storage. What is built is at most MAX_DEPTH levels deep, which leaves no cycles,
-and has at most MAX_OPERATIONS parts even where shared parts are counted each time.
+Why memory is bounded. Each operation allocates at most a few hundred bytes beside its argument, and there are at most
+MAX_OPERATIONS. Tensors are views of storages, of which many may have the same one, and a view never has more elements
+than its storage. The result is at most MAX_DEPTH levels deep, which excludes cycles, and has at most MAX_OPERATIONS
+parts, where shared parts are counted each time.
 """
 
 import io
@@ -23,7 +23,6 @@ import numpy as np
 
 from jaxadd.errors import UserError
 
-_OPERATIONS = {operation.code: operation for operation in pickletools.opcodes}
 MAX_OPERATIONS = 2_000_000
 MAX_DEPTH = 50
 _MAX_AXES = 8
@@ -40,7 +39,7 @@ STORAGES = {
     "BoolStorage": np.dtype(np.bool_),
 }
 _DTYPES = frozenset(dtype.str[1:] for dtype in STORAGES.values() if dtype != jnp.bfloat16)
-# torch.float32 and the like stand in configs; they are read as their names.
+# torch.float32 and the like occur in configs, and are read as their names.
 _TORCH_DTYPES = frozenset(f"torch.{dtype}" for dtype in STORAGES.values())
 _CALLS = frozenset(
     {
@@ -70,6 +69,7 @@ _BARE = frozenset(
         *("STACK_GLOBAL", "BINPERSID", "REDUCE", "BUILD"),
     }
 )
+_OPERATIONS = {operation.code: operation for operation in pickletools.opcodes}
 _PLAIN = (type(None), bool, int, float, str, bytes, np.ndarray)
 _KEYS = (str, int, float)
 
@@ -87,25 +87,25 @@ class _Numbers:
 
 
 def load(data: bytes, storage: Storage) -> Any:
-    """Build what a pickle describes.
+    """Return the value of a pickle.
 
     Args:
       data: the pickle.
-      storage: `storage(name, dtype, count)` gives the numbers `[count]` of a storage.
+      storage: `storage(name, dtype, count)` returns the numbers `[count]` of a storage.
 
     Returns:
       None, bool, int (64 bits), float, str, bytes, NumPy arrays, and lists, tuples and dicts of them. Tensors are
       read-only views; an OrderedDict is a dict; a torch.device or torch.dtype is its name.
 
     Raises:
-      UserError: it holds or asks for anything else, or is damaged.
+      UserError: the pickle contains or calls anything else, or is damaged.
     """
     machine = _Machine(storage)
     try:
         for count, (operation, argument) in enumerate(_operations(data)):
             if count == MAX_OPERATIONS:
                 raise UserError(f"its pickle has more than {MAX_OPERATIONS} operations")
-            machine.do(operation, argument)
+            machine.execute(operation, argument)
     except UserError:
         raise
     except (ValueError, IndexError, KeyError, OverflowError) as error:  # A short argument, empty stack, unknown memo.
@@ -116,14 +116,14 @@ def load(data: bytes, storage: Storage) -> Any:
 
 
 def _operations(data: bytes) -> Iterator[tuple[str, Any]]:
-    """List the operations of a pickle by name, with their arguments; one that is unknown is refused unread."""
+    """Yield the operations of a pickle by name, with their arguments; raises UserError for unknown ones."""
     file = io.BytesIO(data)
     while code := file.read(1):
         operation = _OPERATIONS.get(code.decode("latin1"))
         name = operation.name if operation else f"{code!r}"
         if name == "GLOBAL":
             yield name, ".".join(file.readline().rstrip(b"\n").decode("ascii") for _ in range(2))
-        elif name in _ARGUED and operation is not None and operation.arg is not None:
+        elif operation and operation.arg and name in _ARGUED:
             yield name, operation.arg.reader(file)
         elif name in _BARE:
             yield name, None
@@ -146,7 +146,7 @@ class _Machine:
             raise UserError("its pickle is damaged (it ends in the middle)")
         return self._stack[0]
 
-    def do(self, operation: str, argument: Any) -> None:
+    def execute(self, operation: str, argument: Any) -> None:
         if operation in _PUSH:
             if isinstance(argument, int) and argument.bit_length() > 64:
                 raise UserError("it holds an integer of more than 64 bits")
@@ -197,7 +197,7 @@ class _Machine:
                 name, module = stack.pop(), stack.pop()
                 stack.append(_named(f"{module}.{name}" if type(module) is type(name) is str else "a nameless object"))
             case "BINPERSID":
-                stack.append(_Numbers(self._find(stack.pop())))
+                stack.append(_Numbers(self._load(stack.pop())))
             case "REDUCE":
                 arguments, function = stack.pop(), stack.pop()
                 stack.append(_call(function, arguments))
@@ -209,7 +209,7 @@ class _Machine:
         items, self._stack = self._stack, self._below.pop()
         return items
 
-    def _find(self, reference: Any) -> np.ndarray:
+    def _load(self, reference: Any) -> np.ndarray:
         match reference:
             case ("storage", _Global(kind), str(name), str(), int(count)) if kind.removeprefix("torch.") in STORAGES:
                 return self._storage(name, STORAGES[kind.removeprefix("torch.")], count)
@@ -250,7 +250,7 @@ def _named(name: str) -> _Global | str:
 
 
 def _call(function: Any, arguments: Any) -> Any:
-    """Compute what a call stands for: the complete list of what a file can ask to be done."""
+    """Return the result of a call; these are all calls that a file can make."""
     match function, arguments:
         case _Global("collections.OrderedDict"), ():
             return {}
@@ -279,7 +279,7 @@ def _call(function: Any, arguments: Any) -> Any:
 
 
 def _view(numbers: np.ndarray, offset: int, size: tuple, stride: tuple) -> np.ndarray:
-    """View numbers `[count]` in a shape, strides counted in numbers; raises UserError where it would leave them."""
+    """Return a view of numbers `[count]`, with strides in numbers; raises UserError where it would exceed them."""
     whole = all(type(n) is int and n >= 0 for n in (offset, *size, *stride))
     if not whole or len(size) != len(stride) or len(size) > _MAX_AXES:
         raise UserError("a tensor in it has an impossible shape")
@@ -288,7 +288,7 @@ def _view(numbers: np.ndarray, offset: int, size: tuple, stride: tuple) -> np.nd
     last = offset + sum((n - 1) * s for n, s in zip(size, stride, strict=True))
     if last >= len(numbers) or math.prod(size) > len(numbers):
         raise UserError(f"a tensor of shape {size} in it is larger than its storage of {len(numbers)} numbers")
-    # A stride over an axis of length 1 is never walked, and may be any number, too large for NumPy too.
+    # The stride of an axis of length 1 is never used, and may be any number, even one too large for NumPy.
     strides = [s * numbers.itemsize if n > 1 else 0 for n, s in zip(size, stride, strict=True)]
     return np.ndarray(size, numbers.dtype, numbers, offset * numbers.itemsize, strides)
 
@@ -302,18 +302,21 @@ def _set_state(target: Any, state: Any) -> None:
         case np.ndarray(), (int(), tuple(shape), np.dtype() as dtype, bool() as fortran, bytes(data)):
             whole = all(type(n) is int and n >= 0 for n in shape) and len(shape) <= _MAX_AXES
             if whole and math.prod(shape) * dtype.itemsize == len(data):
-                target.__setstate__((1, shape, dtype, fortran, data))  # type: ignore[arg-type]  # NumPy's stub wants its own bool.
+                target.__setstate__((1, shape, dtype, fortran, data))  # type: ignore[arg-type]  # Wants NumPy's bool.
                 return
     raise UserError(f"its pickle sets a state of {type(target).__name__} that torch.save does not write")
 
 
 def _check_plain(value: Any, above: int, known: dict[int, tuple[int, int]]) -> tuple[int, int]:
-    """Count the levels and the parts of a value, each shared part as often as it occurs; raises UserError.
+    """Return the numbers of levels and parts of a value, where shared parts are counted as often as they occur.
 
     Args:
-      value: checked.
-      above: levels above it.
-      known: what was counted, by id, so that shared parts are walked once.
+      value: the value to check.
+      above: number of levels above it.
+      known: the numbers of lists, tuples and dicts counted so far, by id, so that shared parts are visited once.
+
+    Raises:
+      UserError: the value has other than plain data, or too many levels or parts.
     """
     if type(value) in _PLAIN:
         return 0, 1

@@ -155,18 +155,18 @@ def _resume_point(trainer: Trainer, files: Files, note: Note) -> tuple[TrainStat
     """Return the state to resume from, the metrics before it and the seconds spent; (None, None, 0) where none."""
     metrics = recorded(files)
     if metrics is None and len(checkpoints.steps(files.checkpoints)) > 1:
-        note("metrics.npz is lost or damaged, so the run begins again from step 0")
+        note("metrics.npz is lost or damaged, so the run starts again from step 0")
     state = newest_checkpoint(files, trainer, len(metrics["step"]) if metrics else 0, note)
     if state is None:
         if metrics:
             raise UserError(
-                f"{files.folder} has a record of {len(metrics['step'])} steps but no whole checkpoint to go on from, "
-                "and training again would replace it; move its metrics.npz away to do so, or choose another name"
+                f"{files.folder} has a record of {len(metrics['step'])} steps but no whole checkpoint to resume "
+                "from, and training again would replace it; move its metrics.npz away, or choose another name"
             )
         return None, None, 0.0
     made = checkpoints.updates_made(state)
     if made or metrics:
-        note(f"going on from step {made:,} of {trainer.config.steps:,}")
+        note(f"resuming from step {made:,} of {trainer.config.steps:,}")
     if metrics:
         # The row of a step is recorded after its checkpoint, but before it where that step ended the last lane.
         metrics = cut(metrics, made + int(not np.any(np.asarray(state.status) == RUNNING)))
@@ -197,7 +197,7 @@ def _prepare(files: Files, run: Run, extend: bool, note: Note) -> None:
     if extend and config.steps != run.config.steps:
         newest = max(existing.steps, default=None)
         if newest is None:
-            raise UserError(f"{files.folder} has no checkpoint to go on from")
+            raise UserError(f"{files.folder} has no checkpoint to resume from")
         if run.config.steps < newest:
             raise UserError(
                 f"{files.folder} is already at step {newest:,}; it cannot be cut to {run.config.steps:,} steps"

@@ -240,9 +240,9 @@ def lanes_of_part(planned: Sequence[Structure], index: int, parts: int) -> froze
         numbers = [lane.number for lane in structure.lanes]
         each, more = divmod(len(numbers), parts)
         # The parts that get one more lane follow those that did in the previous structure.
-        turn = (index - numbers[0]) % parts
-        start = turn * each + min(turn, more)
-        selected |= set(numbers[start : start + each + (turn < more)])
+        rank = (index - numbers[0]) % parts
+        start = rank * each + min(rank, more)
+        selected |= set(numbers[start : start + each + (rank < more)])
     return frozenset(selected)
 
 

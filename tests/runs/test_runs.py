@@ -79,7 +79,7 @@ def test_resumed_run_equals_the_uninterrupted_one(tiny, complete, copy, keep):
     unfinish(copy, keep)
     notes = []
     train_in(Trainer(tiny), copy, note=notes.append)
-    assert notes == [f"going on from step {keep} of 40"]
+    assert notes == [f"resuming from step {keep} of 40"]
     assert_same_run(copy, complete)
 
 
@@ -140,7 +140,7 @@ def test_falls_back_to_the_newest_whole_checkpoint(tiny, complete, copy, damage)
     notes = []
     train_in(Trainer(tiny), copy, note=notes.append)
     assert notes[0].startswith("checkpoint 30 is damaged or of another run and is skipped: ")
-    assert notes[1] == "going on from step 20 of 40"
+    assert notes[1] == "resuming from step 20 of 40"
     assert_same_run(copy, complete)
 
 
@@ -157,7 +157,7 @@ def test_without_metrics_the_run_begins_again(tiny, complete, copy, ruin):
 def test_a_record_without_checkpoints_is_not_replaced(tiny, copy):
     shutil.rmtree(copy / "checkpoints")
     before = (copy / "metrics.npz").read_bytes()
-    with pytest.raises(ValueError, match="has no checkpoint to go on from"):
+    with pytest.raises(ValueError, match="has no checkpoint to resume from"):
         train_in(Trainer(replace(tiny, steps=50)), copy, extend=True, **QUIET)
     (copy / "summary.json").unlink()
     with pytest.raises(ValueError, match="a record of 41 steps but no whole checkpoint"):
@@ -190,7 +190,7 @@ def test_a_checkpoint_whose_replacement_was_cut_short_is_put_back(tiny, complete
     (states / ".00000010.old").mkdir()  # Killed a moment later, when the new one was there.
     notes = []
     train_in(Trainer(tiny), copy, note=notes.append)
-    assert notes == ["going on from step 20 of 40"]
+    assert notes == ["resuming from step 20 of 40"]
     assert not list(states.glob(".*"))
     assert_same_run(copy, complete)
 
@@ -272,7 +272,7 @@ def test_a_full_disk_loses_nothing_that_was_saved(tiny, complete, copy, limit, w
     assert not [path for path in copy.rglob("*.part*")]
     notes = []
     train_in(trainer, copy, note=notes.append)
-    assert notes == ["going on from step 20 of 40"]
+    assert notes == ["resuming from step 20 of 40"]
     assert_same_run(copy, complete)
 
 
@@ -360,4 +360,4 @@ def test_an_interrupt_while_a_state_is_saved_waits_for_the_end_of_it(tiny, tmp_p
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     notes = []
     train_in(trainer, tmp_path / "it", note=notes.append)
-    assert notes == ["going on from step 10 of 40"]
+    assert notes == ["resuming from step 10 of 40"]

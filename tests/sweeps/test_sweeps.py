@@ -172,7 +172,7 @@ def test_out_of_memory_in_a_wave_that_was_begun_takes_nothing_that_was_trained(s
     notes = []
     refuse(monkeypatch, Trainer, "chunk", 3)
     sweeps.run(sweep, tmp_path / "it", note=notes.append)
-    assert "going on from step 10 of 20" in notes
+    assert "resuming from step 10 of 20" in notes
     assert any("lanes at once 6 then, 3 now" in text for text in notes)
     assert_same_lanes(lanes_of(tmp_path / "it"), lanes_of(swept), exactly=False)
 

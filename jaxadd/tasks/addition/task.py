@@ -44,7 +44,7 @@ class Addition(Task):
     operands: int = 2
     """number of operands that are added, M"""
     target: Literal["sequential", "parallel", "single"] = "sequential"
-    """what the network sees of the answer: the previous digits, a ? for each, or only one digit is predicted"""
+    """what the network sees of the answer: sequential, previous digits; parallel, only ?; single, no digit"""
     digit: int = 0
     """answer digit that is predicted, 0 for the units; target single only"""
     answer_order: Literal["msd", "lsd"] = "msd"

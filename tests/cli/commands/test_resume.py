@@ -10,11 +10,11 @@ def test_a_run_that_was_killed_goes_on_and_one_that_is_complete_is_made_longer(s
     (copy / "summary.json").unlink()
     status, _, error = shell("jaxadd", "resume", copy)
     assert status == 0, error
-    assert "going on from step 40 of 40" in error
+    assert "resuming from step 40 of 40" in error
     assert {"curves", "norms", "errors"} == {path.stem for path in (copy / "figures").iterdir()}
     status, _, error = shell("jaxadd", "resume", copy, "--steps", 45)
     assert status == 0, error
-    assert "going on from step 40 of 45" in error
+    assert "resuming from step 40 of 45" in error
     assert load(copy).summary["lanes"][0]["steps"] == 45
     status, _, error = shell("jaxadd", "resume", copy, "--steps", 5)
     assert status == 2
