@@ -149,7 +149,7 @@ def sharpness(loss: Callable[[Params], jax.Array], params: Params, scale: Params
     return jax.lax.fori_loop(0, _ITERATIONS, again, (first, jnp.float32(0)))[1]
 
 
-def adam_scale(opt_state: Any, b2: jax.Array, eps: jax.Array) -> Params | None:
+def adam_scale(opt_state: Any, b2: jax.typing.ArrayLike, eps: jax.typing.ArrayLike) -> Params | None:
     """Return √(ν / (1 - b2^count)) + eps, by which Adam divides the mean gradient; None for another optimiser."""
     nu = optax.tree.get(opt_state, "nu")
     if nu is None:
