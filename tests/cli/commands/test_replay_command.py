@@ -10,7 +10,7 @@ def test_a_part_is_replayed_and_drawn(shell, copy):
     words = ("--from", 5, "--to", 12, "--snapshots", "5", "8:12:2")
     status, out, error = shell("jaxadd", "replay", copy, *words)
     assert status == 0, error
-    assert "8 recorded train losses were met again, bit for bit" in error
+    assert "8 recorded train losses are reproduced bit for bit" in error
     folder = copy / "replays" / "5-12"
     assert f"folder      {folder}" in out
     snapshots = [path.name for path in sorted((folder / "snapshots").iterdir())]

@@ -49,7 +49,7 @@ def test_the_largest_spike_is_replayed_exactly_and_described(addition, planted, 
     for _ in range(2):  # What the first call left is replaced.
         status, out, error = shell("jaxadd", "spike", addition, "--margin", 5)
         assert status == 0, error
-    assert "met again, bit for bit" in error
+    assert "reproduced bit for bit" in error
     (folder,) = (addition / "spikes").iterdir()
     text = (folder / "report.txt").read_text()
     for words in (
