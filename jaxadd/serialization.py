@@ -4,6 +4,7 @@ A nested dataclass is written with the name of its class as "kind". A class from
 user's task, is written as "module:Class" and imported when the config is read.
 """
 
+import functools
 import importlib
 import sys
 from collections.abc import Iterator, Mapping
@@ -64,6 +65,8 @@ def _class(kind: Any, expected: Any) -> type:
     if kind in choices:
         return choices[kind]
     module_name, colon, name = str(kind).partition(":")
+    if module_name == "__main__":
+        raise UserError(f"{name} was defined in a script or notebook; define it in a module, which can be imported")
     if colon:
         try:
             module = importlib.import_module(module_name)
@@ -71,7 +74,7 @@ def _class(kind: Any, expected: Any) -> type:
             raise UserError(
                 f"{kind} cannot be imported ({error}); start Python where the module {module_name} can be found"
             ) from error
-        cls = getattr(module, name, None)
+        cls = functools.reduce(lambda outer, part: getattr(outer, part, None), name.split("."), module)
         if isinstance(cls, type) and is_dataclass(cls) and issubclass(cls, bases):
             return cls
     raise UserError(f"expected one of {', '.join(choices)}, got kind {kind!r}")

@@ -1,75 +1,89 @@
-"""Configs survive JSON, and differences are told."""
+"""RunConfig: thresholds, the numbers in which lanes differ, and what is compiled."""
 
-import json
 from dataclasses import replace
 
+import jax
+import numpy as np
 import pytest
 
-from jaxadd import serialization
-from jaxadd.config import RunConfig, Stop
-from jaxadd.models import MLP
-from jaxadd.optim.optimizers import SGD
-from jaxadd.tasks import Addition, HandwrittenDigits, Modular
-
-CONFIGS = [
-    RunConfig(),
-    RunConfig(
-        task=HandwrittenDigits(folder="x"),
-        model=MLP(hidden=(3, 4)),
-        optimizer=SGD(),
-        seeds=(4, 2),
-        stop=Stop("test_loss", 0.5),
-    ),
-    RunConfig(task=Modular(p=6, split_seed=3, batch_size=4), debug=True),
-]
+from jaxadd.config import RunConfig, Stop, hyper, structure, traced
+from jaxadd.errors import UserError
+from jaxadd.optim import scores
+from jaxadd.optim.losses import LabelSmoothing
 
 
-@pytest.mark.parametrize("config", CONFIGS)
-def test_round_trip(config):
-    again = serialization.from_json(json.loads(json.dumps(serialization.to_json(config))), RunConfig)
-    assert again == config
-    assert hash(again) == hash(config)
+@pytest.mark.parametrize("count", [41, 121, 1967])
+def test_an_accuracy_of_1_is_reached_when_all_examples_are_correct_and_not_before(count):
+    stop = Stop("test_accuracy", 1.0)
+    accuracy = jax.jit(scores.fraction)
+    assert stop.reached(accuracy(np.ones(count, bool)), count)
+    assert not stop.reached(accuracy(np.arange(count) > 0), count)
 
 
-def test_difference():
-    assert serialization.difference(RunConfig(), RunConfig()) == []
-    other = replace(RunConfig(task=Modular(p=7)), optimizer=SGD(lr=1e-3), steps=3)
-    said = serialization.difference(RunConfig(), other)
-    assert "task.p: 113 here, 7 there" in said
-    assert "optimizer: AdamW here, SGD there" in said
-    assert "optimizer.momentum: absent here, 0.9 there" in said
-    assert not any("optimizer.lr" in line for line in said)
+@pytest.mark.parametrize("count", [1, 29, 41, 100, 1967, 8939])
+def test_a_threshold_of_accuracy_is_a_number_of_correct_examples(count):
+    """The smallest whole number that is at least threshold · count, for fractions as they are computed."""
+    fraction = jax.jit(lambda correct: scores.fraction(np.arange(count) < correct))
+    for thousandths in (10, 300, 500, 900, 990, 999, 1000):  # Whole numbers, which do not round.
+        near = count * thousandths // 1000
+        for correct in range(max(near - 1, 0), min(near + 2, count) + 1):
+            needed = correct * 1000 >= thousandths * count
+            assert Stop("train_accuracy", thousandths / 1000).reached(np.asarray(fraction(correct)), count) == needed
+
+
+def test_99_of_100_examples_reach_an_accuracy_of_99_per_cent_and_98_do_not():
+    stop = Stop("test_accuracy", 0.99)
+    values = np.array([98 / 100, 99 / 100, 1, np.nan], np.float32)
+    assert stop.reached(values, 100).tolist() == [False, True, True, False]
+
+
+def test_a_loss_reaches_its_threshold_from_above_and_nan_never_does():
+    values = np.array([0.2, 0.1, 0.05, np.nan, np.inf], np.float32)
+    assert Stop("train_loss", 0.1000001).reached(values, 7).tolist() == [False, True, True, False, False]
+
+
+def test_numbers_are_arrays_by_lane_and_all_else_is_structure():
+    config = RunConfig(seeds=(0, 1), vary=(("optimizer.lr", (0.1, 0.2)),), loss=LabelSmoothing(0.3), steps=7)
+    numbers = hyper(config)
+    np.testing.assert_allclose(numbers.optimizer.lr, [0.1, 0.2])
+    np.testing.assert_allclose(numbers.loss.amount, [0.3, 0.3])
+    np.testing.assert_allclose(numbers.init_scale, [1, 1])
+    assert traced(config).keys() >= {"init_scale", "optimizer.lr", "optimizer.warmup", "loss.amount"}
+    other = RunConfig(seeds=(4, 5, 6), optimizer=replace(config.optimizer, b1=0.5), loss=LabelSmoothing(0.1))
+    assert structure(config) == structure(other)
+    assert structure(config) != structure(replace(config, loss=RunConfig().loss))
+    assert structure(config) != structure(replace(config, eval_every=3))
 
 
 @pytest.mark.parametrize(
-    ("change", "words"),
+    ("vary", "words"),
     [
-        (lambda d: d.update(kind="os.system"), "expected one of RunConfig"),
-        (lambda d: d["task"].update(kind="Table"), "expected one of .*Modular"),
-        (lambda d: d["task"].pop("p"), "fields of Modular have changed since this was written: p"),
-        (lambda d: d.update(novel=3), "novel"),
-        (lambda d: d["task"].update(p=1), "modulus"),
+        ((("steps", (1.0, 2.0)),), "lanes cannot differ in steps; they can in init_scale, optimizer.lr"),
+        ((("optimizer.lr", (0.1,)),), "with one value for each seed"),
+        ((("init_scale", (1.0, 2.0)), ("init_scale", (1.0, 2.0))), "every number once"),
+        ((("optimizer.lr", (0.1, -1.0)),), "AdamW.lr must be a number at least 0, got -1"),
+        ((("init_scale", (1.0, 0.0)),), "init_scale must be above 0"),
     ],
 )
-def test_foreign_json(change, words):
-    data = serialization.to_json(RunConfig())
-    change(data)
-    with pytest.raises(ValueError, match=words):
-        serialization.from_json(data, RunConfig)
+def test_lanes_that_cannot_differ_so_are_refused(vary, words):
+    with pytest.raises(UserError, match=words):
+        RunConfig(seeds=(0, 1), vary=vary)
 
 
-def test_fields_of_any_depth_are_replaced_by_path():
-    config = RunConfig(task=Addition())
-    assert serialization.with_values(config, {"task.mixture.uniform": 2.0}).task.mixture.uniform == 2.0
-    assert serialization.with_values(config, {"steps": 3, "task.digits": 2}).task.digits == 2
-    # Together: neither of these is valid without the other.
-    apart = serialization.with_values(RunConfig(), {"model.d_model": 129, "model.heads": 3})
-    assert (apart.model.d_model, apart.model.heads) == (129, 3)
-    mixed = serialization.with_values(config, {"task.mixture.uniform": 0.0, "task.mixture.cascades": 1.0})
-    assert mixed.task.mixture.weights == (0, 0, 1)
-    values = serialization.single_values(config)
-    assert values["task.mixture.uniform"] == config.task.mixture.uniform
-    assert not {"task", "task.mixture", "seeds", "vary"} & set(values)
-    for name in ("speed", "task.mixture.speed", "steps.more", "task.digits.more"):
-        with pytest.raises(ValueError, match=f"no field is named {name}"):
-            serialization.with_values(config, {name: 1})
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"stop": ("test_acc", 0.9)}, "metric must be one of none"),
+        ({"stop": ("test_accuracy", 0.0)}, "stop.threshold must be above 0 and at most 1"),
+        ({"stop": ("test_loss", float("nan"))}, "stop.threshold"),
+        ({"steps": -1}, "steps must be at least 0"),
+        ({"eval_every": 0}, "eval_every"),
+        ({"checkpoint_every": 0}, "checkpoint_every"),
+        ({"seeds": ()}, "at least one seed"),
+        ({"seeds": (1, 1)}, "none twice"),
+        ({"seeds": (-1,)}, "from 0"),
+    ],
+)
+def test_a_config_out_of_range_is_refused(fields, words):
+    with pytest.raises(UserError, match=words):
+        RunConfig(**{name: Stop(*value) if name == "stop" else value for name, value in fields.items()})

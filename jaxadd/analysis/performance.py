@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxadd.analysis import measures
@@ -38,11 +39,14 @@ class Performance(NamedTuple):
 
 @functools.singledispatch
 def train_set(task: Task, data: Data) -> Batch | None:
-    """Return all examples of one lane that a network may be trained on; None where they are not a fixed set.
+    """Return all examples of one lane that a network is trained on; None where they are no fixed set, or not known.
 
-    A task with a fixed train set registers itself here.
+    By default the train batch where every step has the same one. A task that draws its batches from a fixed train set
+    registers itself here.
     """
-    return None
+    one, other = (task.train_batch(data, jax.random.key(i), jnp.int32(i)) for i in range(2))
+    same = jax.tree.map(lambda a, b: a.shape == b.shape and bool(jnp.array_equal(a, b)), one, other)
+    return one if all(same) else None
 
 
 @train_set.register
@@ -123,7 +127,14 @@ def tables(trained: Trained, lanes: Sequence[Mapping[str, Performance]], lane: i
         rows.append(row)
     title = f"How good it is: {trained.name(lane)}"
     result = [
-        Table(title, columns, rows, note="" if "train" in shown else "Training drew new examples at every step.")
+        Table(
+            title,
+            columns,
+            rows,
+            note=""
+            if "train" in shown
+            else "Training drew new examples at every step, or its train set is not known.",
+        )
     ]
     if len(answers) > 1:
         by_answer = [

@@ -16,7 +16,7 @@ from typing import Any
 from jaxadd.analysis import general, performance
 from jaxadd.analysis.trained import Report, Trained, as_text
 from jaxadd.errors import UserError
-from jaxadd.pictures import FigureOf, Lines, Table
+from jaxadd.pictures import FigureOf, Lines, Table, Text
 from jaxadd.tasks import Task
 from jaxadd.types import Metrics
 
@@ -87,9 +87,10 @@ def analyse(trained: Trained, lane: int = 0, keys: str | None = None) -> Report:
     text = [*map(as_text, tables), *filter(None, (special.text, usual.text))]
     numbers = performance.numbers(performances[lane], network.task.answer_names)
     curves = training_figures(trained.metrics, trained.title)
-    figures_first = [block for block in special.blocks if not isinstance(block, Table)]
-    tables_last = [block for block in special.blocks if isinstance(block, Table)]
-    blocks = [*tables, *figures_first[:1], *curves, *figures_first[1:], *usual.blocks, *tables_last]
+    in_words, figures, details = (
+        [block for block in special.blocks if isinstance(block, kind)] for kind in (Text, FigureOf, Table)
+    )
+    blocks = [*tables, *in_words, *curves, *figures, *usual.blocks, *details]
     return Report.of("\n\n".join(text), {**numbers, **usual.numbers, **special.numbers}, blocks)
 
 

@@ -121,8 +121,8 @@ def to_transformer_lens(params: Params) -> dict[str, np.ndarray]:
 
 
 def guess_layout(state: State) -> Layout:
-    """Tell the mainline's layout, whose W_O `[D, H·K]` has two axes, from TransformerLens's `[H, K, D]`."""
-    return "mainline" if np.ndim(state.get("blocks.0.attn.W_O")) == 2 else "transformer-lens"
+    """Distinguish the mainline's layout, whose W_O `[D, H·K]` has two axes, from TransformerLens's `[H, K, D]`."""
+    return "mainline" if np.ndim(state.get("blocks.0.attn.W_O", 0)) == 2 else "transformer-lens"
 
 
 def parameter_names(state: State) -> tuple[list[str], list[str]]:

@@ -126,6 +126,7 @@ def _median(lanes: np.ndarray) -> float:
 def outcome(run: Run) -> str:
     """Describe how a run ended: a table of its lanes, its speed, and the first few errors in words."""
     summary, seeds = run.summary, run.config.seeds
+    assert summary is not None, "a run has an outcome when it is complete"
     columns = ("seed", "status", "steps", "train ≥ 99 %", "test ≥ 99 %", "train loss", "test loss", "test accuracy")
     rows = [columns]
     for lane in summary["lanes"]:

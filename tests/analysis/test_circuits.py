@@ -18,6 +18,8 @@ from jaxadd.models import MLP, Transformer, structure
 from jaxadd.tasks import Addition, Modular
 from jaxadd.types import Sizes
 
+pytestmark = pytest.mark.jax_api
+
 P, D, H, K = 7, 16, 2, 8
 TASKS = {"modular": Modular(p=P, train_fraction=0.6), "addition": Addition(digits=2)}
 

@@ -11,6 +11,8 @@ from jaxadd.models import Transformer
 from jaxadd.optim import losses
 from jaxadd.tasks import Addition
 
+pytestmark = pytest.mark.jax_api
+
 TASK = Addition(digits=2, batch_size=8, test_examples=8, cascade_examples=2)
 MODEL = Transformer(layers=2, d_model=16, heads=2, d_mlp=32).build(TASK.sizes)
 READ = TASK.sizes.read

@@ -15,6 +15,8 @@ from jaxadd.runs.checkpoints import flatten
 from jaxadd.tasks import Addition, Modular
 from jaxadd.types import Sizes
 
+pytestmark = pytest.mark.jax_api
+
 SMALL = Sizes(length=5, classes=6, vocabulary=7, read=(4,))
 
 

@@ -12,6 +12,8 @@ from jaxadd.runs import checkpoints, load, replay, train_in
 from jaxadd.tasks import HandwrittenDigits
 from jaxadd.training.trainer import Trainer
 
+pytestmark = pytest.mark.jax_api
+
 QUIET = {"note": lambda text: None}
 
 

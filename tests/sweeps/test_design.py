@@ -70,7 +70,11 @@ def test_a_random_design_stays_in_its_ranges_and_is_repeatable(base):
         ([Axis("optimizer.lr", (-1.0,))], {}, "AdamW.lr must be a number at least 0"),
         ([Axis("task.p", (1,))], {}, "modulus from 2"),
         ([Axis("optimizer.lr", (1.0,)), Axis("optimizer.lr", (1.0,))], {}, "named once"),
-        ([Axis("optimizer.lr", (1.0,)), Axis("init_scale", (1.0, 2.0))], {"design": "list"}, "the same number of values"),
+        (
+            [Axis("optimizer.lr", (1.0,)), Axis("init_scale", (1.0, 2.0))],
+            {"design": "list"},
+            "the same number of values",
+        ),
         ([Axis("optimizer.lr", low=1.0, high=2.0)], {}, "only a random design draws from; set design to random"),
         ([], {"design": "random", "points": 3}, "design is empty"),
         ([Axis("p", (5,))], {}, r"did you mean task\.p\?"),

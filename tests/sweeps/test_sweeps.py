@@ -277,7 +277,9 @@ def test_a_record_that_is_damaged_is_told_of_and_mended(sweep, swept, tmp_path):
     shutil.copytree(swept, tmp_path / "it")
     (first, _) = sorted((tmp_path / "it" / "lanes").iterdir())
     (first / "metrics.npz").write_bytes((first / "metrics.npz").read_bytes()[:2_000])
-    with pytest.raises(ValueError, match=r"metrics.npz is missing or damaged .*`jaxadd resume .*000000-000005` repairs it"):
+    with pytest.raises(
+        ValueError, match=r"metrics.npz is missing or damaged .*`jaxadd resume .*000000-000005` repairs it"
+    ):
         sweeps.lane_curves(tmp_path / "it", "test_loss")
     train_in(Trainer(load(swept / "lanes" / first.name).config), first, **QUIET)
     assert_same_lanes(lanes_of(tmp_path / "it"), lanes_of(swept))
@@ -312,7 +314,9 @@ def test_a_wave_that_is_not_what_the_sweep_makes_of_its_lanes_is_refused(sweep, 
     changed("lost", lambda first, last: (first / "config.json").unlink(), "000000-000005 has lost its config.json")
     changed("twice", lambda first, last: shutil.copytree(last, last.with_name("000008-000009")), "another batch")
     changed(
-        "foreign", lambda first, last: last.rename(last.with_name("000006-000012")), "has lanes that this sweep does not have"
+        "foreign",
+        lambda first, last: last.rename(last.with_name("000006-000012")),
+        "has lanes that this sweep does not have",
     )
 
 

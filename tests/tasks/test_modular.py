@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 
 from jaxadd.tasks import Modular
 
+pytestmark = pytest.mark.jax_api
+
 
 def lane(data, s=0):
     return data._replace(lane=jax.tree.map(lambda x: x[s], data.lane))
@@ -111,5 +113,8 @@ def test_bad_fields(fields, words):
 
 def test_wrong_sums_in_words():
     say = Modular().describe
-    assert say(np.array([18, 34, 113]), np.array([52]), np.array([51])) == "18 + 34 mod 113: predicts 51, the answer is 52"
+    assert (
+        say(np.array([18, 34, 113]), np.array([52]), np.array([51]))
+        == "18 + 34 mod 113: predicts 51, the answer is 52"
+    )
     assert "predicts =" in say(np.array([1, 2, 113]), np.array([3]), np.array([113]))

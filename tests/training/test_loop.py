@@ -19,6 +19,8 @@ from jaxadd.training.step import DIVERGED, METRICS, RUNNING, STOPPED, Step
 from jaxadd.training.trainer import Trainer
 from jaxadd.trees import flatten
 
+pytestmark = pytest.mark.jax_api
+
 
 @pytest.fixture(scope="module")
 def whole(tiny):

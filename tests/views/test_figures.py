@@ -1,81 +1,46 @@
-"""Figures draw what they are given, labelled."""
+"""Figures of commands and experiments draw what they are given, labelled, and every text can be read."""
+
+import math
 
 import matplotlib.image
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from legible import check_legible, words
 
-from jaxadd.analysis.shelves import Shelf
 from jaxadd.views import figures
+from jaxadd.views.figures import style
+
+RNG = np.random.default_rng(0)
+DIGITS = ("A3", "A2", "A1", "A0")
+TOKENS = ("a2", "a1", "a0", "+", "b2", "b1", "b0", "=", "A3", "A2", "A1")
 
 
-def metrics(lanes=1, steps=50):
-    step = np.arange(steps)
-    values = np.exp(-step / 10.0) * (1 + np.arange(lanes)[:, None])
-    names = ("train_loss", "test_loss", "train_accuracy", "test_accuracy", "grad_norm", "update_norm", "weight_norm")
-    record = {"step": step} | {name: values.copy() for name in names}
-    record["test_loss"][:, step % 10 != 0] = np.nan
-    record["update_norm"][:, 0] = 0
-    return record
+def pictures(figure):
+    return [np.ma.filled(image.get_array(), np.nan) for ax in figure.axes for image in ax.images]
 
 
-def texts(figure):
-    return [t.get_text() for ax in figure.axes for t in (ax.title, ax.xaxis.label, ax.yaxis.label)]
-
-
-@pytest.mark.parametrize("lanes", [1, 3])
-@pytest.mark.parametrize("draw", [figures.curves, figures.norms])
-def test_curves_are_labelled_and_whole(draw, lanes, tmp_path):
-    figure = draw(metrics(lanes), "title")
-    assert all(texts(figure))
-    figure.savefig(tmp_path / "a.png")
-    assert matplotlib.image.imread(tmp_path / "a.png").std() > 0.01
-    for ax in figure.axes:
-        assert len(ax.collections) == (2 if draw is figures.curves else 1) * (lanes > 1)
-
-
-def test_curves_show_measured_points_only():
-    loss, _ = figures.curves(metrics(3), "title").axes
-    train, test = loss.lines
-    np.testing.assert_array_equal(test.get_xdata(), np.arange(0, 50, 10) + 1)
-    np.testing.assert_allclose(test.get_ydata(), 2 * np.exp(-np.arange(0, 50, 10) / 10))
-    assert len(train.get_xdata()) == 50
-    linear, _ = figures.curves(metrics(), "title", log_steps=False).axes
-    np.testing.assert_array_equal(linear.lines[1].get_xdata(), np.arange(0, 50, 10))
-
-
-def test_a_lane_that_ended_keeps_its_last_value():
-    record = metrics(3)
-    record["train_loss"][0, 20:] = np.nan
-    loss, _ = figures.curves(record, "title").axes
-    kept = np.where(np.arange(50) < 20, record["train_loss"][0], record["train_loss"][0, 19])
-    want = np.median(np.stack([kept, *record["train_loss"][1:]]), axis=0)
-    np.testing.assert_allclose(loss.lines[0].get_ydata(), want)
-
-
-def test_error_map_counts():
-    wrong, trained = np.zeros((2, 4, 4), bool)
-    trained[0] = True
-    wrong[0, 0] = wrong[2, 3] = wrong[3, 3] = True
-    figure = figures.error_map(wrong, trained, "title")
-    said = [t.get_text() for t in figure.legends[0].get_texts()]
-    assert said == ["test, right: 10", "train, right: 3", "test, wrong: 2", "train, wrong: 1"]
-    assert all(texts(figure)[1:])
-
-
-@pytest.mark.parametrize("count", [0, 3, 30])
-def test_misread(count):
-    images = np.random.default_rng(0).random((count, 64))
-    figure = figures.misread(images, np.arange(count) % 10, (np.arange(count) + 1) % 10, "title")
-    assert sum(len(ax.images) for ax in figure.axes) == min(count, 24)
-    if count:
-        assert figure.axes[0].get_title() == "0, read as 1"
+def claims(lanes, count=4):
+    score = np.linspace(1, 0.2, count)
+    verdicts = ["holds", "in part", "fails", "does not matter"]
+    return {
+        f"claim {i}: this head carries the sum of column {i} and nothing else that any answer digit needs": (
+            score[i] - np.linspace(0, 0.05, lanes),
+            score[i] - 0.1,
+            score[i],
+            verdicts[i % 4],
+        )
+        for i in range(count)
+    }
 
 
 def addition(lanes=2, steps=60, base=5, digits=(2, 1, 0)):
     """A made-up record of an addition run, evaluated every ten steps."""
     rng = np.random.default_rng(0)
     positions, step = len(digits), np.arange(steps)
-    record = metrics(lanes, steps)
+    record = {"step": step, "train_accuracy": 1 - np.exp(-step / 20) * np.ones((lanes, 1))}
+    record["test_accuracy"] = np.where(step % 10, np.nan, record["train_accuracy"])
     record["train_position_loss"] = np.exp(-step / 20)[None, :, None] * rng.uniform(1, 1.1, (lanes, steps, positions))
     record["evaluation/step"] = step[::10]
     evaluations = lanes, len(step[::10])
@@ -88,26 +53,47 @@ def addition(lanes=2, steps=60, base=5, digits=(2, 1, 0)):
     return record
 
 
-def test_digit_curves_name_floors_and_shelves():
-    floors = [{"nothing known": 1.6, "sum": 1.5, "column": 0.6}, {"nothing known": 1.6}, {}]
-    shelves = [[Shelf(0.61, 10, 30, True, "column")], [], [Shelf(0.2, 10, 30, True, "")]]
-    figure = figures.digit_curves(addition(), (2, 1, 0), floors, shelves, "title")
-    said = [[text.get_text() for text in ax.texts] for ax in figure.axes]
-    assert said[0] == ["nothing known 1.6", "sum 1.5", "column 0.6", "column\nsteps 10 to 30"]
-    assert said[1] == ["nothing known 1.6"]
-    assert said[2] == ["no floor\nsteps 10 to 30"]
-    assert [ax.get_title() for ax in figure.axes] == ["A2", "A1", "A0"]
+LEGIBLE = {
+    "attention_change": lambda: figures.attention_change(
+        RNG.random((2, 2, 4, 11)), RNG.random((2, 2, 4, 11)), DIGITS, TOKENS, "title"
+    ),
+    "attention_change, one": lambda: figures.attention_change(
+        np.ones((1, 1, 1, 3)), np.ones((1, 1, 1, 3)), "=", "ab=", "title"
+    ),
+    "hypotheses": lambda: figures.hypotheses(
+        claims(3, 12), {"holds": 0.9, "in part": 0.5, "fails": -np.inf}, "title"
+    ),
+    "hypotheses, one": lambda: figures.hypotheses(claims(1, 1), {"holds": 0.9}, "title"),
+    "spike": lambda: figures.spike(
+        np.arange(40, 90),
+        {d: RNG.random(50) for d in ("loss", *DIGITS)},
+        {f"W_{i}": RNG.random(50) for i in "QKVO"},
+        "t",
+    ),
+    "spike, one": lambda: figures.spike(np.array([3]), {"loss": np.ones(1)}, {"all": np.ones(1)}, "title"),
+}
+
+
+@pytest.mark.parametrize("name", LEGIBLE)
+def test_every_text_can_be_read(name):
+    check_legible(LEGIBLE[name]())
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.floats(-1e6, 1e6))
+def test_brief_numbers_are_short_and_right_to_a_digit(value):
+    text = style.brief(value)
+    assert len(text.lstrip("-")) <= 6
+    digit = 10.0 ** math.floor(math.log10(abs(value))) if value else 0
+    assert abs(float(text) - value) <= 0.5001 * digit
 
 
 @pytest.mark.parametrize("lanes", [1, 3])
-def test_addition_figures_are_drawn(lanes, tmp_path):
+def test_figures_of_studies_are_drawn(lanes, tmp_path):
     run = addition(lanes)
     steps = {"a": np.array([[3.0, 9.0, np.inf]]), "b": np.array([[4.0, np.inf, np.inf]])}
     law = {"carry": {0: {2: [3, None], 3: None}, 1: {2: [4, 5], 3: [7, 8]}}}
     drawn = [
-        figures.offsets(run, (2, 1, 0), "title"),
-        figures.confusions(run, (2, 1, 0), "title", snapshots=4),
-        figures.cascades(run, "title"),
         figures.arms({"a": run, "b": run}, steps, 0.1, "title"),
         figures.loss_grid({"a": run, "b": run}, "title"),
         figures.loss_split({"a": run, "b": run}, 0.69, "title"),
@@ -118,10 +104,44 @@ def test_addition_figures_are_drawn(lanes, tmp_path):
         assert matplotlib.image.imread(tmp_path / f"{i}.png").std() > 0.01
 
 
-def test_confusions_show_the_first_and_last_evaluation():
-    run = addition(1, 600)
-    figure = figures.confusions(run, (0,), "title", snapshots=4)
-    titles = [ax.get_title() for ax in figure.axes if ax.get_title()]
-    assert titles[0] == "step 0"
-    assert titles[-1] == "step 590"
-    assert len(titles) == 4
+def test_attention_change_shows_the_difference_on_a_scale_around_zero():
+    before, after = RNG.random((2, 2, 2, 4, 11))
+    figure = figures.attention_change(before, after, DIGITS, TOKENS, "title")
+    rows = np.reshape(pictures(figure), (4, 3, 4, 11))
+    np.testing.assert_array_equal(rows[:, 2], (after - before).reshape(4, 4, 11))
+    np.testing.assert_array_equal(rows[:, 1], after.reshape(4, 4, 11))
+    norm = figure.axes[2].images[0].norm
+    assert norm.vmax == -norm.vmin == np.abs(after - before).max()
+    assert style.diverging()(norm(0.0))[:3] == pytest.approx((1, 1, 1), abs=0.02)
+
+
+def test_hypotheses_draw_a_dot_for_each_lane_coloured_by_the_verdict():
+    scores = {
+        "true": (np.array([0.99, 0.95]), 0.93, 1.0, "holds"),
+        "false": (np.array([-5.0, 0.2]), np.array([-7.0, 0.1]), np.array([-2.0, 0.3]), "fails"),
+        "idle": (np.array([np.nan, np.nan]), np.nan, np.nan, "does not matter"),
+    }
+    figure = figures.hypotheses(scores, {"holds": 0.9, "in part": 0.5, "fails": -np.inf}, "title")
+    dots = [(list(d.get_xdata()), d.get_color()) for d in figure.axes[0].lines if d.get_marker() == "o"]
+    holds, fails = style.PALETTE[3], style.TEST
+    assert dots[:2] == [([0.99, 0.95], holds), ([0.2], fails)]
+    assert dots[2][1] == style.FLOOR
+    edge = [d for d in figure.axes[0].lines if d.get_marker() == "<"]
+    assert [list(d.get_xdata()) for d in edge] == [[figure.axes[0].get_xlim()[0]]]
+    written = words(figure)
+    assert "holds: 0.97 [0.93, 1.00]" in written
+    assert "fails: -2.40 [-7.00, 0.30]" in written
+    assert "does not matter: no score" in written
+    assert "holds: from 0.9" in written
+    check_legible(figure)
+
+
+def test_spike_marks_the_highest_loss_and_shows_norms_over_their_median():
+    step, loss = np.arange(100, 107), np.array([1.0, 1, np.nan, 9, 3, 1, 1])
+    norms = {"W_E": np.array([2.0, 2, 2, 20, 0, 2, 2]), "W_U": np.zeros(7)}
+    figure = figures.spike(step, {"loss": loss, "A0": loss / 2}, norms, "title")
+    above, below = figure.axes[:2]
+    assert above.get_title() == "loss, highest at step 103"
+    change = np.ma.filled(below.collections[0].get_array(), np.nan)
+    np.testing.assert_allclose(change, [[0, 0, 0, 1, np.nan, 0, 0], [np.nan] * 7])
+    assert [t.get_text() for t in below.get_yticklabels()] == ["W_E  2.00", "W_U  0"]

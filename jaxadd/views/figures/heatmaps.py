@@ -65,7 +65,7 @@ def heat_maps(picture: HeatMaps, before: Picture | None = None, after: Picture |
     scale = 0 if picture.categories or images else 0.8
     every = scale if picture.separate else 0
     evolves = layout.snapshots > 1
-    titles = 0.22 if len(layout.panels) > 1 and not evolves else 0
+    titles = 0.32 if images else 0.22 if len(layout.panels) > 1 and not evolves else 0
     width = left + layout.columns * (layout.width + 0.12 + every) + (0 if goes_on else scale - every)
     height = under + layout.rows * (layout.height + titles + 0.06) + 0.2 * bool(picture.xlabel) + 0.2 * evolves + 0.1
     legend = 0.24 * -(-len(picture.categories) // 2)
@@ -134,7 +134,7 @@ def _draw(part: SubFigure, picture: HeatMaps, layout: _Layout, *, names: bool, s
         image = _panel(ax, picture, values, shared or _norm(picture, values))
         if evolves:
             ax.set_title(f"step {picture.steps[frame]:,}" if i < layout.columns else "", fontsize=9)
-        elif len(layout.panels) > 1:
+        elif images or len(layout.panels) > 1:
             ax.set_title(textwrap.fill(name, 16) if images else name, fontsize=7 if images else 9)
         if i % layout.columns == 0 and names:
             ax.set_ylabel(f"{name}: {picture.ylabel}" if evolves and len(picture.frames) > 1 else picture.ylabel)
@@ -148,7 +148,7 @@ def _draw(part: SubFigure, picture: HeatMaps, layout: _Layout, *, names: bool, s
         if not names:
             ax.tick_params(labelleft=False)
         if picture.separate:
-            colour_bar(part, image, ax, picture.unit)
+            colour_bar(part, image, ax, picture.unit, cax=ax.inset_axes((1.04, 0, 0.055, 1)))
     if evolves and picture.xlabel:
         part.supxlabel(picture.xlabel, fontsize=9)
     if picture.categories:

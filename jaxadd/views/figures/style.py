@@ -162,8 +162,8 @@ def colour_bar(
     over: np.ndarray | None = None,
     **keywords: Any,
 ) -> Colorbar:
-    """Add a colour bar beside the axes that share it; given `over`, show only the part that these values take."""
-    bar = figure.colorbar(image, ax=axes, **keywords)
+    """Add a colour bar beside its axes, or in `cax`; given `over`, show only the part that these values take."""
+    bar = figure.colorbar(image, ax=None if "cax" in keywords else axes, **keywords)
     bar.set_label(label, size=8)
     bar.ax.tick_params(labelsize=7)
     bar.ax.minorticks_off()

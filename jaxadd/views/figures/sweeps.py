@@ -115,7 +115,12 @@ def survival(curves: Mapping[str, Survival], title: str, what: str = "99 % test 
         if curve.censored.size:
             at = np.unique(curve.censored)
             ax.plot(
-                at, curve.fraction[np.searchsorted(curve.step, at, side="right") - 1], "|", color=colour, ms=11, mew=1.6
+                at,
+                curve.fraction[np.searchsorted(curve.step, at, side="right") - 1],
+                "|",
+                color=colour,
+                ms=11,
+                mew=1.6,
             )
     ax.set(xlabel="step", ylabel=f"fraction of lanes not yet at\n{what}", ylim=(-0.03, 1.03), xlim=(0, end * 1.02))
     if len(curves) > 1 or any(c.censored.size for c in curves.values()):

@@ -26,7 +26,7 @@ def test_an_export_is_read_back_with_its_optimizer(complete, tiny, shell, tmp_pa
     state = take(load(complete).state(Trainer(tiny).abstract_state(), 20), 1)
     checkpoint = interop.read(path)
     chex.assert_trees_all_equal(checkpoint.params, jax.device_get(state.params))
-    assert (checkpoint.optimizer.count, checkpoint.optimizer.settings["lr"]) == (20, 1e-2)
+    assert (checkpoint.optimizer.updates, checkpoint.optimizer.settings["lr"]) == (20, 1e-2)
     chex.assert_trees_all_equal(checkpoint.optimizer.nu, jax.device_get(optax.tree.get(state.opt_state, "nu")))
     assert checkpoint.rest["config"]["activation"] == "relu"
     status, out, _ = shell("jaxadd", "export", complete, path, "--layout", "transformer-lens")
