@@ -111,7 +111,7 @@ class Inside(NamedTuple):
 
 
 def report(inside: Inside) -> tuple[str, dict[str, "Figure"]]:
-    """Return what is found inside a spike in words, and figures by file name."""
+    """Describe a spike from inside: returns a text, and figures by file name."""
     lines: list[str] = []
     drawn: dict[str, Figure] = {}
     for part in (_steps, _parameters, _evaluations, _attention):

@@ -23,7 +23,7 @@ from jaxadd.views import figures, terminal
 _SHOWN = 12  # Spikes in the table.
 _LONGEST = 200  # Steps that are replayed.
 
-Found = tuple[int, Spike]
+LaneSpike = tuple[int, Spike]
 """A lane and one of its spikes."""
 
 
@@ -93,16 +93,16 @@ def run(options: Options) -> int:
     return 0
 
 
-def _chosen(listed: Sequence[Found], step: int | None) -> Found:
+def _chosen(listed: Sequence[LaneSpike], step: int | None) -> LaneSpike:
     """Return the largest spike, or the one nearest to a step."""
-    return max(listed, key=_rise) if step is None else min(listed, key=lambda found: abs(found[1].peak - step))
+    return max(listed, key=_rise) if step is None else min(listed, key=lambda entry: abs(entry[1].peak - step))
 
 
-def _rise(found: Found) -> float:
-    return found[1].height - found[1].before
+def _rise(entry: LaneSpike) -> float:
+    return entry[1].height - entry[1].before
 
 
-def _overview(listed: Sequence[Found], lanes: Iterable[int], seeds: Sequence[int]) -> str:
+def _overview(listed: Sequence[LaneSpike], lanes: Iterable[int], seeds: Sequence[int]) -> str:
     """Return how many spikes the lanes had, and a table of the largest."""
     rows = [("seed", "steps", "peak", "loss before", "at the peak")]
     for s, spike in sorted(listed, key=_rise, reverse=True)[:_SHOWN]:
@@ -110,4 +110,5 @@ def _overview(listed: Sequence[Found], lanes: Iterable[int], seeds: Sequence[int
         rows.append((str(seeds[s]), steps, f"{spike.peak:,}", f"{spike.before:.2g}", f"{spike.height:.2g}"))
     more = f"\nand {len(listed) - _SHOWN} smaller ones" if len(listed) > _SHOWN else ""
     each = ", ".join(f"{sum(s == lane for s, _ in listed)} of seed {seeds[lane]}" for lane in lanes)
-    return f"{len(listed)} spikes ({each}), the largest first\n{table(rows)}{more}"
+    count = f"{len(listed)} spike{'s' if len(listed) > 1 else ''}"
+    return f"{count} ({each}), the largest first\n{table(rows)}{more}"

@@ -97,7 +97,7 @@ def run(options: Options) -> int:
 def checked(command: str, parts: int) -> list[str]:
     """Return the words of a command, beginning with the module of a sweep.
 
-    What is wrong with them is said now, not by every task when its turn comes.
+    Errors in them are reported now, not by every task when its turn comes.
 
     Args:
       command: "MODULE …", or "python -m MODULE …".
