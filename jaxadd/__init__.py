@@ -30,8 +30,8 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.2.0"
 
-# The public names by the module that defines them. They are imported when they are first used, so that `import jaxadd`
-# costs nothing and a program loads what it needs.
+# The public names by the module that defines them. They are imported when they are first used, so that
+# `import jaxadd` costs nothing and a program loads what it needs.
 _PUBLIC = {
     "jaxadd.runs": ("Run", "load", "replay", "train"),
     "jaxadd.config": ("RunConfig", "Stop"),

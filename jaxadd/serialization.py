@@ -93,7 +93,7 @@ def _with_subclasses(cls: Any) -> Iterator[type]:
 
 
 def flat(config: Any, prefix: str = "") -> dict[str, Any]:
-    """Return every field by its path, such as "optimizer.lr"; the path of a nested config has the name of its class."""
+    """Return every field by its path, such as "optimizer.lr"; the class of a nested config has its path."""
     result: dict[str, Any] = {}
     for name, value in to_json(config).items():
         if name == "kind":

@@ -6,7 +6,7 @@ import numpy as np
 
 
 def or_never(steps: Sequence[float | None]) -> np.ndarray:
-    """Return steps as float64 `[·]`, infinite where a lane never reached its threshold: None, or NaN if it diverged."""
+    """Return steps as float64 `[·]`, infinite where the threshold was never reached: None, NaN if diverged."""
     values = np.array([np.inf if step is None else step for step in steps], float)
     return np.where(np.isnan(values), np.inf, values)
 

@@ -1,5 +1,6 @@
 """Small configs that many tests train."""
 
+import gc
 import os
 import runpy
 import shutil
@@ -14,6 +15,7 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.join(tempfile.gettemp
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 os.environ.setdefault("XLA_FLAGS", compiler.flags())
 
+import jax
 import pytest
 from hypothesis import settings
 
@@ -23,10 +25,20 @@ from jaxadd.models import Transformer
 from jaxadd.optim.optimizers import AdamW
 from jaxadd.runs import train
 from jaxadd.tasks import Modular
+from jaxadd.training import trainer
 
 # The same examples every time: what is green stays green.
 settings.register_profile("repeatable", derandomize=True)
 settings.load_profile("repeatable")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _forget_programs():
+    """Let go of what a module compiled, which takes gigabytes by the end; what others need again is in the cache."""
+    yield
+    trainer._PROGRAMS.clear()
+    jax.clear_caches()
+    gc.collect()
 
 
 @pytest.fixture(scope="session")

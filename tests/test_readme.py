@@ -40,7 +40,7 @@ def test_commands_that_a_guide_names_exist(guide):
         assert importlib.util.find_spec(module), module
 
 
-@pytest.mark.parametrize("guide", (*GUIDES, "experiments/RESULTS.md"))
+@pytest.mark.parametrize("guide", [*GUIDES, "experiments/RESULTS.md"])
 def test_links_of_a_guide_lead_somewhere(guide):
     path = ROOT / guide
     links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", path.read_text())

@@ -1,4 +1,4 @@
-"""Analysis: pure functions of (params, model, batch), and what is measured, shown and claimed of each task's networks.
+"""Analysis: pure functions of (params, model, batch), and what is measured and claimed of each task's networks.
 
 Any network: `performance`, `circuits`, `attribution`, `interventions`, `hypotheses`, `general`. Curves and spectra:
 `shelves`, `spikes`, `phases`, `fourier`. By task: `modular`, `addition`, `handwritten_digits`; importing this package

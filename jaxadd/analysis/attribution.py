@@ -4,8 +4,8 @@ The residual stream is a sum, and the unembedding is linear, so the logits are a
 A final LayerNorm is linear once its scale is held fixed at its value for each example and position. Effects through
 later heads and neurons are not counted: what follows is direct.
 
-Results are `[B, R, C]` or means over problems `[R]`, so those of an addition model are by answer digit. Dicts are
-ordered by computation: JAX sorts the keys of a plain dict.
+Results are `[B, R, C]` or means over problems `[R]`, so those of an addition model are by answer digit; where logits
+are not finite, they are NaN. Dicts are ordered by computation: JAX sorts the keys of a plain dict.
 """
 
 import functools
@@ -30,7 +30,7 @@ class Score(NamedTuple):
 
     Attributes:
       loss: `[R]`, mean cross-entropy, nats.
-      accuracy: `[R]`, share of problems answered rightly.
+      accuracy: `[R]`, fraction of problems that is correct.
     """
 
     loss: jax.Array
@@ -56,22 +56,22 @@ def attribution(params: Params, model: Model, inputs: jax.Array) -> OrderedDict[
     seen, scale = _seen_and_scale(params, model, inputs, ["hook_embed", "hook_pos_embed", *hooks])
     readout = structure.folded(params, model)["unembed"]["W_U"]
 
-    found = OrderedDict()
+    parts = OrderedDict()
     for name in ("embed", "pos_embed"):
-        found[name] = einsum("brd,dc->brc", seen[f"hook_{name}"], readout)
+        parts[name] = einsum("brd,dc->brc", seen[f"hook_{name}"], readout)
     for i in range(count):
         w_o = params[f"blocks.{i}"]["attn"]["W_O"]
         heads = einsum("brhk,hkd,dc->hbrc", seen[f"blocks.{i}.attn.hook_z"], w_o, readout)
-        found |= {f"L{i}H{h}": head for h, head in enumerate(heads)}
+        parts |= {f"L{i}H{h}": head for h, head in enumerate(heads)}
         if with_mlp:
             to_logit = neuron_to_logit(params, model, i)
-            found[f"L{i}MLP"] = einsum("brf,fc->brc", seen[f"blocks.{i}.mlp.hook_post"], to_logit)
+            parts[f"L{i}MLP"] = einsum("brf,fc->brc", seen[f"blocks.{i}.mlp.hook_post"], to_logit)
             bias = einsum("d,dc->c", structure.mlp(params, model, i)["b_out"], readout)
-            found[f"L{i}MLP_bias"] = jnp.broadcast_to(bias, found["embed"].shape)
-    found = OrderedDict((name, scale * value) for name, value in found.items())
+            parts[f"L{i}MLP_bias"] = jnp.broadcast_to(bias, parts["embed"].shape)
+    parts = OrderedDict((name, scale * value) for name, value in parts.items())
     if structure.has_layer_norm(model):
-        found["ln_final_bias"] = jnp.broadcast_to(_constant(params), found["embed"].shape)
-    return found
+        parts["ln_final_bias"] = jnp.broadcast_to(_constant(params), parts["embed"].shape)
+    return parts
 
 
 def logit_difference(logits: jax.Array, targets: jax.Array) -> jax.Array:
@@ -126,7 +126,7 @@ def neurons_by_digit(params: Params, model: Model, batch: Batch) -> jax.Array:
     hooks = [f"blocks.{i}.mlp.hook_post" for i in range(len(effects))]
     seen, scale = _seen_and_scale(params, model, batch.inputs, hooks)
     return jnp.stack([
-        # Only the row of each example's own class is looked at, so nothing has the size B·R·F·C.
+        # Only the row of each example's class is taken, so nothing has the size B·R·F·C.
         jnp.mean(scale * seen[hook] * effect[batch.targets], axis=0).T
         for hook, effect in zip(hooks, effects, strict=True)
     ])  # fmt: skip
@@ -154,12 +154,12 @@ def logit_lens(params: Params, model: Model, inputs: jax.Array) -> OrderedDict[s
         points += [f"blocks.{i}.hook_resid_mid"] if structure.has_neurons(model) else []
         points += [f"blocks.{i}.hook_resid_post"]
     seen, readout = _at_read(params, model, inputs, points), structure.folded(params, model)["unembed"]["W_U"]
-    found = OrderedDict((name, einsum("brd,dc->brc", seen[name], readout)) for name in points)
+    logits = OrderedDict((name, einsum("brd,dc->brc", seen[name], readout)) for name in points)
     if structure.has_layer_norm(model):
         return OrderedDict(
-            (name, structure.final_scale(model, seen[name]) * x + _constant(params)) for name, x in found.items()
+            (name, structure.final_scale(model, seen[name]) * x + _constant(params)) for name, x in logits.items()
         )
-    return found
+    return logits
 
 
 @_compiled
@@ -206,7 +206,7 @@ def _seen_and_scale(
 
 
 def _constant(params: Params) -> jax.Array:
-    """Give what the final LayerNorm's bias adds to the logits, `[C]`."""
+    """Return what the final LayerNorm's bias adds to the logits, `[C]`."""
     return einsum("d,dc->c", params["ln_final"]["b"], params["unembed"]["W_U"])
 
 

@@ -138,8 +138,8 @@ class Composition(NamedTuple):
 
     Attributes:
       score: `[writers, readers]`, ‖W R‖ / (‖W‖ ‖R‖) in Frobenius norms, from 0 where R reads none of the directions
-        that W writes to 1 where both have the same single one. Two heads that have all of K directions in common score
-        1 / √K, and parts that are independent of each other 1 / √D, so compare with that.
+        that W writes to 1 where both have the same single one. Two heads that have all of K directions in common
+        score 1 / √K, and parts that are independent of each other 1 / √D, so compare with that.
       deviation: `[writers, readers]`, how far score² lies above its mean for parts that are independent of each
         other, in standard deviations. For W and R as they are, but rotated against each other at random, the mean
         of score² is exactly 1 / D and its variance 2 (‖w‖² - 1/D) (‖r‖² - 1/D) / ((D - 1) (D + 2)), w and r being

@@ -1,9 +1,9 @@
-"""Test the claims people make about networks: a registry of them by task, and the test of all that apply to a network.
+"""Test the claims people make about networks: a registry of them by task, and a test of all that apply.
 
 A claim is one sentence with its candidates: a claim about a certain neuron cluster has one, "a head carries column
-3's sum" has one for every head and position. The best candidate is chosen on problems of its own, and scored on
-others. What is claimed of a task's networks is registered in `analysis.modular.claims`, `analysis.addition.claims`
-and so on with `@prepare.register(TaskClass)`.
+3's sum" has one for every head and position. The best candidate is chosen on some problems, and scored on others.
+What is claimed of a task's networks is registered in `analysis.modular.claims`, `analysis.addition.claims` and so on
+with `@prepare.register`.
 """
 
 import functools
@@ -22,7 +22,7 @@ from jaxadd.types import Batch
 
 
 class Entry(NamedTuple):
-    """A claim people make: what it says, and what may bear it out in this network."""
+    """A claim people make: what it says, and its candidates in this network."""
 
     text: str
     candidates: tuple[Claim, ...]
@@ -50,7 +50,7 @@ class Prepared(NamedTuple):
 
 
 class Finding(NamedTuple):
-    """An entry's outcome on one network: the best candidate's name and its score on problems of its own."""
+    """An entry's outcome on one network: the best candidate, and its score on problems that did not choose it."""
 
     text: str
     claim: str
@@ -73,27 +73,30 @@ def assess(network: Network, key: jax.Array) -> list[Finding]:
     draw_keys, choose_key, score_key = jax.random.split(key, 3)
     entries, choosing, scoring = prepare(network.task, network, draw_keys)
     entries = [entry for entry in entries if entry.candidates]
+    if not entries or choosing is None or scoring is None:
+        return []
     scrub = functools.partial(hypotheses.scrub, network.params, network.model)
     several = [claim for entry in entries if len(entry.candidates) > 1 for claim in entry.candidates]
     chosen: dict[str, Claim] = {}
     if several:
-        measured = scrub(*choosing, several, choose_key, draws=1)
+        measured = scrub(choosing.batch, choosing.features, several, choose_key, draws=1)
         # The nats that the feature saves: a head that hardly matters is no candidate, however well it scores.
         saved = iter(np.asarray(jnp.mean(measured.random - measured.scrubbed, axis=1)))
         for entry in entries:
             if len(entry.candidates) > 1:
                 values = [next(saved) for _ in entry.candidates]
-                chosen[entry.text] = entry.candidates[int(np.argmax(values))]
+                # One that is not defined is no candidate.
+                chosen[entry.text] = entry.candidates[int(np.argmax(np.nan_to_num(values, nan=-np.inf)))]
     claims = [chosen.get(entry.text, entry.candidates[0]) for entry in entries]
     scores: dict[int, Score] = {}
     for group in _groups(claims):
-        measured = scrub(*scoring, [claims[i] for i in group], score_key)
+        measured = scrub(scoring.batch, scoring.features, [claims[i] for i in group], score_key)
         scores |= dict(zip(group, hypotheses.score(measured), strict=True))
     return [Finding(e.text, c.name, scores[i]) for i, (e, c) in enumerate(zip(entries, claims, strict=True))]
 
 
 def _groups(claims: Sequence[Claim]) -> list[list[int]]:
-    """Put claims that can share a compilation together; one that keeps a part of X stays alone."""
+    """Group claims that can use the same compiled program; one that keeps a part of X stays alone."""
     groups: dict[Any, list[int]] = {}
     for i, claim in enumerate(claims):
         kept = any(isinstance(part.through, Kept) for part in claim.parts)

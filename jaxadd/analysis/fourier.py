@@ -238,16 +238,16 @@ class Clusters(NamedTuple):
 def neuron_fractions(activations: jax.Array) -> jax.Array:
     """Compute which fraction of each neuron's variance over (a, b) every frequency explains.
 
-    It is the fraction in the 3 × 3 block {constant, cos w_k, sin w_k}² of the 2-D transform of the centred activation;
-    for P/2 of even P, of the block {constant, cos}². That block is spanned by the waves of frequency k along a,
-    b, a + b and a - b, which are orthogonal; so the averages along these four directions hold all of it.
+    It is the fraction in the 3 × 3 block {constant, cos w_k, sin w_k}² of the 2-D transform of the centred
+    activation; for P/2 of even P, in the block {constant, cos}². That block is spanned by the waves of frequency k
+    along a, b, a + b and a - b, which are orthogonal; so the averages along these four directions hold all of it.
 
     Args:
       activations: float32 `[P², F]`.
 
     Returns:
-      float32 `[F, P//2]`, in [0, 1]; 0 for a dead neuron, whose activation is the same everywhere, and NaN for
-      one whose activations are not finite.
+      float32 `[F, P//2]`, in [0, 1]; 0 for a dead neuron, whose activation is the same everywhere, NaN for one
+      whose activations are not finite.
     """
     chex.assert_rank(activations, 2)
     p = math.isqrt(len(activations))

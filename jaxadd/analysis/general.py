@@ -112,7 +112,6 @@ def composition(network: Network, subject: str) -> list[FigureOf]:
     shown = [np.asarray(x)[where][None] for x in scores]
     labels = [writers[i] for i in rows], [readers[i] for i in columns]
     chance = float(1 / np.sqrt(structure.transformer(network.model).d_model))
-    named = {"xlabel": "reads", "ylabel": "writes", "numbers": True}
     pictures = [
         HeatMaps(
             "Composition scores",
@@ -122,7 +121,9 @@ def composition(network: Network, subject: str) -> list[FigureOf]:
             unit="composition score",
             levels=[Level(chance, "chance")],
             note="‖W R‖ / (‖W‖ ‖R‖) of what one part writes and another reads.",
-            **named,
+            xlabel="reads",
+            ylabel="writes",
+            numbers=True,
         ),
         HeatMaps(
             "Distance from chance",
@@ -133,7 +134,9 @@ def composition(network: Network, subject: str) -> list[FigureOf]:
             diverging=True,
             power=0.5,
             note="How far the squared score lies from its mean for parts that are independent of each other.",
-            **named,
+            xlabel="reads",
+            ylabel="writes",
+            numbers=True,
         ),
     ]
     return [FigureOf("composition", "Composition", pictures, subject)]

@@ -6,7 +6,7 @@ The test replaces X, for every problem, by X on another random problem with the 
     score = 1 - (L_scrubbed - L) / (L_random - L)
 
 1 says that f is all that matters of X; 0 that knowing f helps no more than knowing nothing. Where even L_random is
-hardly above L, X does not matter and no claim about it can be tested.
+hardly above L, X does not matter and no claim about it can be tested. Where a loss is not finite, nothing is defined.
 
 A continuous feature (a cosine) has no two problems that share it exactly, or too many. There the part of X that
 is a least-squares combination of given functions of the problem is kept, and the rest comes from any other problem.
@@ -22,11 +22,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxadd.analysis.interventions import Site, masks, where
+from jaxadd.analysis.interventions import Site, masks, patch, where
 from jaxadd.errors import UserError
 from jaxadd.lanes import over_lanes
 from jaxadd.models import Model
-from jaxadd.optim import losses
+from jaxadd.optim import losses, scores
 from jaxadd.types import Batch, Params
 
 HOLDS, FAILS = 0.9, 0.5  # A claim holds where its interval lies above, and fails where it lies below.
@@ -37,7 +37,7 @@ class Same(NamedTuple):
     """X matters only through a feature that problems share exactly.
 
     Attributes:
-      feature: a function of the problems that gives int `[B]`, or int `[B, m]` for several at once.
+      feature: a function of the problems that returns int `[B]`, or int `[B, m]` for several at once.
     """
 
     feature: Callable[[Any], jax.Array]
@@ -47,7 +47,7 @@ class Kept(NamedTuple):
     """X matters only through a part of it.
 
     Attributes:
-      part: a function of (X `[B, ...]`, problems) that gives that part, `[B, ...]`; see `span`.
+      part: a function of (X `[B, ...]`, problems) that returns that part, `[B, ...]`; see `span`.
     """
 
     part: Callable[[jax.Array, Any], jax.Array]
@@ -81,7 +81,7 @@ class Losses(NamedTuple):
       clean: `[B]`, of the network as it is.
       scrubbed: `[n, B]`, by claim.
       random: `[n, B]`.
-      partnered: `[n]`, the share of problems that share every label with another; the others keep their own X.
+      partnered: `[n]`, the fraction of problems that have every label in common with another; others keep their X.
     """
 
     clean: jax.Array
@@ -94,7 +94,8 @@ class Score(NamedTuple):
     """The outcome of a claim's test on one network.
 
     Attributes:
-      score: 1 - (scrubbed - loss) / (random - loss); NaN where the activation does not matter.
+      score: 1 - (scrubbed - loss) / (random - loss); NaN where the activation does not matter, and where a loss is
+        not finite.
       low: lower end of the bootstrap interval over problems, 95 % by default.
       high: its upper end.
       loss: mean clean loss, nats.
@@ -113,17 +114,22 @@ class Score(NamedTuple):
 
     @property
     def verdict(self) -> str:
-        """Say "holds", "fails", "in part", or "does not matter" by the thresholds HOLDS, FAILS and MATTERS."""
+        """The outcome in words, by the thresholds HOLDS, FAILS and MATTERS.
+
+        "holds", "fails", "in part", "does not matter", or "not defined" where a loss is not finite.
+        """
+        if not np.all(np.isfinite([self.loss, self.scrubbed, self.random])):
+            return "not defined"
         if not self.random - self.loss > MATTERS:
             return "does not matter"
         return "holds" if self.low >= HOLDS else "fails" if self.high < FAILS else "in part"
 
 
 def span(functions: Callable[[Any], jax.Array]) -> Kept:
-    """Keep what is a linear combination, by least squares over the batch, of functions of the problem.
+    """Return the claim that only a linear combination, by least squares over the batch, of functions matters.
 
     Args:
-      functions: gives float `[B, m]`; with a column of ones where the mean of X is to be kept.
+      functions: returns float `[B, m]`; with a column of ones where the mean of X is to be kept.
     """
 
     def part(x: jax.Array, problems: Any) -> jax.Array:
@@ -136,19 +142,19 @@ def span(functions: Callable[[Any], jax.Array]) -> Kept:
 
 
 def constant(problems: Any) -> jax.Array:
-    """Give the feature that says nothing: `Same(constant)` claims that nothing about X matters."""
+    """Return the feature that is the same for all problems: `Same(constant)` claims that nothing about X matters."""
     return jnp.zeros(jax.tree.leaves(problems)[0].shape[0], jnp.int32)
 
 
 def partners(key: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Give every problem a random other one with the same labels, each to one: a derangement within each class.
+    """Assign to every problem a random other one with the same labels: a derangement within each class.
 
     Args:
       key: a typed key.
       labels: int `[B, m]`.
 
     Returns:
-      int32 `[B]`, and bool `[B]`: whether there was another; where not, it is its own partner.
+      int32 `[B]`, and bool `[B]`: whether there was another; where not, a problem is its partner.
     """
     chex.assert_rank(labels, 2)
     count = len(labels)
@@ -207,7 +213,7 @@ def _clean(params, inputs, names, model):
 
 
 def _stack(claims: Sequence[tuple[Part, ...]], problems: Any, clean: Mapping[str, jax.Array], shown: tuple) -> tuple:
-    """Write n claims of J parts at most as arrays: masks `{name: [n, J, ...]}`, labels `[n, J, B, m]`, what is kept.
+    """Return n claims of J parts at most as arrays: masks `{name: [n, J, ...]}`, labels `[n, J, B, m]`, what is kept.
 
     Parts that a claim lacks are nowhere.
     """
@@ -229,47 +235,47 @@ def _stack(claims: Sequence[tuple[Part, ...]], problems: Any, clean: Mapping[str
         else np.zeros((examples, 1), int)
         for part in flat
     ]
-    if wrong := [
+    if other := [
         values.dtype for values in labels if not np.issubdtype(values.dtype, np.integer) and values.dtype != bool
     ]:
-        raise UserError(f"a feature that problems share must be whole numbers, got {wrong[0]}; use span() for others")
+        raise UserError(f"a feature that problems share must be whole numbers, got {other[0]}; use span() for others")
     width = max(values.shape[1] for values in labels)
     table = np.zeros((len(claims) * count, examples, width), np.int32)
     for i, values in zip(place, labels, strict=True):
         table[i, :, : values.shape[1]] = values
 
-    kept: dict[str, jax.Array] = {}
+    filled: dict[str, np.ndarray] = {}
     for i, part in zip(place, flat, strict=True):
         if isinstance(part.through, Kept):
             name = part.site.name
-            own = kept.setdefault(name, np.zeros((len(claims) * count, *clean[name].shape), np.float32))
-            own[i] = part.through.part(clean[name], problems)
-    kept = {name: jnp.asarray(values.reshape(*shape, *values.shape[1:])) for name, values in kept.items()}
+            rows = filled.setdefault(name, np.zeros((len(claims) * count, *clean[name].shape), np.float32))
+            rows[i] = part.through.part(clean[name], problems)
+    kept = {name: jnp.asarray(values.reshape(*shape, *values.shape[1:])) for name, values in filled.items()}
     return places, jnp.asarray(table.reshape(*shape, examples, width)), kept
 
 
 @functools.partial(jax.jit, static_argnames=("model", "draws"))
 def _resampled(params, batch, clean, key, places, labels, kept, *, model, draws):
-    """Give mean losses `[n, B]` and the share of problems with partners `[n]`."""
+    """Return mean losses `[n, B]` and the fraction of problems with partners `[n]`."""
     n, parts = labels.shape[:2]
 
     def one(place, labels, kept, key):
-        found = [partners(jax.random.fold_in(key, j), labels[j]) for j in range(parts)]
+        drawn = [partners(jax.random.fold_in(key, j), labels[j]) for j in range(parts)]
         edits = {}
         for name, marks in place.items():
 
             def edit(x, name=name, marks=marks):
-                for j, (partner, _) in enumerate(found):
-                    own = kept[name][j] if name in kept else 0
+                for j, (partner, _) in enumerate(drawn):
+                    stays = kept[name][j] if name in kept else 0
                     # From the clean network: what stands upstream of X has been replaced already.
-                    x = where(marks[j], lambda _, own=own, p=partner: own + (clean[name] - own)[p])(x)
+                    x = where(marks[j], patch(stays + (clean[name] - stays)[partner]))(x)
                 return x
 
             edits[name] = edit
         logits, _ = model.apply(params, batch.inputs, (), edits)
         loss = jnp.mean(losses.cross_entropy(logits, batch.targets), axis=-1)
         # A part that is nowhere has partners, as all its labels are 0.
-        return loss, jnp.mean(jnp.all(jnp.stack([has for _, has in found]), axis=0))
+        return loss, scores.fraction(jnp.all(jnp.stack([has for _, has in drawn]), axis=0))
 
     def claim(index, place, labels, kept):
         keys = jax.random.split(jax.random.fold_in(key, index), draws)
@@ -283,9 +289,9 @@ def score(measured: Losses, *, replicates: int = 1000, level: float = 0.95, seed
     """Compute the score of every claim, with a bootstrap interval over problems.
 
     Args:
-      measured: what `scrub` gave.
+      measured: what `scrub` returned.
       replicates: bootstrap samples.
-      level: of the interval, a share.
+      level: of the interval, a fraction.
       seed: of the samples, the same for all claims.
     """
     clean, scrubbed, random = (np.asarray(x, np.float64) for x in measured[:3])
@@ -294,16 +300,16 @@ def score(measured: Losses, *, replicates: int = 1000, level: float = 0.95, seed
         [np.bincount(draw.integers(0, len(clean), len(clean)), minlength=len(clean)) for _ in range(replicates)]
     )
     weights = samples / len(clean)
-    scores = []
+    results = []
     for i in range(len(scrubbed)):
-        damage, gap = scrubbed[i] - clean, random[i] - clean
-        matters = gap.mean() > MATTERS
-        value = 1 - damage.mean() / gap.mean() if matters else np.nan
-        again = 1 - (weights @ damage) / np.maximum(weights @ gap, 1e-12) if matters else np.full(replicates, np.nan)
+        rise, gap = scrubbed[i] - clean, random[i] - clean
+        matters = np.all(np.isfinite([rise, gap])) and gap.mean() > MATTERS
+        value = 1 - rise.mean() / gap.mean() if matters else np.nan
+        again = 1 - (weights @ rise) / np.maximum(weights @ gap, 1e-12) if matters else np.full(replicates, np.nan)
         low, high = np.quantile(again, [(1 - level) / 2, (1 + level) / 2])
         means = (clean.mean(), scrubbed[i].mean(), random[i].mean(), np.asarray(measured.partnered)[i])
-        scores.append(Score(*map(float, (value, low, high, *means))))
-    return scores
+        results.append(Score(*map(float, (value, low, high, *means))))
+    return results
 
 
 def assess(

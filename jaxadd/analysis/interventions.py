@@ -40,7 +40,7 @@ class Site(NamedTuple):
 def cache(
     params: Params, model: Model, inputs: jax.Array, names: Collection[str], edits: Mapping[str, Edit] | None = None
 ) -> dict[str, jax.Array]:
-    """Give the activations of these names, batch first, of a run with `edits` if there are any."""
+    """Return the activations of these names, batch first, of a run with `edits` if there are any."""
     return model.apply(params, inputs, names, edits)[1]
 
 
@@ -66,27 +66,27 @@ def gradients(
 
 
 def zero(x: jax.Array) -> jax.Array:
-    """Put 0 in its place."""
+    """Replace an activation by 0."""
     return jnp.zeros_like(x)
 
 
 def mean(x: jax.Array) -> jax.Array:
-    """Put the mean over the batch in its place."""
+    """Replace an activation by its mean over the batch."""
     return jnp.broadcast_to(jnp.mean(x, axis=0), x.shape)
 
 
 def scale(factor: float | jax.Array) -> Edit:
-    """Multiply by a number, or by anything that broadcasts."""
+    """Return the edit that multiplies by a number, or by anything that broadcasts."""
     return lambda x: x * factor
 
 
 def resample(partner: jax.Array) -> Edit:
-    """Put that of another example in its place: example i gets what `partner[i]`, int `[B]`, has."""
+    """Return the edit that replaces the activation of example i by that of example `partner[i]`, int `[B]`."""
     return lambda x: x[partner]
 
 
 def patch(source: jax.Array) -> Edit:
-    """Put a given activation in its place, such as one cached from another batch."""
+    """Return the edit that replaces an activation by a given one, such as one cached from another batch."""
 
     def patched(x: jax.Array) -> jax.Array:
         chex.assert_is_broadcastable(source.shape, x.shape)
@@ -96,20 +96,23 @@ def patch(source: jax.Array) -> Edit:
 
 
 def project_onto(directions: jax.Array) -> Edit:
-    """Keep only what lies in the span of `directions` `[n, D]`, along the last axis; they need not be orthogonal."""
+    """Return the edit that keeps only what lies in the span of `directions` `[n, D]`, along the last axis.
+
+    The directions need not be orthogonal.
+    """
     chex.assert_rank(directions, 2)
     projector = jnp.linalg.pinv(directions) @ directions
     return lambda x: x @ projector
 
 
 def project_out(directions: jax.Array) -> Edit:
-    """Remove what lies in the span of `directions` `[n, D]`, along the last axis."""
+    """Return the edit that removes what lies in the span of `directions` `[n, D]`, along the last axis."""
     onto = project_onto(directions)
     return lambda x: x - onto(x)
 
 
 def where(mask: jax.Array, edit: Edit) -> Edit:
-    """Restrict an edit to where `mask` is true: bool, broadcastable to one example's activation, perhaps traced."""
+    """Return an edit that is made only where `mask` is true: bool, broadcastable to one example's activation."""
     return lambda x: jnp.where(mask, edit(x), x)
 
 
@@ -117,10 +120,10 @@ def where(mask: jax.Array, edit: Edit) -> Edit:
 
 
 def mask(site: Site, model: Model, shape: Sequence[int]) -> np.ndarray:
-    """Mark a site within its activation.
+    """Return where a site is within its activation.
 
     Args:
-      site: what to mark.
+      site: the part.
       model: of the network.
       shape: of the activation, batch first.
 
@@ -128,12 +131,12 @@ def mask(site: Site, model: Model, shape: Sequence[int]) -> np.ndarray:
       bool, broadcastable to `shape[1:]`.
 
     Raises:
-      ValueError: the activation has no such axis, or no such member on it.
+      UserError: the activation has no such axis, or no such member on it.
     """
     axes = structure.activation_axes(site.name)
-    if wrong := [field for field in site._fields[1:] if getattr(site, field) is not None and field not in axes]:
+    if unknown := [field for field in site._fields[1:] if getattr(site, field) is not None and field not in axes]:
         known = ", ".join(filter(None, axes))
-        raise UserError(f"{site.name} has no {', '.join(wrong)} to choose from; it has {known}")
+        raise UserError(f"{site.name} has no {', '.join(unknown)} to choose from; it has {known}")
     marked = np.ones((1,) * len(axes), bool)
     for axis, (field, size) in enumerate(zip(axes, shape[1:], strict=True)):
         chosen = getattr(site, field) if field else None
@@ -148,7 +151,7 @@ def mask(site: Site, model: Model, shape: Sequence[int]) -> np.ndarray:
 
 
 def masks(sites: Sequence[Site], params: Params, model: Model, inputs: jax.Array) -> dict[str, np.ndarray]:
-    """Mark n sites within their activations.
+    """Return where n sites are within their activations.
 
     Returns:
       bool `[n, ...]` by name, broadcastable to that activation behind the batch; row i is true at site i where
@@ -158,10 +161,10 @@ def masks(sites: Sequence[Site], params: Params, model: Model, inputs: jax.Array
     shapes = jax.eval_shape(lambda: model.apply(params, inputs, names)[1])
     marked: dict[str, np.ndarray] = {}
     for name in names:
-        own = {i: mask(s, model, shapes[name].shape) for i, s in enumerate(sites) if s.name == name}
-        shape = np.broadcast_shapes(*(m.shape for m in own.values()))
+        rows = {i: mask(s, model, shapes[name].shape) for i, s in enumerate(sites) if s.name == name}
+        shape = np.broadcast_shapes(*(m.shape for m in rows.values()))
         marked[name] = np.zeros((len(sites), *shape), bool)
-        for i, row in own.items():
+        for i, row in rows.items():
             marked[name][i] = row
     return marked
 
@@ -180,12 +183,12 @@ def each(
       params: of one network.
       model: its model.
       inputs: `[B, T]`.
-      marked: as `masks` gives it, n rows.
+      marked: as `masks` returns it, n rows.
       edit: what takes the place of each site, such as `mean`.
       measure: a function of the logits `[B, R, C]`; only its result is kept.
 
     Returns:
-      what `measure` gives, with a leading axis n.
+      what `measure` returns, with a leading axis n.
     """
 
     def one(row: Mapping[str, jax.Array]) -> Any:

@@ -1,10 +1,11 @@
-"""How good a network is: loss and accuracy on the examples it was trained on, where they are a fixed set, and others."""
+"""How good a network is: loss and accuracy on its test set, and on its train set where that is fixed."""
 
 import functools
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxadd.analysis import measures
@@ -38,11 +39,14 @@ class Performance(NamedTuple):
 
 @functools.singledispatch
 def train_set(task: Task, data: Data) -> Batch | None:
-    """Return all examples of one lane that a network may be trained on; None where they are not a fixed set.
+    """Return all examples of one lane that a network is trained on; None where they are no fixed set, or not known.
 
-    A task with a fixed train set registers itself here.
+    By default the train batch where every step has the same one. A task that draws its batches from a fixed train set
+    registers itself here.
     """
-    return None
+    one, other = (task.train_batch(data, jax.random.key(i), jnp.int32(i)) for i in range(2))
+    same = jax.tree.map(lambda a, b: a.shape == b.shape and bool(jnp.array_equal(a, b)), one, other)
+    return one if all(same) else None
 
 
 @train_set.register
@@ -84,24 +88,24 @@ def of(network: Network) -> dict[str, Performance]:
     """Measure the performance of a network on its task's "train" set, where that is fixed, and "test" set."""
     data = network.data
     sets = {"train": train_set(network.task, data), "test": network.task.test_batch(data)}
-    return {
-        name: measure(network.params, network.model, batch) for name, batch in sets.items() if batch is not None
-    }
+    return {name: measure(network.params, network.model, batch) for name, batch in sets.items() if batch is not None}
 
 
 def numbers(performance: Mapping[str, Performance], answers: Sequence[str]) -> dict[str, float]:
-    """Return the performance as plain numbers: "test_loss", "test_accuracy", and of several answers "test_loss.A5"."""
+    """Return the performance as plain numbers: "test_loss", and of each of several answers "test_loss.A5"."""
     entries: dict[str, float] = {}
     for name, part in performance.items():
         entries |= {f"{name}_loss": part.loss, f"{name}_accuracy": part.accuracy}
         if len(answers) > 1:
             entries |= {f"{name}_loss.{a}": float(x) for a, x in zip(answers, part.loss_by_answer, strict=True)}
-            entries |= {f"{name}_accuracy.{a}": float(x) for a, x in zip(answers, part.accuracy_by_answer, strict=True)}
+            entries |= {
+                f"{name}_accuracy.{a}": float(x) for a, x in zip(answers, part.accuracy_by_answer, strict=True)
+            }
     return entries
 
 
 def tables(trained: Trained, lanes: Sequence[Mapping[str, Performance]], lane: int) -> list[Table]:
-    """Return the performance as tables: of one lane, with several lanes of all, and by answer where there are several.
+    """Return the performance as tables: of one lane, with several lanes of all, and of each of several answers.
 
     Args:
       trained: the networks.
@@ -122,11 +126,24 @@ def tables(trained: Trained, lanes: Sequence[Mapping[str, Performance]], lane: i
             row.append(measures.over_lanes([p[name].accuracy for p in lanes], percent))
         rows.append(row)
     title = f"How good it is: {trained.name(lane)}"
-    result = [Table(title, columns, rows, note="" if "train" in shown else "Training drew new examples at every step.")]
+    result = [
+        Table(
+            title,
+            columns,
+            rows,
+            note=""
+            if "train" in shown
+            else "Training drew new examples at every step, or its train set is not known.",
+        )
+    ]
     if len(answers) > 1:
         by_answer = [
             [answer]
-            + [text for p in shown.values() for text in (measures.number(p.loss_by_answer[r]), percent(p.accuracy_by_answer[r]))]
+            + [
+                text
+                for p in shown.values()
+                for text in (measures.number(p.loss_by_answer[r]), percent(p.accuracy_by_answer[r]))
+            ]
             for r, answer in enumerate(answers)
         ]
         heads = [f"{name} {what}" for name in shown for what in ("loss, nats", "accuracy")]

@@ -1,4 +1,4 @@
-"""The three phases of grokking, told apart by the progress measures of one lane."""
+"""The three phases of grokking, distinguished by the progress measures of one lane."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -55,7 +55,7 @@ def phases(
       `low` of it (at all, where it never does). The peak is the largest value so far, so a spike after grokking
       moves nothing.
     - Clean-up is weight decay removing what the circuits have made superfluous. It ends where the test loss has
-      fallen below `low` of its peak and the sum of squares has made `settled` of its whole fall after `formed`.
+      fallen below `low` of its peak and the sum of squares has made `settled` of all its fall after `formed`.
       Without weight decay that sum does not fall, and the test loss alone decides. The record must go on for the
       part `on` of the time that clean-up took; until then the fall may not be over.
 
@@ -67,13 +67,13 @@ def phases(
       sum_of_squares: `[E]`, of the parameters.
       learned: nats.
       rise: factor.
-      half: share of the test loss's peak.
-      low: share of the test loss's peak.
-      settled: share of the fall of the sum of squares.
-      on: share of the steps from `formed` to `cleaned`.
+      half: fraction of the test loss's peak.
+      low: fraction of the test loss's peak.
+      settled: fraction of the fall of the sum of squares.
+      on: fraction of the steps from `formed` to `cleaned`.
 
     Returns:
-      three of `steps`, or None.
+      three of `steps`, or None. Steps at which a series is not finite are left out, as of a lane that diverged.
 
     Raises:
       UserError: where the series do not have one entry for each step.
@@ -92,10 +92,10 @@ def phases(
     formed = int(high[-1]) if high[-1] < end else None
 
     cleaned = None
-    if fallen is not None:
+    if fallen is not None and formed is not None:
         after = squares[formed:]
         rest = np.min(after) + (1 - settled) * (after[0] - np.min(after))
-        cleaned = max(fallen, formed + _first(after <= rest))
+        cleaned = max(fallen, formed + int(np.argmax(after <= rest)))
         if steps[-1] - steps[cleaned] < on * (steps[cleaned] - steps[formed]):
             cleaned = None
 

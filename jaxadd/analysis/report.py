@@ -16,7 +16,7 @@ from typing import Any
 from jaxadd.analysis import general, performance
 from jaxadd.analysis.trained import Report, Trained, as_text
 from jaxadd.errors import UserError
-from jaxadd.pictures import FigureOf, Lines, Table
+from jaxadd.pictures import FigureOf, Lines, Table, Text
 from jaxadd.tasks import Task
 from jaxadd.types import Metrics
 
@@ -87,15 +87,16 @@ def analyse(trained: Trained, lane: int = 0, keys: str | None = None) -> Report:
     text = [*map(as_text, tables), *filter(None, (special.text, usual.text))]
     numbers = performance.numbers(performances[lane], network.task.answer_names)
     curves = training_figures(trained.metrics, trained.title)
-    figures_first = [block for block in special.blocks if not isinstance(block, Table)]
-    tables_last = [block for block in special.blocks if isinstance(block, Table)]
-    blocks = [*tables, *figures_first[:1], *curves, *figures_first[1:], *usual.blocks, *tables_last]
+    in_words, figures, details = (
+        [block for block in special.blocks if isinstance(block, kind)] for kind in (Text, FigureOf, Table)
+    )
+    blocks = [*tables, *in_words, *curves, *figures, *usual.blocks, *details]
     return Report.of("\n\n".join(text), {**numbers, **usual.numbers, **special.numbers}, blocks)
 
 
 @functools.singledispatch
 def analyse_task(task: Task, trained: Trained, lane: int, keys: str | None) -> Report:
-    """Return what is specific to a task, as for `analyse`; what was recorded in training where nothing is registered."""
+    """Return what is specific to a task, as for `analyse`; by default what was recorded in training."""
     no_keys(task, keys)
     return Report.of(blocks=recorded_figures(trained))
 
@@ -110,7 +111,7 @@ def no_keys(task: Task, keys: str | None) -> None:
 
 
 def recorded_figures(trained: Trained) -> list[FigureOf]:
-    """Describe what was recorded in training of each answer and by the task's own measures, whatever they are."""
+    """Describe what was recorded in training of each answer and by the task's measures, whatever they are."""
     metrics, answers = trained.metrics, trained.networks[0].task.answer_names
     pictures = []
     for name, values in metrics.items():

@@ -2,7 +2,8 @@
 
 Losses and steps both run over decades, so everything is measured in ratios: a shelf is a stretch over which
 the smoothed loss stays in a narrow band while the step grows by a large factor. A sum of per-digit losses blurs
-the shelves of its digits; give one digit's curve at a time. NumPy only.
+the shelves of its digits, so pass one digit's curve at a time. NumPy only. A record that is not finite counts
+nowhere: it is neither on a shelf nor below a threshold.
 """
 
 from collections.abc import Mapping
@@ -10,9 +11,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-WINDOW = 0.05  # Half a smoothing window, as a share of the step: twenty of them fit into one e-fold of steps.
+WINDOW = 0.05  # Half a smoothing window, as a fraction of the step: twenty of them fit into one e-fold of steps.
 REACH = 2  # Records on either side that a window holds at least: five carry a mean through the first steps.
-CONVERGED = 0.01  # Nats. A few digits in a thousand are wrong: batches of 256 show little but noise.
+CONVERGED = 0.01  # Nats. A few digits in a thousand are errors: batches of 256 show little but noise.
 BAND = 0.1  # Log-loss. Just closes out the nearest neighbours: log 2 and 0.9 log 2 are 0.105 apart.
 RATIO = 1.5  # Of the last step on a shelf to the first. Falling through the band at slope 0.25 takes as long.
 SLOPE = 0.07  # Of log-loss over log-step. Falls by 3 % over the shortest shelf; power laws of training fall faster.
@@ -48,7 +49,7 @@ def smooth(loss: np.ndarray, step: np.ndarray, *, window: float = WINDOW, reach:
     Args:
       loss: `[..., T]`, nats; records that are not finite count nowhere.
       step: `[T]`, ascending, of any spacing.
-      window: half the window, as a share of the step.
+      window: half the window, as a fraction of the step.
       reach: records on either side that the window holds at least.
 
     Returns:
@@ -109,7 +110,7 @@ def find(
     loss, step = np.asarray(loss, np.float64)[known], np.asarray(step)[known]
     if len(loss) < 2:
         return []
-    # Counting the steps from 1 gives step 0 a logarithm.
+    # Steps are counted from 1, so that step 0 has a logarithm.
     position = np.log1p(step)
     grid = np.arange(position[0], position[-1], _GRID)
     points = np.unique(np.append(np.searchsorted(position, grid), len(loss) - 1))
@@ -151,7 +152,7 @@ def find(
         if few or x[last] - x[first] < np.log(ratio) or level < converged:
             continue
         off = {name: abs(np.log((level + converged) / (floor + converged))) for name, floor in floors.items()}
-        near = min(off, key=off.get, default="")
+        near = min(off, key=lambda name: off[name], default="")
         name = near if near and off[near] <= band / 2 else ""
         left = last + 1 < len(y) and y[last + 1] < np.median(y[first : last + 1])
         shelves.append(Shelf(level, int(step[points[first]]), int(step[points[last]]), bool(left), name))
@@ -167,7 +168,7 @@ def steps_to_leave(
       loss: `[T]`, nats.
       step: `[T]`, ascending.
       level: nats.
-      margin: how far below, as a share of `level`. The default lies between all neighbouring floors:
+      margin: how far below, as a fraction of `level`. The default lies between all neighbouring floors:
         2.11 is 8 % below log 10, 0.9 log 2 is 10 % below log 2.
       hold: the smoothed curve must stay below until the step has grown by this factor, and for 10 records,
         or until the record ends.
@@ -201,7 +202,7 @@ def _falls_below(loss: np.ndarray, step: np.ndarray, threshold: float, hold: flo
 
 
 def _windows(step: np.ndarray, window: float, reach: int) -> tuple[np.ndarray, np.ndarray]:
-    """Give the first record of each record's window, and the one after its last: two int `[T]`."""
+    """Return the first record of each record's window, and the one after its last: two int `[T]`."""
     here = np.arange(len(step))
     low = np.minimum(np.searchsorted(step, step - window * step), here - reach)
     high = np.maximum(np.searchsorted(step, step + window * step, side="right"), here + reach + 1)
@@ -209,7 +210,7 @@ def _windows(step: np.ndarray, window: float, reach: int) -> tuple[np.ndarray, n
 
 
 def _slopes(x: np.ndarray, y: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
-    """Fit a line to the points from `low` to `high`, int `[C]` both, by least squares; give its slopes `[C]`."""
+    """Fit a line to the points from `low` to `high`, int `[C]` both, by least squares; return the slopes `[C]`."""
 
     def mean(values: np.ndarray) -> np.ndarray:
         sums = np.append(0, np.cumsum(values))
@@ -235,7 +236,7 @@ def _around(y: np.ndarray, first: int, last: int, low: int, high: int, reach: fl
 
 def _join(pieces: list[tuple[int, int]], y: np.ndarray, band: float) -> list[tuple[int, int]]:
     """Put neighbouring pieces of one level together, unless the curve fell out of the band between them."""
-    joined = []
+    joined: list[tuple[int, int]] = []
     for first, last in pieces:
         level = np.median(y[first : last + 1])
         if joined:

@@ -1,9 +1,10 @@
 """Loss spikes: where a run has them, and what happens inside one.
 
 `find` reads recorded losses. The rest looks at single states of a replay: the gradient by parameter, how sharp the
-loss is for the optimiser, how much of it comes of one problem, and which parameters' movement did the damage.
+loss is for the optimiser, how much of it comes of one problem, and which parameters' movement raised it.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -13,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from jaxadd.optim.optimizers import Adam, AdamW
 from jaxadd.types import Params
 
 FACTOR = 10.0  # A spike is a loss this much above the median before it; a single unlucky batch may reach 5.
@@ -76,15 +78,15 @@ def find(loss: np.ndarray, step: np.ndarray, *, factor: float = FACTOR, window: 
             stretches[-1][1] = place
         else:
             stretches.append([start, place])
-    found = []
+    spikes = []
     for start, end in stretches:
         if end - start >= LASTING:
             peak = start + int(np.argmax(loss[start:end]))
             back = int(step[end]) if end < len(loss) else None
-            found.append(
+            spikes.append(
                 Spike(int(step[start]), int(step[peak]), back, float(limit[start]) / factor, float(loss[peak]))
             )
-    return found
+    return spikes
 
 
 class Look(NamedTuple):
@@ -103,7 +105,7 @@ class Look(NamedTuple):
 
 
 def look(loss: Callable[[Params], jax.Array], params: Params, scale: Params | None) -> Look:
-    """Look at one state.
+    """Measure one state on its next batch.
 
     Args:
       loss: of the parameters, a scalar.
@@ -147,8 +149,8 @@ def sharpness(loss: Callable[[Params], jax.Array], params: Params, scale: Params
     return jax.lax.fori_loop(0, _ITERATIONS, again, (first, jnp.float32(0)))[1]
 
 
-def adam_scale(opt_state: Any, b2: jax.Array, eps: jax.Array) -> Params | None:
-    """Give √(ν / (1 - b2^count)) + eps, by which Adam divides the mean gradient; None for another optimiser."""
+def adam_scale(opt_state: Any, b2: jax.typing.ArrayLike, eps: jax.typing.ArrayLike) -> Params | None:
+    """Return √(ν / (1 - b2^count)) + eps, by which Adam divides the mean gradient; None for another optimiser."""
     nu = optax.tree.get(opt_state, "nu")
     if nu is None:
         return None
@@ -157,8 +159,33 @@ def adam_scale(opt_state: Any, b2: jax.Array, eps: jax.Array) -> Params | None:
 
 
 def adam_limit(lr: float, b1: float) -> float:
-    """Give the sharpness up to which Adam with this learning rate is stable: 38 / lr for b1 = 0.9."""
+    """Return the sharpness up to which Adam with this learning rate is stable: 38 / lr for b1 = 0.9."""
     return (2 + 2 * b1) / ((1 - b1) * lr)
+
+
+@functools.singledispatch
+def preconditioner(optimizer: Any, opt_state: Any) -> Params | None:
+    """Return what an optimiser divides the mean gradient by, of the shapes of the parameters; None for nothing.
+
+    An optimiser that divides by something registers itself here, and its limit in `stability_limit`.
+    """
+    return None
+
+
+@preconditioner.register
+def _(optimizer: Adam | AdamW, opt_state: Any) -> Params | None:
+    return adam_scale(opt_state, optimizer.b2, optimizer.eps)
+
+
+@functools.singledispatch
+def stability_limit(optimizer: Any) -> float:
+    """Return the sharpness up to which an optimiser is stable; NaN where that is not known."""
+    return np.nan
+
+
+@stability_limit.register
+def _(optimizer: Adam | AdamW) -> float:
+    return adam_limit(optimizer.lr, optimizer.b1)
 
 
 class Exchanged(NamedTuple):
@@ -174,7 +201,7 @@ class Exchanged(NamedTuple):
 
 
 def exchange(loss: Callable[[Params], jax.Array], before: Params, after: Params) -> Exchanged:
-    """Exchange one parameter at a time between two states of a lane: which of them did the damage.
+    """Exchange one parameter at a time between two states of a lane: which of them raised the loss.
 
     Args:
       loss: of the parameters, any array, such as the loss by digit `[R]`.
@@ -182,11 +209,11 @@ def exchange(loss: Callable[[Params], jax.Array], before: Params, after: Params)
       after: the same later.
     """
     chex.assert_trees_all_equal_shapes(before, after)
-    compiled, structure = jax.jit(loss), jax.tree.structure(before)
+    compiled, tree = jax.jit(loss), jax.tree.structure(before)
     old, new = jax.tree.leaves(before), jax.tree.leaves(after)
 
     def with_one(base: list, other: list) -> np.ndarray:
         each = ([*base[:i], other[i], *base[i + 1 :]] for i in range(len(base)))
-        return np.stack([np.asarray(compiled(structure.unflatten(leaves))) for leaves in each])
+        return np.stack([np.asarray(compiled(jax.tree.unflatten(tree, leaves))) for leaves in each])
 
     return Exchanged(with_one(old, new), with_one(new, old))

@@ -27,7 +27,7 @@ class Trained(NamedTuple):
 
     networks: tuple[Network, ...]
     title: str
-    metrics: Metrics = {}
+    metrics: Metrics = {}  # noqa: RUF012 (nothing writes to it; a NamedTuple has no default factory)
     steps: np.ndarray = np.zeros(0, int)
     histories: tuple[Params, ...] = ()
 

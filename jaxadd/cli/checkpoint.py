@@ -66,7 +66,7 @@ def recorded(checkpoint: Checkpoint) -> Metrics:
 def updates_made(checkpoint: Checkpoint, metrics: Metrics) -> int:
     """Return the number of updates that made a checkpoint's network, as far as the file says; 0 where it does not."""
     if checkpoint.optimizer is not None:
-        return checkpoint.optimizer.count
+        return checkpoint.optimizer.updates
     facts = checkpoint.rest.get("config")
     step = facts.get("step") if isinstance(facts, dict) else None
     return step if isinstance(step, int) else len(metrics.get("step", ()))

@@ -45,6 +45,8 @@ def _run(name: str, words: Sequence[str]) -> int:
         close = difflib.get_close_matches(name, COMMANDS, 1)
         meant = f" (did you mean {close[0]}?)" if close else ""
         raise UserError(f"no command is named {name!r}{meant}; there are {', '.join(COMMANDS)}")
+    if "" not in sys.path:
+        sys.path.append("")  # A task or a sweep of your own is found in the current folder, as by `python -m`.
     from jaxadd.cli.arguments import read_options
 
     command = importlib.import_module(f"jaxadd.cli.commands.{name}")

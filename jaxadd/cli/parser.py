@@ -3,6 +3,7 @@
 import contextlib
 import io
 import itertools
+import re
 import shutil
 import sys
 import textwrap
@@ -70,9 +71,7 @@ def read(options: Any, program: str, argv: Sequence[str], description: str, defa
 class _Captured(io.StringIO):
     """Standard output for tyro, which draws its boxes only where the encoding has them."""
 
-    @property
-    def encoding(self) -> str:
-        return sys.__stdout__.encoding if sys.__stdout__ else "ascii"
+    encoding = sys.__stdout__.encoding if sys.__stdout__ else "ascii"  # type: ignore[misc]
 
 
 def _wrapped(text: str) -> str:
@@ -86,6 +85,9 @@ def _message(printed: str, program: str) -> str:
     lines = [line.strip("│|╭╮╰╯+ ") for line in printed.splitlines()[1:]]
     is_rule = lambda line: not line.strip("─-")
     message = " ".join(itertools.takewhile(lambda line: not is_rule(line), itertools.dropwhile(is_rule, lines)))
-    _, ours, raised = message.partition("Error parsing config.")
-    message = message.strip(" .") or "an argument is invalid"
-    return raised.strip() if ours else f"{message}; `{program} --help` lists the options"
+    # What a dataclass raises itself comes with its place in the options, such as "config.task: p must be …".
+    raised = re.fullmatch(r"Error parsing (?:Options|config)[.:] ?(.*)", message)
+    if raised:
+        return raised[1]
+    message = re.sub(r"^Error parsing (--\S+):", r"\1 cannot be read:", message)
+    return f"{message.strip(' .') or 'an argument is invalid'}; `{program} --help` lists the options"

@@ -30,14 +30,14 @@ class Adam(NamedTuple):
     Attributes:
       mu: running mean of gradients, of the structure and shapes of the parameters, float32.
       nu: running mean of squared gradients, likewise.
-      count: updates made.
+      updates: number of updates made.
       settings: what torch keeps of the one group of parameters: lr, betas, eps, weight_decay and so on. What is
         not given when written is the mainline's.
     """
 
     mu: Params
     nu: Params
-    count: int
+    updates: int
     settings: Mapping[str, Any] = {}
 
 
@@ -166,7 +166,7 @@ def write(
         os.fsync(file.fileno())
 
 
-def _checkpoint(content: Any, key: str | None, activation: str, max_bytes: int) -> Checkpoint:
+def _checkpoint(content: Any, key: str | None, activation: Literal["relu", "gelu"], max_bytes: int) -> Checkpoint:
     state, rest = _find_state(content, key)
     if sum(array.size * 4 for array in state.values()) > max_bytes:
         raise UserError(f"its parameters are more than {max_bytes} bytes; if that is right, raise max_bytes")
@@ -245,7 +245,7 @@ def _from_torch(raw: Any, state: dict[str, np.ndarray], layout: Layout) -> Adam 
     if len(counts) != 1:
         raise UserError("its optimizer has updated some parameters more often than others")
     mu, nu = (_FROM[layout](found) for found in moments.values())
-    return Adam(mu, nu, counts.pop(), settings)
+    return Adam(mu, nu, counts.pop(), {str(name): value for name, value in settings.items()})
 
 
 def _count(step: Any) -> int:
@@ -258,10 +258,11 @@ def _count(step: Any) -> int:
 def _to_torch(optimizer: Adam, state: dict[str, np.ndarray], layout: Layout) -> dict[str, Any]:
     mu, nu = _TO[layout](optimizer.mu), _TO[layout](optimizer.nu)
     names, _ = layouts.parameter_names(state)
-    if any(np.shape(moment.get(name)) != state[name].shape for moment in (mu, nu) for name in names):
+    if any(np.shape(moment.get(name, 0)) != state[name].shape for moment in (mu, nu) for name in names):
         raise UserError("the optimizer's mu and nu should have the names and shapes of the parameters")
     entries = {
-        i: {"step": int(optimizer.count), "exp_avg": mu[name], "exp_avg_sq": nu[name]} for i, name in enumerate(names)
+        i: {"step": int(optimizer.updates), "exp_avg": mu[name], "exp_avg_sq": nu[name]}
+        for i, name in enumerate(names)
     }
     ours = AdamW()
     defaults = {"lr": ours.lr, "betas": (ours.b1, ours.b2), "eps": ours.eps, "weight_decay": ours.weight_decay}

@@ -121,8 +121,8 @@ def to_transformer_lens(params: Params) -> dict[str, np.ndarray]:
 
 
 def guess_layout(state: State) -> Layout:
-    """Tell the mainline's layout, whose W_O `[D, H·K]` has two axes, from TransformerLens's `[H, K, D]`."""
-    return "mainline" if np.ndim(state.get("blocks.0.attn.W_O")) == 2 else "transformer-lens"
+    """Distinguish the mainline's layout, whose W_O `[D, H·K]` has two axes, from TransformerLens's `[H, K, D]`."""
+    return "mainline" if np.ndim(state.get("blocks.0.attn.W_O", 0)) == 2 else "transformer-lens"
 
 
 def parameter_names(state: State) -> tuple[list[str], list[str]]:
@@ -174,7 +174,7 @@ def _expand(layout: dict[str, str], kind: _Kind) -> dict[str, str]:
 
 
 def _check_names(arrays: Mapping[str, np.ndarray], axes: dict[str, str]) -> dict[str, str]:
-    """Return the axes of the names that are there, without aliases; raises UserError for missing and unknown names."""
+    """Return the axes of the names that are there, without aliases; raises UserError for others than expected."""
     if missing := [name for name in axes if name not in arrays and not name.endswith((*_BUFFERS, *_ABSENT))]:
         raise UserError(f"it lacks {_listed(missing)}")
     known = [array for name, array in arrays.items() if name in axes]

@@ -25,7 +25,8 @@ def dump(value: Any) -> tuple[bytes, list[np.ndarray]]:
     Raises:
       UserError: anything else is in it.
     """
-    out, storages = bytearray(b"\x80\x02"), []
+    out = bytearray(b"\x80\x02")
+    storages: list[Any] = []
     _dump(value, 0, out, storages)
     return bytes(out + b"."), storages
 

@@ -23,6 +23,7 @@ import numpy as np
 
 from jaxadd.errors import UserError
 
+_OPERATIONS = {operation.code: operation for operation in pickletools.opcodes}
 MAX_OPERATIONS = 2_000_000
 MAX_DEPTH = 50
 _MAX_AXES = 8
@@ -118,11 +119,11 @@ def _operations(data: bytes) -> Iterator[tuple[str, Any]]:
     """List the operations of a pickle by name, with their arguments; one that is unknown is refused unread."""
     file = io.BytesIO(data)
     while code := file.read(1):
-        operation = pickletools.code2op.get(code.decode("latin1"))
+        operation = _OPERATIONS.get(code.decode("latin1"))
         name = operation.name if operation else f"{code!r}"
         if name == "GLOBAL":
             yield name, ".".join(file.readline().rstrip(b"\n").decode("ascii") for _ in range(2))
-        elif name in _ARGUED:
+        elif name in _ARGUED and operation is not None and operation.arg is not None:
             yield name, operation.arg.reader(file)
         elif name in _BARE:
             yield name, None
@@ -301,7 +302,7 @@ def _set_state(target: Any, state: Any) -> None:
         case np.ndarray(), (int(), tuple(shape), np.dtype() as dtype, bool() as fortran, bytes(data)):
             whole = all(type(n) is int and n >= 0 for n in shape) and len(shape) <= _MAX_AXES
             if whole and math.prod(shape) * dtype.itemsize == len(data):
-                target.__setstate__((1, shape, dtype, fortran, data))
+                target.__setstate__((1, shape, dtype, fortran, data))  # type: ignore[arg-type]  # NumPy's stub wants its own bool.
                 return
     raise UserError(f"its pickle sets a state of {type(target).__name__} that torch.save does not write")
 

@@ -30,7 +30,7 @@ def transformer(model: Model) -> Transformer:
     """Return the config of a transformer; raises UserError for any other architecture."""
     if not isinstance(model.config, Transformer):
         raise UserError(
-            f"circuits, attention and attribution are defined for a Transformer, not for {type(model.config).__name__}"
+            f"circuits, attention and attribution are defined for a Transformer, got {type(model.config).__name__}"
         )
     return model.config
 

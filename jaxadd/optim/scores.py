@@ -15,7 +15,7 @@ from jaxadd.optim import losses
 
 
 def correct(logits: jax.Array, targets: jax.Array) -> jax.Array:
-    """Return which answers are correct, bool `[...]`: the target has the largest logit `[..., C]`; a tie is an error."""
+    """Return which answers are correct, bool `[...]`: the target's logit is the largest; a tie is an error."""
     return losses.margin(logits, targets) > 0
 
 
@@ -102,7 +102,7 @@ def offset_from_naive(logits: jax.Array, naive: jax.Array) -> jax.Array:
 
 
 def confusion(logits: jax.Array, targets: jax.Array) -> jax.Array:
-    """Compute the mean probability of every class by true class, `[R, C, C]`; NaN rows of classes that do not occur."""
+    """Compute the mean probability of every class by true class, `[R, C, C]`; NaN for classes that do not occur."""
     return jnp.swapaxes(mean_by(probabilities(logits), targets, logits.shape[-1]), 0, 1)
 
 
@@ -110,8 +110,8 @@ def split(logits: jax.Array, naive: jax.Array, carry: jax.Array, candidates: int
     """Split the loss of each digit into two parts, exactly: loss = leak + carry loss.
 
     The candidates of a digit are naive + c, c = 0 … candidates - 1. Let M be their total probability and q_c their
-    fractions of it. The leak -log M comes from probability outside the candidates. The carry loss -log q_c of the true
-    c is the uncertainty about the carry (the exact floor of the information used, `floors.floor`) plus
+    fractions of it. The leak -log M comes from probability outside the candidates. The carry loss -log q_c of the
+    true c is the uncertainty about the carry (the exact floor of the information used, `floors.floor`) plus
     miscalibration.
 
     Args:

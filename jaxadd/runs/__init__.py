@@ -1,6 +1,6 @@
-"""Runs: training in a folder, reading it back, and running a part of it again.
+"""Runs: training in a folder, reading a folder back, and replaying a part of a run.
 
-`train` trains, `load` returns the `Run` in a folder, `replay` repeats a part of one exactly. `folder` names the files.
+`train` trains, `load` returns the `Run` in a folder, `replay` repeats a part of it exactly. `folder` names the files.
 """
 
 from jaxadd.runs.replay import replay

@@ -1,4 +1,4 @@
-"""Resumable states on disk (Orbax), each with a manifest that proves it whole."""
+"""Resumable states on disk (Orbax), each with a manifest that proves that it is whole."""
 
 import contextlib
 import json
@@ -26,40 +26,44 @@ _MANIFEST = "manifest.json"
 
 
 def updates_made(state: TrainState) -> int:
-    """Give the largest number of updates that any lane has made: the name of its checkpoint."""
+    """Return the largest number of updates that a lane has made, which names the checkpoint of the state."""
     return int(np.max(np.asarray(state.step)))
 
 
 def steps(folder: str | os.PathLike) -> list[int]:
-    """List the steps of the checkpoints in a folder, ascending."""
+    """Return the steps of the checkpoints in a folder, ascending."""
     return sorted(int(path.name) for path in Path(folder).glob("*") if path.name.isdecimal())
 
 
 @contextlib.contextmanager
 def _uninterrupted() -> Iterator[None]:
-    """Put an interrupt from the keyboard off to the end: Orbax's threads would wait for each other for minutes."""
-    caught, before = [], signal.getsignal(signal.SIGINT)
-    if threading.current_thread() is not threading.main_thread() or not callable(before):
-        yield  # No interrupt arrives here, or none is heeded.
+    """Delay an interrupt from the keyboard to the end, as it would make Orbax's threads wait for minutes."""
+    caught: list[int] = []
+    handler = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(handler):
+        yield  # This thread gets no interrupt, or interrupts are ignored.
         return
     signal.signal(signal.SIGINT, lambda *_: caught.append(1))
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.signal(signal.SIGINT, handler)
     if caught:
         raise KeyboardInterrupt
 
 
 @_uninterrupted()
 def save(folder: Path, state: TrainState, config: RunConfig, seconds: float = 0.0) -> None:
-    """Write a state as `<folder>/<updates made>`; raises OSError, and leaves nothing, where that fails.
+    """Write a state as the checkpoint `<folder>/<updates made>`.
 
     Args:
-      folder: of the checkpoints.
-      state: of all lanes.
-      config: of the run.
-      seconds: spent on training so far, for whoever goes on from here; see `seconds`.
+      folder: folder of checkpoints.
+      state: state of all lanes.
+      config: config of the run.
+      seconds: time spent on training so far, which `seconds` reads.
+
+    Raises:
+      OSError: the checkpoint cannot be written; nothing of it is left.
     """
     from orbax.checkpoint import v1 as ocp
 
@@ -69,12 +73,12 @@ def save(folder: Path, state: TrainState, config: RunConfig, seconds: float = 0.
     try:
         with _without_orbax_log():
             ocp.save(part, flatten(state))
-        manifest = _about(config, path) | {"crc32": _checksums(part), "seconds": seconds}
+        manifest = _identity(config, path) | {"crc32": _checksums(part), "seconds": seconds}
         (part / _MANIFEST).write_text(json.dumps(manifest))
-    except Exception as error:  # Orbax tells of a full disk in several types; all mean that nothing was saved.
+    except Exception as error:  # For a full disk, Orbax raises several types; nothing is saved with any.
         _remove(part)
         reason = "no space left on the device" if "No space left" in str(error) else first_line(error)
-        raise OSError(f"checkpoint {path} could not be written ({reason}); what was saved before is whole") from error
+        raise OSError(f"checkpoint {path} could not be written ({reason}); earlier ones are whole") from error
     old = path.with_name(f".{path.name}.old")
     if path.exists():
         path.rename(old)
@@ -83,42 +87,42 @@ def save(folder: Path, state: TrainState, config: RunConfig, seconds: float = 0.
 
 
 def load(folder: Path, step: int, config: RunConfig) -> dict[str, np.ndarray]:
-    """Return the arrays of one checkpoint by path, as `trees.flatten` named those of the state.
+    """Return the arrays of one checkpoint by path, named as by `trees.flatten`.
 
     Args:
-      folder: of the checkpoints.
+      folder: folder of checkpoints.
       step: one of `steps`.
-      config: of the run; its number of steps does not matter.
+      config: config of the run; the number of steps may differ.
 
     Raises:
-      one of UNREADABLE, where the checkpoint is damaged or of another run.
+      one of UNREADABLE: the checkpoint is damaged or of another run.
     """
     from orbax.checkpoint import v1 as ocp
 
     path = folder.absolute() / f"{step:08d}"
-    # Checked before Orbax sees it: what it does with a damaged file depends on where the damage is.
+    # Checked before Orbax reads it, which may do anything with a damaged file.
     manifest = json.loads((path / _MANIFEST).read_text())
     del manifest["seconds"]
     if manifest.pop("crc32") != _checksums(path):
-        raise ValueError("its files are not those that were saved")
-    if manifest != json.loads(json.dumps(_about(config, path))):
+        raise ValueError("its files have changed since it was saved")
+    if manifest != json.loads(json.dumps(_identity(config, path))):
         raise ValueError("it was saved by another run or at another step")
     return {name: np.asarray(array) for name, array in ocp.load(path).items()}
 
 
 def tidy(folder: Path) -> None:
-    """Clear away what a kill left, and put back a checkpoint that was about to be replaced."""
+    """Remove what a killed process left, and restore a checkpoint that it was about to replace."""
     for old in folder.glob(".*.old"):
         if not (whole := folder / old.stem.removeprefix(".")).exists():
             old.rename(whole)
-    for left in folder.glob(".*"):
-        _remove(left)
+    for leftover in folder.glob(".*"):
+        _remove(leftover)
 
 
 def prune(folder: Path, keep: int, newest: int) -> None:
-    """Remove all checkpoints but the newest up to that of a step; 0 keeps all.
+    """Remove all checkpoints but the `keep` newest up to step `newest`; a `keep` of 0 keeps all.
 
-    Later ones are of a record that was lost, or are damaged, or the run would have gone on from them.
+    Later ones are useless: the run did not resume from them because they are damaged, or their metrics are lost.
     """
     saved = steps(folder)
     kept = [step for step in saved if step <= newest][-keep:]
@@ -127,13 +131,13 @@ def prune(folder: Path, keep: int, newest: int) -> None:
 
 
 def seconds(folder: Path, step: int) -> float:
-    """Read how long training took up to a checkpoint that is whole."""
+    """Return the time that training took up to a whole checkpoint."""
     return json.loads((folder / f"{step:08d}" / _MANIFEST).read_text())["seconds"]
 
 
 @contextlib.contextmanager
 def _without_orbax_log() -> Iterator[None]:
-    """Keep Orbax from printing tracebacks of its threads for an error that it raises as well."""
+    """Silence the tracebacks that Orbax's threads print for an error that is raised anyway."""
     logger = logging.getLogger("absl")
     level = logger.level
     logger.setLevel(logging.CRITICAL + 1)
@@ -144,17 +148,17 @@ def _without_orbax_log() -> Iterator[None]:
 
 
 def _remove(part: Path) -> None:
-    """Remove what was half written under a name, Orbax's own temporary folder beside it included."""
-    for _ in range(100):  # Where a save failed, Orbax's threads may still be writing for a moment.
-        left = list(part.parent.glob(f"{part.name}*"))
-        if not left:
+    """Remove a partly written checkpoint, with Orbax's temporary folder beside it."""
+    for _ in range(100):  # After an error, Orbax's threads may still write for a moment.
+        leftovers = list(part.parent.glob(f"{part.name}*"))
+        if not leftovers:
             return
-        for path in left:
+        for path in leftovers:
             shutil.rmtree(path, ignore_errors=True)
         time.sleep(0.01)
 
 
-def _about(config: RunConfig, path: Path) -> dict[str, Any]:
+def _identity(config: RunConfig, path: Path) -> dict[str, Any]:
     return {"config": to_json(replace(config, steps=0)), "step": int(path.name)}
 
 

@@ -1,16 +1,16 @@
-"""The run folder: the names of its files, and how a process takes a folder for itself.
+"""The run folder: the names of its files, and the lock on it.
 
-    <folder>/config.json    the whole config; versions, device and lanes at once that it ran with
+    <folder>/config.json    the whole config; the versions, device and lanes at once of the run
              metrics.npz    step [T], every other array [S, T, ...]
-             params.npz     final parameters by path, leading S
-             summary.json   headline numbers; written last, so a run with one is complete
+             params.npz     final parameters by path, with a leading S axis
+             summary.json   headline numbers; written last, so that a run with one is complete
              checkpoints/   resumable states, one folder per step
              replays/       exact re-runs of a part, see `runs.replay`
              figures/       pictures, beside report.txt
 
-Every file is written beside its final name and renamed, and metrics are written before the checkpoint that belongs to
-them. So whenever a process is killed or a disk is full, the newest whole checkpoint and the metrics up to it are
-there, and going on from them repeats the lost steps exactly.
+Every file is written under a temporary name and renamed, and metrics are written before the checkpoint that belongs
+to them. So whenever a process is killed or a disk is full, the newest whole checkpoint and the metrics up to it are
+there, and resuming from them repeats the lost steps exactly.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ from filelock import FileLock, Timeout
 
 from jaxadd.errors import UserError
 
-REPLAY_OF = "replay_of"  # The key in config.json that tells a replay from a run.
+REPLAY_OF = "replay_of"  # The key in config.json that distinguishes a replay from a run.
 
 
 class Files:
@@ -45,18 +45,18 @@ class Files:
         self.snapshots = self.folder / "snapshots"
 
     def snapshot(self, step: int) -> Path:
-        """Return the path of the parameters that a replay kept at a step."""
+        """Return the path of the parameters that a replay saves at a step."""
         return self.snapshots / f"{step:08d}.npz"
 
     def refuse_other_files(self) -> None:
-        """Raise UserError for a folder that holds something else, before anything in it is touched."""
-        foreign = self.folder.is_dir() and not self.config.exists()
-        if foreign and any(not path.name.startswith(".") for path in self.folder.iterdir()):
+        """Raise UserError for a folder that holds files but no run."""
+        no_run = self.folder.is_dir() and not self.config.exists()
+        if no_run and any(not path.name.startswith(".") for path in self.folder.iterdir()):
             raise UserError(f"{self.folder} holds files but no run; choose another name")
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep other processes from training in this folder; raises UserError where one does."""
+        """Lock the folder against other processes; raises UserError where one is training in it."""
         self.folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(self.folder / ".lock")
         try:
@@ -71,12 +71,12 @@ class Files:
             lock.release()
 
     def remove_unfinished(self) -> None:
-        """Remove the files that a kill left half written."""
+        """Remove files that a killed process left partly written."""
         for leftover in self.folder.glob(".*.part"):
             leftover.unlink()
 
     def read_config(self) -> dict[str, Any]:
-        """Read config.json as plain data; raises UserError where the folder is not a run folder."""
+        """Return config.json as plain data; raises UserError where the folder is not a run folder."""
         try:
             data = json.loads(self.config.read_text())
         except (FileNotFoundError, NotADirectoryError) as error:
@@ -89,7 +89,7 @@ class Files:
 
 
 def check_name(name: str) -> str:
-    """Return the name of a folder; raises UserError where it is a path or no name at all."""
+    """Return the name of a folder unchanged; raises UserError where it is a path or empty."""
     if name in ("", ".", "..") or Path(name).name != name:
-        raise UserError(f"a name must be that of one folder, without slashes, got {name!r}")
+        raise UserError(f"a name must be the name of one folder, without slashes, got {name!r}")
     return name

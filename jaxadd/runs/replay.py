@@ -1,4 +1,4 @@
-"""Replays: a part of a run once more, exactly, with every step recorded."""
+"""Replays: a part of a run, repeated exactly, with every step recorded."""
 
 import os
 import shutil
@@ -33,31 +33,31 @@ def replay(
     watch: Watch | None = None,
     note: Note = print,
 ) -> Path:
-    """Run steps `start` to `stop` of a run again from the nearest checkpoint, and record every one densely.
+    """Repeat steps `start` to `stop` of a run from the nearest checkpoint, and record every step.
 
     Args:
-      folder: the run.
-      start: the first step recorded.
-      stop: the last step recorded, at most the run's steps.
-      snapshots: steps between them at which to keep the parameters.
-      name: of the new folder, "START-STOP" by default.
-      replace: an earlier replay of that name is replaced.
-      see: called with the state before each of the steps, whose buffers the next one takes.
-      watch: called after every chunk.
+      folder: run folder.
+      start: first step recorded.
+      stop: last step recorded, at most the steps of the run.
+      snapshots: steps from `start` to `stop` at which to save the parameters.
+      name: name of the new folder, "START-STOP" by default.
+      replace: whether to replace an earlier replay of that name.
+      see: called with the state before each of the steps; its buffers are donated to the step.
+      watch: called with a report after every chunk.
       note: called with a sentence on anything the user should know.
 
     Returns:
-      the new folder `<folder>/replays/<name>`: config.json, metrics.npz with train and test metrics at
-      every step, and snapshots/<step>.npz with the parameters after that many updates.
+      the new folder `<folder>/replays/<name>`: config.json, metrics.npz with train and test metrics at every step,
+      and snapshots/<step>.npz with the parameters after that many updates.
 
     Raises:
-      ValueError: the steps are not within the run, or that replay exists already.
+      UserError: the steps are not within the run, every lane had ended before, or that replay exists already.
     """
     files, run = Files(folder), open_run(folder)
     config, lanes_at_once = run.config, run.machine.lanes_at_once
     if not 0 <= start <= stop <= config.steps:
         raise UserError(
-            f"a replay goes from one step of the run to a later one, 0 to {config.steps}; got {start} to {stop}"
+            f"a replay goes from one step to a later one within 0 to {config.steps}, got {start} to {stop}"
         )
     if outside := [step for step in snapshots if not start <= step <= stop]:
         raise UserError(f"snapshots must lie between {start} and {stop}, got {outside}")
@@ -72,32 +72,29 @@ def replay(
         note(f"running from step {checkpoints.updates_made(state)} to {start}")
         state = fit(trainer, state=state, until=start, watch=watch).state
     if not np.any(np.asarray(state.status) == RUNNING):
-        raise UserError(
-            f"nothing runs at step {start}: every lane had ended by step {checkpoints.updates_made(state)}"
-        )
+        raise UserError(f"no lane runs at step {start}: all had ended by step {checkpoints.updates_made(state)}")
     target.parent.mkdir(exist_ok=True)
     part = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part"))
     try:
         written = Files(part)
         written.snapshots.mkdir()
-
-        wanted = sorted(set(snapshots))
-        visited = range(start, stop + 1) if see else wanted
+        snapshot_steps = sorted(set(snapshots))
+        visited: Sequence[int] = range(start, stop + 1) if see else snapshot_steps
 
         def visit(state: TrainState) -> None:
             step = checkpoints.updates_made(state)
-            if step in wanted:
+            if step in snapshot_steps:
                 write_npz(written.snapshot(step), flatten(state.params))
             if see:
                 see(state)
 
         if visited and visited[0] == start:
             visit(state)
-        see_saved = lambda so_far: visit(so_far.state)
-        result = fit(trainer, state=state, until=stop + 1, eval_every=1, save_at=visited, save=see_saved, watch=watch)
+        save = lambda result: visit(result.state)
+        result = fit(trainer, state=state, until=stop + 1, eval_every=1, save_at=visited, save=save, watch=watch)
         write_npz(written.metrics, result.metrics)
-        about = {REPLAY_OF: str(folder), "from": start, "to": stop, "snapshots": wanted}
-        Run(config, run.machine, part).write_config(**about)
+        entries = {REPLAY_OF: str(folder), "from": start, "to": stop, "snapshots": snapshot_steps}
+        Run(config, run.machine, part).write_config(**entries)
         part.chmod(0o755)
         if target.exists():
             shutil.rmtree(target)
@@ -108,16 +105,15 @@ def replay(
     return target
 
 
-def _compare(recorded: Metrics | None, again: Metrics, asked: int) -> str:
-    shared = np.zeros(0, int) if recorded is None else np.intersect1d(recorded["step"], again["step"])
-    if shared.size and recorded["step"][-1] > again["step"][-1] and len(again["step"]) < asked:
-        return f"the replay ended at step {again['step'][-1]}, where the run went on: this is not an exact replay"
-    if not shared.size:
+def _compare(recorded: Metrics | None, replayed: Metrics, rows: int) -> str:
+    """Return a sentence on whether a replay of `rows` steps has the train losses that the run recorded."""
+    if recorded is None or not (steps := np.intersect1d(recorded["step"], replayed["step"])).size:
         return "the run has no record of these steps to compare with"
-    theirs = recorded["train_loss"][:, np.searchsorted(recorded["step"], shared)]
-    ours = again["train_loss"][:, np.searchsorted(again["step"], shared)]
-    same = (theirs == ours) | (np.isnan(theirs) & np.isnan(ours))
+    if recorded["step"][-1] > (end := replayed["step"][-1]) and len(replayed["step"]) < rows:
+        return f"the replay ended at step {end}, and the run did not: this is not an exact replay"
+    expected, losses = (m["train_loss"][:, np.isin(m["step"], steps)] for m in (recorded, replayed))
+    same = (expected == losses) | (np.isnan(expected) & np.isnan(losses))
     if same.all():
-        return f"all {shared.size} recorded train losses were met again, bit for bit"
-    step = shared[np.flatnonzero(~same.all(axis=0))[0]]
+        return f"all {steps.size} recorded train losses are reproduced bit for bit"
+    step = steps[np.flatnonzero(~same.all(axis=0))[0]]
     return f"train losses differ from the recorded ones from step {step} on: this is not an exact replay"

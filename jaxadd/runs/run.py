@@ -1,4 +1,4 @@
-"""A run as one object: its config, what it recorded, its saved states, and its trained networks."""
+"""A run as one object: its config, metrics, saved states and trained networks."""
 
 import contextlib
 import functools
@@ -34,14 +34,14 @@ Note = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Machine:
-    """What a run runs on: numbers may be rounded differently on another one.
+    """What a run is trained on; another machine may round differently.
 
     Attributes:
-      jax: version.
-      python: version.
+      jax: version of JAX.
+      python: version of Python.
       platform: "cpu", "gpu" or "tpu".
       device: number and name of the devices.
-      lanes_at_once: lanes trained at the same time.
+      lanes_at_once: number of lanes trained at the same time.
     """
 
     jax: str
@@ -64,7 +64,7 @@ class Machine:
         )
 
     def changes(self, now: "Machine") -> list[str]:
-        """List what differs on another machine, as "jax 0.10.1 then, 0.10.2 now"."""
+        """Return what differs on another machine, such as "jax 0.10.1 then, 0.10.2 now"."""
         then, now = asdict(self), asdict(now)
         return [
             f"{name.replace('_', ' ')} {then[name]} then, {now[name]} now" for name in now if now[name] != then[name]
@@ -72,14 +72,14 @@ class Machine:
 
 
 class Run:
-    """A run of S lanes, finished or as far as it is.
+    """A run of S lanes, finished or not.
 
-    What a run folder holds is read when it is first asked for, and raises UserError where it is damaged.
+    Files of the run folder are read at first use, and raise UserError where they are damaged.
 
     Attributes:
       config: everything that determines the run.
-      machine: what it runs on.
-      folder: the run folder; None for a run that was trained in memory.
+      machine: what the run is trained on.
+      folder: run folder; None for a run in memory.
     """
 
     def __init__(
@@ -92,10 +92,10 @@ class Run:
         params: Params | None = None,
         summary: dict[str, Any] | None = None,
     ):
-        """Describe a run. Without a folder, `metrics`, `params` (with a leading S axis) and `summary` are given."""
+        """Set config and folder; without a folder, also the metrics, params (with a leading S axis) and summary."""
         self.config, self.machine, self.folder = config, machine, folder
         if folder is None:
-            # Set in place of what would be read.
+            # These take precedence over the cached properties, which read files.
             self.__dict__ |= {"metrics": metrics, "params": params, "summary": summary}
 
     def __repr__(self) -> str:
@@ -116,29 +116,34 @@ class Run:
 
     @property
     def complete(self) -> bool:
-        """Whether the run has ended: every lane is finished, stopped or diverged."""
+        """Whether the run is complete: every lane is finished, stopped or diverged."""
         return self.summary is not None
 
     @functools.cached_property
     def summary(self) -> dict[str, Any] | None:
-        """Headline numbers, see `runs.summary`; None while the run is not complete."""
-        path = Files(self.folder).summary
+        """The headline numbers, see `runs.summary`; None while the run is not complete."""
+        path = self._files.summary
         return self._read(path, lambda path: json.loads(path.read_text())) if path.is_file() else None
 
     @functools.cached_property
     def metrics(self) -> Metrics:
-        """What was recorded so far, see `training.loop.Result`."""
-        return self._read(Files(self.folder).metrics, read_npz)
+        """The metrics recorded so far, see `training.loop.Result`."""
+        return self._read(self._files.metrics, read_npz)
 
     @functools.cached_property
     def params(self) -> Params | None:
-        """Final parameters, leaves with a leading S axis; None while the run is not complete."""
-        return self._nested(self._read(Files(self.folder).params, read_npz)) if self.complete else None
+        """The final parameters, leaves with a leading S axis; None while the run is not complete."""
+        return self._nested(self._read(self._files.params, read_npz)) if self.complete else None
 
     @property
     def steps(self) -> tuple[int, ...]:
         """The steps whose states are saved, ascending."""
-        return () if self.folder is None else tuple(checkpoints.steps(Files(self.folder).checkpoints))
+        return () if self.folder is None else tuple(checkpoints.steps(self._files.checkpoints))
+
+    @property
+    def _files(self) -> Files:
+        assert self.folder is not None  # A run in memory has everything that would be read.
+        return Files(self.folder)
 
     # --- networks --------------------------------------------------------------------------------------------
 
@@ -146,8 +151,8 @@ class Run:
         """Return one trained network.
 
         Args:
-          seed: names the lane; the first by default.
-          step: a saved step; by default the end, or the newest saved state of a run that is not complete.
+          seed: seed of the lane; the first lane by default.
+          step: a saved step; by default the end, or the newest saved step of a run that is not complete.
 
         Raises:
           UserError: there is no such lane or state, or it is damaged.
@@ -159,6 +164,7 @@ class Run:
         if step is None and not self.complete:
             step = self._newest()
         if step is None:
+            assert self.summary is not None
             params, made = self.params, [lane["steps"] for lane in self.summary["lanes"]]
         else:
             arrays = self._checkpoint(step)
@@ -168,18 +174,18 @@ class Run:
         return tuple(Network(take(params, s), model, task, seed, steps) for s, (seed, steps) in lanes)
 
     def params_at(self, step: int) -> Params:
-        """Return the parameters at a saved step, leaves with a leading S axis; raises UserError where it is not."""
+        """Return the parameters at a saved step, leaves with a leading S axis; raises UserError for other steps."""
         return self._params_of(self._checkpoint(step))
 
     def history(self, last: int | None = None, note: Note = print) -> tuple[np.ndarray, Params | None]:
-        """Read the parameters at all saved steps.
+        """Return the parameters at all saved steps.
 
         Args:
-          last: the last step to read; all by default.
+          last: last step to read; all by default.
           note: called with a sentence on every damaged state that is skipped.
 
         Returns:
-          the steps `[E]`, and parameters with leading axes `[S, E]`; None where no state is saved.
+          the steps `[E]`, and the parameters with leading axes `[S, E]`, or None where no state is saved.
         """
         states: dict[int, Params] = {}
         for step in self.steps:
@@ -193,11 +199,11 @@ class Run:
         return np.asarray(list(states)), jax.tree.map(lambda *w: jnp.stack(w, axis=1), *states.values())
 
     def trained(self, step: int | None = None, *, history: bool = False, note: Note = print) -> Trained:
-        """Return the networks at the end or at a saved step with what is known of their training, for a report.
+        """Return the networks at the end or at a saved step with the record of their training, for a report.
 
         Args:
-          step: as for `network`; nothing that came later is part of the result.
-          history: read the parameters at all saved steps as well.
+          step: as for `network`; nothing later is part of the result.
+          history: whether to read the parameters at all saved steps as well.
           note: called with a sentence on every damaged state that is skipped.
         """
         networks = self.networks(step)
@@ -223,12 +229,12 @@ class Run:
     def _checkpoint(self, step: int) -> dict[str, np.ndarray]:
         saved = self.steps
         if step not in saved:
-            self._newest()  # Says so where there are none at all.
+            self._newest()  # Raises where no state is saved.
             shown = [f"{s:,}" for s in saved]
-            few = ", ".join(shown if len(shown) <= 8 else [*shown[:4], "…", *shown[-3:]])
-            raise UserError(f"step {step:,} of {self.folder} was not saved; there are {few}")
+            listed = ", ".join(shown if len(shown) <= 8 else [*shown[:4], "…", *shown[-3:]])
+            raise UserError(f"step {step:,} of {self.folder} was not saved; there are {listed}")
         try:
-            return checkpoints.load(Files(self.folder).checkpoints, step, self.config)
+            return checkpoints.load(self._files.checkpoints, step, self.config)
         except UNREADABLE as error:
             raise UserError(
                 f"step {step:,} of {self.folder} is damaged or of another run ({first_line(error)})"
@@ -239,8 +245,8 @@ class Run:
 
     def _nested(self, arrays: dict[str, np.ndarray]) -> Params:
         """Nest flat arrays with a leading S axis as parameters of this run's model."""
-        count = len(self.config.seeds)
-        like = jax.tree.map(lambda x: jax.ShapeDtypeStruct((count, *x.shape), x.dtype), self.model.shapes())
+        lanes = len(self.config.seeds)
+        like = jax.tree.map(lambda x: jax.ShapeDtypeStruct((lanes, *x.shape), x.dtype), self.model.shapes())
         try:
             return nest(arrays, like)
         except ValueError as error:
@@ -257,18 +263,18 @@ class Run:
     # --- the folder ------------------------------------------------------------------------------------------
 
     def write_config(self, **more: Any) -> None:
-        """Write config.json, with more entries beside those of a run if any are given."""
+        """Write config.json, with `more` entries beside those of a run."""
         data = {"config": to_json(self.config), "machine": asdict(self.machine)} | more
-        write_text(Files(self.folder).config, json.dumps(data, indent=2) + "\n")
+        write_text(self._files.config, json.dumps(data, indent=2) + "\n")
 
     def note_changes(self, now: Machine, note: Note) -> None:
-        """Say what is not as it was when the run began, so that numbers may be rounded differently."""
+        """Note what has changed on this machine since the run began, as numbers may be rounded differently."""
         if changes := self.machine.changes(now):
             note(f"results may differ in rounding, since the machine has changed: {'; '.join(changes)}")
 
 
 def open_run(folder: str | os.PathLike) -> Run:
-    """Return the run in a folder after reading its config alone; raises UserError where it is not a run folder."""
+    """Return the run in a folder, reading only its config; raises UserError where it is not a run folder."""
     files = Files(folder)
     data = files.read_config()
     try:
@@ -278,9 +284,9 @@ def open_run(folder: str | os.PathLike) -> Run:
 
 
 def load(folder: str | os.PathLike) -> Run:
-    """Return the run in a folder, finished or as far as it is; raises UserError where it is none or damaged."""
+    """Return the run in a folder, finished or not; raises UserError where it is not a run folder or is damaged."""
     run = open_run(folder)
-    _ = run.metrics, run.params  # What is damaged is reported here, not later.
+    _ = run.metrics, run.params  # Read now, so that damage is reported here.
     return run
 
 

@@ -1,4 +1,4 @@
-"""The headline numbers of a run: when each lane reached what, and how it ended."""
+"""The headline numbers of a run: the steps at which lanes reached thresholds, and how they ended."""
 
 from typing import Any
 
@@ -10,20 +10,20 @@ from jaxadd.training.step import DIVERGED, RUNNING, STOPPED
 from jaxadd.training.trainer import Trainer
 
 STATUS = {RUNNING: "finished", STOPPED: "stopped at its threshold", DIVERGED: "diverged"}
-# A lane has learned a set of examples where it reaches this.
+# A lane has learned a set of examples when it reaches this.
 LEARNED = {"train": Stop("train_accuracy", 0.99), "test": Stop("test_accuracy", 0.99)}
 THRESHOLDS = (*LEARNED.values(), Stop("train_loss", 0.1), Stop("test_loss", 1.0))
 FINAL = ("train_loss", "train_accuracy", "test_loss", "test_accuracy")  # Reported as "final_<metric>".
 
 
 def thresholds(config: RunConfig) -> list[Stop]:
-    """List the thresholds whose first step is reported of each lane: the usual ones, and the one that stops it."""
+    """Return the thresholds for which a summary reports the first step: the usual ones and that of the config."""
     stop = () if config.stop.metric == "none" else (config.stop,)
     return list(dict.fromkeys((*THRESHOLDS, *stop)))
 
 
 def step_of(stop: Stop) -> str:
-    """Return the name of the entry with the first step at which a metric reached a threshold: "step_of_test_loss_1"."""
+    """Return the name of the entry with the first step at a threshold, such as "step_of_test_loss_1"."""
     return f"step_of_{stop.metric}_{stop.threshold:g}"
 
 
@@ -40,7 +40,7 @@ def summarize(trainer: Trainer, result: Result) -> dict[str, Any]:
             lane[step_of(stop)] = int(metrics["step"][reached][0]) if reached.any() else None
         for name in FINAL:
             value = metrics[name][s, end]
-            # As few digits as distinguish a float32 from its neighbours.
+            # With the fewest digits that identify the float32.
             lane[f"final_{name}"] = float(str(value)) if np.isfinite(value) else None
         lanes.append(lane)
     return {

@@ -1,4 +1,4 @@
-"""Train in memory or in a run folder: begin there, or go on from where a run of the same config was ended."""
+"""Training in memory or in a run folder, where a run of the same config is resumed."""
 
 import json
 import os
@@ -23,7 +23,7 @@ from jaxadd.trees import flatten, nest
 from jaxadd.types import Metrics
 
 Watch = Callable[[Progress], None]
-"""Called after every chunk of steps with what is known then."""
+"""Called with a report after every chunk of steps."""
 
 
 def train(
@@ -33,20 +33,20 @@ def train(
     watch: Watch | None = None,
     note: Note = print,
 ) -> Run:
-    """Train a run, in a folder if one is given, and return it.
+    """Train a run, in a folder if one is given.
 
     Args:
       config: everything that determines the run.
-      folder: run folder, made if it does not exist; a run of the same config that is there already goes on.
-      watch: called after every chunk of steps.
-      note: called with a sentence on anything the user should know (resumed, fell back, diverged).
+      folder: run folder, created if it does not exist; a run of the same config in it is resumed.
+      watch: called with a report after every chunk of steps.
+      note: called with a sentence on anything the user should know: resumed, damaged checkpoint, diverged.
 
     Returns:
       the finished run.
 
     Raises:
       UserError: task and model do not fit each other, or the folder holds something else.
-      OSError: the folder cannot be written. What was saved before is whole.
+      OSError: the folder cannot be written. Everything saved before is whole.
     """
     trainer = Trainer(config)
     if folder is not None:
@@ -54,7 +54,7 @@ def train(
     result = fit(trainer, watch=_noting_divergence(config, watch, note))
     return Run(
         config,
-        Machine.this(trainer.slots.count),
+        Machine.this(trainer.slots.size),
         metrics=result.metrics,
         params=result.state.params,
         summary=summarize(trainer, result),
@@ -70,27 +70,27 @@ def train_in(
     watch: Watch | None = None,
     note: Note = print,
 ) -> Run:
-    """Train in a run folder: begin there, or go on from where a run of the same config was ended.
+    """Train in a run folder, from the start or from where a run of the same config ended.
 
     Args:
-      trainer: the config made ready.
-      folder: run folder, made if it does not exist.
-      extend: allow the folder's config to differ in its number of steps, and go on to this config's.
-      keep: number of the newest saved states to keep; 0 keeps all.
-      watch: as for `train`.
-      note: as for `train`.
+      trainer: trainer of the config.
+      folder: run folder, created if it does not exist.
+      extend: whether the config in the folder may have another number of steps, which is set to that of the trainer.
+      keep: number of saved states to keep, the newest ones; 0 keeps all.
+      watch: called with a report after every chunk of steps.
+      note: called with a sentence on anything the user should know.
 
     Returns:
       the finished run.
 
     Raises:
-      UserError: the folder holds another config or no run, or another process works on it.
-      OSError: the folder cannot be written. What was saved before is whole.
+      UserError: the folder holds another config or no run, or another process trains in it.
+      OSError: the folder cannot be written. Everything saved before is whole.
     """
     files, config = Files(folder), trainer.config
     files.refuse_other_files()
     with files.locked():
-        _claim(files, begin(trainer, files.folder), extend, note)
+        _prepare(files, begin(trainer, files.folder), extend, note)
         if files.summary.is_file():
             try:
                 run = load(files.folder)
@@ -100,7 +100,7 @@ def train_in(
             else:
                 note(f"{files.folder} is complete; nothing is left to train")
                 return run
-        state, metrics, seconds = _where_it_ended(trainer, files, note)
+        state, metrics, seconds = _resume_point(trainer, files, note)
         if state is None:
             state = trainer.init()
             checkpoints.save(files.checkpoints, state, config)
@@ -121,8 +121,8 @@ def train_in(
 
 
 def begin(trainer: Trainer, folder: Path) -> Run:
-    """Make the folder of a run that is to be trained, unless it exists, and return the run as it would begin now."""
-    run = Run(trainer.config, Machine.this(trainer.slots.count), folder)
+    """Create the folder of a run unless it exists, and return the run as it would begin on this machine."""
+    run = Run(trainer.config, Machine.this(trainer.slots.size), folder)
     folder.mkdir(parents=True, exist_ok=True)
     if not Files(folder).config.exists():
         run.write_config()
@@ -130,7 +130,7 @@ def begin(trainer: Trainer, folder: Path) -> Run:
 
 
 def newest_checkpoint(files: Files, trainer: Trainer, at_most: int, note: Note) -> TrainState | None:
-    """Return the newest whole checkpoint of a step up to `at_most`, noting those that are skipped; None if none is."""
+    """Return the newest whole checkpoint up to step `at_most`, or None; note those that are skipped."""
     for step in reversed(checkpoints.steps(files.checkpoints)):
         if step > at_most:
             continue
@@ -142,7 +142,7 @@ def newest_checkpoint(files: Files, trainer: Trainer, at_most: int, note: Note) 
 
 
 def recorded(files: Files) -> Metrics | None:
-    """Return the metrics of a run; None where there are none, or they are damaged."""
+    """Return the metrics of a run; None where they are missing or damaged."""
     try:
         return read_npz(files.metrics)
     except PermissionError:
@@ -151,8 +151,8 @@ def recorded(files: Files) -> Metrics | None:
         return None
 
 
-def _where_it_ended(trainer: Trainer, files: Files, note: Note) -> tuple[TrainState | None, Metrics | None, float]:
-    """Return the state to go on from, what was recorded before it, and the seconds spent; (None, None, 0) if none."""
+def _resume_point(trainer: Trainer, files: Files, note: Note) -> tuple[TrainState | None, Metrics | None, float]:
+    """Return the state to resume from, the metrics before it and the seconds spent; (None, None, 0) where none."""
     metrics = recorded(files)
     if metrics is None and len(checkpoints.steps(files.checkpoints)) > 1:
         note("metrics.npz is lost or damaged, so the run begins again from step 0")
@@ -168,7 +168,7 @@ def _where_it_ended(trainer: Trainer, files: Files, note: Note) -> tuple[TrainSt
     if made or metrics:
         note(f"going on from step {made:,} of {trainer.config.steps:,}")
     if metrics:
-        # The row of a step is recorded after its checkpoint; that of the last lane's last step before.
+        # The row of a step is recorded after its checkpoint, but before it where that step ended the last lane.
         metrics = cut(metrics, made + int(not np.any(np.asarray(state.status) == RUNNING)))
     return state, metrics, checkpoints.seconds(files.checkpoints, made)
 
@@ -179,7 +179,7 @@ def _noting_divergence(config: RunConfig, watch: Watch | None, note: Note) -> Wa
     def watching(progress: Progress) -> None:
         if watch:
             watch(progress)
-        for lane in set(np.flatnonzero(progress.status == DIVERGED)) - noted:
+        for lane in set(np.flatnonzero(progress.status == DIVERGED).tolist()) - noted:
             noted.add(lane)
             varied = "".join(f", {name} {values[lane]:g}" for name, values in config.vary)
             note(
@@ -190,12 +190,12 @@ def _noting_divergence(config: RunConfig, watch: Watch | None, note: Note) -> Wa
     return watching
 
 
-def _claim(files: Files, run: Run, extend: bool, note: Note) -> None:
-    """Check that the folder holds this config, or one that it may be extended to; clear what a kill left there."""
-    theirs = open_run(files.folder)
-    config = theirs.config
+def _prepare(files: Files, run: Run, extend: bool, note: Note) -> None:
+    """Check that the folder holds this config, or one to extend, and remove what a killed process left."""
+    existing = open_run(files.folder)
+    config = existing.config
     if extend and config.steps != run.config.steps:
-        newest = max(theirs.steps, default=None)
+        newest = max(existing.steps, default=None)
         if newest is None:
             raise UserError(f"{files.folder} has no checkpoint to go on from")
         if run.config.steps < newest:
@@ -205,13 +205,13 @@ def _claim(files: Files, run: Run, extend: bool, note: Note) -> None:
         config = replace(config, steps=run.config.steps)
     if changes := difference(run.config, config):
         raise UserError(f"{files.folder} holds a run of another config ({'; '.join(changes)}); choose another name")
-    if config != theirs.config:
+    if config != existing.config:
         files.summary.unlink(missing_ok=True)
-    now = replace(theirs.machine, lanes_at_once=run.machine.lanes_at_once)
-    if (config, now) != (theirs.config, theirs.machine):
-        Run(config, now, files.folder).write_config()
-    if any(theirs.steps):
-        theirs.note_changes(run.machine, note)
+    machine = replace(existing.machine, lanes_at_once=run.machine.lanes_at_once)
+    if (config, machine) != (existing.config, existing.machine):
+        Run(config, machine, files.folder).write_config()
+    if any(existing.steps):
+        existing.note_changes(run.machine, note)
     files.checkpoints.mkdir(exist_ok=True)
     checkpoints.tidy(files.checkpoints)
     files.remove_unfinished()

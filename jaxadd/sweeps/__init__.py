@@ -1,5 +1,8 @@
-"""Sweeps: one experiment over seeds and settings. `design` says which lanes there are, `batches`
-trains them, `results` reads what they gave, and `processes` lets several processes agree."""
+"""Sweeps: one run over many seeds and settings.
+
+`design` defines the lanes, `training` trains them in batches, `results` reads tables and curves, `outcomes` computes
+survival curves, and `processes` divides the lanes among several processes.
+"""
 
 from jaxadd.sweeps.design import Axis, Structure, Sweep, axis_of, structures
 from jaxadd.sweeps.results import UNFINISHED, WAITING, Row, alone, is_batch, lane_curves, rows, survival, table_file

@@ -1,4 +1,4 @@
-"""What a sweep has given so far: where it lies, its table, its lanes' curves, and when they reached something."""
+"""The results of a sweep so far: its files, its table, the curves of its lanes, and survival curves."""
 
 import csv
 import io
@@ -23,15 +23,15 @@ from jaxadd.sweeps.outcomes import Survival, kaplan_meier
 
 Row = dict[str, Any]
 WAITING, UNFINISHED = "waiting", "unfinished"
-_POINTS = 400  # of a lane's curve, evenly spaced in the logarithm of the step
+_POINTS = 400  # Of the curve of a lane, evenly spaced in the logarithm of the step.
 
 
-def _move(what: Path | str = "it") -> str:
-    return f"move {what} away, and the same command trains its lanes again"
+def _move(path: Path | str = "it") -> str:
+    return f"move {path} away, and the same command trains its lanes again"
 
 
 def sweep_file(folder: str | os.PathLike) -> Path:
-    """Return the path of the file that says which sweep a folder holds."""
+    """Return the path of the file with the sweep of a folder."""
     return Path(folder) / "sweep.json"
 
 
@@ -46,7 +46,7 @@ def lanes_folder(folder: Path) -> Path:
 
 
 def load(folder: str | os.PathLike) -> Sweep:
-    """Read which sweep a folder holds; raises ValueError where it is none."""
+    """Return the sweep of a folder; raises UserError where the folder has none."""
     path = sweep_file(folder)
     try:
         return from_json(json.loads(path.read_text()), Sweep)
@@ -55,79 +55,80 @@ def load(folder: str | os.PathLike) -> Sweep:
 
 
 def batches_of(folder: Path) -> Iterator[tuple[int, int, Path]]:
-    """List the batches that were begun: first lane, last lane, run folder.
+    """Yield the batches that were begun: first lane, last lane, run folder.
 
     Raises:
-      ValueError: one has lost its config, or two have a lane in common.
+      UserError: a batch has lost its config, or two have a lane in common.
     """
     end = -1
     for path in sorted(lanes_folder(folder).glob("*-*")):
         first, _, last = path.name.partition("-")
         if not (first.isdecimal() and last.isdecimal()):
             continue
-        visible = [inside.name for inside in path.iterdir() if not inside.name.startswith(".")]
-        # Looked at last: another process makes it first.
+        has_files = any(not inside.name.startswith(".") for inside in path.iterdir())
+        # Checked after listing the files: another process that begins the batch writes its config first.
         if not Files(path).config.is_file():
-            if visible:
+            if has_files:
                 raise UserError(f"{path} has lost its config.json; {_move()}")
             continue
         if int(first) <= end:
-            raise UserError(f"{path} has lanes that another batch beside it has, too; {_move()}")
+            raise UserError(f"{path} has lanes that another batch has as well; {_move()}")
         end = int(last)
         yield int(first), end, path
 
 
 def check_batches(folder: Path, planned: Sequence[Structure]) -> None:
-    """Raise ValueError where a batch is not what the sweep makes of its lanes: changed by hand, or made longer."""
-    lanes = {lane.index: (structure, lane) for structure in planned for lane in structure.lanes}
+    """Raise UserError where the config of a batch is not that of its lanes: edited, or extended."""
+    lanes = {lane.number: (structure, lane) for structure in planned for lane in structure.lanes}
     for first, last, path in batches_of(folder):
-        found = [lanes[i] for i in range(first, last + 1) if i in lanes]
+        members = [lanes[i] for i in range(first, last + 1) if i in lanes]
         try:
             config = open_run(path).config
         except UserError as error:
             raise UserError(f"{error}; {_move(path)}") from error
-        if len(found) <= last - first or any(structure is not found[0][0] for structure, _ in found):
-            raise UserError(f"{path} has lanes that the sweep has not, or not together; {_move()}")
-        ours = found[0][0].part([lane for _, lane in found])
-        if changes := difference(ours, config):
-            raise UserError(f"{path} is no batch of this sweep ({'; '.join(changes)}); {_move()}")
+        if len(members) <= last - first or any(structure is not members[0][0] for structure, _ in members):
+            raise UserError(f"{path} has lanes that this sweep does not have, or not in one structure; {_move()}")
+        expected = members[0][0].part([lane for _, lane in members])
+        if changes := difference(expected, config):
+            raise UserError(f"{path} is not a batch of this sweep ({'; '.join(changes)}); {_move()}")
 
 
 def batch_folder(folder: Path, first: int, last: int) -> Path:
-    """Name the run folder of the batch with these lanes."""
+    """Return the run folder of the batch with these lanes."""
     return lanes_folder(folder) / f"{first:06d}-{last:06d}"
 
 
 def is_batch(folder: Path) -> bool:
-    """Tell whether a run folder is a batch of a sweep."""
+    """Return whether a run folder is a batch of a sweep."""
     return sweep_file(folder.resolve().parent.parent).is_file()
 
 
 def write_table(folder: Path, sweep: Sweep) -> list[Row]:
-    """Write sweep.csv anew from what there is, and give its rows."""
+    """Write sweep.csv from the results so far, and return its rows."""
     with alone(folder):
-        found = rows(folder, sweep)
+        table = rows(folder, sweep)
         text = io.StringIO()
-        writer = csv.DictWriter(text, list(found[0]), lineterminator="\n")
+        writer = csv.DictWriter(text, list(table[0]), lineterminator="\n")
         writer.writeheader()
-        writer.writerows(found)
+        writer.writerows(table)
         write_text(table_file(folder), text.getvalue())
-    return found
+    return table
 
 
 def alone(folder: Path) -> FileLock:
-    """Keep other processes of the same sweep from writing the same file."""
+    """Return a lock against other processes that write files of the same sweep."""
     folder.mkdir(parents=True, exist_ok=True)
     return FileLock(folder / ".lock")
 
 
 def rows(folder: str | os.PathLike, sweep: Sweep) -> list[Row]:
-    """Read what each lane gave.
+    """Return the results of every lane.
 
     Returns:
-      one dict per lane, all with the same keys: "lane", "seed", the axes by name, "status", "steps" made,
-      "seconds", its share by steps of the time that its batch ran, without compiling, "step_of_<metric>_<threshold>"
-      for each of `summaries.thresholds`, and "final_<metric>"; None where it is not known, or was not reached.
+      one dict per lane, all with the same keys: "lane", "seed", the axes by name, "status", "steps" made, "seconds",
+      which is the run time of its batch without compilation, divided among lanes by their steps,
+      "step_of_<metric>_<threshold>" for each of `summary.thresholds`, and "final_<metric>". None where a value is
+      unknown or a threshold was not reached.
     """
     results: dict[int, dict[str, Any]] = {}
     status: dict[int, str] = {}
@@ -141,57 +142,60 @@ def rows(folder: str | os.PathLike, sweep: Sweep) -> list[Row]:
                 results |= dict(zip(range(first, last + 1), lanes, strict=True))
             except (*UNREADABLE, TypeError) as error:
                 raise UserError(
-                    f"{file} is damaged ({first_line(error)}); without it, the same command mends it"
+                    f"{file} is damaged ({first_line(error)}); remove it, and the same command writes it again"
                 ) from error
             made = max(1, sum(lane["steps"] for lane in lanes))
             seconds |= {first + i: summary["run_seconds"] * lane["steps"] / made for i, lane in enumerate(lanes)}
     names = [step_of(stop) for stop in thresholds(sweep.base)] + [f"final_{metric}" for metric in FINAL]
-    found = []
+    table = []
     for structure in structures(sweep):
         for lane in structure.lanes:
-            result = results.get(lane.index, {})
-            row: Row = {"lane": lane.index, "seed": lane.seed} | lane.setting
-            row["status"] = result.get("status", status.get(lane.index, WAITING))
+            result = results.get(lane.number, {})
+            row: Row = {"lane": lane.number, "seed": lane.seed} | lane.setting
+            row["status"] = result.get("status", status.get(lane.number, WAITING))
             row["steps"] = result.get("steps")
-            row["seconds"] = round(seconds[lane.index], 3) if lane.index in seconds else None
+            row["seconds"] = round(seconds[lane.number], 3) if lane.number in seconds else None
             for name in names:
                 row[name] = result.get(name)
-            found.append(row)
-    return found
+            table.append(row)
+    return table
 
 
 def lane_curves(folder: str | os.PathLike, *names: str) -> dict[str, dict[int, tuple[np.ndarray, np.ndarray]]]:
-    """Read metrics of every lane begun, thinned: by name and lane (steps, values), finite ones only.
+    """Return metrics of every lane that was begun, as curves of at most 400 finite values.
 
     Args:
-      folder: of the sweep.
-      names: of the metrics, such as "test_loss".
+      folder: folder of the sweep.
+      names: names of metrics, such as "test_loss".
+
+    Returns:
+      by name and by lane, the steps and the values, both `[·]`.
 
     Raises:
-      ValueError: a record is damaged.
+      UserError: the metrics of a batch are damaged.
     """
-    found: dict[str, dict[int, tuple[np.ndarray, np.ndarray]]] = {name: {} for name in names}
+    curves: dict[str, dict[int, tuple[np.ndarray, np.ndarray]]] = {name: {} for name in names}
     for first, _, path in batches_of(Path(folder)):
         if not any(file.is_file() for file in (Files(path).metrics, Files(path).summary)):
-            continue  # It has not recorded anything yet.
+            continue  # Nothing is recorded yet.
         metrics = load_run(path).metrics
         for name in names:
             for i, values in enumerate(metrics[name]):
                 if (known := np.flatnonzero(np.isfinite(values))).size:
                     step = metrics["step"][known]
-                    wanted = np.geomspace(1, step[-1] + 1, _POINTS).round() - 1
-                    keep = np.unique(np.searchsorted(step, wanted).clip(max=len(step) - 1))
-                    found[name][first + i] = step[keep], values[known][keep]
-    return found
+                    spaced = np.geomspace(1, step[-1] + 1, _POINTS).round() - 1
+                    keep = np.unique(np.searchsorted(step, spaced).clip(max=len(step) - 1))
+                    curves[name][first + i] = step[keep], values[known][keep]
+    return curves
 
 
 def survival(rows: Sequence[Row], reached: str, steps: int) -> Survival:
-    """Estimate the share of lanes left before a threshold.
+    """Estimate the fraction of lanes that have not yet reached a threshold.
 
     Args:
-      rows: the lanes, as `rows` gives them.
-      reached: the column with the step of it, see `step_of`.
-      steps: of the config: a lane that diverged counts as one that had not come so far by then, for it never will.
+      rows: the lanes, as `rows` returns them.
+      reached: name of the column with the step at the threshold, see `summary.step_of`.
+      steps: steps of the config, at which a lane that diverged is censored, since it never reaches the threshold.
     """
     ended = [steps if row["status"] == "diverged" else row["steps"] for row in rows]
     return kaplan_meier([row[reached] for row in rows], ended)

@@ -54,6 +54,11 @@ class Task(abc.ABC):
         """The name of each of the R scored positions; numbers by default."""
         return ("answer",) if len(self.sizes.read) == 1 else tuple(f"answer {r}" for r in range(len(self.sizes.read)))
 
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The names of the problem classes in "accuracy_by_class", if `measure` records it; none by default."""
+        return ()
+
     def examples(self, data: Data, key: jax.Array, count: int) -> Batch:
         """Draw up to `count` examples on which to analyse a network, by default from the test set.
 

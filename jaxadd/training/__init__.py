@@ -1,1 +1,1 @@
-"""Training: one compiled step for S lanes, the loop on the host, where lanes are placed, and what it costs."""
+"""Training: one compiled step for S lanes, the loop on the host, slots for lanes, and costs."""

@@ -1,4 +1,4 @@
-"""What training will take: arithmetic, memory of the devices and of the host; and what memory is free."""
+"""The costs of training: arithmetic, memory of the devices and of the host; and the free memory."""
 
 import math
 import os
@@ -10,11 +10,11 @@ import jax
 from jaxadd.lanes import side_by_side
 from jaxadd.training.placement import bytes_of
 from jaxadd.training.step import METRICS
-from jaxadd.training.trainer import Placed, Trainer
+from jaxadd.training.trainer import Gathered, Trainer
 
 
 def arithmetic(trainer: Trainer) -> int:
-    """Count the floating-point operations in the matrix products of one step of one lane."""
+    """Return the number of floating-point operations in the matrix products of one step of one lane."""
     params = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), trainer.abstract_state().params)
     batch, _ = trainer.abstract_batches()
     return _products(jax.make_jaxpr(jax.grad(trainer.loss, has_aux=True))(params, batch).jaxpr)
@@ -35,29 +35,31 @@ def _products(jaxpr: Any) -> int:
 
 
 def device_memory(trainer: Trainer) -> int:
-    """Give the bytes that training takes on each device: the compiled chunk's, by the compiler's own analysis, and
-    the states of lanes that wait for their turn. On a CPU the record is in the same memory, and counts.
+    """Return the bytes that training takes on each device.
+
+    They are those of the compiled chunk, by the compiler's analysis, and those of the states of lanes outside the
+    slots. On a CPU the metrics are in the same memory, and are counted too.
     """
     slots = trainer.slots
-    rows, shapes = slots.rows(), Placed(trainer.abstract_state(), trainer.hyper, trainer.data.lane)
-    placed = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct((rows, *x.shape[1:]), x.dtype, sharding=slots.spread), shapes
+    rows, shapes = slots.rows(), Gathered(trainer.abstract_state(), trainer.hyper, trainer.data.lane)
+    gathered = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct((rows, *x.shape[1:]), x.dtype, sharding=slots.lane_sharding), shapes
     )
-    found = trainer.program(placed).memory_analysis()
-    recorded = found.output_size_in_bytes - found.alias_size_in_bytes
-    # What one chunk recorded is read while the next is computed.
-    chunk = found.argument_size_in_bytes + found.temp_size_in_bytes + found.generated_code_size_in_bytes
-    # The state of all lanes waits beside that of those whose turn it is; where lanes are computed side by side,
-    # as soon as one is done. Several devices gather whom they place from each other.
-    held = bytes_of(shapes.state) if slots.lanes != rows or side_by_side() else 0
-    waiting = held // slots.mesh.size if slots.state_sharding == slots.spread else held
-    gathered = held * rows // slots.lanes if slots.mesh.size > 1 else 0
-    record = 0 if side_by_side() else host_memory(trainer) // slots.mesh.size
-    return int(chunk + 2 * recorded + waiting + gathered + record)
+    analysis = trainer.program(gathered).memory_analysis()
+    chunk = analysis.argument_size_in_bytes + analysis.temp_size_in_bytes + analysis.generated_code_size_in_bytes
+    # Twice, as the metrics of one chunk are read while the next one is computed.
+    metrics = 2 * (analysis.output_size_in_bytes - analysis.alias_size_in_bytes)
+    # The state of all lanes is kept beside that of the lanes in slots: where there are more lanes than slots, and on
+    # an accelerator as soon as one lane is done. Several devices gather lanes from each other.
+    states = bytes_of(shapes.state) if slots.lanes != rows or side_by_side() else 0
+    kept = states // slots.mesh.size if slots.state_sharding == slots.lane_sharding else states
+    exchanged = states * rows // slots.lanes if slots.mesh.size > 1 else 0
+    on_host = 0 if side_by_side() else host_memory(trainer) // slots.mesh.size
+    return int(chunk + metrics + kept + exchanged + on_host)
 
 
 def host_memory(trainer: Trainer) -> int:
-    """Give the bytes of a run's record on the host: kept, joined with what is new, and written."""
+    """Return the bytes that the metrics of a run take on the host: while kept, joined with new ones, and written."""
     config = trainer.config
     columns = len(METRICS) + len(config.task.sizes.read)
     measured = bytes_of(jax.eval_shape(trainer.evaluate, trainer.abstract_state().params))
@@ -66,14 +68,14 @@ def host_memory(trainer: Trainer) -> int:
 
 
 def free_on_device() -> int:
-    """Give the bytes that a device has free; CPU devices share those of the machine."""
+    """Return the free bytes of a device; CPU devices divide those of the machine among them."""
     device = jax.local_devices()[0]
     stats = device.memory_stats() if device.platform != "cpu" else None
     return stats["bytes_limit"] - stats["bytes_in_use"] if stats else free_on_host() // jax.local_device_count()
 
 
 def free_on_host() -> int:
-    """Give the bytes that the machine has free; half of what it has, where it does not tell."""
+    """Return the free bytes of the machine; half of all bytes where the system does not report them."""
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
         return next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))

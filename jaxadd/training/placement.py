@@ -1,4 +1,4 @@
-"""Slots: how many lanes are trained at once, on which devices, and which lanes take the slots of those that ended."""
+"""Slots: how many lanes are trained at once, on which devices, and which lanes replace those that are done."""
 
 import functools
 import math
@@ -12,70 +12,73 @@ from jax.sharding import PartitionSpec as P
 
 from jaxadd.lanes import take
 
-# Lanes of a device at least. Fewer leave an accelerator idle, so that compiling for them takes longer than it saves: eight of
-# the mainline need a millisecond a step at 30 TFLOP/s, and a hundred small kernels are not launched in much less.
+# The smallest number of slots of a device to compile for, where more lanes are trained at first. Fewer leave an
+# accelerator idle, and compiling for them takes longer than it saves: eight lanes in Nanda et al.'s setting need a
+# millisecond per step at 30 TFLOP/s, and launching a hundred small kernels takes about as long.
 NARROWEST = 8
 
 
 class Slots(NamedTuple):
-    """The slots that the lanes of a run share.
+    """The slots in which the lanes of a run are trained.
 
     Attributes:
-      lanes: S, those of the run.
-      count: number of lanes trained at once. Where there are more, groups of lanes take the slots one after the other.
+      lanes: S, the number of lanes of the run.
+      size: the number of slots: of lanes trained at once. If there are more lanes, groups of them are trained one
+        after the other.
     """
 
     lanes: int
-    count: int
+    size: int
 
     @property
     def mesh(self) -> Mesh:
-        """The devices of this process that take part.
+        """The devices of this process that lanes are trained on.
 
-        Lanes never look at each other, so each process trains on its own devices, and no device waits for another.
+        Lanes are independent, so each process uses its own devices, and no device waits for another.
         """
-        return Mesh(np.array(jax.local_devices()[: self.count]), ("lanes",))
+        return Mesh(np.array(jax.local_devices()[: self.size]), ("lanes",))
 
     @property
-    def spread(self) -> NamedSharding:
-        """The sharding that gives each device its part of the lanes in slots."""
+    def lane_sharding(self) -> NamedSharding:
+        """The sharding of the lanes in slots over the devices."""
         return NamedSharding(self.mesh, P("lanes"))
 
     @property
     def state_sharding(self) -> NamedSharding:
-        """The sharding of the state of all lanes: spread where they divide evenly, else replicated."""
-        return self.spread if self.lanes % self.mesh.size == 0 else NamedSharding(self.mesh, P())
+        """The sharding of the state of all lanes: over the devices if lanes divide evenly, else replicated."""
+        return self.lane_sharding if self.lanes % self.mesh.size == 0 else NamedSharding(self.mesh, P())
 
     def groups(self, done: np.ndarray) -> list[np.ndarray]:
-        """Return the lanes `[·]` of each group that is trained together, ascending; lanes that are `done` have none."""
-        waiting = np.flatnonzero(~done)
-        return [waiting[i : i + self.count] for i in range(0, len(waiting), self.count)]
+        """Return the groups of lanes `[·]` that are trained together, without lanes that are `done`, bool `[S]`."""
+        remaining = np.flatnonzero(~done)
+        return [remaining[i : i + self.size] for i in range(0, len(remaining), self.size)]
 
     def rows(self, lanes: int | None = None) -> int:
-        """Return the number of slots to compile for: all, or a half, a quarter … where that is enough for so many
-        lanes, rounded up to share them among the devices.
+        """Return the number of slots to compile for, a multiple of the number of devices.
+
+        It is that of all slots, or a half, a quarter … of it where this is enough for a group of `lanes`.
         """
-        rows, devices = self.count, self.mesh.size
+        rows, devices = self.size, self.mesh.size
         while lanes is not None and rows // 2 >= max(lanes, NARROWEST * devices):
             rows //= 2
         return -(-rows // devices) * devices
 
     def gather(self, tree: Any, lanes: np.ndarray) -> Any:
-        """Lay lanes of a tree with a leading S axis out over the devices; copies of the last fill the slots left."""
+        """Shard lanes of a tree with a leading S axis over the devices; copies of the last lane fill empty slots."""
         padded = lanes[np.minimum(np.arange(self.rows(len(lanes))), len(lanes) - 1)]
         if np.array_equal(padded, np.arange(self.lanes)):
-            return jax.device_put(tree, self.spread)
-        return _gather(self.spread)(tree, padded)
+            return jax.device_put(tree, self.lane_sharding)
+        return _gather(self.lane_sharding)(tree, padded)
 
-    def scatter(self, whole: Any, lanes: np.ndarray, gathered: Any) -> Any:
-        """Put lanes that were gathered back into a tree of all lanes, which is donated."""
+    def scatter(self, tree: Any, lanes: np.ndarray, gathered: Any) -> Any:
+        """Return a tree of all lanes, which is donated, with the lanes that were gathered replaced."""
         rows = self.rows(len(lanes))
         if len(lanes) == self.lanes == rows:
             return gathered
-        # Always of as many entries, so that it is compiled once; those that fill the slots left go nowhere.
+        # Of the same length for groups of any size, so that it is compiled once; indices of empty slots are dropped.
         index = np.full(rows, self.lanes)
         index[: len(lanes)] = lanes
-        return _scatter(self.state_sharding)(whole, gathered, index)
+        return _scatter(self.state_sharding)(tree, gathered, index)
 
 
 def bytes_of(tree: Any) -> int:
@@ -84,13 +87,13 @@ def bytes_of(tree: Any) -> int:
 
 
 @functools.cache
-def _gather(where: NamedSharding) -> Callable:
-    return jax.jit(take, out_shardings=where)
+def _gather(sharding: NamedSharding) -> Callable:
+    return jax.jit(take, out_shardings=sharding)
 
 
 @functools.cache
-def _scatter(where: NamedSharding) -> Callable:
-    def put(whole: Any, part: Any, lanes: np.ndarray) -> Any:
-        return jax.tree.map(lambda x, y: x.at[lanes].set(y, mode="drop"), whole, part)
+def _scatter(sharding: NamedSharding) -> Callable:
+    def put(tree: Any, gathered: Any, lanes: np.ndarray) -> Any:
+        return jax.tree.map(lambda x, y: x.at[lanes].set(y, mode="drop"), tree, gathered)
 
-    return jax.jit(put, donate_argnums=0, out_shardings=where)
+    return jax.jit(put, donate_argnums=0, out_shardings=sharding)

@@ -1,9 +1,9 @@
 """The training step: the state, one step of a lane, and the chunk, compiled once. A run is S lanes.
 
-The chunk is a loop whose first step, number of steps and evaluation interval are arguments of one compiled
-program, for each number of slots. So a run, its resumption after a kill and the dense replay of a part of it execute
-the same machine code, whatever the chunk lengths were, and agree bit for bit; and the loop ends at the very step at
-which the last lane is done.
+The chunk is a loop whose first step, number of steps and evaluation interval are arguments of one compiled program,
+for each number of slots. So a run, its resumption after a kill and the dense replay of a part of it execute the same
+machine code, whatever the lengths of their chunks, and agree bit for bit. The loop ends at the step at which the last
+lane is done.
 """
 
 import contextlib
@@ -20,8 +20,8 @@ from jaxadd.optim import losses, scores
 from jaxadd.types import Batch, Data, Params, Predict
 
 RUNNING, STOPPED, DIVERGED = 0, 1, 2
-CAPACITY = 1024  # Rows per chunk at most: the length of the metric buffers on the device.
-EVALUATIONS = 64  # Per chunk at most: what a task measures at one may be thousands of numbers.
+CAPACITY = 1024  # Most rows per chunk: the length of the metric buffers on the device.
+EVALUATIONS = 64  # Most evaluations per chunk; a task may measure thousands of numbers in each.
 
 TEST_METRICS = ("test_loss", "test_accuracy")
 METRICS = ("train_loss", "train_accuracy", "grad_norm", "update_norm", "weight_norm", *TEST_METRICS)
@@ -29,13 +29,13 @@ POSITION_LOSS = "train_position_loss"
 
 
 class TrainState(NamedTuple):
-    """All that training carries from step to step; every leaf has a leading S axis.
+    """The state that training carries from step to step; every leaf has a leading S axis.
 
     Attributes:
-      params: the parameters after `step` updates.
-      opt_state: the optimiser's state.
+      params: parameters after `step` updates.
+      opt_state: state of the optimiser.
       key: typed keys `[S]`; the batch of a step follows from (key, step).
-      step: int32 `[S]`, the updates made; equal in all lanes that run, and frozen in one that is done.
+      step: int32 `[S]`, the number of updates made; equal in all lanes that run, constant in a lane that is done.
       status: int32 `[S]`: RUNNING, STOPPED or DIVERGED.
     """
 
@@ -47,12 +47,12 @@ class TrainState(NamedTuple):
 
 
 class Step:
-    """What is compiled of a run: pure functions of state, numbers and data, the same for all runs of one structure.
+    """The part of a run that is compiled: pure functions of state, numbers and data, for all runs of one structure.
 
     Attributes:
       config: the structure of the run, see `config.structure`.
-      task: what is learned.
-      model: the network.
+      task: task of the run.
+      model: model of the run.
     """
 
     def __init__(self, config: RunConfig):
@@ -67,7 +67,7 @@ class Step:
         return TrainState(params, hyper.transform().init(params), data_key, jnp.int32(0), jnp.int32(RUNNING))
 
     def objective(self, params: Params, batch: Batch, hyper: Hyper) -> tuple[jax.Array, tuple]:
-        """Compute what one lane minimises, a scalar, and beside it what `loss` returns."""
+        """Compute the objective of one lane, a scalar; the auxiliary output is what `loss` returns."""
         logits = self.model.apply(params, batch.inputs)[0]
         cross_entropy = losses.cross_entropy(logits, batch.targets)
         minimised = jnp.mean(hyper.loss(logits, batch.targets, cross_entropy))
@@ -77,18 +77,18 @@ class Step:
         """Compute the mean cross-entropy over examples and scored positions, nats.
 
         Returns:
-          the loss; and beside it the accuracy, the fraction of examples with every answer correct, and the mean loss
-          at each scored position, `[R]`.
+          loss, (accuracy, position_loss): the accuracy is the fraction of examples with every answer correct, and
+          the mean loss at each scored position is `[R]`.
         """
         logits = self.model.apply(params, batch.inputs)[0]
         return _score(logits, batch.targets, losses.cross_entropy(logits, batch.targets))
 
     def predict(self, params: Params) -> Predict:
-        """Return one lane's network: `predict(inputs, read=None)` returns logits `[B, R, C]`."""
+        """Return the network of one lane: `predict(inputs, read=None)` returns logits `[B, R, C]`."""
         return lambda inputs, read=None: self.model.apply(params, inputs, read=read)[0]
 
     def evaluate(self, params: Params, split: Any, shared: Any) -> dict[str, jax.Array]:
-        """Compute the test metrics of one lane, and what the task measures."""
+        """Compute the test metrics of one lane and the measurements of the task."""
         data = Data(shared, split)
         batch, predict = self.task.test_batch(data), self.predict(params)
         with self._checked():
@@ -108,15 +108,20 @@ class Step:
     ) -> tuple[TrainState, dict, dict, dict]:
         """Record up to `count` rows of the lanes of one device, from step `start` on, and make the update of each.
 
-        Arguments and results are described in `trainer.Trainer.chunk`; `last` is the step without an update.
+        See `trainer.Trainer.chunk` for arguments and results; `last` is the step without an update.
         """
         lanes = len(state.step)
-        evaluated = jax.eval_shape(lambda: self.evaluate(*take((state.params, data.lane), 0), data.shared))
+
+        def evaluate_first():
+            params, split = take((state.params, data.lane), 0)
+            return self.evaluate(params, split, data.shared)
+
+        evaluated = jax.eval_shape(evaluate_first)
         unmeasured, unrecorded = (
             jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes) for shapes in (evaluated, self._row())
         )
 
-        # A lane that is done costs nothing where lanes are taken in turn.
+        # On a CPU, where lanes are computed one after the other, a lane that is done costs nothing.
         def evaluate(status, *rest):
             return jax.lax.cond(status == RUNNING, lambda: self.evaluate(*rest), lambda: unmeasured)
 
@@ -126,49 +131,50 @@ class Step:
             )
 
         def body(carry):
-            i, state, rows, evaluation, taken = carry
+            i, state, rows, evaluation, measurements = carry
             step = start + i
             measured = (step % eval_every == 0) | (step == last)
-            # A denser evaluation, in a replay, must not end a lane sooner than the run did.
+            # In a replay, which evaluates at every step, a lane must not stop sooner than in the run.
             due = measured & ((step % self.config.eval_every == 0) | (step == last))
             test = jax.lax.cond(
                 measured,
                 lambda: over_lanes(evaluate)(state.status, state.params, data.lane, shared=(data.shared,)),
                 lambda: jax.tree.map(lambda x: jnp.zeros((lanes, *x.shape), x.dtype), evaluated),
             )
-            # Where nothing was measured, zeros go where the next evaluation will.
-            taken = {name: buffer.at[:, evaluation].set(test[name]) for name, buffer in taken.items()}
+            # At a step without an evaluation, zeros are written where the next one will be.
+            measurements = {name: buffer.at[:, evaluation].set(test[name]) for name, buffer in measurements.items()}
             test = {name: test[name] for name in TEST_METRICS}
             state, row = over_lanes(make_step)(state, hyper, data.lane, test, shared=(data.shared, due, last))
             rows = {name: buffer.at[:, i].set(row[name]) for name, buffer in rows.items()}
-            return i + 1, state, rows, evaluation + measured, taken
+            return i + 1, state, rows, evaluation + measured, measurements
 
         def unfinished(carry):
             i, state, *_ = carry
             return (i < count) & jnp.any(state.status == RUNNING)
 
         rows = {name: jnp.zeros((lanes, CAPACITY, *x.shape)) for name, x in self._row().items()}
-        taken = {
+        measurements = {
             name: jnp.zeros((lanes, EVALUATIONS + 1, *x.shape), x.dtype)
             for name, x in evaluated.items()
             if name not in TEST_METRICS
         }
-        carry = jnp.int32(0), state, rows, jnp.int32(0), taken
-        i, state, rows, _, taken = jax.lax.while_loop(unfinished, body, carry)
-        # Copies, because the state itself is given away to the next chunk before these are read.
-        return state, rows, taken, {"rows": i[None], "step": jnp.copy(state.step), "status": jnp.copy(state.status)}
+        carry = jnp.int32(0), state, rows, jnp.int32(0), measurements
+        i, state, rows, _, measurements = jax.lax.while_loop(unfinished, body, carry)
+        # Copies, because the state is donated to the next chunk before these are read.
+        report = {"rows": i[None], "step": jnp.copy(state.step), "status": jnp.copy(state.status)}
+        return state, rows, measurements, report
 
     def _row(self) -> dict[str, jax.ShapeDtypeStruct]:
-        """Return the shapes of what is recorded of one step of one lane."""
+        """Return the shapes and dtypes of the metrics of one step of one lane."""
         shapes = dict.fromkeys(METRICS, ()) | {POSITION_LOSS: (len(self.task.sizes.read),)}
         return {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in shapes.items()}
 
     def _step(self, state, hyper, split, test, shared, due, last) -> tuple[TrainState, dict[str, jax.Array]]:
-        """Make one step of one lane. `test` are its test metrics, by which it may stop where they are `due`."""
+        """Make one step of one lane; `test` are its test metrics, which may stop it where they are `due`."""
         batch = self.task.train_batch(Data(shared, split), state.key, state.step)
         with self._checked():
-            differentiated = jax.value_and_grad(self.objective, has_aux=True)(state.params, batch, hyper)
-        (minimised, (loss, (accuracy, position_loss))), grads = differentiated
+            result = jax.value_and_grad(self.objective, has_aux=True)(state.params, batch, hyper)
+        (minimised, (loss, (accuracy, position_loss))), grads = result
         row = {
             "train_loss": loss,
             "train_accuracy": accuracy,
@@ -183,7 +189,7 @@ class Step:
         status = jnp.where(state.status == RUNNING, verdict, state.status)
 
         def update() -> tuple[TrainState, jax.Array]:
-            # Some optimisers and filters make matrix products of their own.
+            # Some optimisers and filters compute matrix products.
             with self._checked(), jax.default_matmul_precision(self.config.model.precision):
                 updates, opt_state = hyper.transform().update(grads, state.opt_state, state.params)
             params = optax.apply_updates(state.params, updates)
@@ -192,12 +198,12 @@ class Step:
         def freeze() -> tuple[TrainState, jax.Array]:
             return state._replace(status=status), jnp.float32(0)
 
-        # Choosing between two finished states would read and write every parameter once more.
+        # With `where` instead of `cond`, every parameter would be read and written once more.
         state, row["update_norm"] = jax.lax.cond((status == RUNNING) & (state.step < last), update, freeze)
         return state, row
 
     def _checked(self) -> contextlib.AbstractContextManager:
-        """Check every operation for NaN where the run is a debug run; what a task measures may be NaN for "none"."""
+        """Check every operation for NaN in a debug run; not measurements of a task, where NaN may mean "none"."""
         return jax.debug_nans(True) if self.config.debug else contextlib.nullcontext()
 
     def _test_examples(self, data: Data) -> int:
@@ -213,7 +219,7 @@ class Step:
 
 @functools.lru_cache(maxsize=64)
 def step_of(structure: RunConfig) -> Step:
-    """Return the step of a structure, the same object for equal ones, so that what is compiled is shared."""
+    """Return the step of a structure; equal structures get the same object, and share what is compiled."""
     return Step(structure)
 
 

@@ -24,7 +24,7 @@ _SHOWN_ERRORS = 5
 
 def header(trainer: Trainer, folder: Path) -> str:
     """Describe a run before it starts."""
-    config, machine = trainer.config, Machine.this(trainer.slots.count)
+    config, machine = trainer.config, Machine.this(trainer.slots.size)
     batch, test = (jax.tree.leaves(shapes)[0].shape[0] for shapes in trainer.abstract_batches())
     parameters = sum(leaf.size for leaf in jax.tree.leaves(trainer.abstract_state().params)) // len(config.seeds)
     stop = f", stops at {config.stop.metric} {config.stop.threshold:g}" if config.stop.metric != "none" else ""
@@ -126,6 +126,7 @@ def _median(lanes: np.ndarray) -> float:
 def outcome(run: Run) -> str:
     """Describe how a run ended: a table of its lanes, its speed, and the first few errors in words."""
     summary, seeds = run.summary, run.config.seeds
+    assert summary is not None, "a run has an outcome when it is complete"
     columns = ("seed", "status", "steps", "train ≥ 99 %", "test ≥ 99 %", "train loss", "test loss", "test accuracy")
     rows = [columns]
     for lane in summary["lanes"]:

@@ -1,6 +1,7 @@
 """Checkpoints from elsewhere: what is read is what was written, and no file does anything but be read."""
 
 import functools
+import importlib.util
 import io
 import os
 import pickle
@@ -18,6 +19,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from needs import need
 
 from jaxadd import interop
 from jaxadd.errors import UserError
@@ -84,7 +86,7 @@ def test_what_is_written_is_read_bit_for_bit(tmp_path, drawn, with_optimizer, ne
     config, sizes, (params, mu, nu) = drawn
     optimizer = interop.Adam(mu, nu, 7, {"lr": 0.5, "betas": (0.9, 0.98)}) if with_optimizer and nested else None
     rest = {"losses": [0.1, np.inf], "epoch": 3, "x": {"y": (None, True, "é", -(2**40), 2**64 - 1)}} if nested else {}
-    for layout in ["transformer_lens"] + ["mainline"] * (config.layer_norm == "none"):
+    for layout in ["transformer-lens"] + ["mainline"] * (config.layer_norm == "none"):
         path = tmp_path / "x.pth"
         interop.write(path, params, optimizer=optimizer, rest=rest, layout=layout, nested=nested)
         found = interop.read(path)
@@ -96,7 +98,7 @@ def test_what_is_written_is_read_bit_for_bit(tmp_path, drawn, with_optimizer, ne
             assert found.optimizer is None
         else:
             assert bits(found.optimizer[:2]) == bits((mu, nu))
-            assert found.optimizer.count == 7
+            assert found.optimizer.updates == 7
             assert found.optimizer.settings.items() >= optimizer.settings.items()
 
 
@@ -185,7 +187,7 @@ def _lens_logits(state, tokens, layers):
     return norm(x, "ln_final") @ state["unembed.W_U"] + state["unembed.b_U"]
 
 
-@pytest.mark.parametrize("layout", ["mainline", "transformer_lens"])
+@pytest.mark.parametrize("layout", ["mainline", "transformer-lens"])
 def test_a_network_computes_what_the_other_system_computes(layout):
     config = Transformer(layers=2, d_model=6, heads=3, d_mlp=5, layer_norm="none" if layout == "mainline" else "pre")
     params = network(config, length=4)
@@ -242,7 +244,8 @@ def test_names_and_axes_of_the_mainline():
 def torch():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return pytest.importorskip("torch")
+        need("torch", importlib.util.find_spec("torch") is not None, "torch is not installed")
+        return importlib.import_module("torch")
 
 
 def test_torch_loads_what_is_written(torch, tmp_path):
@@ -250,7 +253,7 @@ def test_torch_loads_what_is_written(torch, tmp_path):
     rest = {"losses": [0.5, 1e-40], "config": {"lr": 1e-3, "name": "é", "big": 2**62}, "t": (1, None, True)}
     arrays = {str(dtype): np.arange(4).astype(dtype) for dtype in unpickling.STORAGES.values()}
     optimizer = interop.Adam(mu, nu, 9, {"lr": 0.25})
-    for layout, convert in (("mainline", interop.to_mainline), ("transformer_lens", interop.to_transformer_lens)):
+    for layout, convert in (("mainline", interop.to_mainline), ("transformer-lens", interop.to_transformer_lens)):
         path = tmp_path / "x.pth"
         interop.write(path, params, optimizer=optimizer, rest=rest | {"arrays": arrays}, layout=layout)
         found = torch.load(path, weights_only=True)
@@ -312,7 +315,7 @@ def test_the_optimizer_of_torch_goes_both_ways(torch, tmp_path):
     torch.save({"model": content, "optimizer": adam.state_dict()}, tmp_path / "x.pth")
     found = interop.read(tmp_path / "x.pth")
     assert bits(interop.to_mainline(found.params)) == bits({n: w.detach().numpy() for n, w in content.items()})
-    assert found.optimizer.count == 3
+    assert found.optimizer.updates == 3
     assert found.optimizer.settings["lr"] == 0.5
     np.testing.assert_allclose(found.optimizer.mu["blocks.1"]["attn"]["W_O"], 2 * (1 - 0.9**3), rtol=1e-5)
     np.testing.assert_allclose(found.optimizer.nu["unembed"]["W_U"], 4 * (1 - 0.98**3), rtol=1e-5)
@@ -339,7 +342,7 @@ def test_other_precisions_views_and_a_state_dict_alone(torch, tmp_path, dtype):
     state = {name: tensor.to(getattr(torch, dtype)) if "W" in name else tensor for name, tensor in state.items()}
     torch.save(state, tmp_path / "x.pth")
     found = interop.read(tmp_path / "x.pth")
-    assert found.layout == "transformer_lens"
+    assert found.layout == "transformer-lens"
     assert found.params["embed"]["W_E"].tolist() == np.arange(29, 53).reshape(4, 6).T.tolist()
     assert bits(found.params["blocks.1"]) == bits(exact["blocks.1"])
 
@@ -389,10 +392,10 @@ def _add(name, array):
         ("mainline", _change("embed.W_E", lambda x: x.astype(np.int64)), r"floating dtype, got int64"),
         ("mainline", _change("embed.W_E", lambda x: x.astype(np.float64) + 1e300), r"too large for float32"),
         ("mainline", _change("embed.W_E", lambda x: x[:, :0]), r"its shape is \(4, 0\)"),
-        ("transformer_lens", _change("blocks.1.attn.b_V", np.ones_like), r"b_V is not zero, and this model has no"),
-        ("transformer_lens", _change("unembed.b_U", lambda x: x * np.nan), r"b_U is not zero"),
-        ("transformer_lens", _drop("blocks.1.ln2.w"), r"lacks blocks\.1\.ln2\.w"),
-        ("transformer_lens", _add("blocks.0.attn.rotary_sin", np.ones(2)), r"no place"),
+        ("transformer-lens", _change("blocks.1.attn.b_V", np.ones_like), r"b_V is not zero, and this model has no"),
+        ("transformer-lens", _change("unembed.b_U", lambda x: x * np.nan), r"b_U is not zero"),
+        ("transformer-lens", _drop("blocks.1.ln2.w"), r"lacks blocks\.1\.ln2\.w"),
+        ("transformer-lens", _add("blocks.0.attn.rotary_sin", np.ones(2)), r"no place"),
     ],
 )
 def test_a_state_that_is_no_such_network_is_refused(tmp_path, layout, change, message):
@@ -444,14 +447,14 @@ def test_one_state_dict_is_chosen(tmp_path):
 
 
 def test_the_mainline_has_no_layer_norm():
-    with pytest.raises(UserError, match='layout "transformer_lens"'):
+    with pytest.raises(UserError, match='layout "transformer-lens"'):
         interop.to_mainline(network(Transformer(d_model=2, heads=1, d_mlp=2, layer_norm="pre")))
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"layout": "onnx"}, "layout must be one of mainline, transformer_lens, got 'onnx'"),
+        ({"layout": "onnx"}, "layout must be one of mainline, transformer-lens, got 'onnx'"),
         ({"nested": False, "rest": {"epoch": 1}}, "alone has no room"),
         ({"rest": {"model": 1}}, "rest holds model"),
         ({"rest": {"x": object()}}, "can be written, got <class 'object'>"),

@@ -9,12 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxadd import models as model_module
 from jaxadd.errors import UserError
-from jaxadd.models import MLP, Transformer
+from jaxadd.models import MLP, Transformer, fast
 from jaxadd.runs.checkpoints import flatten
 from jaxadd.tasks import Addition, Modular
 from jaxadd.types import Sizes
+
+pytestmark = pytest.mark.jax_api
 
 SMALL = Sizes(length=5, classes=6, vocabulary=7, read=(4,))
 
@@ -158,7 +159,7 @@ def test_few_classes_read_out_early_give_the_same_logits_and_gradients(config, t
     graded = lambda *taps: jax.jit(lambda params: jax.value_and_grad(loss, has_aux=True)(params, *taps))(params)
     (_, first), gradient = graded()
     late = [graded((name,)), graded((), {name: lambda v: v})]
-    monkeypatch.setattr(model_module, "_reads_out_early", lambda *_: False)
+    monkeypatch.setattr(fast, "_reads_out_early", lambda *_: False)
     late.append(graded())
     for (_, logits), other in late:
         np.testing.assert_allclose(logits, first, rtol=1e-4, atol=1e-5)

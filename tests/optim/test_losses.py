@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 
 from jaxadd.optim import losses
 
+pytestmark = pytest.mark.jax_api
+
 cross_entropy = jax.jit(losses.cross_entropy)
 graded = jax.jit(jax.value_and_grad(losses.cross_entropy))
 

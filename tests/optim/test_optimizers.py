@@ -20,6 +20,8 @@ from jaxadd.tasks import Modular
 from jaxadd.training.loop import fit
 from jaxadd.training.trainer import Trainer
 
+pytestmark = pytest.mark.jax_api
+
 
 @jax.jit
 def run(optimizer):

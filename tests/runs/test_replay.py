@@ -12,6 +12,8 @@ from jaxadd.runs import checkpoints, load, replay, train_in
 from jaxadd.tasks import HandwrittenDigits
 from jaxadd.training.trainer import Trainer
 
+pytestmark = pytest.mark.jax_api
+
 QUIET = {"note": lambda text: None}
 
 
@@ -31,7 +33,7 @@ def test_replay_is_exact_and_dense(tiny, copy, complete):
     notes = []
     folder = replay(copy, 13, 27, snapshots=[13, 20, 27], note=notes.append)
     assert folder == copy / "replays" / "13-27"
-    assert notes == ["running from step 10 to 13", "all 15 recorded train losses were met again, bit for bit"]
+    assert notes == ["running from step 10 to 13", "all 15 recorded train losses are reproduced bit for bit"]
     again, record = read_npz(folder / "metrics.npz"), load(complete).metrics
     np.testing.assert_array_equal(again["step"], np.arange(13, 28))
     assert_met(again, record)
@@ -76,7 +78,7 @@ def test_replay_tells_of_a_difference(copy):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ((5, 4), "one step of the run to a later one"),
+        ((5, 4), "from one step to a later one within 0 to 40"),
         ((-1, 4), "0 to 40"),
         ((5, 41), "0 to 40"),
         ((5, 9, [10]), "snapshots must lie between 5 and 9"),
@@ -98,5 +100,5 @@ def test_replay_is_not_overwritten(copy):
 
 @pytest.mark.parametrize("name", ["../x", "a/b", "..", "."])
 def test_a_replay_stays_in_its_place(copy, name):
-    with pytest.raises(ValueError, match="that of one folder"):
+    with pytest.raises(ValueError, match="the name of one folder"):
         replay(copy, 1, 2, name=name, **QUIET)

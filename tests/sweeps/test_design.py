@@ -8,7 +8,7 @@ import pytest
 from jaxadd import sweeps
 from jaxadd.config import hyper
 from jaxadd.sweeps import Axis, Sweep, axis_of
-from jaxadd.sweeps.design import share
+from jaxadd.sweeps.design import lanes_of_part
 from jaxadd.tasks import Addition
 
 
@@ -17,7 +17,7 @@ def test_a_grid_is_every_combination_and_structure_is_compiled_once(base):
     planned = sweeps.structures(sweep)
     assert [s.config.task.train_fraction for s in planned] == [0.5, 0.6]
     lanes = [lane for structure in planned for lane in structure.lanes]
-    assert [lane.index for lane in lanes] == list(range(12))
+    assert [lane.number for lane in lanes] == list(range(12))
     assert len({(lane.seed, *lane.setting.values()) for lane in lanes}) == 12
     config = planned[1].part(planned[1].lanes)
     assert config.seeds == (0, 1, 2, 0, 1, 2)
@@ -66,12 +66,16 @@ def test_a_random_design_stays_in_its_ranges_and_is_repeatable(base):
         ([Axis("optimizer", ("SGD",))], {}, "no axis can be named optimizer"),
         ([Axis("steps", (1,))], {}, "no axis can be named steps"),
         ([Axis("stop.threshold", (1.0,))], {}, "no axis can be named stop.threshold"),
-        ([Axis("task.split_seed", low=1, high=9)], {"design": "random", "points": 2}, "is no number"),
+        ([Axis("task.split_seed", low=1, high=9)], {"design": "random", "points": 2}, "is not a number"),
         ([Axis("optimizer.lr", (-1.0,))], {}, "AdamW.lr must be a number at least 0"),
         ([Axis("task.p", (1,))], {}, "modulus from 2"),
         ([Axis("optimizer.lr", (1.0,)), Axis("optimizer.lr", (1.0,))], {}, "named once"),
-        ([Axis("optimizer.lr", (1.0,)), Axis("init_scale", (1.0, 2.0))], {"design": "list"}, "as many values"),
-        ([Axis("optimizer.lr", low=1.0, high=2.0)], {}, "only a random design draws from; ask for one"),
+        (
+            [Axis("optimizer.lr", (1.0,)), Axis("init_scale", (1.0, 2.0))],
+            {"design": "list"},
+            "the same number of values",
+        ),
+        ([Axis("optimizer.lr", low=1.0, high=2.0)], {}, "only a random design draws from; set design to random"),
         ([], {"design": "random", "points": 3}, "design is empty"),
         ([Axis("p", (5,))], {}, r"did you mean task\.p\?"),
         ([], {"design": "random"}, "points of at least 1, got 0"),
@@ -103,17 +107,17 @@ def test_axes_in_words(base):
         with pytest.raises(ValueError, match="no axis can be named"):
             axis_of(text, addition)
     for text in ("optimizer.lr", "optimizer.lr=", "optimizer.lr=fast", "speed=1", "optimizer.lr=2..1"):
-        with pytest.raises(ValueError, match=r"speed|written|no number|ascend"):
+        with pytest.raises(ValueError, match=r"speed|written|not a number|ascend"):
             axis_of(text, base)
 
 
 def test_parts_are_dealt_from_every_structure(base):
     planned = sweeps.structures(Sweep(base, (Axis("task.p", (5, 7, 11)), Axis("optimizer.lr", (1e-3, 1e-2)))))
     for parts in range(1, 19):
-        dealt = [share(planned, i, parts) for i in range(parts)]
+        dealt = [lanes_of_part(planned, i, parts) for i in range(parts)]
         assert sorted(i for part in dealt for i in part) == list(range(18))
         assert max(map(len, dealt)) - min(map(len, dealt)) <= 1
         for structure in planned:
-            own = {lane.index for lane in structure.lanes}
+            own = {lane.number for lane in structure.lanes}
             counts = [len(part & own) for part in dealt]
             assert max(counts) - min(counts) <= 1

@@ -3,16 +3,17 @@
 import numpy as np
 import pytest
 
-from jaxadd.sweeps.outcomes import kaplan_meier, outcome, quantiles
+from jaxadd.sweeps.outcomes import kaplan_meier, outcome
+from jaxadd.tables import quantiles
 
 
 def test_without_censoring_it_is_the_share_left():
     rng = np.random.default_rng(0)
     steps = rng.integers(1, 50, 200).tolist()
     curve = kaplan_meier(steps, [100] * 200)
-    for step, share in zip(curve.step, curve.share, strict=True):
+    for step, share in zip(curve.step, curve.fraction, strict=True):
         assert share == pytest.approx(np.mean(np.array(steps) > step))
-    assert curve.share[-1] == 0
+    assert curve.fraction[-1] == 0
     assert curve.censored.size == 0
 
 
@@ -20,13 +21,13 @@ def test_censored_lanes_leave_the_number_at_risk():
     """The worked example of five lanes: 5 of 5, then 3 of 3 left, then 1."""
     curve = kaplan_meier([10, None, 20, None, 30], [10, 15, 20, 25, 30])
     np.testing.assert_array_equal(curve.step, [0, 10, 20, 30])
-    np.testing.assert_allclose(curve.share, [1, 4 / 5, 4 / 5 * 2 / 3, 0])
+    np.testing.assert_allclose(curve.fraction, [1, 4 / 5, 4 / 5 * 2 / 3, 0])
     np.testing.assert_array_equal(curve.censored, [15, 25])
     # 0.8 to the power of exp(± 1.96 √(1 / (5 · 4)) / |log 0.8|), by hand.
     assert curve.low[1] == pytest.approx(0.2038, abs=1e-4)
     assert curve.high[1] == pytest.approx(0.9692, abs=1e-4)
-    assert (curve.low[1:3] < curve.share[1:3]).all()
-    assert (curve.high[1:3] > curve.share[1:3]).all()
+    assert (curve.low[1:3] < curve.fraction[1:3]).all()
+    assert (curve.high[1:3] > curve.fraction[1:3]).all()
 
 
 def test_what_is_censored_is_not_called_late():
@@ -36,7 +37,7 @@ def test_what_is_censored_is_not_called_late():
     end = rng.uniform(0, 200, 4000)
     curve = kaplan_meier([t if t <= e else None for t, e in zip(true, end, strict=True)], end)
     at = np.searchsorted(curve.step, 100, side="right") - 1
-    assert curve.share[at] == pytest.approx(np.exp(-1), abs=0.03)
+    assert curve.fraction[at] == pytest.approx(np.exp(-1), abs=0.03)
     assert curve.low[at] < np.exp(-1) < curve.high[at]
 
 

@@ -19,7 +19,7 @@ import pytest
 from jaxadd import sweeps
 from jaxadd.config import Stop
 from jaxadd.files import read_npz, write_npz
-from jaxadd.runs import checkpoints, train
+from jaxadd.runs import checkpoints, load, open_run, train_in
 from jaxadd.runs.summary import step_of
 from jaxadd.serialization import to_json
 from jaxadd.sweeps import Axis, Sweep, processes, results
@@ -27,6 +27,7 @@ from jaxadd.training import costs
 from jaxadd.training.loop import fit
 from jaxadd.training.step import METRICS
 from jaxadd.training.trainer import Trainer
+from jaxadd.trees import named_leaves
 
 QUIET = {"note": lambda _: None}
 
@@ -57,7 +58,7 @@ def test_the_table_has_a_row_for_each_lane(sweep, swept):
     assert [int(row["lane"]) for row in rows] == list(range(12))
     assert [row["status"] for row in rows] == (["finished"] * 3 + ["diverged"] * 3) * 2
     assert [row["optimizer.lr"] for row in rows[2:4]] == ["0.01", "1e+30"]
-    record = train.load(next((swept / "lanes").glob("000006-*")))
+    record = load(next((swept / "lanes").glob("000006-*")))
     assert float(rows[8]["final_test_loss"]) == pytest.approx(record.summary["lanes"][2]["final_test_loss"])
     assert sum(float(row["seconds"]) for row in rows[6:]) == pytest.approx(record.summary["run_seconds"], abs=0.01)
 
@@ -66,11 +67,11 @@ def lanes_of(folder):
     """Read all that was recorded of each lane."""
     found = {}
     for path in sorted((folder / "lanes").iterdir()):
-        record, first = train.load(path), int(path.name[:6])
-        for s in range(len(record.origin.config.seeds)):
+        record, first = load(path), int(path.name[:6])
+        for s in range(len(record.config.seeds)):
             end = record.summary["lanes"][s]["steps"] + 1  # Others of its wave may have gone on for longer.
             own = {name: record.metrics[name][s, :end] for name in METRICS}
-            found[first + s] = own | {name: w[s] for name, w in record.params.items()}
+            found[first + s] = own | {name: np.asarray(w[s]) for name, w in named_leaves(record.params)}
     return found
 
 
@@ -136,7 +137,7 @@ def refuse(monkeypatch, owner, name, most):
     function = getattr(owner, name)
 
     def refusing(trainer, *arguments):
-        if trainer.places.count > most:
+        if trainer.slots.size > most:
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1 bytes")
         return function(trainer, *arguments)
 
@@ -149,7 +150,7 @@ def test_out_of_memory_in_training_becomes_a_smaller_width(sweep, swept, monkeyp
     refuse(monkeypatch, Trainer, "chunk", 3)
     sweeps.run(sweep, tmp_path / "tight", note=notes.append)
     said = [text for text in notes if "out of memory" in text]
-    assert said == ["out of memory with 6 lanes at once, so 3 are taken"] * 2, "once for each structure"
+    assert said == ["out of memory with 6 lanes at once; training 3 at once"] * 2, "once for each structure"
     assert_same_lanes(lanes_of(tmp_path / "tight"), lanes_of(swept), exactly=False)
 
 
@@ -158,7 +159,7 @@ def test_out_of_memory_in_looking_how_much_is_needed_becomes_a_smaller_width(swe
     refuse(monkeypatch, costs, "device_memory", 3)
     sweeps.run(replace(sweep, axes=sweep.axes[1:]), tmp_path / "tight", note=notes.append)
     said = [text for text in notes if "out of memory" in text]
-    assert said == ["out of memory with 6 lanes at once, so 3 are taken"]
+    assert said == ["out of memory with 6 lanes at once; training 3 at once"]
     assert len(list((tmp_path / "tight" / "lanes").iterdir())) == 2
     assert_same_lanes(lanes_of(tmp_path / "tight"), second_half(swept), exactly=False)
 
@@ -187,7 +188,7 @@ def test_lanes_that_wait_share_a_wave_where_lanes_are_side_by_side(sweep, swept,
     sweeps.run(replace(sweep, axes=sweep.axes[1:]), tmp_path / "turns", width=1, **QUIET)
     names = sorted(path.name for path in (tmp_path / "turns" / "lanes").iterdir())
     assert names == ["000000-000002", "000003-000005"]
-    assert {train.read_origin(tmp_path / "turns" / "lanes" / name).places for name in names} == {1}
+    assert {open_run(tmp_path / "turns" / "lanes" / name).machine.lanes_at_once for name in names} == {1}
     assert_same_lanes(lanes_of(tmp_path / "turns"), second_half(swept), exactly=False)
 
 
@@ -217,7 +218,7 @@ def test_infinite_losses_are_left_out_of_curves(swept, tmp_path):
 
 def test_a_lane_that_diverged_stays_among_those_that_never_arrive(sweep, swept):
     curve = sweeps.survival(sweeps.rows(swept, sweep), step_of(Stop("train_loss", 0.1)), sweep.base.steps)
-    assert curve.share[-1] >= 0.5
+    assert curve.fraction[-1] >= 0.5
     np.testing.assert_array_equal(curve.censored, [20] * len(curve.censored))
 
 
@@ -228,7 +229,7 @@ def test_a_sweep_whose_json_is_damaged_is_known_by_its_waves(sweep, swept, tmp_p
     whole = path.read_text()
     path.unlink() if damage == "lost" else path.write_text(whole[:100])
     other = replace(sweep, base=replace(sweep.base, optimizer=replace(sweep.base.optimizer, b1=0.8)))
-    with pytest.raises(ValueError, match=r"is no wave of this sweep \(optimizer\.b1: 0\.8 here, 0\.9 there\)"):
+    with pytest.raises(ValueError, match=r"is not a batch of this sweep \(optimizer\.b1: 0\.8 here, 0\.9 there\)"):
         sweeps.run(other, folder, note=notes.append)
     assert path.exists() == (damage == "half")
     rows = sweeps.run(sweep, folder, note=notes.append)
@@ -240,7 +241,7 @@ def test_a_sweep_whose_json_is_damaged_is_known_by_its_waves(sweep, swept, tmp_p
 def test_a_wave_whose_config_is_damaged_is_told_of(sweep, swept, tmp_path):
     folder = shutil.copytree(swept, tmp_path / "it")
     (folder / "lanes" / "000000-000005" / "config.json").write_text("{")
-    with pytest.raises(ValueError, match=r"cannot be read as the config of a run: .*; move .*000000-000005 away"):
+    with pytest.raises(ValueError, match=r"config.json is damaged: it is not JSON .*; move .*000000-000005 away"):
         sweeps.run(sweep, folder, **QUIET)
 
 
@@ -250,7 +251,7 @@ def test_another_sweep_under_the_same_name_is_refused(sweep, swept, tmp_path):
     with pytest.raises(ValueError, match="axes or design"):
         sweeps.run(replace(sweep, axes=sweep.axes[:1]), swept)
     (tmp_path / "thesis.tex").write_text("dear")
-    with pytest.raises(ValueError, match="is no sweep"):
+    with pytest.raises(ValueError, match="is not a sweep"):
         sweeps.run(sweep, tmp_path)
     with pytest.raises(ValueError, match="13 processes cannot share 12 lanes"):
         sweeps.run(sweep, tmp_path / "new", part=(0, 13))
@@ -276,9 +277,11 @@ def test_a_record_that_is_damaged_is_told_of_and_mended(sweep, swept, tmp_path):
     shutil.copytree(swept, tmp_path / "it")
     (first, _) = sorted((tmp_path / "it" / "lanes").iterdir())
     (first / "metrics.npz").write_bytes((first / "metrics.npz").read_bytes()[:2_000])
-    with pytest.raises(ValueError, match=r"000000-000005 is missing or damaged .* experiments.resume repairs it"):
+    with pytest.raises(
+        ValueError, match=r"metrics.npz is missing or damaged .*`jaxadd resume .*000000-000005` repairs it"
+    ):
         sweeps.lane_curves(tmp_path / "it", "test_loss")
-    train.train(Trainer(train.load(swept / "lanes" / first.name).origin.config), first, **QUIET)
+    train_in(Trainer(load(swept / "lanes" / first.name).config), first, **QUIET)
     assert_same_lanes(lanes_of(tmp_path / "it"), lanes_of(swept))
 
 
@@ -295,8 +298,8 @@ def test_a_wave_that_is_not_what_the_sweep_makes_of_its_lanes_is_refused(sweep, 
         assert (folder / "sweep.csv").read_bytes() == table
 
     def longer(first, last):
-        config = train.read_origin(first).config
-        train.train(Trainer(replace(config, steps=21)), first, extend=True, **QUIET)
+        config = open_run(first).config
+        train_in(Trainer(replace(config, steps=21)), first, extend=True, **QUIET)
 
     def edited(first, last):
         (first / "config.json").write_text((first / "config.json").read_text().replace('"b1": 0.9', '"b1": 0.8'))
@@ -305,13 +308,15 @@ def test_a_wave_that_is_not_what_the_sweep_makes_of_its_lanes_is_refused(sweep, 
         shutil.rmtree(first)
         shutil.copytree(last, first)
 
-    changed("longer", longer, r"000000-000005 is no wave of this sweep \(steps: 20 here, 21 there\)")
+    changed("longer", longer, r"000000-000005 is not a batch of this sweep \(steps: 20 here, 21 there\)")
     changed("edited", edited, r"optimizer\.b1: 0\.9 here, 0\.8 there")
     changed("swapped", swapped, r"task\.train_fraction: 0\.5 here, 0\.6 there")
     changed("lost", lambda first, last: (first / "config.json").unlink(), "000000-000005 has lost its config.json")
-    changed("twice", lambda first, last: shutil.copytree(last, last.with_name("000008-000009")), "another wave")
+    changed("twice", lambda first, last: shutil.copytree(last, last.with_name("000008-000009")), "another batch")
     changed(
-        "foreign", lambda first, last: last.rename(last.with_name("000006-000012")), "has lanes that the sweep has"
+        "foreign",
+        lambda first, last: last.rename(last.with_name("000006-000012")),
+        "has lanes that this sweep does not have",
     )
 
 
@@ -331,13 +336,14 @@ COMMAND = [
 
 
 def environment(devices=1):
-    return os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}", "JAX_PLATFORMS": "cpu"}
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
+    return os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
 
 
 @pytest.mark.slow
 def test_a_job_array_does_all_parts(sweep, swept, tmp_path):
     words = " ".join(map(str, [*COMMAND[2:], "--runs", tmp_path]))
-    array = [sys.executable, "-m", "experiments.submit", "2", words, "--cluster", "local", "--wait"]
+    array = [sys.executable, "-m", "jaxadd.cli.main", "submit", "2", words, "--cluster", "local", "--wait"]
     done = subprocess.run(
         [*array, "--logs", tmp_path / "logs"], env=environment(), capture_output=True, text=True, check=False
     )
@@ -346,7 +352,7 @@ def test_a_job_array_does_all_parts(sweep, swept, tmp_path):
     folder = tmp_path / "seed_sweep" / "it"
     assert results.load(folder) == sweep
     assert_same_lanes(lanes_of(folder), lanes_of(swept), exactly=False)
-    assert "optimizer.lr 1e+30" in (folder / "findings.txt").read_text()
+    assert "optimizer.lr 1e+30" in (folder / "report.txt").read_text()
 
 
 @pytest.mark.slow
@@ -394,25 +400,28 @@ def test_processes_that_disagree_are_told(sweep, tmp_path):
     with ThreadPoolExecutor() as pool:
         several = [pool.submit(processes.join, place, 2, i, told, tmp_path) for i, told in enumerate((sweep, other))]
     for joined in several:
-        with pytest.raises(ValueError, match="told different sweeps or folders: 1 differ from process 0"):
+        with pytest.raises(ValueError, match="have different sweeps or folders: 1 differ from process 0"):
             joined.result()
 
 
 DEVICES = """
 import json, sys
 import jax, jax.numpy as jnp, numpy as np
-from jaxadd.config import from_json
-from jaxadd.fit import fit
-from jaxadd.train import Trainer
+from jaxadd.config import RunConfig
+from jaxadd.serialization import from_json
+from jaxadd.training import trainer as module
+from jaxadd.training.loop import fit
+from jaxadd.training.trainer import Trainer
 
 def keep(name, result):
     np.savez(name, **{name: x for name, x in result.metrics.items() if x.ndim == 2})
 
-eleven, sixteen = (from_json(json.loads(text)) for text in sys.argv[1:3])
+eleven, sixteen = (from_json(json.loads(text), RunConfig) for text in sys.argv[1:3])
 trainer = Trainer(eleven)
 result = fit(trainer)
 keep(sys.argv[3], result)
-(rows, program), = trainer._compiled.items()
+(program,) = module._PROGRAMS.values()
+rows = trainer.slots.rows()
 print(json.dumps([len(result.state.step.devices()), list(result.state.step.shape), rows, program.as_text()]))
 # As on accelerators: side by side, eight at once, and gone on with from the middle.
 jax.default_backend = lambda: "gpu"
@@ -425,7 +434,8 @@ for config, name in ((eleven, sys.argv[4]), (sixteen, sys.argv[5])):
     again = fit(trainer, state=jax.device_get(state._replace(key=None))._replace(key=state.key), metrics=metrics)
     assert all(np.array_equal(x, again.metrics[name], equal_nan=True) for name, x in whole.metrics.items())
     keep(name, again)
-    assert list(trainer._compiled) == [8]
+    assert trainer.slots.rows() == 8
+assert len(module._PROGRAMS) == 2, "eleven lanes at once; eight of eleven and eight of sixteen share one"
 """
 
 
@@ -472,5 +482,5 @@ def test_processes_at_the_same_part_are_kept_from_training_a_lane_twice(sweep, s
         return memory(trainer)
 
     monkeypatch.setattr(costs, "device_memory", meanwhile)
-    with pytest.raises(ValueError, match="another process trains the lanes 0 to 4"):
+    with pytest.raises(ValueError, match="another process trains lanes 0 to 4"):
         sweeps.run(sweep, folder, **QUIET)

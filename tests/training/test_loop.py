@@ -15,9 +15,11 @@ from jaxadd.tasks import HandwrittenDigits, Modular
 from jaxadd.training import costs, placement
 from jaxadd.training import loop as fit_module
 from jaxadd.training.loop import fit
-from jaxadd.training.step import DIVERGED, METRICS, RUNNING, STOPPED
+from jaxadd.training.step import DIVERGED, METRICS, RUNNING, STOPPED, Step
 from jaxadd.training.trainer import Trainer
 from jaxadd.trees import flatten
+
+pytestmark = pytest.mark.jax_api
 
 
 @pytest.fixture(scope="module")
@@ -109,13 +111,16 @@ def test_mainline_starts_where_the_published_runs_do():
 
 
 def test_the_chunk_is_traced_once(tiny, monkeypatch):
+    """For all runs of one structure: in other chunks, from the middle, with other numbers and seeds."""
     traces = []
-    step = Trainer._step
-    monkeypatch.setattr(Trainer, "_step", lambda *args: traces.append(1) or step(*args))
+    step = Step._step
+    monkeypatch.setattr(Step, "_step", lambda *args: traces.append(1) or step(*args))
     monkeypatch.setattr(fit_module, "CHUNK_SECONDS", 0.01)
-    trainer = Trainer(tiny)
+    config = replace(tiny, eval_every=7)  # A structure that no other test has compiled.
+    trainer = Trainer(config)
     fit(trainer)
     fit(trainer, state=trainer.init(), eval_every=1, until=7)
+    fit(Trainer(replace(config, seeds=(2, 3), steps=10, optimizer=AdamW(lr=3e-3))))
     assert len(traces) == 1
 
 
@@ -295,6 +300,6 @@ def test_a_device_narrows_to_no_fewer_lanes_than_keep_it_busy(tiny, monkeypatch)
         ended = state._replace(status=jnp.where(jnp.arange(40) < running, RUNNING, STOPPED))
         (group,), until = trainer.groups(ended, 10)
         assert (group.tolist(), until) == (list(range(running)), 20)
-        assert trainer.place(ended, group).state.status.tolist() == [RUNNING] * running + [STOPPED] * (
+        assert trainer.gather(ended, group).state.status.tolist() == [RUNNING] * running + [STOPPED] * (
             width - running
         )

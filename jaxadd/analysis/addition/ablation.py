@@ -1,8 +1,8 @@
-"""Ablation effects in addition: which answer digits and carry classes a head, neuron group or position matters for."""
+"""Ablation effects in addition: which answer digits and carry classes each part of a network matters for."""
 
 import functools
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -23,12 +23,12 @@ class Component(NamedTuple):
 
     Attributes:
       label: its name, such as "L0H2 at =".
-      owner: the head, group of neurons or layer that it is a part of, such as "L0H2".
+      part_of: the head, group of neurons or layer input that it belongs to, such as "L0H2".
       site: where it is.
     """
 
     label: str
-    owner: str
+    part_of: str
     site: Site
 
 
@@ -51,7 +51,7 @@ class Effects(NamedTuple):
 
 
 def components(network: Network, groups: Sequence[np.ndarray]) -> tuple[Component, ...]:
-    """Return every head at every position, every neuron group at every position read, and every position whole.
+    """Return heads at every position, neuron groups at every position read, and the layer's input at every position.
 
     Args:
       network: trained on addition.
@@ -62,12 +62,12 @@ def components(network: Network, groups: Sequence[np.ndarray]) -> tuple[Componen
     for i in range(depth):
         positions = read if i == depth - 1 else range(len(names))
         for h in range(structure.heads(network.model)):
-            owner, name = f"L{i}H{h}", f"blocks.{i}.attn.hook_z"
-            listed += [Component(f"{owner} at {names[t]}", owner, Site(name, (t,), (h,))) for t in positions]
+            part_of, name = f"L{i}H{h}", f"blocks.{i}.attn.hook_z"
+            listed += [Component(f"{part_of} at {names[t]}", part_of, Site(name, (t,), (h,))) for t in positions]
         for k in sorted(set(groups[i].tolist()) - {-1}) if len(groups) else []:
-            owner, neurons = f"L{i} neurons of column {k}", tuple(np.flatnonzero(groups[i] == k).tolist())
+            part_of, neurons = f"L{i} neurons of column {k}", tuple(np.flatnonzero(groups[i] == k).tolist())
             site = functools.partial(Site, f"blocks.{i}.mlp.hook_post", heads=None, neurons=neurons)
-            listed += [Component(f"{owner} at {names[t]}", owner, site(positions=(t,))) for t in read]
+            listed += [Component(f"{part_of} at {names[t]}", part_of, site(positions=(t,))) for t in read]
         before = f"blocks.{i}.hook_resid_pre"
         listed += [
             Component(f"layer {i + 1}'s input at {n}", f"layer {i + 1}'s input", Site(before, (t,)))
@@ -84,16 +84,16 @@ def measure(network: Network, operands: jax.Array, ablated: Sequence[Component])
       operands: problems, int `[B, M, N]`; classes are as frequent as they are here.
       ablated: the components.
     """
-    inputs = network.task.batch(operands).inputs
+    task = cast(Addition, network.task)
+    inputs = task.batch(operands).inputs
     marked = interventions.masks([component.site for component in ablated], network.params, network.model, inputs)
-    clean, without = _losses(network, operands, marked)
+    clean, without = _losses(network.params, network.model, task, operands, marked)
     rise = {name: np.asarray(without[name] - clean[name]) for name in clean}
     return Effects(tuple(ablated), rise["loss"], rise["leak"], rise["carry_loss"], rise["by_class"])
 
 
-@jax.jit
-def _losses(network, operands, marked):
-    task, params, model = network.task, network.params, network.model
+@functools.partial(jax.jit, static_argnames=("model", "task"))
+def _losses(params, model, task, operands, marked):
     batch, facts, at = task.batch(operands), task.features(operands), np.asarray(task.read_digits)
     candidates = min(task.operands, task.base) if task.operation == "add" else 1
 
@@ -108,7 +108,7 @@ def _losses(network, operands, marked):
             "by_class": by_class,
         }
 
-    clean = measured(network(batch.inputs))
+    clean = measured(model.apply(params, batch.inputs)[0])
     return clean, interventions.each(params, model, batch.inputs, marked, interventions.mean, measured)
 
 
@@ -120,12 +120,12 @@ def sentences(task: Addition, effects: Effects) -> list[str]:
     finite, with or without the part, its effect is not defined.
     """
     lines = []
-    for owner in dict.fromkeys(component.owner for component in effects.components):
+    for part_of in dict.fromkeys(component.part_of for component in effects.components):
         parts = []
         for i, component in enumerate(effects.components):
-            if component.owner != owner:
+            if component.part_of != part_of:
                 continue
-            where = component.label.removeprefix(f"{owner} ")
+            where = component.label.removeprefix(f"{part_of} ")
             if not np.all(np.isfinite(effects.loss[i])):
                 parts.append(f"{where}: not defined (the loss is not finite)")
                 continue
@@ -135,5 +135,5 @@ def sentences(task: Addition, effects: Effects) -> list[str]:
             what = "carry" if effects.carry[i, largest] > effects.leak[i, largest] else "sum"
             digit = task.read_digits[largest]
             parts.append(f"{where}: column {digit} {what} (+{effects.loss[i, largest]:.2g} nats)")
-        lines.append(f"{owner} " + ("; ".join(parts) if parts else "has no noticeable effect"))
+        lines.append(f"{part_of} " + ("; ".join(parts) if parts else "has no noticeable effect"))
     return lines

@@ -18,15 +18,15 @@ _EXAMPLES = 512  # Problems to choose by, and as many to score by.
 
 @prepare.register
 def _(task: Addition, network: Network, key: jax.Array) -> Prepared:
-    """Return the claims for addition; choosing and scoring have uniform problems of their own."""
+    """Return the claims for addition; choosing and scoring use different uniform problems."""
     first, second = (task.draw(k, _EXAMPLES) for k in jax.random.split(key))
     choosing, scoring = Problems(task.batch(first), first), Problems(task.batch(second), second)
-    return Prepared(entries(network, choosing), choosing, scoring)
+    return Prepared(entries(task, network, choosing), choosing, scoring)
 
 
-def entries(network: Network, problems: Problems) -> list[Entry]:
-    """List the claims about one network; `problems` tell which neurons belong to which column."""
-    task, model = network.task, network.model
+def entries(task: Addition, network: Network, problems: Problems) -> list[Entry]:
+    """Return the claims about one network; `problems` decide which neurons belong to which column."""
+    model = network.model
     depth, read = structure.layers(model), task.sizes.read
     columns = range(task.digits)
 
@@ -41,9 +41,9 @@ def entries(network: Network, problems: Problems) -> list[Entry]:
             for digit, position in zip(task.read_digits, read, strict=True)
         )
 
-    found = [Entry(f"a head carries column {k}'s sum", by_head(_column(task, "sum", k))) for k in columns]
+    claims = [Entry(f"a head carries column {k}'s sum", by_head(_column(task, "sum", k))) for k in columns]
     if task.operation == "add":
-        found += [
+        claims += [
             Entry(f"a head carries the carry into column {k}", by_head(_column(task, "carry_in", k)))
             for k in range(1, task.digits + 1)
             if k < task.answer_length
@@ -63,17 +63,17 @@ def entries(network: Network, problems: Problems) -> list[Entry]:
                 (f"generate/propagate of column {k}", _generate_propagate(task, k)),
                 (f"column {k}'s sum", _column(task, "sum", k)),
             ):
-                claims = tuple(one(f"{len(neurons)} neurons at A{d}", site, feature) for d, site in sites.items())
-                found.append(Entry(f"layer {i + 1}'s neuron group {k} carries {words}", claims))
+                each = tuple(one(f"{len(neurons)} neurons at A{d}", site, feature) for d, site in sites.items())
+                claims.append(Entry(f"layer {i + 1}'s neuron group {k} carries {words}", each))
     if depth == 2 and task.operation == "add":
-        found.append(Entry("layer 1 adds, layer 2 carries", (_adds_then_carries(task, model),)))
+        claims.append(Entry("layer 1 adds, layer 2 carries", (_adds_then_carries(task, model),)))
     outputs = {d: Site("logits", (at,)) for d, at in zip(task.read_digits, read, strict=True)}
     for words, name in (("true", "answer"), ("naive", "naive")):
         parts = tuple(Part(site, Same(_column(task, name, d))) for d, site in outputs.items())
-        found.append(
+        claims.append(
             Entry(f"each answer's logits know the {words} digit and nothing else", (Claim("logits", parts),))
         )
-    return found
+    return claims
 
 
 def _column(task: Addition, feature: str, column: int) -> Callable[[jax.Array], jax.Array]:

@@ -1,12 +1,14 @@
 """Which column of the sum each neuron of an adding network is about."""
 
 import functools
+from typing import cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxadd.models import Network, structure
+from jaxadd.tasks import Addition
 
 
 def neuron_groups(network: Network, operands: jax.Array, layer: int) -> np.ndarray:
@@ -21,20 +23,21 @@ def neuron_groups(network: Network, operands: jax.Array, layer: int) -> np.ndarr
       int `[F]`, a column, or -1 for a neuron that is never active there, or whose activations are not finite.
     """
     name = f"blocks.{layer}.mlp.hook_post"
-    task = network.task
+    task = cast(Addition, network.task)
     sums = task.features(operands).sum[:, : task.digits]
-    explained, total = _explained(network, task.batch(operands).inputs, sums, name, int(jnp.max(sums)) + 1)
+    inputs, values = task.batch(operands).inputs, int(jnp.max(sums)) + 1
+    explained, total = _explained(network.params, network.model, inputs, sums, name, values)
     explained, total = np.asarray(explained), np.asarray(total)
     known = (total > 0) & np.all(np.isfinite(explained), axis=0)
     return np.where(known, np.argmax(explained, axis=0), -1)
 
 
-@functools.partial(jax.jit, static_argnames=("name", "values"))
-def _explained(network, inputs, sums, name, values):
-    """Return the variance `[N, F]` that each column's sum explains, over all positions read, and the whole `[F]`."""
-    x = network(inputs, cache=[name])[1][name]
-    if not structure.only_where_read(network.model, name):
-        x = x[:, jnp.asarray(network.model.sizes.read)]
+@functools.partial(jax.jit, static_argnames=("model", "name", "values"))
+def _explained(params, model, inputs, sums, name, values):
+    """Return the variance `[N, F]` that each column's sum explains, over all positions read, and all of it `[F]`."""
+    x = model.apply(params, inputs, [name])[1][name]
+    if not structure.only_where_read(model, name):
+        x = x[:, jnp.asarray(model.sizes.read)]
     x = x - jnp.mean(x, axis=0)
 
     def of(column: jax.Array) -> jax.Array:

@@ -32,7 +32,7 @@ _LOWEST = 2e-3  # nats, the lower end of the digits' curves
 
 
 def declared(task: Addition) -> tuple[Measure, ...]:
-    """Declare what is measured of one state beside loss and accuracy; the state is what `Addition.measure` returns."""
+    """Declare what is measured beside loss and accuracy, functions of what `Addition.measure` returns."""
 
     def by(names: Sequence[str], name: str, definition: str, unit: str) -> Measure:
         return Measure(name, definition, unit, lambda s: s[name], entry=lambda i: f"{name}.{names[i]}")

@@ -20,42 +20,6 @@ from jaxadd.analysis.modular.progress import Table
 from jaxadd.models import Model
 from jaxadd.types import Params
 
-MEASURES: tuple[Measure, ...] = (
-    Measure(
-        "distance_irrelevance",
-        "mean over a - b of the std over a + b of the correct logit, by its std over all pairs",
-        "0 Pizza to 1 Clock",
-        lambda s: distance_irrelevance(s.logits, s.table.answers),
-    ),
-    Measure(
-        "gradient_symmetricity",
-        "mean over triples (a, b, c) of the cosine of the gradients of logit c by the embeddings of a and b",
-        "1 where only their sum matters, as in a Pizza",
-        lambda s: gradient_symmetricity(s.params, s.model, s.table.inputs, s.pairs),
-    ),
-    Measure(
-        "circularity",
-        "mean over the first 4 principal components of W_E of the fraction of their best frequency",
-        "fraction",
-        lambda s: circularity(s.embedding),
-    ),
-)
-"""What is measured of one state; a `progress.State`, whose `pairs` are those that gradients are taken at."""
-
-
-def measures(params: Params, model: Model, table: Table, pairs: jax.Array | None = None) -> dict[str, jax.Array]:
-    """Measure one state: scalars by the names in MEASURES; may be vmapped over states.
-
-    Args:
-      params: of one network.
-      model: its model.
-      table: the problem.
-      pairs: int32 `[n]`, the pairs P·a + b that gradients are taken at, all by default. The gradients take P
-        backward passes over the pairs; 500 drawn at random give the mainline's mean to about 0.01.
-    """
-    no_keys = jnp.zeros(math.isqrt(len(table.answers)) // 2, bool)
-    return progress.measures(params, model, table, no_keys, pairs, declarations=MEASURES)
-
 
 def distance_irrelevance(logits: jax.Array, answers: jax.Array) -> jax.Array:
     """Compute how little the correct logit depends on the distance a - b.
@@ -123,7 +87,7 @@ def gradient_symmetricity(
     # Rows of P pairs, one class after the other: the room of one backward pass. The last row is filled up.
     rows = math.ceil(len(chosen) / p)
     weight = (jnp.arange(rows * p) < len(chosen)).astype(jnp.float32)
-    filled = jnp.resize(chosen, rows * p)
+    filled = jnp.resize(chosen, (rows * p,))
     return jnp.sum(jax.lax.map(total, (filled.reshape(rows, p), weight.reshape(rows, p)))) / len(chosen) / p
 
 
@@ -144,3 +108,40 @@ def circularity(embedding: jax.Array) -> jax.Array:
     components = jnp.linalg.svd(centred, full_matrices=False)[0][:, : min(4, len(centred) - 1)]
     fractions = jax.vmap(fourier.norms, in_axes=1)(components)[:, 1:] ** 2
     return jnp.mean(fourier.largest(fractions, axis=1))
+
+
+MEASURES: tuple[Measure, ...] = (
+    Measure(
+        "distance_irrelevance",
+        "mean over a - b of the std over a + b of the correct logit, by its std over all pairs",
+        "0 Pizza to 1 Clock",
+        lambda s: distance_irrelevance(s.logits, s.table.answers),
+    ),
+    Measure(
+        "gradient_symmetricity",
+        "mean over triples (a, b, c) of the cosine of the gradients of logit c by the embeddings of a and b",
+        "1 where only their sum matters, as in a Pizza",
+        lambda s: gradient_symmetricity(s.params, s.model, s.table.inputs, s.pairs),
+    ),
+    Measure(
+        "circularity",
+        "mean over the first 4 principal components of W_E of the fraction of their best frequency",
+        "fraction",
+        lambda s: circularity(s.embedding),
+    ),
+)
+"""What is measured of one state; a `progress.State`, whose `pairs` are those that gradients are taken at."""
+
+
+def measures(params: Params, model: Model, table: Table, pairs: jax.Array | None = None) -> dict[str, jax.Array]:
+    """Measure one state: scalars by the names in MEASURES; may be vmapped over states.
+
+    Args:
+      params: of one network.
+      model: its model.
+      table: the problem.
+      pairs: int32 `[n]`, the pairs P·a + b that gradients are taken at, all by default. The gradients take P
+        backward passes over the pairs; 500 drawn at random give the mainline's mean to about 0.01.
+    """
+    no_keys = jnp.zeros(math.isqrt(len(table.answers)) // 2, bool)
+    return progress.measures(params, model, table, no_keys, pairs, declarations=MEASURES)

@@ -15,7 +15,6 @@ from jaxadd.analysis.phases import PHASES, Phases, phases
 from jaxadd.analysis.report import analyse_task, no_keys, recorded_figures, summarize_task
 from jaxadd.analysis.trained import FRAMES, Report, Trained, as_text
 from jaxadd.errors import UserError
-from jaxadd.lanes import take
 from jaxadd.models import Model, Network, structure
 from jaxadd.optim import scores
 from jaxadd.pictures import Bars, FigureOf, HeatMaps, Histogram, Level, Lines, Span, Text
@@ -61,13 +60,13 @@ class _State(NamedTuple):
 @summarize_task.register
 def _(task: Modular, trained: Trained) -> Report:
     """Return the first network's errors over all pairs."""
-    return Report.of(blocks=[_errors(trained, 0)])
+    return Report.of(blocks=[_errors(task, trained, 0)])
 
 
-def _errors(trained: Trained, lane: int) -> FigureOf:
+def _errors(task: Modular, trained: Trained, lane: int) -> FigureOf:
     network, data = trained.networks[lane], trained.networks[lane].data
-    p = network.task.p
-    batch = network.task.batch(jnp.arange(p * p), data.shared)
+    p = task.p
+    batch = task.batch(jnp.arange(p * p), data.shared)
     errors = ~np.asarray(_correct(network.params, network.model, batch.inputs, batch.targets))[:, 0]
     kind = 2 * errors.astype(int)
     kind[np.asarray(data.lane["train"])] += 1
@@ -100,15 +99,19 @@ def _(task: Modular, trained: Trained, lane: int, keys: str | None) -> Report:
     model = trained.networks[lane].model
     if not structure.is_transformer(model) or task.operation not in ("add", "subtract"):
         no_keys(task, keys)
-        sentence = "Key frequencies and progress measures are defined for a Transformer that learns a sum or difference."
-        return Report.of(sentence, blocks=[Text("In short", [sentence]), _errors(trained, lane), *recorded_figures(trained)])
-    states = [_measure(network, keys) for network in trained.networks]
+        sentence = (
+            "Key frequencies and progress measures are defined for a Transformer that learns a sum or difference."
+        )
+        return Report.of(
+            sentence, blocks=[Text("In short", [sentence]), _errors(task, trained, lane), *recorded_figures(trained)]
+        )
+    states = [_measure(task, network, keys) for network in trained.networks]
     state, subject = states[lane], trained.subject(lane)
     frequencies = fourier.frequencies(state.keys)
     words = [f"key frequencies by {name}: {_listed(mask)}" for name, mask in state.rules.items()]
     if state.chosen not in RULES:
         words.append(f"key frequencies {state.chosen}: {_listed(state.keys)}")
-    figures = [_errors(trained, lane), *_pair_figures(trained, lane, state)]
+    figures = [_errors(task, trained, lane), *_pair_figures(task, trained, lane, state)]
     numbers, steps, norms = dict(state.numbers), np.array([trained.networks[lane].step]), None
     if trained.evolves:
         over = [_over_training(trained, s, one) for s, one in enumerate(states)]
@@ -122,9 +125,7 @@ def _(task: Modular, trained: Trained, lane: int, keys: str | None) -> Report:
     table = measures.table(
         "Measures", [s.numbers for s in states], lane, f"seed {trained.networks[lane].seed}", listed
     )
-    return Report.of(
-        "\n".join([*words, "", as_text(table)]), numbers, [Text("In short", words), *figures, table]
-    )
+    return Report.of("\n".join([*words, "", as_text(table)]), numbers, [Text("In short", words), *figures, table])
 
 
 def _end_of(phase: str, steps: Sequence[int | None]) -> str:
@@ -136,9 +137,9 @@ def _listed(keys: jax.Array) -> str:
     return ", ".join(map(str, fourier.frequencies(keys))) or "none"
 
 
-def _measure(network: Network, keys: str | None) -> _State:
-    params, model, p = network.params, network.model, network.task.p
-    table = progress.table(network.task, network.data.lane)
+def _measure(task: Modular, network: Network, keys: str | None) -> _State:
+    params, model, p = network.params, network.model, task.p
+    table = progress.table(task, network.data.lane)
     logits, activations = _run(params, model, table.inputs)
     rules = {
         "logits": fourier.keys_of_logits(logits, table.answers),
@@ -220,18 +221,20 @@ def _maps(
     return attention, spectrum, active
 
 
-def _pair_figures(trained: Trained, lane: int, state: _State) -> list[FigureOf]:
+def _pair_figures(task: Modular, trained: Trained, lane: int, state: _State) -> list[FigureOf]:
     """Describe what is seen over all pairs (a, b): attention, neurons and their spectra, and the logits' spectrum."""
     network, subject = trained.networks[lane], trained.subject(lane)
-    model, p = network.model, network.task.p
+    model, p = network.model, task.p
     neurons: tuple[int, ...] = ()
     if state.activations is not None:
         neurons = tuple(np.argsort(-np.asarray(jnp.std(state.activations, axis=0)))[:_NEURONS].tolist())
     most = int(np.clip(_ROOM // (p * p * (structure.heads(model) + 1 + len(neurons))), 1, FRAMES))
-    steps, maps = trained.over_states(lane, lambda w: jax.device_get(_maps(w, model, state.table.inputs, neurons)), most)
+    steps, maps = trained.over_states(
+        lane, lambda w: jax.device_get(_maps(w, model, state.table.inputs, neurons)), most
+    )
     attention, spectrum, active = (np.stack(parts) for parts in zip(*maps, strict=True))
     frequencies = fourier.frequencies(state.keys)
-    figures = [_attention(attention, steps, subject, p), _readoff(network, subject)]
+    figures = [_attention(attention, steps, subject, p), _readoff(network, p, subject)]
     waves = _wave_names(p)
     logits = HeatMaps(
         "2-D Fourier spectrum of the logits",
@@ -247,7 +250,7 @@ def _pair_figures(trained: Trained, lane: int, state: _State) -> list[FigureOf]:
     )
     figures.append(FigureOf("logits", "2-D Fourier spectrum of the logits", [logits], subject))
     if state.activations is not None:
-        figures += [_neurons(neurons, active, steps, subject, p), _clusters(state, subject)]
+        figures += [_neurons(neurons, active, steps, subject, p), _clusters(state.activations, subject)]
     return figures
 
 
@@ -273,9 +276,8 @@ def _attention(attention: np.ndarray, steps: np.ndarray, subject: str, p: int) -
     return FigureOf("attention_pairs", "Attention over all pairs", pictures, subject)
 
 
-def _readoff(network: Network, subject: str) -> FigureOf:
+def _readoff(network: Network, p: int, subject: str) -> FigureOf:
     # In the first layer all that `=` attends by is its own embedding there; later ones see what was written to it.
-    p = network.task.p
     scores = np.asarray(circuits.attention_readoff(network.params, network.model, 0, p, 2))[:, :p]
     picture = Bars(
         "Attention scores of = for each number",
@@ -341,9 +343,9 @@ def _marks(frequencies: Sequence[int]) -> list[Level]:
     return [Level(0, "const."), *(Level(2 * k - 0.5, str(k)) for k in frequencies)]
 
 
-def _clusters(state: _State, subject: str, threshold: float = 0.85) -> FigureOf:
+def _clusters(activations: jax.Array, subject: str, threshold: float = 0.85) -> FigureOf:
     """Describe how many neurons are explained how well by one frequency, by that frequency."""
-    frequency, explained = map(np.asarray, fourier.clusters(fourier.neuron_fractions(state.activations), threshold))
+    frequency, explained = map(np.asarray, fourier.clusters(fourier.neuron_fractions(activations), threshold))
     found, counts = np.unique(frequency[frequency > 0], return_counts=True)
     largest_first = found[np.argsort(-counts, kind="stable")]
     named = largest_first if len(found) <= _NAMED_CLUSTERS else largest_first[: _NAMED_CLUSTERS - 1]
@@ -383,9 +385,7 @@ def _embedding(state: _State, steps: np.ndarray, norms: np.ndarray | None, subje
 # --- over training ----------------------------------------------------------------------------------------
 
 _OVER_TRAINING: tuple[Measure, ...] = tuple(
-    measure
-    for measure in progress.MEASURES
-    if measure.panel or measure.name in (*_PHASE_SERIES, "embedding_norm_k")
+    measure for measure in progress.MEASURES if measure.panel or measure.name in (*_PHASE_SERIES, "embedding_norm_k")
 )
 
 
@@ -414,9 +414,7 @@ def _progress(
     pictures = measures.curves(_OVER_TRAINING, trained.steps, over, spans)
     if frequencies:
         single = {f"k = {k}": over[lane]["excluded_loss_k"][:, k - 1] for k in frequencies}
-        one = Lines(
-            progress.ONE_FREQUENCY, trained.steps, single, "nats", log_x=True, log_y=True, spans=spans
-        )
+        one = Lines(progress.ONE_FREQUENCY, trained.steps, single, "nats", log_x=True, log_y=True, spans=spans)
         pictures.insert(1, one)
     several = len(trained.networks) > 1
     note = f"Phases and single frequencies are those of seed {trained.networks[lane].seed}." if several else ""
@@ -433,5 +431,3 @@ def _listed_entries(state: _State, frequencies: Sequence[int]) -> list[str]:
         return not k.isdecimal() or int(k) in frequencies
 
     return [name for name in state.numbers if listed(name)]
-
-

@@ -96,6 +96,6 @@ def _trained(options: Options) -> Trained:
         raise UserError(f"there is no {options.source}; name a run folder or a torch checkpoint")
     if options.task != Modular() or options.activation is not None:
         raise UserError(
-            f"--task and --activation describe a checkpoint; {options.source} is no file, and a run knows them"
+            f"--task and --activation are for checkpoint files; {options.source} is a run, which has its own"
         )
     return load(options.source).trained(options.step, history=True, note=note)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 import tyro
 
@@ -65,4 +66,5 @@ def _(task: Addition, texts: Sequence[str]) -> Problems:
     for text, digits, answer, total in zip(texts, operands, answers, correct, strict=True):
         if (answer != total).any():
             raise UserError(f"{text!r} is incorrect: {task.text(digits, total)}")
-    return Problems(task.batch(operands), [task.text(*pair) for pair in zip(operands, correct, strict=True)])
+    solved = [task.text(*pair) for pair in zip(operands, correct, strict=True)]
+    return Problems(task.batch(jnp.asarray(operands)), solved)

@@ -55,7 +55,7 @@ def run(options: Options) -> int:
         )
         return 0
     findings = by_claim(lanes)
-    rows = [("claim", "best candidate", "score", "95 % interval", "matters by", "verdict")]
+    rows: list[tuple[str, ...]] = [("claim", "best candidate", "score", "95 % interval", "matters by", "verdict")]
     rows += [row(text, outcomes) for text, outcomes in findings.items()]
     save(options.run / "hypotheses", table(rows), {"claims": drawn(findings, trained.title + at)})
     return 0

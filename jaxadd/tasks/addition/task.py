@@ -171,6 +171,11 @@ class Addition(Task):
         """The names of the answer digits in the order of the scored positions, such as A5 … A0."""
         return tuple(f"A{digit}" for digit in self.read_digits)
 
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The carry classes of Quirke & Barez, S0 to S5; see `Carries.kind`."""
+        return CLASSES
+
     # --- problems ------------------------------------------------------------------------------------------
 
     def features(self, operands: jax.typing.ArrayLike) -> Carries:

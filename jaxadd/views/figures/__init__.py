@@ -1,6 +1,6 @@
-"""Figures: `render` draws what is described (`jaxadd.pictures`), the other functions what commands and experiments draw.
+"""Figures: `render` draws what is described (`jaxadd.pictures`), other functions what commands and experiments draw.
 
-They return a matplotlib Figure. The only package that imports Matplotlib.
+All return a matplotlib Figure. The only package that imports Matplotlib.
 """
 
 from jaxadd.views.figures.circuits import attention_change

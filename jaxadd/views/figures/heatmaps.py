@@ -25,7 +25,9 @@ from jaxadd.views.figures.style import (
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
     from matplotlib.figure import SubFigure
 
 KINDS = ("#f3f0ea", "#c9d7ea", TEST, "#16324f", "#edae49", "#66a182", "#8d6a9f", "#b5835a")
@@ -63,7 +65,7 @@ def heat_maps(picture: HeatMaps, before: Picture | None = None, after: Picture |
     scale = 0 if picture.categories or images else 0.8
     every = scale if picture.separate else 0
     evolves = layout.snapshots > 1
-    titles = 0.22 if len(layout.panels) > 1 and not evolves else 0
+    titles = 0.32 if images else 0.22 if len(layout.panels) > 1 and not evolves else 0
     width = left + layout.columns * (layout.width + 0.12 + every) + (0 if goes_on else scale - every)
     height = under + layout.rows * (layout.height + titles + 0.06) + 0.2 * bool(picture.xlabel) + 0.2 * evolves + 0.1
     legend = 0.24 * -(-len(picture.categories) // 2)
@@ -132,7 +134,7 @@ def _draw(part: SubFigure, picture: HeatMaps, layout: _Layout, *, names: bool, s
         image = _panel(ax, picture, values, shared or _norm(picture, values))
         if evolves:
             ax.set_title(f"step {picture.steps[frame]:,}" if i < layout.columns else "", fontsize=9)
-        elif len(layout.panels) > 1:
+        elif images or len(layout.panels) > 1:
             ax.set_title(textwrap.fill(name, 16) if images else name, fontsize=7 if images else 9)
         if i % layout.columns == 0 and names:
             ax.set_ylabel(f"{name}: {picture.ylabel}" if evolves and len(picture.frames) > 1 else picture.ylabel)
@@ -146,16 +148,16 @@ def _draw(part: SubFigure, picture: HeatMaps, layout: _Layout, *, names: bool, s
         if not names:
             ax.tick_params(labelleft=False)
         if picture.separate:
-            colour_bar(part, image, ax, picture.unit)
+            colour_bar(part, image, ax, picture.unit, cax=ax.inset_axes((1.04, 0, 0.055, 1)))
     if evolves and picture.xlabel:
         part.supxlabel(picture.xlabel, fontsize=9)
     if picture.categories:
         _legend(part, picture)
     elif scale and not picture.separate and not images:
-        _scale(part, picture, image, used)
+        _scale(part, picture, layout, image, used)
 
 
-def _panel(ax: Axes, picture: HeatMaps, values: np.ndarray, norm: object) -> ScalarMappable:
+def _panel(ax: Axes, picture: HeatMaps, values: np.ndarray, norm: Normalize) -> ScalarMappable:
     from matplotlib.colors import ListedColormap
 
     cmap = SEQUENTIAL if picture.row_labels or picture.column_labels else "Greys"
@@ -182,10 +184,10 @@ def _panel(ax: Axes, picture: HeatMaps, values: np.ndarray, norm: object) -> Sca
     return image
 
 
-def _marks(axis: object, picture: HeatMaps, count: int) -> None:
+def _marks(axis: Axis, picture: HeatMaps, count: int) -> None:
     """Name the marked places; those that are too close to each other share a label."""
     marks = sorted(picture.marks)
-    room = 0.07 if axis.axis_name == "x" else 0.03
+    room = 0.07 if axis.axis_name == "x" else 0.03  # type: ignore[attr-defined]
     groups = together([mark.value for mark in marks], gap=count * room * (1 if len(picture.frames) == 1 else 2.2))
     axis.set_ticks(
         [float(np.mean([marks[i].value for i in group])) for group in groups],
@@ -193,7 +195,7 @@ def _marks(axis: object, picture: HeatMaps, count: int) -> None:
     )
 
 
-def _norm(picture: HeatMaps, values: np.ndarray) -> object:
+def _norm(picture: HeatMaps, values: np.ndarray) -> Normalize:
     from matplotlib.colors import LogNorm, Normalize
 
     if picture.categories:
@@ -209,12 +211,11 @@ def _norm(picture: HeatMaps, values: np.ndarray) -> object:
     return around_zero(reach, picture.power) if picture.diverging else from_zero(reach, picture.power)
 
 
-def _scale(part: SubFigure, picture: HeatMaps, image: ScalarMappable, axes: list[Axes]) -> None:
+def _scale(part: SubFigure, picture: HeatMaps, layout: _Layout, image: ScalarMappable, axes: list[Axes]) -> None:
     label = picture.unit + "".join(f"\nline: {level.name}, {level.value:.3f}" for level in picture.levels)
     everything = np.concatenate([np.ravel(frames) for frames in picture.frames.values()])
     over = everything if picture.diverging and not picture.limits else None
-    height = sum({ax.get_subplotspec().rowspan.start: ax.bbox.height for ax in axes}.values()) / part.figure.dpi
-    shrink = float(np.clip(3.2 / max(height, 0.1), 0.35, 0.95))
+    shrink = float(np.clip(3.2 / (layout.rows * layout.height), 0.35, 0.95))
     bar = colour_bar(part, image, axes, label, over=over, aspect=22, fraction=0.04, shrink=shrink)
     for level in picture.levels:
         bar.ax.axhline(level.value, color="#222222", lw=1.5)

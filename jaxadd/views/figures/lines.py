@@ -8,7 +8,7 @@ import numpy as np
 
 from jaxadd.pictures import Level, Lines, band, colour_numbers
 from jaxadd.views.figures.drawing import Drawing
-from jaxadd.views.figures.style import FLOOR, OTHER, PALETTE, TEST, from_first_evaluation, plain_ticks
+from jaxadd.views.figures.style import FLOOR, OTHER, PALETTE, TEST, curve, from_first_evaluation, plain_ticks
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -50,7 +50,7 @@ def _draw(part: SubFigure, picture: Lines) -> None:
         _stack(ax, picture, x)
     else:
         for name, colour in zip(picture.series, _colours(picture), strict=True):
-            _curve(ax, x, picture.series[name], name, colour, log_y=picture.log_y)
+            curve(ax, x, picture.series[name], colour, name, log_y=picture.log_y)
     if picture.log_x:
         from_first_evaluation(ax, x)
     else:
@@ -77,17 +77,6 @@ def _colours(picture: Lines) -> list:
         last = max(1, max(numbers) - 2)
         return [COLOURS[i] if i < 2 else colormaps["viridis_r"](0.1 + 0.85 * (i - 2) / last) for i in numbers]
     return [COLOURS[i if i < len(COLOURS) else 2 + (i - 2) % (len(COLOURS) - 2)] for i in numbers]
-
-
-def _curve(ax: Axes, x: np.ndarray, values: np.ndarray, name: str, colour: object, *, log_y: bool) -> None:
-    if log_y:  # What is 0 has no place on a logarithmic axis.
-        values = np.where(np.asarray(values) > 0, values, np.nan)
-    low, middle, high = band(values)
-    known = ~np.isnan(middle)
-    if np.ndim(values) > 1 and len(values) > 1:
-        ax.fill_between(x[known], low[known], high[known], color=colour, alpha=0.2, lw=0)
-    mark = {"marker": "o", "ms": 4} if known.sum() == 1 else {}  # A line through one point cannot be seen.
-    ax.plot(x[known], middle[known], color=colour, lw=1.4, label=name, **mark)
 
 
 def _stack(ax: Axes, picture: Lines, x: np.ndarray) -> None:

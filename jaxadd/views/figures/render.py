@@ -1,4 +1,4 @@
-"""The renderer of described figures (`jaxadd.pictures`): a layout of pictures, each drawn by the module of its kind."""
+"""The renderer of described figures (`jaxadd.pictures`): the layout, where each picture is drawn by its module."""
 
 from __future__ import annotations
 
@@ -27,11 +27,13 @@ def render(figure: FigureOf) -> Figure:
     heights = [max(made[i].height + 0.2 * len(heads[i]) + 0.1 for i in row) for row in rows]
     widths = [sum(made[i].width for i in row) for row in rows]
     width = max(*widths, 4.4, min(6.4, 0.079 * max(len(figure.title), len(figure.subject)) + 0.3))
-    title = [part for text in (figure.title, figure.subject) if text for part in textwrap.wrap(text, int(width / 0.079))]
+    title = [
+        part for text in (figure.title, figure.subject) if text for part in textwrap.wrap(text, int(width / 0.079))
+    ]
     note = textwrap.wrap(figure.note, int(width / 0.062))
-    legend = 0.3 * any(drawing.legend for drawing in made)
-    result = new_figure((width, sum(heights) + 0.2 * len(title) + 0.14 * len(note) + legend + 0.15), "\n".join(title))
-    result._suptitle.set_fontsize(11)
+    below = 0.3 * any(drawing.legend for drawing in made)
+    height = sum(heights) + 0.2 * len(title) + 0.14 * len(note) + below + 0.15
+    result = new_figure((width, height), "\n".join(title), title_size=11)
     bands = result.subfigures(len(rows), 1, squeeze=False, height_ratios=heights)[:, 0]
     for band, row, used in zip(bands, rows, widths, strict=True):
         # What is left of a row stays empty, so that pictures keep their size.
@@ -40,9 +42,14 @@ def render(figure: FigureOf) -> Figure:
         for i, part in zip(row, band.subfigures(1, len(ratios), squeeze=False, width_ratios=ratios)[0], strict=False):
             _add_head(part, heads[i])
             made[i].draw(part)
-    if note:
+    handles = {handle.get_label(): handle for drawing in made for handle in drawing.legend}
+    if handles:  # What pictures have in common is named once, below them.
+        legend = result.legend(handles=list(handles.values()), loc="outside lower center", ncols=3, fontsize=8)
+        legend.set_title("\n".join(note), {"size": 7.5})
+    elif note:
         result.supxlabel("\n".join(note), fontsize=7.5, color=OTHER)
-    _add_legend(result, made)
+    # Parts within parts are laid out right the second time; the first drawing is that.
+    result.get_layout_engine().execute(result)
     return result
 
 
@@ -86,10 +93,3 @@ def _add_head(part: SubFigure, head: Sequence[str]) -> None:
         part.suptitle("\n".join(titles), fontsize=10)
     if notes:
         part.supxlabel("\n".join(notes), fontsize=7.5, color=OTHER)
-
-
-def _add_legend(figure: Figure, made: Sequence[Drawing]) -> None:
-    """Name what all pictures have in common once, below them."""
-    handles = {handle.get_label(): handle for drawing in made for handle in drawing.legend}
-    if handles:
-        figure.legend(handles=list(handles.values()), loc="outside lower center", ncols=3, fontsize=8)

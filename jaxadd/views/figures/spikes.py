@@ -168,7 +168,7 @@ def exchanged(
 def spike_damage(
     step: np.ndarray,
     loss: np.ndarray,
-    wrong: np.ndarray,
+    errors: np.ndarray,
     digits: Sequence[str],
     classes: Sequence[str],
     title: str,
@@ -178,7 +178,7 @@ def spike_damage(
     Args:
       step: `[T]`, ascending.
       loss: `[T, R]`, test loss of each answer digit, nats.
-      wrong: `[T, G]`, share of wrong answers in each carry class; NaN for a class without problems.
+      errors: `[T, G]`, fraction of errors in each carry class; NaN for a class without problems.
       digits: names of the answer digits, `[R]`.
       classes: names of the carry classes, `[G]`.
       title: of the figure.
@@ -191,7 +191,7 @@ def spike_damage(
     log = LogNorm(max(np.min(loss[loss > 0], initial=top), 1e-8 * top) * (0.99 if top else 1), top, clip=True)
     for ax, values, names, norm, label, heading in (
         (axes[0], loss, digits, log, "nats", "test loss by answer digit"),
-        (axes[1], wrong, classes, from_zero(wrong, 0.5), "share", "wrong answers by carry class"),
+        (axes[1], errors, classes, from_zero(errors, 0.5), "fraction", "errors by carry class"),
     ):
         rows = np.arange(len(names))
         cells = np.ma.masked_invalid(values.T)

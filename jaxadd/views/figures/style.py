@@ -1,13 +1,14 @@
-"""What all figures share: colours, style, the drawing of lanes over steps, and heat maps."""
+"""What all figures use: colours, style, curves of lanes over steps, heat maps."""
 
 from __future__ import annotations
 
 import functools
-import itertools
-from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+
+from jaxadd.pictures import band
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.cm import ScalarMappable
     from matplotlib.colorbar import Colorbar
     from matplotlib.colors import Colormap, FuncNorm, Normalize
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure, FigureBase
 
     from jaxadd.types import Metrics
 
@@ -24,8 +25,7 @@ ARMS = ("#3b6fb6", "#8fb4dd", "#d1495b", "#edae49")
 PALETTE = (TRAIN, TEST, "#edae49", "#66a182", "#8d6a9f", "#2e4057", "#8fb4dd", "#b5835a")
 SEQUENTIAL = "magma_r"
 ABSENT = "#eeeeee"
-COLUMNS = 4  # panels of heads beside each other
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
@@ -38,7 +38,7 @@ _STYLE = {
 
 
 def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
-    """Draw in this module's style, and leave the user's own matplotlib settings as they are."""
+    """Draw in this module's style, and leave the user's matplotlib settings as they are."""
 
     @functools.wraps(draw)
     def drawn(*arguments: Any, **keywords: Any) -> Figure:
@@ -59,31 +59,38 @@ def panels(count: int, title: str, log_steps: bool, width: float = 4.2) -> tuple
     return figure, axes
 
 
-def new_figure(size: tuple[float, float], title: str, layout: str = "constrained") -> Figure:
+def new_figure(
+    size: tuple[float, float],
+    title: str,
+    layout: Literal["constrained", "compressed"] = "constrained",
+    title_size: float = 12,
+) -> Figure:
     """Begin an empty figure of a size in inches; layout "compressed" is for panels whose sides have a fixed ratio."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=size, layout=layout, dpi=150)
-    figure.suptitle(title)
+    figure.suptitle(title, fontsize=title_size)
     return figure
 
 
+def curve(
+    ax: Axes, x: np.ndarray, values: np.ndarray, colour: Any, label: str | None = None, *, log_y: bool = False
+) -> None:
+    """Draw values `[T]` or `[S, T]` over x: the median over lanes, and a band of all of them; NaN is not drawn."""
+    if log_y:  # What is 0, such as the update of a warm-up's first step, has no place on a logarithmic axis.
+        values = np.where(np.asarray(values) > 0, values, np.nan)
+    low, middle, high = band(values)
+    known = ~np.isnan(middle)
+    if np.ndim(values) > 1 and len(values) > 1:
+        ax.fill_between(x[known], low[known], high[known], color=colour, alpha=0.2, lw=0)
+    alone = known.sum() == 1  # A line through one point cannot be seen.
+    ax.plot(x[known], middle[known], color=colour, lw=1.4, label=label, marker="o" if alone else None, ms=4)
+
+
 def line(ax: Axes, metrics: Metrics, name: str, colour: str, label: str | None = None) -> None:
-    """Draw a measure `[S, T]` over steps: the median over lanes, and a band of all of them; NaN is not drawn."""
-    # A zero (the update of a warm-up's first step) has no place on a logarithmic axis.
-    values = np.where(metrics[name] == 0, np.nan, metrics[name]) if name.endswith("norm") else metrics[name].copy()
-    measured = ~np.all(np.isnan(values), axis=0)
-    # A lane that ended early keeps its last value, so that the median and range do not jump when it leaves.
-    last = [np.flatnonzero(~np.isnan(row)) for row in values]
-    for row, known in zip(values, last, strict=True):
-        if known.size:
-            row[known[-1] + 1 :] = row[known[-1]]
-    # On a logarithmic axis steps count from 1, so that step 0 has a place.
-    step, values = metrics["step"][measured] + (ax.get_xscale() == "log"), values[:, measured]
-    if len(values) > 1:
-        ax.fill_between(step, np.nanmin(values, axis=0), np.nanmax(values, axis=0), color=colour, alpha=0.2, lw=0)
-    mark = {"marker": "o", "ms": 4} if len(step) == 1 else {}  # A line through one point cannot be seen.
-    ax.plot(step, np.nanmedian(values, axis=0), color=colour, lw=1.4, label=label, **mark)
+    """Draw a measure of a run over steps, counted from 1 on a logarithmic axis; see `curve`."""
+    step = metrics["step"] + (ax.get_xscale() == "log")
+    curve(ax, step, metrics[name], colour, label, log_y=name.endswith("norm"))
 
 
 def plain_ticks(axis: Axis) -> None:
@@ -107,27 +114,6 @@ def from_first_evaluation(ax: Axes, step: np.ndarray) -> None:
     ax.xaxis.set_minor_formatter(NullFormatter())
 
 
-def head_panels(figure: Figure, heads: int, xlabel: str, ylabel: str, groups: int = 1) -> list[list[Axes]]:
-    """Lay out a panel for each head, `COLUMNS` in a row, in groups below each other that begin a new row each.
-
-    Numbers and names of the axes are at the outermost panels: the lowest of each column, the first of each row.
-
-    Returns:
-      the H axes of every group.
-    """
-    columns, bands = min(heads, COLUMNS), -(-heads // COLUMNS)
-    axes = figure.subplots(groups * bands, columns, squeeze=False, sharex=True, sharey=True)
-    found = [list(axes[group * bands : (group + 1) * bands].flat) for group in range(groups)]
-    for ax in itertools.chain.from_iterable(group[heads:] for group in found):
-        ax.remove()
-    for ax in found[-1][max(0, heads - columns) : heads]:
-        ax.tick_params(labelbottom=True)
-        ax.set_xlabel(xlabel)
-    for ax in axes[:, 0]:
-        ax.set_ylabel(ylabel)
-    return [group[:heads] for group in found]
-
-
 def heat(
     ax: Axes,
     values: np.ndarray,
@@ -149,42 +135,6 @@ def heat(
     return image
 
 
-def matrix(
-    ax: Axes,
-    values: np.ndarray,
-    rows: Sequence[str],
-    columns: Sequence[str],
-    *,
-    signed: bool = False,
-    power: float = 1,
-    over: np.ndarray | None = None,
-    norm: Normalize | None = None,
-    least: float = 0,
-    size: float = 7,
-) -> ScalarMappable:
-    """Draw a small matrix with the names of its rows and columns and with its numbers in the cells.
-
-    Args:
-      ax: to draw in.
-      values: `[rows, columns]`, NaN for no value.
-      rows: their names.
-      columns: their names, upright where they are long.
-      signed: give colours to both sides of 0.
-      power: of the value that colours follow.
-      over: all values that share the scale of colours; `values` by default.
-      norm: the scale of colours, where it is neither of these two.
-      least: numbers below it are written as 0.
-      size: of the numbers, points; names are one point larger.
-    """
-    norm = norm or (around_zero if signed else from_zero)(values if over is None else over, power)
-    image = heat(ax, values, rows, columns, cmap=diverging() if signed else SEQUENTIAL, norm=norm, size=size + 1)
-    if max(map(len, columns)) > 4:
-        ax.tick_params(axis="x", labelrotation=90)
-    ax.tick_params(length=2)
-    write_values(ax, values, image, size=size, least=least)
-    return image
-
-
 def write_values(ax: Axes, values: np.ndarray, image: ScalarMappable, *, size: float = 7, least: float = 0) -> None:
     """Write every number of a matrix into its cell, none where it is NaN, and 0 for one smaller than `least`."""
     for (row, column), value in np.ndenumerate(values):
@@ -196,7 +146,7 @@ def write_values(ax: Axes, values: np.ndarray, image: ScalarMappable, *, size: f
 
 
 def brief(value: float) -> str:
-    """Write a number in a few characters, to one significant digit at least: 1234, 56.7, 0.89, 0.012, 3e-5."""
+    """Return a number in a few characters, to one significant digit at least: 1234, 56.7, 0.89, 0.012, 3e-5."""
     size = abs(value)
     if size != 0 and not 9.5e-4 <= size < 1e5:
         return f"{value:.0e}".replace("e-0", "e-").replace("e+0", "e").replace("e+", "e")
@@ -204,7 +154,7 @@ def brief(value: float) -> str:
 
 
 def colour_bar(
-    figure: Figure,
+    figure: FigureBase,
     image: ScalarMappable,
     axes: Axes | Sequence[Axes],
     label: str,
@@ -212,8 +162,8 @@ def colour_bar(
     over: np.ndarray | None = None,
     **keywords: Any,
 ) -> Colorbar:
-    """Add a colour bar beside the axes that share it; given `over`, show only the part that these values take."""
-    bar = figure.colorbar(image, ax=axes, **keywords)
+    """Add a colour bar beside its axes, or in `cax`; given `over`, show only the part that these values take."""
+    bar = figure.colorbar(image, ax=None if "cax" in keywords else axes, **keywords)
     bar.set_label(label, size=8)
     bar.ax.tick_params(labelsize=7)
     bar.ax.minorticks_off()
@@ -223,20 +173,20 @@ def colour_bar(
 
 
 def largest(values: np.ndarray) -> float:
-    """Give the largest absolute value, of a colour scale: not NaN, and 1 where there is nothing but zeros."""
+    """Return the largest absolute value, of a colour scale: not NaN, and 1 where there is nothing but zeros."""
     finite = np.abs(values[np.isfinite(values)])
     return float(finite.max()) if finite.size and finite.max() > 0 else 1.0
 
 
 def from_zero(values: np.ndarray, power: float = 1) -> Normalize:
-    """Scale colours from 0 to the largest value; a `power` below 1 shows small ones."""
+    """Return the scale of colours from 0 to the largest value; a `power` below 1 shows small ones."""
     from matplotlib.colors import PowerNorm
 
     return PowerNorm(power, vmin=0, vmax=largest(values))
 
 
 def around_zero(values: np.ndarray, power: float = 1) -> FuncNorm:
-    """Scale colours evenly to both sides of 0, to go with `diverging`; a `power` below 1 shows small values."""
+    """Return the scale of colours alike on both sides of 0, for `diverging`; a `power` below 1 shows small values."""
     from matplotlib.colors import FuncNorm
 
     reach = largest(values)
@@ -245,19 +195,14 @@ def around_zero(values: np.ndarray, power: float = 1) -> FuncNorm:
 
 
 def diverging() -> Colormap:
-    """Build the colours of signed values: blue below 0, white at 0, red above."""
+    """Return the colours of signed values: blue below 0, white at 0, red above."""
     from matplotlib.colors import LinearSegmentedColormap
 
     return LinearSegmentedColormap.from_list("below and above", ["#16324f", TRAIN, "#ffffff", TEST, "#6d1023"])
 
 
-def frequency_colours(frequencies: Iterable[int]) -> dict[int, str]:
-    """Give each frequency its colour, ascending, the same in all figures of one set; they repeat after eight."""
-    return {k: PALETTE[i % len(PALETTE)] for i, k in enumerate(sorted(frequencies))}
-
-
 def together(places: Sequence[float], gap: float) -> list[list[int]]:
-    """Group ascending places, by index, that are nearer than `gap` to the one before, so that they share a label."""
+    """Group ascending places, by index, that are nearer than `gap` to the one before, to be named together."""
     groups: list[list[int]] = []
     for i, place in enumerate(places):
         if groups and place - places[groups[-1][-1]] < gap:
@@ -268,7 +213,7 @@ def together(places: Sequence[float], gap: float) -> list[list[int]]:
 
 
 def edges(places: np.ndarray, *, log: bool = False) -> np.ndarray:
-    """Give the edges `[n + 1]` of cells around ascending places, halfway between them, also on a logarithmic axis."""
+    """Return the edges `[n + 1]` of cells around ascending places, halfway between them, also on a log axis."""
     if log:
         return np.exp(edges(np.log(places)))
     middle = (places[1:] + places[:-1]) / 2

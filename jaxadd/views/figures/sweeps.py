@@ -47,15 +47,15 @@ def lane_bands(loss: Mapping[str, Curves], accuracy: Mapping[str, Curves], title
             _bands(ax, lanes, look, bands=len(curves) <= _BANDS)
     left.set(yscale="log", ylabel="cross-entropy, nats", title="loss")
     plain_ticks(left.yaxis)
-    right.set(ylim=(-0.03, 1.03), ylabel="share answered rightly", title="accuracy")
-    said = {"title": "median, 25 to 75 %, 5 to 95 %" if len(loss) <= _BANDS else "median", "fontsize": 8}
+    right.set(ylim=(-0.03, 1.03), ylabel="fraction correct", title="accuracy")
+    named = {"title": "median, 25 to 75 %, 5 to 95 %" if len(loss) <= _BANDS else "median", "fontsize": 8}
     if len(loss) <= 2:
-        left.legend(title_fontsize=8, **said)
+        left.legend(title_fontsize=8, **named)
         return figure
     handles, labels = left.get_legend_handles_labels()
     columns = 1 if max(map(len, labels)) > 40 else 2
     figure.set_figheight(figure.get_figheight() + 0.2 * -(-len(labels) // columns) + 0.3)
-    figure.legend(handles, labels, loc="outside lower center", ncols=columns, title_fontsize=8, **said)
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns, title_fontsize=8, **named)
     return figure
 
 
@@ -68,7 +68,7 @@ class _Look(NamedTuple):
 
 
 def _looks(names: Sequence[str]) -> list[_Look]:
-    """Give each curve a colour and a line of its own; where they are many, colours by their order and two names."""
+    """Return the colour, line and name of each curve; where they are many, colours by their order and two names."""
     from matplotlib import colormaps
 
     count = len(names)
@@ -96,7 +96,7 @@ def _bands(ax: Axes, lanes: Curves, look: _Look, *, bands: bool) -> None:
 
 @styled
 def survival(curves: Mapping[str, Survival], title: str, what: str = "99 % test accuracy") -> Figure:
-    """Draw the share of lanes that have not yet reached a threshold over steps; ticks where lanes are censored.
+    """Draw the fraction of lanes that have not yet reached a threshold over steps; ticks where lanes are censored.
 
     Args:
       curves: by name of a group of lanes.
@@ -108,23 +108,32 @@ def survival(curves: Mapping[str, Survival], title: str, what: str = "99 % test 
     end = max(max(c.step[-1], *c.censored, 1) if c.censored.size else c.step[-1] for c in curves.values())
     for curve, (colour, line, name) in zip(curves.values(), _looks(list(curves)), strict=True):
         step = np.append(curve.step, end)
-        share, low, high = (np.append(x, x[-1]) for x in (curve.share, curve.low, curve.high))
+        share, low, high = (np.append(x, x[-1]) for x in (curve.fraction, curve.low, curve.high))
         ax.step(step, share, line, where="post", color=colour, lw=1.6, label=name)
         if len(curves) <= _BANDS:
             ax.fill_between(step, low, high, step="post", color=colour, alpha=0.15, lw=0)
         if curve.censored.size:
             at = np.unique(curve.censored)
             ax.plot(
-                at, curve.share[np.searchsorted(curve.step, at, side="right") - 1], "|", color=colour, ms=11, mew=1.6
+                at,
+                curve.fraction[np.searchsorted(curve.step, at, side="right") - 1],
+                "|",
+                color=colour,
+                ms=11,
+                mew=1.6,
             )
-    ax.set(xlabel="step", ylabel=f"share of lanes not yet at\n{what}", ylim=(-0.03, 1.03), xlim=(0, end * 1.02))
+    ax.set(xlabel="step", ylabel=f"fraction of lanes not yet at\n{what}", ylim=(-0.03, 1.03), xlim=(0, end * 1.02))
     if len(curves) > 1 or any(c.censored.size for c in curves.values()):
         labels = ax.get_legend_handles_labels()[1]
         beside = max(map(len, labels)) <= 30
         if not beside:
             figure.set_figheight(figure.get_figheight() + 0.2 * len(labels) + 0.3)
-        place = f"outside {'right' if beside else 'lower'} center"
-        figure.legend(loc=place, title="| ended without it", title_fontsize=8, fontsize=8)
+        figure.legend(
+            loc="outside right center" if beside else "outside lower center",
+            title="| ended without it",
+            title_fontsize=8,
+            fontsize=8,
+        )
     return figure
 
 
@@ -143,7 +152,7 @@ def phase_diagram(
 
     Args:
       steps: `[K, Y, X]`, the median step over lanes; inf for never.
-      outcomes: `[K, Y, X, 4]`, the share of lanes with each of OUTCOMES.
+      outcomes: `[K, Y, X, 4]`, the fraction of lanes with each of OUTCOMES.
       x: values of the axis to the right.
       y: values of the axis upwards.
       names: of both.
@@ -175,9 +184,9 @@ def phase_diagram(
             winner, origin="lower", cmap=ListedColormap(_OUTCOME_COLOURS), vmin=-0.5, vmax=3.5, aspect="auto"
         )
         for i, j in np.ndindex(winner.shape):
-            share = outcomes[k, i, j].max()
-            if share < 1:
-                below.text(j, i, f"{share:.0%}", ha="center", va="center", fontsize=7)
+            most = outcomes[k, i, j].max()
+            if most < 1:
+                below.text(j, i, f"{most:.0%}", ha="center", va="center", fontsize=7)
         below.set_xlabel(names[0])
         if panels_by:
             above.set_title(f"{panels_by[0]} {panels_by[1][k]}")
@@ -275,7 +284,7 @@ def fractions(
         ax.set_ylim(1, 100)  # A logarithmic axis without a point has no range of its own.
     room = 0.1 * (max(fraction) - min(fraction)) or 0.05
     ax.set_xlim(min(fraction) - room, max(fraction) + room)
-    ax.set(yscale="log", xlabel="share of the pairs trained on", ylabel=f"step of {what}")
+    ax.set(yscale="log", xlabel="fraction of the pairs trained on", ylabel=f"step of {what}")
     ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     ax.yaxis.set_major_formatter("{x:,.0f}")
     ax.minorticks_off()

@@ -1,7 +1,6 @@
 """A self-contained HTML page: curves, heat maps that evolve under a slider, tables. One file, no network.
 
-Described pictures (`jaxadd.pictures`) in, a string or a file out. What the page draws is in `page.js`, how it looks in
-`page.css`.
+Described pictures (`jaxadd.pictures`) in, a string or a file out. `page.js` draws, `page.css` says how it looks.
 """
 
 import base64
@@ -103,9 +102,13 @@ def _evolving(block: dict[str, Any]) -> Sequence[float]:
 def _packed(picture: Picture) -> dict[str, Any]:
     """Return a picture as plain data for the script, its arrays in base64."""
     plain = {name: value for name, value in picture._asdict().items() if name not in ("title", "note", "snapshots")}
-    pack = {"Lines": _lines, "HeatMaps": _heat_maps, "Bars": _bars, "Histogram": _histogram}
-    kind = type(picture).__name__
-    return plain | pack[kind](picture) | {"kind": kind}
+    if isinstance(picture, Lines):
+        more = _lines(picture)
+    elif isinstance(picture, HeatMaps):
+        more = _heat_maps(picture)
+    else:
+        more = _bars(picture) if isinstance(picture, Bars) else _histogram(picture)
+    return plain | more | {"kind": type(picture).__name__}
 
 
 def _lines(picture: Lines) -> dict[str, Any]:
@@ -150,7 +153,7 @@ def _shown_points(x: np.ndarray, curves: Sequence[np.ndarray]) -> np.ndarray:
         parts = np.split(known, np.searchsorted(known, starts[1:]))
         for part in parts:
             if part.size:
-                kept.append(part[[0, np.argmin(curve[part]), np.argmax(curve[part])]])
+                kept.append(part[np.array([0, np.argmin(curve[part]), np.argmax(curve[part])])])
     return np.unique(np.concatenate(kept))
 
 

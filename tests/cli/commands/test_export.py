@@ -1,0 +1,66 @@
+"""`jaxadd export`: what is written is what was trained, bit for bit, with the optimiser if asked for."""
+
+from dataclasses import replace
+
+import chex
+import jax
+import optax
+import pytest
+from lines import assert_one_line
+
+from jaxadd import interop
+from jaxadd.cli.commands.export import adam_settings
+from jaxadd.lanes import take
+from jaxadd.models import MLP
+from jaxadd.optim.optimizers import Adam, Lion
+from jaxadd.runs import load, train
+from jaxadd.tasks import HandwrittenDigits
+from jaxadd.training.trainer import Trainer
+
+
+def test_an_export_is_read_back_with_its_optimizer(complete, tiny, shell, tmp_path):
+    path = tmp_path / "network.pth"
+    status, out, error = shell("jaxadd", "export", complete, path, "--seed", 1, "--step", 20, "--optimizer")
+    assert status == 0, error
+    assert out == f"{path}: step 20, mainline layout, with Adam\n"
+    state = take(load(complete).state(Trainer(tiny).abstract_state(), 20), 1)
+    checkpoint = interop.read(path)
+    chex.assert_trees_all_equal(checkpoint.params, jax.device_get(state.params))
+    assert (checkpoint.optimizer.updates, checkpoint.optimizer.settings["lr"]) == (20, 1e-2)
+    chex.assert_trees_all_equal(checkpoint.optimizer.nu, jax.device_get(optax.tree.get(state.opt_state, "nu")))
+    assert checkpoint.rest["config"]["activation"] == "relu"
+    status, out, _ = shell("jaxadd", "export", complete, path, "--layout", "transformer-lens")
+    assert (status, out) == (0, f"{path}: step 40, transformer-lens layout\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("a.pth", "--step", 15), "was not saved"),
+        (("a.pth", "--seed", 9), "has no seed 9"),
+        (("nowhere/a.pth",), "there is no folder nowhere to write a.pth in"),
+    ],
+)
+def test_what_cannot_be_written_is_said(complete, shell, words, message):
+    status, _, error = shell("jaxadd", "export", complete, *words)
+    assert status == 2
+    assert_one_line(error, message)
+
+
+def test_networks_and_optimizers_that_a_checkpoint_does_not_hold(tiny_one, shell, tmp_path):
+    quiet = {"note": lambda _: None}
+    train(replace(tiny_one, optimizer=Lion(), steps=1), tmp_path / "lion", **quiet)
+    train(replace(tiny_one, task=HandwrittenDigits(batch_size=4), model=MLP(), steps=1), tmp_path / "mlp", **quiet)
+    for name, words, message in (
+        ("lion", ["--optimizer"], "the state of Adam or AdamW, and this run was trained by Lion"),
+        ("mlp", [], "trained an MLP"),
+    ):
+        status, _, error = shell("jaxadd", "export", name, "network.pth", *words)
+        assert status == 2
+        assert_one_line(error, message)
+        assert not (tmp_path / "network.pth").exists()
+
+
+def test_adam_keeps_its_decay_of_the_gradient():
+    settings = adam_settings(Adam(lr=0.5, l2=0.25))
+    assert (settings["lr"], settings["weight_decay"], settings["betas"]) == (0.5, 0.25, (0.9, 0.999))

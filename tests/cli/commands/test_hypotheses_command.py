@@ -1,0 +1,60 @@
+"""`jaxadd hypotheses`: a table of claims over seeds, and one line for a task without any."""
+
+import numpy as np
+
+from jaxadd.analysis.claims import Finding
+from jaxadd.analysis.hypotheses import Score
+from jaxadd.cli.commands import hypotheses
+from jaxadd.config import RunConfig
+from jaxadd.models import MLP, Transformer
+from jaxadd.runs import train
+from jaxadd.tasks import Addition, HandwrittenDigits
+
+
+def test_claims_about_adding_networks_are_tested_and_drawn(shell, tmp_path):
+    task = Addition(digits=2, batch_size=16, test_examples=16, cascade_examples=4)
+    model = Transformer(d_model=16, heads=2, d_mlp=16)
+    config = RunConfig(task, model, steps=4, seeds=(0, 1), eval_every=2, checkpoint_every=2)
+    train(config, tmp_path / "run", note=lambda _: None)
+    status, out, error = shell("jaxadd", "hypotheses", tmp_path / "run")
+    assert status == 0, error
+    assert "claims tested" in error
+    folder = tmp_path / "run" / "hypotheses"
+    text = (folder / "report.txt").read_text()
+    assert "a head carries column 1's sum" in text
+    assert text in out
+    assert (folder / "figures" / "claims.png").stat().st_size > 1000
+
+
+def test_a_task_without_claims_is_one_line(shell, tmp_path):
+    config = RunConfig(HandwrittenDigits(batch_size=8), MLP(hidden=(8,)), steps=1, eval_every=1, checkpoint_every=1)
+    train(config, tmp_path / "run", note=lambda _: None)
+    status, out, error = shell("jaxadd", "hypotheses", tmp_path / "run")
+    assert (status, error) == (0, "")
+    assert out.startswith("no claim is registered for HandwrittenDigits; ")
+    assert out.count("\n") == 1
+    assert not (tmp_path / "run" / "hypotheses").exists()
+
+
+def finding(candidate, score, low, high, matters=1.0):
+    return Finding("a claim", candidate, Score(score, low, high, 0.5, 0.6, 0.5 + matters, 0.6))
+
+
+def test_a_claim_over_seeds_has_a_median_and_the_most_frequent_verdict():
+    outcomes = [
+        finding("L0H0", 0.95, 0.92, 0.97),
+        finding("L0H0", 0.93, 0.91, 0.96),
+        finding("L0H1", 0.2, 0.1, 0.3, 3),
+    ]
+    assert [outcome.score.verdict for outcome in outcomes] == ["holds", "holds", "fails"]
+    assert hypotheses.row("a claim", outcomes) == (
+        "a claim",
+        "L0H0, others in other lanes",
+        "0.930 (0.200 to 0.950)",
+        "0.100 to 0.970",
+        "1 nats",
+        "holds, 2 of 3",
+    )
+    none = finding("L0H0", np.nan, np.nan, np.nan, 0.0)
+    assert hypotheses.row("a claim", [none])[2:4] == ("none", "none")
+    assert list(hypotheses.by_claim([[none], [], [none]])) == ["a claim"]

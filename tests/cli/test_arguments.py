@@ -1,0 +1,172 @@
+"""Arguments: kinds by a flag, values with hyphens, folders named by what was changed, errors in one line."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import pytest
+
+from jaxadd.cli.arguments import KINDS, SweepConfig, choose_kinds, kebab, parse, read_options
+from jaxadd.config import RunConfig, Stop
+from jaxadd.errors import UserError
+from jaxadd.models import MLP, Transformer
+from jaxadd.optim.filters import GrokfastEMA
+from jaxadd.optim.losses import CrossEntropy, LabelSmoothing
+from jaxadd.optim.optimizers import AdamW, Lion
+from jaxadd.tasks import Addition, Modular, Task
+
+PRESETS = {"quick": RunConfig(steps=10), "mainline": RunConfig(steps=20)}
+SWEEPS = {"debug": SweepConfig(RunConfig(seeds=(0, 1)))}
+
+
+def read(*words, presets=PRESETS):
+    return parse("anything.example", "What is asked.", presets, words)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("AdamW", "adamw"),
+        ("SGD", "sgd"),
+        ("MLP", "mlp"),
+        ("LabelSmoothing", "label-smoothing"),
+        ("GrokfastEMA", "grokfast-ema"),
+        ("HandwrittenDigits", "handwritten-digits"),
+    ],
+)
+def test_kinds_are_named_in_kebab_case(name, value):
+    assert kebab(name) == value
+    assert any(value in kinds for kinds in KINDS.values())
+
+
+def test_a_kind_has_its_defaults_and_its_fields():
+    arguments, folder = read("mainline", "--optimizer", "lion", "--loss=label-smoothing", "--optimizer.lr", "0.5")
+    config = arguments.config
+    assert (config.optimizer, config.loss, config.steps) == (Lion(lr=0.5), LabelSmoothing(), 20)
+    assert folder == Path("runs/example/mainline,lion,label-smoothing,optimizer.lr=0.5")
+    config = read("--task", "addition", "--task.digits", "3", "--model", "mlp", "--gradient", "grokfast-ema")[
+        0
+    ].config
+    assert (config.task, config.model, config.gradient) == (Addition(digits=3), MLP(), GrokfastEMA())
+
+
+def test_the_first_preset_is_the_default_and_the_folder_is_named_by_what_was_changed():
+    arguments, folder = read(
+        "--seeds", "3", "4", "--runs", "elsewhere", "--stop.metric", "test-loss", "--stop.threshold", "1"
+    )
+    assert arguments.config == RunConfig(steps=10, seeds=(3, 4), stop=Stop("test_loss", 1.0))
+    assert folder == Path("elsewhere/example/quick,seeds=3,4,stop.metric=test_loss,stop.threshold=1.0")
+    assert read("--name", "mine")[1] == Path("runs/example/mine")
+    long = read("--seeds", *map(str, range(100)))[1].name
+    assert len(long) <= 100
+    assert long != read("--seeds", *map(str, range(101)))[1].name
+
+
+def test_a_sweep_has_workers_and_a_number_of_seeds():
+    arguments, folder = read("--count", "3", "--part", "1/2", "--axes", "optimizer.lr=1e-3,1e-2", presets=SWEEPS)
+    assert arguments.workers.part == "1/2"
+    sweep = arguments.config.sweep()
+    assert (sweep.base.seeds, sweep.axes[0].values) == ((0, 1, 2), (1e-3, 1e-2))
+    assert folder.name == "debug,axes=optimizer.lr=1e-3,1e-2,count=3"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["slow"], "no preset is named 'slow'; there are quick, mainline"),
+        (["--task.p", "1"], "p must be a modulus from 2"),
+        (["--task.operation", "divide"], "add"),
+        (["--task.train-fraction", "0"], "leaves 0 to train on"),
+        (["--task.train-fraction", "1"], "leaves 12769 to train on"),
+        (["--steps", "-4"], "steps must be at least 0 and below 2**31 - 1, got -4"),
+        (["--steps", "many"], "--steps cannot be read"),
+        (["--steps", "3000000000"], "below 2**31 - 1"),
+        (["--name", "../x"], "without slashes"),
+        (["--stop.metric", "test-accuracy", "--stop.threshold", "99"], "at most 1"),
+        (["--stop.metric", "test"], "'test-accuracy'"),
+        (["--optimizer", "adagrad"], "--optimizer must be one of adamw, adam, sgd, lion, muon, got adagrad"),
+        (["--optimizer"], "got nothing"),
+        (["--optimizer", "lion", "--optimizer", "sgd"], "--optimizer is given twice"),
+        (["--optimizer", "adamw", "--optimizer=adamw"], "--optimizer is given twice"),
+        (["--optimizer.lr", "-1"], "AdamW.lr must be a number at least 0"),
+        (["--task.batch-size", "0"], "batch_size must be from 1"),
+        (["--seeds", "1", "1"], "seeds"),
+        (["--nonsense", "3"], "--nonsense"),
+    ],
+)
+def test_what_is_wrong_is_one_line(words, message):
+    with pytest.raises(UserError) as raised:
+        read(*words)
+    assert message in str(raised.value)
+    assert "\n" not in str(raised.value)
+    assert "│" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--count", "0"], "--count must be from 1 to 1,000,000, got 0"),
+        (["--count", "2", "--seeds", "5", "6"], "--count and --seeds both name the seeds"),
+        (["--count", "100000000000"], "got 100,000,000,000"),
+        (["--axes", "optimizer.speed=1"], "no axis can be named optimizer.speed"),
+        (["--debug"], "debug off"),
+        (["--design", "random"], "points of at least 1"),
+    ],
+)
+def test_what_is_wrong_with_a_sweep_is_said(words, message):
+    with pytest.raises(UserError, match=message.replace("(", r"\(")):
+        read(*words, presets=SWEEPS)[0].config.sweep()
+
+
+@dataclass(frozen=True)
+class Options:
+    """Do something.
+
+    A paragraph.
+    """
+
+    source: Path
+    """where from"""
+    optimizer: bool = False
+    """the name of a part of a run, but none"""
+    task: Task = field(default=Modular())
+    """what it is about"""
+    kind: Literal["one_two", "three"] = "three"
+    """a choice"""
+
+
+def test_options_of_a_command_choose_kinds_too():
+    assert read_options(Options, "jaxadd x", ["--source", "a"]) == Options(Path("a"))
+    words = ["--task", "addition", "--task.digits", "2", "--source", "a", "--optimizer", "--kind", "one-two"]
+    assert read_options(Options, "jaxadd x", words) == Options(Path("a"), True, Addition(digits=2), "one_two")
+    with pytest.raises(UserError, match="Missing from jaxadd x: --source PATH where from"):
+        read_options(Options, "jaxadd x", ["--task", "addition"])
+
+
+def test_help_names_presets_kinds_and_values_with_hyphens(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "90")
+    with pytest.raises(SystemExit) as ended:
+        read("--help")
+    assert not ended.value.code
+    out = capsys.readouterr().out
+    assert max(map(len, out.splitlines())) <= 90
+    text = " ".join(out.split())
+    for words in (
+        "What is asked.",
+        "usage: python -m anything.example [quick | mainline]",
+        "[--optimizer adamw | adam | sgd | lion | muon]",
+        "[--loss cross-entropy | label-smoothing | stable-max]",
+        "--task.p INT",
+        "{none,train-loss,train-accuracy,test-loss,test-accuracy}",
+        "--runs",
+    ):
+        assert words in text
+
+
+def test_parts_that_are_not_asked_for_stay():
+    parts = {"loss": CrossEntropy(), "optimizer": AdamW()}
+    chosen, values, rest = choose_kinds(parts, ["a", "--loss", "label-smoothing", "--model", "mlp", "--x=1"])
+    assert chosen == {"loss": LabelSmoothing(), "optimizer": AdamW()}
+    assert values == ["label-smoothing"]
+    assert rest == ["a", "--model", "mlp", "--x=1"]
+    assert isinstance(choose_kinds({"model": MLP()}, ["--model", "transformer"])[0]["model"], Transformer)

@@ -1,0 +1,85 @@
+"""A checkpoint as a trained network: the facts that its file holds."""
+
+import math
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxadd import interop
+from jaxadd.cli import checkpoint
+from jaxadd.errors import UserError
+from jaxadd.models import Transformer
+from jaxadd.tasks import Modular
+
+TASK = Modular(p=7, train_fraction=0.6)
+
+
+@pytest.fixture(scope="module")
+def params():
+    return Transformer(d_model=16, heads=2, d_mlp=8).build(TASK.sizes).init(jax.random.key(0))
+
+
+def trained(folder, params, task=TASK, seed=None, activation=None, **written):
+    interop.write(folder / "network.pth", params, **written)
+    return checkpoint.trained(folder / "network.pth", task, seed, activation)
+
+
+def test_the_network_is_that_of_the_file(params, tmp_path):
+    result = trained(tmp_path, params)
+    (network,) = result.networks
+    chex.assert_trees_all_equal(network.params, params)
+    assert network.config == Transformer(d_model=16, heads=2, d_mlp=8)
+    assert (network.task, network.seed, network.step) == (TASK, 0, 0)
+    assert result.title == f"network.pth: {TASK.title}"
+    assert not result.metrics
+    assert not result.evolves
+
+
+def test_losses_activation_and_step_are_read_where_the_file_holds_them(params, tmp_path):
+    losses = {"train_losses": [3.0, 2.0, math.nan], "test_losses": [3.0, 2.5, 2.25]}
+    result = trained(tmp_path, params, rest=losses | {"config": {"activation": "gelu"}})
+    np.testing.assert_array_equal(result.metrics["step"], [0, 1, 2])
+    np.testing.assert_array_equal(result.metrics["train_loss"], [losses["train_losses"]])
+    np.testing.assert_array_equal(result.metrics["test_loss"], [losses["test_losses"]])
+    assert (result.networks[0].step, result.networks[0].config.activation) == (3, "gelu")
+    assert trained(tmp_path, params, rest=losses, activation="gelu").networks[0].config.activation == "gelu"
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    adam = interop.Adam(zeros, zeros, 12)
+    assert trained(tmp_path, params, rest={"config": {"step": 5}}, optimizer=adam).networks[0].step == 12
+    assert trained(tmp_path, params, rest={"config": {"step": 5}}).networks[0].step == 5
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [
+        {"train_losses": "none", "config": 3},
+        {"train_losses": [[1.0], [2.0]], "test_losses": {}},
+        {"train_losses": [1.0], "config": {"step": "five"}},
+    ],
+)
+def test_other_things_of_those_names_are_left_alone(params, tmp_path, rest):
+    result = trained(tmp_path, params, rest=rest)
+    assert not result.metrics
+    assert (result.networks[0].step, result.networks[0].config.activation) == (0, "relu")
+
+
+def test_losses_of_different_lengths_are_not_put_beside_each_other(params, tmp_path):
+    result = trained(tmp_path, params, rest={"train_losses": [1.0, 2.0], "test_losses": [1.0, 2.0, 3.0]})
+    assert set(result.metrics) == {"step", "train_loss"}
+
+
+def test_the_seed_is_that_of_the_split(params, tmp_path):
+    split = Modular(p=7, train_fraction=0.6, split_seed=3)
+    assert trained(tmp_path, params, split).networks[0].seed == 3
+    assert trained(tmp_path, params, split, seed=2).networks[0].seed == 2
+    assert trained(tmp_path, params, seed=2).networks[0].seed == 2
+
+
+def test_a_checkpoint_of_another_task_is_refused(params, tmp_path):
+    with pytest.raises(
+        UserError, match=r"8 tokens and the task has 12; .*; describe the task that it was trained on"
+    ):
+        trained(tmp_path, params, Modular(p=11))

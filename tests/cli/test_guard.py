@@ -1,0 +1,45 @@
+"""Errors in one line, and the exit status."""
+
+import pytest
+
+from jaxadd.cli.guard import guard
+from jaxadd.errors import UserError
+
+
+def raising(error):
+    def action():
+        raise error
+
+    return action
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "line"),
+    [
+        (UserError("a line\nand another"), 2, "error: a line and another\n"),
+        (
+            OSError(28, "No space left on device", "runs/a"),
+            2,
+            "error: [Errno 28] No space left on device: 'runs/a'\n",
+        ),
+        (NotADirectoryError(20, "Not a directory", "runs"), 2, "error: runs is a file where a folder should be; "),
+        (KeyboardInterrupt(), 130, "\ninterrupted; more follows\n"),
+        (SystemExit(0), 0, ""),
+    ],
+)
+def test_what_a_user_can_fix_is_a_line_and_a_status(capsys, error, status, line):
+    assert guard(raising(error), "; more follows") == status
+    out, said = capsys.readouterr()
+    assert out == ""
+    assert said.startswith(line)
+    assert said.count("\n") == line.count("\n") or line.endswith("; ")
+
+
+@pytest.mark.parametrize("error", [ValueError("cannot reshape"), ZeroDivisionError(), SystemExit(3)])
+def test_other_errors_are_not_hidden(error):
+    with pytest.raises(type(error)):
+        guard(raising(error))
+
+
+def test_the_status_is_that_of_the_action():
+    assert guard(lambda: 7) == 7
