@@ -53,8 +53,8 @@ def enumerated(digit, information, *, digits, base=10, operands=2, carry=True):
             key = key * base + column
     _, key = np.unique(key, return_inverse=True)
     joint = np.bincount(key * base + answer(digit), minlength=(key.max() + 1) * base).reshape(-1, base) / len(held)
-    share = joint / joint.sum(1, keepdims=True)
-    return -np.sum(joint * np.log(np.where(share > 0, share, 1)))
+    ratio = joint / joint.sum(1, keepdims=True)
+    return -np.sum(joint * np.log(np.where(ratio > 0, ratio, 1)))
 
 
 @st.composite

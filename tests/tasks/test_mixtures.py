@@ -1,4 +1,4 @@
-"""Mixtures of problems hold what they are told to hold, in the shares that they are told."""
+"""Mixtures of problems contain the kinds of problems that they should, in the fractions that they should."""
 
 import jax
 import jax.numpy as jnp
@@ -30,9 +30,9 @@ def test_uniform_digits(base, operands):
     assert ((pairs - count / base**2) ** 2 / (count / base**2)).sum() < free + 5 * np.sqrt(2 * free) + 5
 
 
-@pytest.mark.parametrize(("base", "operands", "share"), [(10, 2, 0.4), (10, 3, 0.7), (2, 2, 0.5), (5, 2, 1.0)])
-def test_share_of_enriched_columns(base, operands, share):
-    mixture = Mixture(uniform=0, enriched=1, enriched_fraction=share)
+@pytest.mark.parametrize(("base", "operands", "fraction"), [(10, 2, 0.4), (10, 3, 0.7), (2, 2, 0.5), (5, 2, 1.0)])
+def test_fraction_of_enriched_columns(base, operands, fraction):
+    mixture = Mixture(uniform=0, enriched=1, enriched_fraction=fraction)
     count = 4000
     drawn = np.asarray(
         Addition(digits=5, base=base, operands=operands, mixture=mixture).draw(jax.random.key(0), count)
@@ -40,7 +40,7 @@ def test_share_of_enriched_columns(base, operands, share):
     assert 0 <= drawn.min() <= drawn.max() < base
     propagating = drawn.sum(1) == base - 1
     unforced = np.bincount(sum(np.ix_(*[np.arange(base)] * operands)).ravel())[base - 1] / base**operands
-    expected = share + (1 - share) * unforced
+    expected = fraction + (1 - fraction) * unforced
     deviation = np.sqrt(expected * (1 - expected) / count)
     np.testing.assert_allclose(propagating.mean(0), expected, atol=5 * deviation + 1e-9)
     each = drawn[:, :, 0][propagating[:, 0]]
@@ -92,7 +92,7 @@ def test_every_cascade_that_fits_is_drawn_where_none_is_named(base, length, star
         fits = (column[:, s] >= base) & (column[:, s + 1 : s + 1 + n] == base - 1).all(1)
         fitting[n, s] = fits & (column[:, s + n + 1 : s + n + 2] != base - 1).all(1)
     assert np.any(list(fitting.values()), axis=0).all()
-    # Lengths are drawn first, then places: each pair is forced at least once in 4 · 4 problems.
+    # Lengths are drawn first, then columns: each pair is forced at least once in 4 · 4 problems.
     for (n, s), fits in fitting.items():
         assert fits.mean() > 1 / 16 - 5 * np.sqrt(1 / 16 / 800), (n, s)
 
@@ -105,6 +105,6 @@ def test_weights_of_a_mixture(operands):
     column = np.asarray(task.draw(jax.random.key(3), count)).sum(1)
     enriched = (column == 9).all(1)
     cascade = (column[:, 1] >= 10) & (column[:, 2:4] == 9).all(1) & (column[:, 4] != 9)
-    for found, share in ((enriched, 2 / 6), (cascade, 3 / 6), (~enriched & ~cascade, 1 / 6)):
+    for found, fraction in ((enriched, 2 / 6), (cascade, 3 / 6), (~enriched & ~cascade, 1 / 6)):
         # One uniform problem in 200 at most looks forced.
-        assert found.mean() == pytest.approx(share, abs=5 * np.sqrt(share * (1 - share) / count) + 1 / 1200)
+        assert found.mean() == pytest.approx(fraction, abs=5 * np.sqrt(fraction * (1 - fraction) / count) + 1 / 1200)

@@ -5,6 +5,7 @@ the columns is unrolled: XLA fuses it into one pass, and it is correct for any n
 associative scan over (generate, propagate) cannot express.
 """
 
+import functools
 from typing import NamedTuple
 
 import chex
@@ -65,6 +66,7 @@ def answer_length(digits: int, base: int = 10, operands: int = 2, carry: bool = 
     return length
 
 
+@functools.partial(jax.jit, static_argnames=("base", "carry"))
 def carries(operands: jax.typing.ArrayLike, base: int, *, carry: bool = True) -> Carries:
     """Compute the features of column addition.
 

@@ -3,6 +3,7 @@
 Problems are operand digits, int32 `[B, M, N]`, units first.
 """
 
+import functools
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -116,11 +117,13 @@ class Mixture:
         )
 
 
+@functools.partial(jax.jit, static_argnums=(1, 2))
 def _uniform(key: jax.Array, shape: tuple[int, ...], base: int) -> jax.Array:
     # Half the cost of randint, and uniform up to 2**-23.
     return jnp.floor(jax.random.uniform(key, shape) * base).astype(jnp.int32)
 
 
+@functools.partial(jax.jit, static_argnums=(1, 2))
 def _propagating(key: jax.Array, shape: tuple[int, int, int], base: int) -> jax.Array:
     """Draw digits `[B, M, N]` whose columns sum to base - 1: the gaps between M - 1 sorted cuts."""
     batch, operands, digits = shape
@@ -128,8 +131,9 @@ def _propagating(key: jax.Array, shape: tuple[int, int, int], base: int) -> jax.
     return jnp.diff(cuts, axis=1, prepend=0, append=base - 1)
 
 
+@functools.partial(jax.jit, static_argnums=2)  # Not the length: one program for cascades of every length.
 def _force_cascade(
-    key: jax.Array, problems: jax.Array, base: int, length: int | None, start: int | None
+    key: jax.Array, problems: jax.Array, base: int, length: jax.Array | int | None, start: jax.Array | int | None
 ) -> jax.Array:
     """Replace columns of problems `[B, M, N]` so that each has a cascade of exactly this length from `start` on.
 
@@ -140,7 +144,7 @@ def _force_cascade(
     length_key, start_key, generate_key, propagate_key, stop_key = jax.random.split(key, 5)
     batch, operands, digits = problems.shape
     if length is None:
-        length = jax.random.randint(length_key, (batch, 1), 0, digits - (start or 0))
+        length = jax.random.randint(length_key, (batch, 1), 0, digits - (0 if start is None else start))
     if start is None:
         start = jax.random.randint(start_key, (batch, 1), 0, digits - length)
     a, b = np.divmod(np.arange(base**2), base)

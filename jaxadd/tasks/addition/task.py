@@ -1,5 +1,6 @@
 """N-digit addition in any base: one digit of the sum or all of them, in sequence or in parallel."""
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -260,6 +261,7 @@ class Addition(Task):
         operands = tokens[..., : self._question_length].reshape(shape)[..., :-1]
         return operands[..., ::-1] if self.operand_order == "msd" else operands
 
+    @functools.partial(jax.jit, static_argnums=0)
     def batch(self, operands: jax.Array) -> Batch:
         """Return the tokens that the network sees, `[B, T]`, and targets `[B, R]` for problems `[B, M, N]`."""
         tokens = self.encode(operands)
