@@ -45,11 +45,11 @@ def render(figure: FigureOf) -> Figure:
     handles = {handle.get_label(): handle for drawing in made for handle in drawing.legend}
     if handles:  # What pictures have in common is named once, below them.
         legend = result.legend(handles=list(handles.values()), loc="outside lower center", ncols=3, fontsize=8)
-        legend.set_title("\n".join(note), {"size": 7.5})
+        legend.set_title("\n".join(note), {"size": 7.5})  # type: ignore[arg-type]  # Matplotlib takes a dict; its stub does not say so.
     elif note:
         result.supxlabel("\n".join(note), fontsize=7.5, color=OTHER)
     # Parts within parts are laid out right the second time; the first drawing is that.
-    result.get_layout_engine().execute(result)
+    result.get_layout_engine().execute(result)  # type: ignore[union-attr]  # Figures are made with a layout.
     return result
 
 
