@@ -12,6 +12,7 @@ import optax
 from jaxadd.analysis.modular import progress
 from jaxadd.lanes import take
 from jaxadd.models import plain
+from jaxadd.models.model import Precision
 from jaxadd.optim import losses
 from jaxadd.training.trainer import Trainer
 from jaxadd.types import Batch, Params
@@ -33,10 +34,10 @@ def seconds(function: Timed) -> float:
     return time.perf_counter() - start
 
 
-def product(n: int) -> Timed:
+def product(n: int, precision: Precision = "highest") -> Timed:
     """Return a float32 product of two n × n matrices, 2 n³ floating-point operations."""
     a = jax.random.normal(jax.random.key(0), (n, n))
-    multiply = jax.jit(lambda a: jnp.matmul(a, a, precision="highest"))
+    multiply = jax.jit(lambda a: jnp.matmul(a, a, precision=precision))
     return lambda: multiply(a).block_until_ready()
 
 

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxadd.models import structure
+from jaxadd.models.model import Precision
 from jaxadd.tasks import Addition, Task
 from jaxadd.training.trainer import Trainer
 
@@ -22,11 +23,12 @@ if TYPE_CHECKING:
     """Tokens `[B, T]` and targets `[B, R]`, int64."""
 
 
-def load(threads: int | None) -> Any:
+def load(threads: int | None, precision: Precision = "highest") -> Any:
     """Return the torch module; None, and a line that says what to type, where it is not installed.
 
     Args:
       threads: for torch to use; None leaves its choice.
+      precision: of float32 matrix products.
     """
     try:
         import torch
@@ -34,6 +36,8 @@ def load(threads: int | None) -> Any:
         print("torch is not installed, so its rows are left out; `uv run --group bench jaxadd benchmark` has them")
         return None
     torch.set_num_threads(threads or torch.get_num_threads())
+    # JAX's names mean other things: its "default" is TF32 on a GPU, which torch calls "high".
+    torch.set_float32_matmul_precision("highest" if precision == "highest" else "high")
     return torch
 
 

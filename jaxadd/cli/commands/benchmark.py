@@ -14,6 +14,8 @@ from jaxadd.cli import other_version, timing, torch_peer
 from jaxadd.cli.timing import Timed
 from jaxadd.config import RunConfig
 from jaxadd.errors import UserError
+from jaxadd.models import Transformer
+from jaxadd.models.model import Precision
 from jaxadd.runs import Machine
 from jaxadd.tasks import Addition, Modular
 from jaxadd.training import costs
@@ -51,6 +53,8 @@ class Options:
     """number of threads of PyTorch; by default its own choice"""
     beside: Path | None = None
     """checkout of another version of this project, whose train step is timed as well"""
+    precision: Precision = "highest"
+    """of float32 matrix products, PyTorch's too: on a GPU highest is float32 throughout and default is TF32"""
     lanes: tuple[int, ...] = ()
     """numbers of networks to time at once, in place of one"""
     figure: Path | None = None
@@ -72,7 +76,7 @@ class Options:
 
 def run(options: Options) -> int:
     """Time, and print the table; returns the exit status."""
-    config = RunConfig(task=TASKS[options.task])
+    config = RunConfig(task=TASKS[options.task], model=Transformer(precision=options.precision))
     if options.lanes:
         side_by_side(config, options)
     else:
@@ -84,7 +88,7 @@ def one_network(config: RunConfig, options: Options) -> None:
     """Print the times of a step of one network."""
     trainer, steps = Trainer(config), options.steps
     rows: dict[str, tuple[Timed, int]] = {
-        _MACHINE: (timing.product(2048), 1),
+        _MACHINE: (timing.product(2048, options.precision), 1),
         _STEP: (timing.chunk(trainer, steps, 10**9), steps),
         f"{_STEP}, no lanes, nothing recorded": (timing.without_lanes(trainer, steps), steps),
         f"{_STEP}, test loss every 10": (timing.chunk(trainer, steps, 10), steps),
@@ -94,7 +98,7 @@ def one_network(config: RunConfig, options: Options) -> None:
     }
     if options.task == "modular":
         rows["jaxadd: all progress measures of a saved state"] = (timing.measures(trainer, 10), 10)
-    if torch_peer.load(options.threads):
+    if torch_peer.load(options.threads, options.precision):
         train, evaluate = torch_peer.transcription(trainer)
         rows[f"{_TORCH}: train step"] = (lambda: train(5), 5)
         rows[f"{_TORCH}: train step + full test loss"] = (lambda: [(train(1), evaluate()) for _ in range(5)], 5)
@@ -148,10 +152,13 @@ def print_table(quartiles: Mapping[str, np.ndarray], flop: int, peers: tuple[str
 def side_by_side(config: RunConfig, options: Options) -> None:
     """Print the rate of many networks at once, and of PyTorch's one."""
     size = 2048 if jax.default_backend() == "cpu" else 8192
-    rate = 2 * size**3 / timing.median_seconds(timing.product(size), options.repeats)
+    rate = 2 * size**3 / timing.median_seconds(timing.product(size, options.precision), options.repeats)
     single, machine = Trainer(config), Machine.this(1)
     flop, steps = costs.arithmetic(single), options.steps
-    print(f"{config.task.title}; {machine.device}; JAX {machine.jax}; {rate / 1e12:.3g} TFLOP/s in a {size}³ product")
+    print(
+        f"{config.task.title}; {machine.device}; JAX {machine.jax}; "
+        f"matrix precision {options.precision}, {rate / 1e12:.3g} TFLOP/s in a {size}³ product"
+    )
 
     def show(name: str, per_second: float, more: str = "") -> None:
         useful, hourly = per_second * flop / rate, 3600 * per_second / 10_000
@@ -159,7 +166,7 @@ def side_by_side(config: RunConfig, options: Options) -> None:
 
     print(f"{'':<24}{'lane-steps/s':>14}{'useful fraction':>17}{'10,000-step runs/hour':>24}")
     eager = None
-    if torch := torch_peer.load(options.threads):
+    if torch := torch_peer.load(options.threads, options.precision):
         for name, wrap in (("eager", lambda f: f), ("compiled", torch.compile)):
             train, _ = torch_peer.transcription(single, wrap)
             per_second = steps / timing.median_seconds(functools.partial(train, steps), options.repeats)

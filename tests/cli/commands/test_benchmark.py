@@ -27,7 +27,7 @@ def test_lanes_side_by_side_are_timed_and_drawn(tiny, tmp_path, capsys, monkeypa
         return chunk(self, *arguments)
 
     monkeypatch.setattr(Trainer, "chunk", refusing)
-    monkeypatch.setattr(timing, "product", lambda n: lambda: None)
+    monkeypatch.setattr(timing, "product", lambda n, precision: lambda: None)
     monkeypatch.setitem(sys.modules, "torch", None)  # As where it is not installed.
     options = Options(repeats=1, steps=2, lanes=(1, 2, 3), figure=tmp_path / "time.png")
     benchmark.side_by_side(replace(tiny, seeds=(0,)), options)
