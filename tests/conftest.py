@@ -28,6 +28,8 @@ from jaxadd.runs import train
 from jaxadd.tasks import Modular
 from jaxadd.training import trainer
 
+# An array that is added to one of another rank is a mistake more often than not.
+jax.config.update("jax_numpy_rank_promotion", "raise")
 # The same examples every time: what is green stays green.
 settings.register_profile("repeatable", derandomize=True)
 settings.load_profile("repeatable")

@@ -252,7 +252,7 @@ def neuron_fractions(activations: jax.Array) -> jax.Array:
     chex.assert_rank(activations, 2)
     p = math.isqrt(len(activations))
     chex.assert_axis_dimension(activations, 0, p * p)
-    centred = activations - jnp.mean(activations, axis=0)
+    centred = activations - jnp.mean(activations, axis=0, keepdims=True)
     a, s = np.arange(p), np.arange(p)[:, None]
     pairs = (p * a + s, p * s + a, p * a + (s - a) % p, p * a + (a - s) % p)  # by b, by a, by sum, by difference
     means = jnp.stack([jnp.mean(centred[index], axis=1) for index in pairs], axis=1)  # [P, 4, F]
@@ -261,7 +261,7 @@ def neuron_fractions(activations: jax.Array) -> jax.Array:
         power = power.at[-1, 3].set(0)
     total, size = jnp.sum(centred**2, axis=0), jnp.sum(activations**2, axis=0)
     total = jnp.where(total <= 1e-12 * size, 0, total)  # Less is float32 rounding of a constant.
-    return jnp.minimum(_divide(jnp.sum(power, axis=1), total).T, 1)
+    return jnp.minimum(_divide(jnp.sum(power, axis=1), total[None]).T, 1)
 
 
 def clusters(fractions: jax.Array, threshold: float = 0.85) -> Clusters:
@@ -293,7 +293,7 @@ def keys_of_neurons(activations: jax.Array, threshold: float = 0.85, least: int 
     """
     frequency = clusters(neuron_fractions(activations), threshold).frequency
     p = math.isqrt(len(activations))
-    return jnp.sum(frequency[:, None] == jnp.arange(1, p // 2 + 1), axis=0) >= least
+    return jnp.sum(frequency[:, None] == jnp.arange(1, p // 2 + 1)[None], axis=0) >= least
 
 
 def keys_of_neuron_logit_map(neuron_logit_map: jax.Array, threshold: float = 0.25) -> jax.Array:

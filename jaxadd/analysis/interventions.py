@@ -113,7 +113,7 @@ def project_out(directions: jax.Array) -> Edit:
 
 def where(mask: jax.Array, edit: Edit) -> Edit:
     """Return an edit that is made only where `mask` is true: bool, broadcastable to one example's activation."""
-    return lambda x: jnp.where(mask, edit(x), x)
+    return lambda x: jnp.where(jnp.expand_dims(mask, range(x.ndim - jnp.ndim(mask))), edit(x), x)
 
 
 # --- sites -----------------------------------------------------------------------------------------------

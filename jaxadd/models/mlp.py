@@ -64,4 +64,4 @@ class _Linear(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         w = self.param("W", nn.initializers.lecun_normal(), (x.shape[-1], self.width))
-        return x @ w + self.param("b", nn.initializers.zeros, (self.width,))
+        return x @ w + self.param("b", nn.initializers.zeros, (self.width,))[None]

@@ -19,6 +19,7 @@ from jaxadd.types import Params
 einsum = functools.partial(jnp.einsum, precision="highest")
 
 
+@jax.numpy_rank_promotion("allow")  # Biases and positions are added as they are written on paper.
 def forward(params: Params, model: Model, tokens: jax.Array) -> jax.Array:
     """Return the logits of a transformer at every position, float32 `[B, T, C]`, for int32 tokens `[B, T]`.
 

@@ -14,7 +14,7 @@ def _strongest_rival(logits: jax.Array, targets: jax.Array) -> tuple[jax.Array, 
     targets = jnp.asarray(targets)
     chex.assert_rank(logits, targets.ndim + 1)
     chex.assert_equal_shape_prefix([logits, targets], targets.ndim)
-    is_target = jnp.arange(logits.shape[-1]) == targets[..., None]
+    is_target = jax.nn.one_hot(targets, logits.shape[-1], dtype=bool)
     target_logit = jnp.sum(jnp.where(is_target, logits, 0), axis=-1, keepdims=True)
     lead = jnp.where(is_target, -jnp.inf, logits - target_logit)
     return lead, jnp.max(lead, axis=-1, keepdims=True), is_target

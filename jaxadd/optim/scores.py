@@ -89,15 +89,20 @@ def mean_by(values: jax.Array, group: jax.Array, groups: int) -> jax.Array:
       `[G, ...]`; NaN in a group without members.
     """
     chex.assert_equal_shape_prefix([values, group], group.ndim)
-    group = group.reshape(group.shape + (1,) * (values.ndim - group.ndim))
+    group = group.reshape(1, *group.shape, *[1] * (values.ndim - group.ndim))
     member = jnp.broadcast_to(group == jnp.arange(groups).reshape(-1, *[1] * values.ndim), (groups, *values.shape))
-    return jnp.sum(jnp.where(member, values, 0), axis=1) / jnp.sum(member, axis=1)
+    return jnp.sum(jnp.where(member, values[None], 0), axis=1) / jnp.sum(member, axis=1)
+
+
+def _digits_above(naive: jax.Array, count: int, classes: int) -> jax.Array:
+    """Return (naive + c) mod classes for c = 0 … count - 1, `[B, R, count]`; `naive` is int `[B, R]`."""
+    return (naive[..., None] + jnp.arange(count)[None, None]) % classes
 
 
 def offset_from_naive(logits: jax.Array, naive: jax.Array) -> jax.Array:
     """Compute the mean probability of class (naive + o) mod C by offset o, `[R, C]`; `naive` is int `[B, R]`."""
     classes = logits.shape[-1]
-    digit = (naive[..., None] + jnp.arange(classes)) % classes
+    digit = _digits_above(naive, classes, classes)
     return jnp.mean(jnp.take_along_axis(probabilities(logits), digit, axis=-1), axis=0)
 
 
@@ -125,7 +130,7 @@ def split(logits: jax.Array, naive: jax.Array, carry: jax.Array, candidates: int
       uncertainty in the network's output.
     """
     log_p = jax.nn.log_softmax(logits)
-    digit = (naive[..., None] + jnp.arange(candidates)) % logits.shape[-1]
+    digit = _digits_above(naive, candidates, logits.shape[-1])
     inside = jnp.take_along_axis(log_p, digit, axis=-1)
     total = jax.nn.logsumexp(inside, axis=-1, keepdims=True)
     log_q = inside - total

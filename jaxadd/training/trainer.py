@@ -132,7 +132,7 @@ class Trainer:
         evaluations = len(range(start + -start % eval_every, end, eval_every)) + (start <= last < end)
         chex.assert_scalar_in(count, 1, CAPACITY)
         chex.assert_scalar_in(evaluations, 0, EVALUATIONS)
-        arguments = self._arguments(gathered, start, count, eval_every)
+        arguments = self.arguments(gathered, start, count, eval_every)
         if self.config.debug:
             with jax.disable_jit():
                 state, *recorded = self.step.chunk(*arguments)
@@ -140,16 +140,29 @@ class Trainer:
             state, *recorded = self._compile(arguments)(*arguments)
         return gathered._replace(state=state), *recorded
 
-    def _arguments(self, gathered: Gathered, *numbers: int) -> tuple:
+    def arguments(self, gathered: Gathered, *numbers: int) -> tuple:
+        """Return the arguments of the jitted chunk; `numbers` are those of `chunk` after `gathered`."""
         data = Data(self.data.shared, gathered.data)
         return gathered.state, gathered.hyper, data, *(np.int32(n) for n in (*numbers, self.config.steps))
 
     def program(self, gathered: Gathered) -> Any:
         """Return the compiled chunk for gathered lanes, arrays or shapes."""
-        return self._compile(self._arguments(gathered, 0, 1, self.config.eval_every))
+        return self._compile(self.arguments(gathered, 0, 1, self.config.eval_every))
+
+    def jitted(self) -> Any:
+        """Return the jitted chunk; every device runs it on its lanes, without communication."""
+        lanes, replicated = P("lanes"), P()
+        chunk = jax.shard_map(
+            self.step.chunk,
+            mesh=self.slots.mesh,
+            in_specs=(lanes, lanes, Data(replicated, lanes), *[replicated] * 4),
+            out_specs=lanes,
+            check_vma=False,  # The check has no rule for the loops inside.
+        )
+        return jax.jit(chunk, donate_argnums=0)
 
     def _compile(self, arguments: tuple) -> Any:
-        """Return the chunk compiled for these shapes; every device runs it on its lanes, without communication.
+        """Return the chunk compiled for these shapes.
 
         Programs are kept by structure, so that another trainer of the same structure does not compile again.
         """
@@ -157,15 +170,7 @@ class Trainer:
         key = (self.step, self.slots.mesh, side_by_side(), jax.tree.structure(arguments), *jax.tree.leaves(shapes))
         if key not in _PROGRAMS:
             clock = time.perf_counter()
-            lanes, replicated = P("lanes"), P()
-            chunk = jax.shard_map(
-                self.step.chunk,
-                mesh=self.slots.mesh,
-                in_specs=(lanes, lanes, Data(replicated, lanes), *[replicated] * 4),
-                out_specs=lanes,
-                check_vma=False,  # The check has no rule for the loops inside.
-            )
-            program = jax.jit(chunk, donate_argnums=0).lower(*arguments).compile()
+            program = self.jitted().lower(*arguments).compile()
             self.compile_seconds += time.perf_counter() - clock
             if len(_PROGRAMS) >= _MAX_PROGRAMS:
                 del _PROGRAMS[next(iter(_PROGRAMS))]

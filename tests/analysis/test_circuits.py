@@ -110,12 +110,12 @@ def test_attention_to_one_token_moves_neurons_by_w_neur_and_logits_by_w_l():
     off = run(model, params, x, names, {"blocks.0.attn.hook_pattern": jnp.zeros_like})[1]
     moved = on[names[0]] - off[names[0]]
     from_place = circuits.ov(params, model, 0, params["pos_embed"]["W_pos"], params["blocks.0"]["mlp"]["W_in"])
-    expected = circuits.embedding_to_neuron(params, model, 0)[1, :6] + from_place[1, 1]
+    expected = circuits.embedding_to_neuron(params, model, 0)[1, :6] + from_place[1, 1][None]
     np.testing.assert_allclose(moved[:, 0], expected, rtol=1e-4, atol=1e-4)
     neuron = int(jnp.argmax(on[names[1]].min(0)[0]))
     edits = {**look, names[1]: lambda post: post.at[..., neuron].set(0)}
     without, _ = run(model, params, x, edits=edits)
-    effect = on[names[1]][..., neuron, None] * circuits.neuron_to_logit(params, model, 0)[neuron]
+    effect = on[names[1]][..., neuron, None] * circuits.neuron_to_logit(params, model, 0)[neuron][None, None]
     assert jnp.abs(effect).max() > 0.1
     np.testing.assert_allclose(logits - without, effect, rtol=1e-4, atol=1e-4)
 
@@ -127,7 +127,7 @@ def test_folded_circuits_are_those_of_the_network_but_for_the_scale():
     names = ["blocks.0.attn.hook_attn_scores", "blocks.1.hook_resid_mid", "blocks.1.mlp.hook_pre"]
     _, seen = run(model, params, x, names, read=every)
     sigma = jnp.sqrt(jnp.var(params["embed"]["W_E"], axis=1) + 1e-5)
-    scores = circuits.qk(params, model, 0) / (sigma[:, None] * sigma)
+    scores = circuits.qk(params, model, 0) / jnp.outer(sigma, sigma)[None]
     # From the last position, to every position.
     expected = scores[:, x[:, -1:], x].swapaxes(0, 1)
     np.testing.assert_allclose(seen[names[0]][:, :, -1], expected, rtol=1e-4, atol=1e-4)

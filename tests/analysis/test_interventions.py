@@ -102,7 +102,7 @@ def test_all_sites_in_one_call_equal_one_call_each(given):
         alone = one({name: jnp.asarray(rows[i]) for name, rows in marked.items()})
         np.testing.assert_allclose(together[i], alone, atol=1e-5)
     clean = one({name: jnp.zeros_like(rows[0]) for name, rows in marked.items()})
-    moved = np.abs(np.asarray(together) - clean).max(axis=(1, 2, 3))
+    moved = np.abs(np.asarray(together) - np.asarray(clean)).max(axis=(1, 2, 3))
     assert (moved > 1e-6).all()
 
 

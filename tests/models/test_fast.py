@@ -110,7 +110,7 @@ def test_causality_by_gradient(config):
     everywhere = tuple(range(SMALL.length))
 
     def logits(shift):
-        return model.apply(params, x, edits={"hook_embed": lambda e: e + shift}, read=everywhere)[0].sum((0, 2))
+        return model.apply(params, x, edits={"hook_embed": lambda e: e + shift[None]}, read=everywhere)[0].sum((0, 2))
 
     influence = np.abs(jax.jacobian(logits)(jnp.zeros((SMALL.length, config.d_model)))).sum(-1)
     assert (influence[np.tri(SMALL.length, dtype=bool)] > 0).all()
@@ -263,9 +263,9 @@ def test_mlp_classifier():
     logits, seen = model.apply(params, x, names=model.names)
     h = x
     for name in ("layers.0", "layers.1"):
-        h = jnp.maximum(h @ params[name]["W"] + params[name]["b"], 0)
+        h = jnp.maximum(h @ params[name]["W"] + params[name]["b"][None], 0)
         np.testing.assert_allclose(seen[f"{name}.hook_post"], h, rtol=1e-4, atol=1e-5)
-    want = (h @ params["readout"]["W"] + params["readout"]["b"])[:, None]
+    want = (h @ params["readout"]["W"] + params["readout"]["b"][None])[:, None]
     np.testing.assert_allclose(logits, want, rtol=1e-4, atol=1e-5)
 
 

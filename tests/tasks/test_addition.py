@@ -419,7 +419,7 @@ def measured(task):
     weights = np.random.default_rng(0).standard_normal((task.sizes.length, task.base), np.float32)
 
     def predict(inputs, read=None):
-        seen = jnp.cumsum(inputs[..., None] * weights, axis=1)  # [B, T, C]
+        seen = jnp.cumsum(inputs[..., None] * weights[None], axis=1)  # [B, T, C]
         return 2 * jnp.sin(seen[:, jnp.asarray(task.sizes.read if read is None else read)])
 
     @jax.jit
@@ -495,7 +495,7 @@ def test_no_logit_depends_on_the_answer_it_predicts():
     params, inputs = jax.jit(model.init)(jax.random.key(0)), task.batch(task.draw(jax.random.key(1), 4)).inputs
 
     def logits(shift):
-        return model.apply(params, inputs, edits={"hook_embed": lambda e: e + shift})[0].sum((0, 2))
+        return model.apply(params, inputs, edits={"hook_embed": lambda e: e + shift[None]})[0].sum((0, 2))
 
     influence = np.abs(jax.jit(jax.jacobian(logits))(jnp.zeros((task.sizes.length, 8)))).sum(-1)
     seen = np.arange(task.sizes.length) <= np.array(task.sizes.read)[:, None]

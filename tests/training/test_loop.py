@@ -11,7 +11,7 @@ from jaxadd.config import RunConfig, Stop
 from jaxadd.lanes import take
 from jaxadd.models import MLP, Transformer
 from jaxadd.optim.optimizers import SGD, AdamW
-from jaxadd.tasks import HandwrittenDigits, Modular
+from jaxadd.tasks import Addition, HandwrittenDigits, Modular
 from jaxadd.training import costs, placement
 from jaxadd.training import loop as fit_module
 from jaxadd.training.loop import fit
@@ -102,6 +102,17 @@ def test_lanes_side_by_side_equal_lanes_in_turn(tiny, whole, monkeypatch):
     again = fit(Trainer(tiny))
     for name in METRICS:
         np.testing.assert_allclose(again.metrics[name], whole.metrics[name], rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("task", [Modular(p=7), Addition(digits=1, batch_size=8)])
+def test_the_chunk_is_exported_for_accelerators(tiny, task, monkeypatch):
+    """Lanes side by side lower for a GPU and a TPU; no device is needed for it."""
+    trainer = Trainer(replace(tiny, task=task))
+    arguments = trainer.arguments(jax.eval_shape(trainer.gather, trainer.abstract_state()), 0, 1, 5)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    exported = jax.export.export(trainer.jitted(), platforms=["cuda", "tpu"])(*arguments)
+    assert exported.platforms == ("cuda", "tpu")
+    assert [x.shape[0] for x in exported.out_avals] == [2] * (len(exported.out_avals) - 3) + [1, 2, 2]
 
 
 def test_mainline_starts_where_the_published_runs_do():

@@ -88,7 +88,7 @@ def measure(network: Network, operands: jax.Array, ablated: Sequence[Component])
     inputs = task.batch(operands).inputs
     marked = interventions.masks([component.site for component in ablated], network.params, network.model, inputs)
     clean, without = _losses(network.params, network.model, task, operands, marked)
-    rise = {name: np.asarray(without[name] - clean[name]) for name in clean}
+    rise = {name: np.asarray(without[name] - clean[name][None]) for name in clean}
     return Effects(tuple(ablated), rise["loss"], rise["leak"], rise["carry_loss"], rise["by_class"])
 
 

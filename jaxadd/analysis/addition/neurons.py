@@ -38,7 +38,7 @@ def _explained(params, model, inputs, sums, name, values):
     x = model.apply(params, inputs, [name])[1][name]
     if not structure.only_where_read(model, name):
         x = x[:, jnp.asarray(model.sizes.read)]
-    x = x - jnp.mean(x, axis=0)
+    x = x - jnp.mean(x, axis=0, keepdims=True)
 
     def of(column: jax.Array) -> jax.Array:
         member = jax.nn.one_hot(column, values)

@@ -74,7 +74,7 @@ def _run(
 
 def _wave(p: int, frequencies: Sequence[int], token: jax.Array) -> jax.Array:
     """Return cos and sin of w_k times a token, `[B, 2 · keys]`."""
-    angle = 2 * np.pi / p * (token[:, None] * jnp.asarray(frequencies, jnp.int32) % p)
+    angle = 2 * np.pi / p * (token[:, None] * jnp.asarray(frequencies, jnp.int32)[None] % p)
     return jnp.concatenate([jnp.cos(angle), jnp.sin(angle)], axis=1)
 
 

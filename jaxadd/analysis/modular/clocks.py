@@ -104,7 +104,7 @@ def circularity(embedding: jax.Array) -> jax.Array:
       a scalar in [0, 1]. Where P or D is below 4, the mean is over the components there are.
     """
     chex.assert_rank(embedding, 2)
-    centred = embedding - jnp.mean(embedding, axis=0)
+    centred = embedding - jnp.mean(embedding, axis=0, keepdims=True)
     components = jnp.linalg.svd(centred, full_matrices=False)[0][:, : min(4, len(centred) - 1)]
     fractions = jax.vmap(fourier.norms, in_axes=1)(components)[:, 1:] ** 2
     return jnp.mean(fourier.largest(fractions, axis=1))

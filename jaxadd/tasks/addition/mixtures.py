@@ -153,12 +153,12 @@ def _force_cascade(
         table = jnp.asarray(np.stack([a, b])[:, wanted], jnp.int32)
         return table[:, jax.random.randint(key, (batch, digits), 0, table.shape[1])]
 
-    column = jnp.arange(digits)
+    column = jnp.arange(digits)[None]
     first, second = jnp.where(
-        column == start,
+        (column == start)[None],
         pairs(generate_key, a + b >= base),
         jnp.where(
-            column <= start + length,
+            (column <= start + length)[None],
             pairs(propagate_key, a + b == base - 1),
             pairs(stop_key, a + b != base - 1),
         ),

@@ -144,7 +144,7 @@ class ClockModel(NamedTuple):
         wave = fourier.basis(p)[1::2].T @ (
             alpha[1:] / fourier.basis(p)[1::2, 0]
         )  # Its largest entry is the sum of α.
-        offset = (inputs[:, :1] + inputs[:, 1:2] - jnp.arange(p)) % p
+        offset = (inputs[:, :1] + inputs[:, 1:2] - jnp.arange(p)[None]) % p
         logits = jnp.pad(wave[offset], [(0, 0), (0, 1)], constant_values=-1e4)
         return logits[:, None], dict.fromkeys(names, jnp.full((len(inputs), 1, 1, 3), 1 / 3))
 
