@@ -157,7 +157,8 @@ def logit_lens(params: Params, model: Model, inputs: jax.Array) -> OrderedDict[s
     logits = OrderedDict((name, einsum("brd,dc->brc", seen[name], readout)) for name in points)
     if structure.has_layer_norm(model):
         return OrderedDict(
-            (name, structure.final_scale(model, seen[name]) * x + _constant(params)[None, None]) for name, x in logits.items()
+            (name, structure.final_scale(model, seen[name]) * x + _constant(params)[None, None])
+            for name, x in logits.items()
         )
     return logits
 

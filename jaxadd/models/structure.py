@@ -99,7 +99,8 @@ def folded(params: Params, model: Model) -> Params:
 
     def fold(norm: Params, weights: Params) -> dict[str, jax.Array]:
         readers = {"W_Q", "W_K", "W_V", "W_in", "W_U"}
-        return {name: _centred(jnp.expand_dims(norm["w"], (*range(w.ndim - 2), -1)) * w) if name in readers else w for name, w in weights.items()}
+        weighted = lambda w: jnp.einsum("d,...df->...df", norm["w"], w)
+        return {name: _centred(weighted(w)) if name in readers else w for name, w in weights.items()}
 
     result = {**params, "unembed": fold(params["ln_final"], params["unembed"])}
     del result["ln_final"]

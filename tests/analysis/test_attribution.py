@@ -129,7 +129,8 @@ def test_removing_a_last_head_removes_its_contribution():
     model, params, batch = case("sequential", "attention")
 
     def masked(mask):
-        return model.apply(params, batch.inputs, edits={"blocks.1.attn.hook_z": lambda z: z * mask[None, None, :, None]})[0]
+        edit = lambda z: z * mask[None, None, :, None]
+        return model.apply(params, batch.inputs, edits={"blocks.1.attn.hook_z": edit})[0]
 
     kept = jax.jit(jax.vmap(masked))(1 - jnp.eye(4))
     parts = everything("sequential", "attention")["parts"]

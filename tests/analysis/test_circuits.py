@@ -138,7 +138,9 @@ def test_folded_circuits_are_those_of_the_network_but_for_the_scale():
     mid = seen[names[1]]
     scale = jax.lax.rsqrt(jnp.var(mid, axis=-1, keepdims=True) + 1e-5)
     mlp = folded["blocks.1"]["mlp"]
-    np.testing.assert_allclose(seen[names[2]], scale * (mid @ mlp["W_in"]) + mlp["b_in"], rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(
+        seen[names[2]], scale * (mid @ mlp["W_in"]) + mlp["b_in"][None, None], rtol=1e-4, atol=1e-4
+    )
     # A constant added to a stream changes nothing that is read through a LayerNorm.
     np.testing.assert_allclose(circuits.ov(params, model, 1, jnp.ones((1, D))), 0, atol=1e-5)
     np.testing.assert_allclose(circuits.qk(params, model, 1, jnp.ones((1, D))), 0, atol=1e-5)

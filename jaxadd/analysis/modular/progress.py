@@ -149,7 +149,7 @@ class State:
     def losses(self) -> dict[str, jax.Array]:
         """The loss of every pair, `[P²]`, by the kind of logits; see KINDS."""
         answers, means, logits = self.table.answers, self.means, self.logits
-        rest = jnp.mean(means, axis=0, keepdims=True)  # The waves have mean 0, so this is the mean of what they leave.
+        rest = jnp.mean(means, axis=0, keepdims=True)  # Waves have mean 0, so this is the mean of what they leave.
         result = {"full_loss": losses.cross_entropy(logits, answers)}
         for end, kept in (("", fourier.keep(means, self.keys)), ("_3d", fourier.keep_cubes(means, self.keys))):
             restricted = losses.cross_entropy(kept + rest, jnp.arange(self.p))  # One for each answer.
