@@ -99,7 +99,7 @@ def folded(params: Params, model: Model) -> Params:
 
     def fold(norm: Params, weights: Params) -> dict[str, jax.Array]:
         readers = {"W_Q", "W_K", "W_V", "W_in", "W_U"}
-        weighted = lambda w: jnp.einsum("d,...df->...df", norm["w"], w)
+        weighted = lambda w: jnp.einsum("d,...df->...df", norm["w"], w, precision="highest")
         return {name: _centred(weighted(w)) if name in readers else w for name, w in weights.items()}
 
     result = {**params, "unembed": fold(params["ln_final"], params["unembed"])}
