@@ -47,30 +47,41 @@ def attribution(params: Params, model: Model, inputs: jax.Array) -> OrderedDict[
       inputs: int32 `[B, T]`.
 
     Returns:
-      float32 `[B, R, C]` by component: "embed", "pos_embed", and for every layer its heads "L0H0", "L0H1", …, all its
-      neurons together "L0MLP", and b_out "L0MLP_bias"; "ln_final_bias" where there is a final LayerNorm.
+      float32 `[B, R, C]` by component: "embed"; "pos_embed", where positions are learned; for every layer its heads
+      "L0H0", "L0H1", …, all its neurons together "L0MLP", and the biases b_O and b_out, "L0attn_bias" and "L0MLP_bias";
+      "ln_final_bias" and "unembed_bias". What the network does not have is left out.
+
+    Raises:
+      UserError: a norm on the output of attention and MLP makes the contributions depend on each other.
     """
     chex.assert_rank(inputs, 2)
     count, with_mlp = structure.layers(model), structure.has_neurons(model)
     hooks = [f"blocks.{i}.{hook}" for i in range(count) for hook in ("attn.hook_z", "mlp.hook_post")[: 1 + with_mlp]]
-    seen, scale = _seen_and_scale(params, model, inputs, ["hook_embed", "hook_pos_embed", *hooks])
+    sources = [name for name in ("embed", "pos_embed") if f"hook_{name}" in model.names]
+    seen, scale = _seen_and_scale(params, model, inputs, [*(f"hook_{name}" for name in sources), *hooks])
     readout = structure.folded(params, model)["unembed"]["W_U"]
 
     parts = OrderedDict()
-    for name in ("embed", "pos_embed"):
+    for name in sources:
         parts[name] = einsum("brd,dc->brc", seen[f"hook_{name}"], readout)
+
+    def add_bias(name: str, weights: Params, bias: str) -> None:
+        if bias in weights:
+            effect = einsum("d,dc->c", weights[bias], readout)
+            parts[name] = jnp.broadcast_to(effect, parts["embed"].shape)
+
     for i in range(count):
-        w_o = params[f"blocks.{i}"]["attn"]["W_O"]
-        heads = einsum("brhk,hkd,dc->hbrc", seen[f"blocks.{i}.attn.hook_z"], w_o, readout)
+        attn = params[f"blocks.{i}"]["attn"]
+        heads = einsum("brhk,hkd,dc->hbrc", seen[f"blocks.{i}.attn.hook_z"], attn["W_O"], readout)
         parts |= {f"L{i}H{h}": head for h, head in enumerate(heads)}
+        add_bias(f"L{i}attn_bias", attn, "b_O")
         if with_mlp:
             to_logit = neuron_to_logit(params, model, i)
             parts[f"L{i}MLP"] = einsum("brf,fc->brc", seen[f"blocks.{i}.mlp.hook_post"], to_logit)
-            bias = einsum("d,dc->c", structure.mlp(params, model, i)["b_out"], readout)
-            parts[f"L{i}MLP_bias"] = jnp.broadcast_to(bias, parts["embed"].shape)
+            add_bias(f"L{i}MLP_bias", structure.mlp(params, model, i), "b_out")
     parts = OrderedDict((name, scale * value) for name, value in parts.items())
-    if structure.has_layer_norm(model):
-        parts["ln_final_bias"] = jnp.broadcast_to(_constant(params), parts["embed"].shape)
+    for name, constant in structure.constants(params, model).items():
+        parts[name] = jnp.broadcast_to(constant, parts["embed"].shape)
     return parts
 
 
@@ -134,9 +145,9 @@ def neurons_by_digit(params: Params, model: Model, batch: Batch) -> jax.Array:
 
 @_compiled
 def logit_lens(params: Params, model: Model, inputs: jax.Array) -> OrderedDict[str, jax.Array]:
-    """Read logits off the residual stream after every sublayer, through the final LayerNorm if there is one.
+    """Read logits off the residual stream after every sublayer, through the final norm if there is one.
 
-    Here, LayerNorm's scale is that of the stream at each point (nostalgebraist 2020, "interpreting GPT: the logit
+    Here, the norm's scale is that of the stream at each point (nostalgebraist 2020, "interpreting GPT: the logit
     lens").
 
     Args:
@@ -155,11 +166,9 @@ def logit_lens(params: Params, model: Model, inputs: jax.Array) -> OrderedDict[s
         points += [f"blocks.{i}.hook_resid_post"]
     seen, readout = _at_read(params, model, inputs, points), structure.folded(params, model)["unembed"]["W_U"]
     logits = OrderedDict((name, einsum("brd,dc->brc", seen[name], readout)) for name in points)
-    if structure.has_layer_norm(model):
-        return OrderedDict(
-            (name, structure.final_scale(model, seen[name]) * x + _constant(params)[None, None])
-            for name, x in logits.items()
-        )
+    logits = OrderedDict((name, structure.final_scale(model, seen[name]) * x) for name, x in logits.items())
+    for constant in structure.constants(params, model).values():
+        logits = OrderedDict((name, x + constant[None, None]) for name, x in logits.items())
     return logits
 
 
@@ -198,17 +207,13 @@ def _at_read(params: Params, model: Model, inputs: jax.Array, names: Collection[
 def _seen_and_scale(
     params: Params, model: Model, inputs: jax.Array, names: Collection[str]
 ) -> tuple[dict[str, jax.Array], jax.Array | float]:
-    """Return activations at the scored positions, and the final LayerNorm's scale there, 1 without one."""
-    if not structure.has_layer_norm(model):
+    """Return activations at the scored positions, and the final norm's scale there, 1 without one."""
+    structure.check_linear(model, "attribution")
+    if not structure.has_final_norm(model):
         return _at_read(params, model, inputs, names), 1.0
     last = f"blocks.{structure.layers(model) - 1}.hook_resid_post"
     seen = _at_read(params, model, inputs, [*names, last])
     return seen, structure.final_scale(model, seen[last])
-
-
-def _constant(params: Params) -> jax.Array:
-    """Return what the final LayerNorm's bias adds to the logits, `[C]`."""
-    return einsum("d,dc->c", params["ln_final"]["b"], params["unembed"]["W_U"])
 
 
 def _over_others(logits: jax.Array) -> jax.Array:

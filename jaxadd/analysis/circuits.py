@@ -50,6 +50,7 @@ def qk(
     Returns:
       `[H, n, m]`; `[H, V, V]` by default.
     """
+    structure.check_bilinear(model, "the QK circuit")
     params = structure.folded(params, model)
     attn, embedding = structure.block(params, model, layer)["attn"], params["embed"]["W_E"]
     queries, keys = (embedding if x is None else jnp.asarray(x) for x in (queries, keys))
@@ -74,6 +75,8 @@ def attention_readoff(params: Params, model: Model, layer: int, token: int, posi
     Returns:
       `[H, V]`, in the units of attention scores: q · W_K W_E / √K.
     """
+    if "pos_embed" not in params:
+        raise UserError("the attention of a token at a position needs learned positions, and this network has none")
     embedding, places = params["embed"]["W_E"], params["pos_embed"]["W_pos"]
     for name, value, many in (("token", token, len(embedding)), ("position", position, len(places))):
         if not 0 <= value < many:
@@ -184,7 +187,7 @@ def composition(params: Params, model: Model) -> Composition:
     """Compute the composition scores of Elhage et al. 2021 between all heads and MLPs.
 
     A head writes through W_OV and reads queries through W_Q W_Kᵀ, keys through its transpose and values through
-    W_OV; an MLP writes through W_out and reads through W_in. The squared norm of a product, ‖W R‖² = ⟨WᵀW, RRᵀ⟩,
+    W_OV; an MLP writes through W_out and reads through W_in, and W_gate where it has one. The squared norm of a product, ‖W R‖² = ⟨WᵀW, RRᵀ⟩,
     needs D × D matrices of the parts and none of the pairs. Its rounding leaves scores below 1e-3 unresolved.
 
     Args:
@@ -194,6 +197,7 @@ def composition(params: Params, model: Model) -> Composition:
     Returns:
       the scores of L (H + 1) writers and L (3 H + 1) readers, or without MLPs L H and 3 L H; see Composition.
     """
+    structure.check_bilinear(model, "composition")
     count, params = structure.layers(model), structure.folded(params, model)
     blocks = jax.tree.map(lambda *w: jnp.stack(w), *(params[f"blocks.{i}"] for i in range(count)))
     q, k, v, o = (blocks["attn"][name] for name in ("W_Q", "W_K", "W_V", "W_O"))
@@ -202,6 +206,8 @@ def composition(params: Params, model: Model) -> Composition:
     readers = [jnp.stack([_gram(q, k), _gram(k, q), _gram(v, o)], axis=2).reshape(count, 3 * heads, width, width)]
     if structure.has_neurons(model):
         w_in, w_out = blocks["mlp"]["W_in"], blocks["mlp"]["W_out"]
+        if "W_gate" in blocks["mlp"]:
+            w_in = jnp.concatenate([w_in, blocks["mlp"]["W_gate"]], axis=-1)
         writers.append(einsum("lfd,lfe->lde", w_out, w_out)[:, None])
         readers.append(einsum("ldf,lef->lde", w_in, w_in)[:, None])
     w, r = (_unit_trace(jnp.concatenate(grams, axis=1).reshape(-1, width, width)) for grams in (writers, readers))

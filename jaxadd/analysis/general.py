@@ -7,6 +7,7 @@ import numpy as np
 
 from jaxadd.analysis import attribution, circuits
 from jaxadd.analysis.trained import Report, Trained
+from jaxadd.errors import UserError
 from jaxadd.models import Network, structure
 from jaxadd.pictures import Block, FigureOf, HeatMaps, Level, Text
 from jaxadd.types import Batch
@@ -24,10 +25,20 @@ def report(trained: Trained, lane: int, count: int) -> Report:
     batch = network.task.examples(network.data, jax.random.key(1), count)
     subject = trained.subject(lane)
     numbers: dict[str, float] = {}
-    blocks: list[Block] = [attention(trained, lane, batch), *circuit_figures(network, subject)]
-    blocks += composition(network, subject)
-    blocks += contributions(network, batch, subject, numbers)
-    return Report.of(numbers=numbers, blocks=blocks)
+    blocks: list[Block] = [attention(trained, lane, batch)]
+    undefined: list[str] = []
+    for describe in (
+        lambda: circuit_figures(network, subject),
+        lambda: composition(network, subject),
+        lambda: contributions(network, batch, subject, numbers),
+    ):
+        try:
+            blocks += describe()
+        except UserError as error:  # The architecture has no such thing; the others may have.
+            undefined.append(f"{str(error)[0].upper()}{str(error)[1:]}.")
+    if undefined:
+        blocks.append(Text("What is not defined", undefined))
+    return Report.of("\n".join(undefined), numbers=numbers, blocks=blocks)
 
 
 def attention(trained: Trained, lane: int, batch: Batch) -> FigureOf:
@@ -60,7 +71,7 @@ def circuit_figures(network: Network, subject: str) -> list[FigureOf]:
     names = network.task.token_names if classes == vocabulary else tuple(map(str, range(classes)))
     names = names[:_TOKENS]
     note = "" if vocabulary <= _TOKENS else f"Of the first {_TOKENS} of {vocabulary:,} tokens."
-    norm = " LayerNorm's scale is left out." if structure.has_layer_norm(model) else ""
+    norm = " The scale of the norms is left out." if structure.has_norms(model) else ""
     figures = []
     for i in range(structure.layers(model)):
         qk = np.asarray(circuits.qk(network.params, model, i))[:, :_TOKENS, :_TOKENS]

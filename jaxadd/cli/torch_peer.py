@@ -56,7 +56,7 @@ def transcription(trainer: Trainer, wrap: Callable = lambda f: f) -> tuple[Calla
     device = torch.device("cuda" if jax.default_backend() == "gpu" and torch.cuda.is_available() else "cpu")
     synchronize = torch.cuda.synchronize if device.type == "cuda" else lambda: None
     model, task = structure.transformer(trainer.model), trainer.config.task
-    d, h, k = model.d_model, model.heads, model.d_head
+    d, h, k = model.d_model, model.heads, model.head_width
     length, classes, v, read = (
         task.sizes.length,
         task.sizes.classes,

@@ -186,7 +186,7 @@ def _checkpoint(content: Any, key: str | None, activation: Activation, max_bytes
         heads=heads,
         d_mlp=len(block["mlp"]["b_in"]) if "mlp" in block else 0,
         activation=activation,
-        layer_norm="pre" if "ln1" in block else "none",
+        norm="layernorm" if "ln1" in block else "none",
     )
     length, vocabulary = len(params["pos_embed"]["W_pos"]), len(params["embed"]["W_E"])
     return Checkpoint(params, optimizer, rest, model, length, vocabulary, params["unembed"]["W_U"].shape[1], layout)

@@ -1,14 +1,13 @@
 """The multi-layer perceptron on real-valued input: its config and its forward pass."""
 
 from dataclasses import dataclass
-from typing import Literal
 
 import flax.linen as nn
 import jax
 
 from jaxadd.errors import UserError, check_choices
 from jaxadd.models.hooks import Hooks
-from jaxadd.models.model import ACTIVATIONS, Dtype, ModelConfig, Precision, module
+from jaxadd.models.model import ACTIVATIONS, Activation, Dtype, ModelConfig, Precision, module
 from jaxadd.types import Positions, Sizes
 
 
@@ -18,7 +17,7 @@ class MLP(ModelConfig):
 
     hidden: tuple[int, ...] = (128,)
     """number of neurons of each hidden layer"""
-    activation: Literal["relu", "gelu"] = "relu"
+    activation: Activation = "relu"
     """activation function of the neurons; gelu is the exact form, with erf"""
     dtype: Dtype = "float32"
     """dtype of activations; parameters, logits and loss are always float32"""

@@ -16,9 +16,15 @@ from jaxadd.types import Params, Positions, Sizes
 
 Precision = Literal["highest", "high", "default"]
 Dtype = Literal["float32", "bfloat16"]
+Activation = Literal["relu", "gelu", "silu", "square", "abs", "sin", "identity"]
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "relu": nn.relu,
     "gelu": functools.partial(nn.gelu, approximate=False),
+    "silu": nn.silu,
+    "square": jnp.square,
+    "abs": jnp.abs,
+    "sin": jnp.sin,
+    "identity": lambda x: x,
 }
 
 
@@ -36,6 +42,18 @@ class ModelConfig(abc.ABC):
     def activation_names(self) -> tuple[str, ...]:
         """Return the names of all activations but the logits, in the order of computation."""
 
+    def untied(self) -> "ModelConfig":
+        """Return the same network with every matrix a parameter of its own; this one by default."""
+        return self
+
+    def free(self, key: jax.Array, matrices: Params, sizes: Sizes) -> Params:
+        """Return the initial trained parameters, given those of the untied network; the same by default."""
+        return matrices
+
+    def matrices(self, params: Params, sizes: Sizes) -> Params:
+        """Return the parameters of the untied network, functions of those that are trained; the same by default."""
+        return params
+
     def build(self, sizes: Sizes) -> "Model":
         """Return the model for the sizes of a task; raises UserError where the two do not fit each other."""
         self.check_fits(sizes)
@@ -46,7 +64,7 @@ class ModelConfig(abc.ABC):
 def module(config: ModelConfig, sizes: Sizes) -> nn.Module:
     """Return the Flax module of an architecture, a function of (inputs, hooks, read) that returns logits `[B, R, C]`.
 
-    Every architecture registers its forward pass here.
+    Every architecture registers its forward pass here, with the parameters of the untied network.
     """
     raise NotImplementedError(f"{type(config).__name__} has no forward pass; register one with `module.register`")
 
@@ -64,6 +82,15 @@ class Model:
     sizes: Sizes
 
     @property
+    def untied(self) -> "Model":
+        """The same network with every matrix a parameter of its own, as analysis and export see it."""
+        return Model(self.config.untied(), self.sizes)
+
+    def matrices(self, params: Params) -> Params:
+        """Return the parameters of the untied model that computes what this one does with `params`."""
+        return self.config.matrices(params, self.sizes)
+
+    @property
     def names(self) -> tuple[str, ...]:
         """The names of all activations in the order of computation; the last is "logits"."""
         return (*self.config.activation_names(), "logits")
@@ -71,7 +98,9 @@ class Model:
     def init(self, key: jax.Array) -> Params:
         """Draw the initial parameters of one network, a nested dict of float32 arrays, from a typed key."""
         inputs = jnp.zeros((1, self.sizes.length), jnp.float32 if self.sizes.vocabulary is None else jnp.int32)
-        return module(self.config, self.sizes).init(key, inputs, Hooks(self.names, (), {}), self.sizes.read)["params"]
+        network = module(self.config.untied(), self.sizes)
+        matrices = network.init(key, inputs, Hooks(self.names, (), {}), self.sizes.read)["params"]
+        return self.config.free(key, matrices, self.sizes)
 
     def shapes(self) -> Params:
         """Return the shapes and dtypes of the parameters, structured as by `init`, without computing them."""
@@ -84,6 +113,7 @@ class Model:
         names: Collection[str] = (),
         edits: Mapping[str, Edit] | None = None,
         read: Positions | None = None,
+        dropout_key: jax.Array | None = None,
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Compute the logits, and return or replace activations by name; unused hooks cost nothing.
 
@@ -94,6 +124,7 @@ class Model:
           edits: by name of an activation, a pure function of it whose result replaces it.
           read: the R positions at which logits are computed, by default the scored positions of the task. In the last
             block, activations after attention exist only at these positions.
+          dropout_key: typed key that the masks of dropout follow from; without one, nothing is dropped.
 
         Returns:
           float32 logits `[B, R, C]`, and the requested activations by name, batch first.
@@ -102,10 +133,10 @@ class Model:
           UserError: a name is not that of an activation.
         """
         chex.assert_shape(inputs, (None, self.sizes.length))
-        hooks = Hooks(self.names, names, edits or {})
-        params = jax.tree.map(lambda w: jnp.asarray(w, self.config.dtype), params)
+        hooks = Hooks(self.names, names, edits or {}, dropout_key)
+        params = jax.tree.map(lambda w: jnp.asarray(w, self.config.dtype), self.matrices(params))
         with jax.default_matmul_precision(self.config.precision):
-            logits = module(self.config, self.sizes).apply(
+            logits = module(self.config.untied(), self.sizes).apply(
                 {"params": params}, inputs, hooks, self.sizes.read if read is None else read
             )
         return hooks("logits", jnp.asarray(logits, jnp.float32), (0,)), hooks.cache

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxadd.models import structure
-from jaxadd.models.fast import LAYER_NORM_EPSILON, MASKED
+from jaxadd.models.fast import MASKED, slopes
 from jaxadd.models.model import ACTIVATIONS, Model
 from jaxadd.models.transformer import Transformer
 from jaxadd.types import Params
@@ -25,41 +25,86 @@ def forward(params: Params, model: Model, tokens: jax.Array) -> jax.Array:
 
     Raises UserError for an architecture that is not a transformer.
     """
-    config = structure.transformer(model)
-    x = params["embed"]["W_E"][tokens] + params["pos_embed"]["W_pos"]
+    config, params = structure.transformer(model.untied), model.matrices(params)
+    x = params["embed"]["W_E"][tokens]
+    if config.positions == "learned":
+        x = x + params["pos_embed"]["W_pos"]
     for i in range(config.layers):
         block = params[f"blocks.{i}"]
-        x = x + attention(config, block["attn"], normalized(config, block, "ln1", x))
+        x = sublayer(config, block, "ln1", x, lambda y, block=block: attention(config, block["attn"], y))
         if config.d_mlp:
-            x = x + mlp(config, block["mlp"], normalized(config, block, "ln2", x))
-    x = normalized(config, params, "ln_final", x)
-    return einsum("btd,dc->btc", x, params["unembed"]["W_U"])
+            x = sublayer(config, block, "ln2", x, lambda y, block=block: mlp(config, block["mlp"], y))
+    if config.final_norm:
+        x = normalized(config, params.get("ln_final"), x)
+    return einsum("btd,dc->btc", x, params["unembed"]["W_U"]) + params["unembed"].get("b_U", 0)
+
+
+def sublayer(config: Transformer, block: Params, name: str, x: jax.Array, function) -> jax.Array:
+    """Return the stream `[B, T, D]` after attention or MLP, `function`, with the norms around it."""
+    if config.norm_where == "post":
+        return normalized(config, block.get(name), x + function(x))
+    out = function(normalized(config, block.get(name), x))
+    if config.norm_where == "both":
+        out = normalized(config, block.get(f"{name}_post"), out)
+    return x + out
 
 
 def attention(config: Transformer, params: Params, x: jax.Array) -> jax.Array:
     """Return the sum of the outputs of all heads of a layer, `[B, T, D]`."""
-    q = einsum("btd,hdk->bhtk", x, params["W_Q"])
-    k = einsum("btd,hdk->bhtk", x, params["W_K"])
-    v = einsum("btd,hdk->bhtk", x, params["W_V"])
+    q, k, v = (
+        einsum("btd,hdk->bhtk", x, params[f"W_{name}"])
+        + (params[f"b_{name}"][:, None] if config.attention_bias else 0)
+        for name in "QKV"
+    )
+    if config.qk_norm:
+        q, k = (scaled(config, params.get(name), x) for name, x in (("q_norm", q), ("k_norm", k)))
+    if config.positions == "rope":
+        q, k = rotated(config, q), rotated(config, k)
     scores = einsum("bhqk,bhsk->bhqs", q, k)
-    if config.attention == "causal":
-        scores = jnp.where(jnp.tri(x.shape[1], dtype=bool), scores, MASKED)
-    pattern = jax.nn.softmax(scores / math.sqrt(config.d_head), axis=-1)
+    length = x.shape[1]
+    causal = config.attention == "causal"
+    visible = jnp.tri(length, dtype=bool) if causal else jnp.ones((length, length), bool)
+    scores = jnp.where(visible, scores, MASKED) / math.sqrt(config.head_width)
+    if config.positions == "alibi":
+        place = jnp.arange(length)
+        scores = scores - jnp.asarray(slopes(config.heads))[:, None, None] * abs(place[:, None] - place)
+    pattern = config.attention_mix * jax.nn.softmax(scores, axis=-1) + (1 - config.attention_mix) * visible
     z = einsum("bhqs,bhsk->bhqk", pattern, v)
-    return einsum("bhqk,hkd->bqd", z, params["W_O"])
+    return einsum("bhqk,hkd->bqd", z, params["W_O"]) + params.get("b_O", 0)
+
+
+def rotated(config: Transformer, x: jax.Array) -> jax.Array:
+    """Rotate queries or keys `[B, H, T, K]`: a pair of coordinates as a complex number, times e^(i · position · θ_j)."""
+    half = config.head_width // 2
+    angle = jnp.outer(jnp.arange(x.shape[2]), config.rope_theta ** (-jnp.arange(half) / half))
+    interleaved = config.rope_pairs == "interleaved"
+    pairs = x.reshape(*x.shape[:-1], half, 2) if interleaved else x.reshape(*x.shape[:-1], 2, half).swapaxes(-1, -2)
+    turned = (pairs[..., 0] + 1j * pairs[..., 1]) * jnp.exp(1j * angle)
+    parts = [turned.real, turned.imag]
+    return jnp.stack(parts, axis=-1).reshape(x.shape) if interleaved else jnp.concatenate(parts, axis=-1)
 
 
 def mlp(config: Transformer, params: Params, x: jax.Array) -> jax.Array:
     """Return the output of the MLP of a layer, `[B, T, D]`."""
-    pre = einsum("btd,df->btf", x, params["W_in"]) + params["b_in"]
-    post = ACTIVATIONS[config.activation](pre)
-    return einsum("btf,fd->btd", post, params["W_out"]) + params["b_out"]
+    linear = einsum("btd,df->btf", x, params["W_in"]) + params.get("b_in", 0)
+    activation = ACTIVATIONS[config.activation]
+    if config.mlp == "gated":
+        post = activation(einsum("btd,df->btf", x, params["W_gate"])) * linear
+    else:
+        post = activation(linear)
+    return einsum("btf,fd->btd", post, params["W_out"]) + params.get("b_out", 0)
 
 
-def normalized(config: Transformer, params: Params, name: str, x: jax.Array) -> jax.Array:
-    """Return `x` after the LayerNorm of that name, or `x` where the architecture has none."""
-    if config.layer_norm == "none":
+def normalized(config: Transformer, params: Params | None, x: jax.Array) -> jax.Array:
+    """Return `x` after a norm over its last axis, or `x` where the architecture has none."""
+    if config.norm == "none":
         return x
-    centred = x - jnp.mean(x, axis=-1, keepdims=True)
-    variance = jnp.mean(centred**2, axis=-1, keepdims=True)
-    return centred / jnp.sqrt(variance + LAYER_NORM_EPSILON) * params[name]["w"] + params[name]["b"]
+    if config.norm == "layernorm":
+        x = x - jnp.mean(x, axis=-1, keepdims=True)
+    return scaled(config, params, x)
+
+
+def scaled(config: Transformer, params: Params | None, x: jax.Array) -> jax.Array:
+    """Divide by the root mean square over the last axis, and apply the weight and bias there are."""
+    x = x / jnp.sqrt(jnp.mean(x**2, axis=-1, keepdims=True) + config.norm_epsilon)
+    return x * (params or {}).get("w", 1) + (params or {}).get("b", 0)

@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 
 from jaxadd.errors import UserError
-from jaxadd.models.fast import LAYER_NORM_EPSILON
 from jaxadd.models.model import Model
 from jaxadd.models.transformer import Transformer
 from jaxadd.types import Params
@@ -50,9 +49,37 @@ def has_neurons(model: Model) -> bool:
     return transformer(model).d_mlp > 0
 
 
-def has_layer_norm(model: Model) -> bool:
-    """Return whether there is LayerNorm before attention, MLP and unembedding."""
-    return transformer(model).layer_norm == "pre"
+def has_norms(model: Model) -> bool:
+    """Return whether attention and MLP read the stream through a norm."""
+    return transformer(model).norm != "none"
+
+
+def has_final_norm(model: Model) -> bool:
+    """Return whether the unembedding reads the stream through a norm."""
+    return has_norms(model) and transformer(model).final_norm
+
+
+def check_linear(model: Model, what: str) -> None:
+    """Raise UserError where what a sublayer writes to the stream is not linear in its heads and neurons."""
+    config = transformer(model)
+    if has_norms(model) and config.norm_where != "pre":
+        raise UserError(f"{what} is not defined with norms on the output of attention and MLP ({config.norm_where})")
+
+
+def check_bilinear(model: Model, what: str) -> None:
+    """Raise UserError where attention scores are not a bilinear form of what queries and keys read."""
+    config = transformer(model)
+    found = [
+        name
+        for name, there in (
+            ("rotary positions", config.positions == "rope"),
+            ("norms of queries and keys", config.qk_norm),
+            ("biases of queries and keys", config.attention_bias),
+        )
+        if there
+    ]
+    if found:
+        raise UserError(f"{what} is not defined with {' and '.join(found)}")
 
 
 def block(params: Params, model: Model, layer: int) -> Params:
@@ -79,44 +106,67 @@ def only_where_read(model: Model, name: str) -> bool:
     computed from them, and all that follows.
     """
     last = f"blocks.{layers(model) - 1}."
-    everywhere = ("hook_resid_pre", "ln1.hook_normalized", "attn.hook_k", "attn.hook_v")
+    everywhere = ["hook_resid_pre", "attn.hook_k", "attn.hook_v", "attn.hook_rot_k"]
+    everywhere += ["ln1.hook_normalized"] if transformer(model).norm_where != "post" else []
     after = name in ("logits", "ln_final.hook_normalized")
     return after or (name.startswith(last) and name.removeprefix(last) not in everywhere)
 
 
 def folded(params: Params, model: Model) -> Params:
-    """Fold the linear part of every LayerNorm into the matrices that read its output.
+    """Fold the linear part of every norm into the matrices that read its output.
 
-    LayerNorm is (x - mean x) / σ(x) · w + b. The centring and the weight w are folded into W_Q, W_K, W_V, W_in and
-    W_U, so that x W_folded / σ(x) equals LN(x) W up to a constant, b W. The scale 1 / σ(x), which depends on x, and
-    the constants are left out.
+    LayerNorm is (x - mean x) / σ(x) · w + b, and RMSNorm x / σ(x) · w. The centring and the weight w are folded into
+    W_Q, W_K, W_V, W_gate, W_in and W_U, so that x W_folded / σ(x) equals norm(x) W up to a constant, b W. The scale
+    1 / σ(x), which depends on x, and the constants are left out.
 
     Returns:
-      parameters of the same shapes without LayerNorms; `params` where the network has none.
+      parameters of the same shapes without norms; `params` where the network has none.
+
+    Raises:
+      UserError: there are norms on the output of attention and MLP, which no matrix reads.
     """
-    if not has_layer_norm(model):
+    check_linear(model, "a folded norm")
+    if not has_norms(model):
         return params
+    centred = transformer(model).norm == "layernorm"
 
     def fold(norm: Params, weights: Params) -> dict[str, jax.Array]:
-        readers = {"W_Q", "W_K", "W_V", "W_in", "W_U"}
-        weighted = lambda w: jnp.einsum("d,...df->...df", norm["w"], w, precision="highest")
-        return {name: _centred(weighted(w)) if name in readers else w for name, w in weights.items()}
+        readers = {"W_Q", "W_K", "W_V", "W_gate", "W_in", "W_U"}
+        result = dict(weights)
+        for name in readers & weights.keys():
+            w = weights[name]
+            if "w" in norm:
+                w = jnp.einsum("d,...df->...df", norm["w"], w, precision="highest")
+            result[name] = w - jnp.mean(w, axis=-2, keepdims=True) if centred else w
+        return result
 
-    result = {**params, "unembed": fold(params["ln_final"], params["unembed"])}
-    del result["ln_final"]
+    result = dict(params)
+    final = result.pop("ln_final", {})
+    if has_final_norm(model):
+        result["unembed"] = fold(final, params["unembed"])
     parts = {"attn": "ln1"} | ({"mlp": "ln2"} if has_neurons(model) else {})
     for i in range(layers(model)):
         block = params[f"blocks.{i}"]
-        result[f"blocks.{i}"] = {part: fold(block[norm], block[part]) for part, norm in parts.items()}
+        result[f"blocks.{i}"] = {part: fold(block.get(norm, {}), block[part]) for part, norm in parts.items()}
     return result
 
 
 def final_scale(model: Model, stream: jax.Array) -> jax.Array | float:
-    """Return 1 / σ of the final LayerNorm at a residual stream `[B, R, D]`, `[B, R, 1]`; 1 without LayerNorm."""
-    if not has_layer_norm(model):
+    """Return 1 / σ of the final norm at a residual stream `[B, R, D]`, `[B, R, 1]`; 1 without a final norm."""
+    if not has_final_norm(model):
         return 1.0
-    return jax.lax.rsqrt(jnp.var(stream, axis=-1, keepdims=True) + LAYER_NORM_EPSILON)
+    config = transformer(model)
+    if config.norm == "layernorm":
+        stream = stream - jnp.mean(stream, axis=-1, keepdims=True)
+    return jax.lax.rsqrt(jnp.mean(stream**2, axis=-1, keepdims=True) + config.norm_epsilon)
 
 
-def _centred(w: jax.Array) -> jax.Array:
-    return w - jnp.mean(w, axis=-2, keepdims=True)
+def constants(params: Params, model: Model) -> dict[str, jax.Array]:
+    """Return what the biases of the final norm and of the unembedding add to the logits, `[C]` by name."""
+    unembed, result = params["unembed"], {}
+    if "b" in params.get("ln_final", {}):
+        bias = params["ln_final"]["b"]
+        result["ln_final_bias"] = jnp.einsum("d,dc->c", bias, unembed["W_U"], precision="highest")
+    if "b_U" in unembed:
+        result["unembed_bias"] = unembed["b_U"]
+    return result

@@ -148,7 +148,7 @@ class Run:
     # --- networks --------------------------------------------------------------------------------------------
 
     def network(self, seed: int | None = None, step: int | None = None) -> Network:
-        """Return one trained network.
+        """Return one trained network, every matrix a parameter of its own also where training tied them.
 
         Args:
           seed: seed of the lane; the first lane by default.
@@ -169,9 +169,9 @@ class Run:
         else:
             arrays = self._checkpoint(step)
             params, made = self._params_of(arrays), arrays["step"].tolist()
-        model, task = self.model, self.config.task
+        matrices, model, task = self._matrices(params), self.model.untied, self.config.task
         lanes = enumerate(zip(self.config.seeds, made, strict=True))
-        return tuple(Network(take(params, s), model, task, seed, steps) for s, (seed, steps) in lanes)
+        return tuple(Network(take(matrices, s), model, task, seed, steps) for s, (seed, steps) in lanes)
 
     def params_at(self, step: int) -> Params:
         """Return the parameters at a saved step, leaves with a leading S axis; raises UserError for other steps."""
@@ -210,7 +210,8 @@ class Run:
         at = "" if step is None else f", step {step:,}"
         metrics = self.metrics if step is None else cut(self.metrics, step + 1)
         steps, params = self.history(step, note) if history else (np.zeros(0, int), None)
-        histories = () if params is None else tuple(take(params, s) for s in range(len(networks)))
+        lanes = range(len(networks))
+        histories = () if params is None else tuple(self._matrices(take(params, s)) for s in lanes)
         return Trained(networks, self.title + at, metrics, steps, histories)
 
     def state(self, like: TrainState, step: int | None = None) -> TrainState:
@@ -242,6 +243,10 @@ class Run:
 
     def _params_of(self, arrays: dict[str, np.ndarray]) -> Params:
         return self._nested({n.removeprefix("params."): x for n, x in arrays.items() if n.startswith("params.")})
+
+    def _matrices(self, params: Params) -> Params:
+        """Return the matrices of the untied network, for parameters with a leading axis of lanes or states."""
+        return jax.vmap(self.model.matrices)(params)
 
     def _nested(self, arrays: dict[str, np.ndarray]) -> Params:
         """Nest flat arrays with a leading S axis as parameters of this run's model."""

@@ -23,6 +23,8 @@ RUNNING, STOPPED, DIVERGED = 0, 1, 2
 CAPACITY = 1024  # Most rows per chunk: the length of the metric buffers on the device.
 EVALUATIONS = 64  # Most evaluations per chunk; a task may measure thousands of numbers in each.
 
+_DROPOUT = 2**31 - 1  # Folded into the key of a step, apart from what the task draws with it.
+
 TEST_METRICS = ("test_loss", "test_accuracy")
 METRICS = ("train_loss", "train_accuracy", "grad_norm", "update_norm", "weight_norm", *TEST_METRICS)
 POSITION_LOSS = "train_position_loss"
@@ -66,9 +68,11 @@ class Step:
         params = jax.tree.map(lambda w: w * hyper.init_scale, self.model.init(init_key))
         return TrainState(params, hyper.transform().init(params), data_key, jnp.int32(0), jnp.int32(RUNNING))
 
-    def objective(self, params: Params, batch: Batch, hyper: Hyper) -> tuple[jax.Array, tuple]:
+    def objective(
+        self, params: Params, batch: Batch, hyper: Hyper, dropout_key: jax.Array | None = None
+    ) -> tuple[jax.Array, tuple]:
         """Compute the objective of one lane, a scalar; the auxiliary output is what `loss` returns."""
-        logits = self.model.apply(params, batch.inputs)[0]
+        logits = self.model.apply(params, batch.inputs, dropout_key=dropout_key)[0]
         cross_entropy = losses.cross_entropy(logits, batch.targets)
         minimised = jnp.mean(hyper.loss(logits, batch.targets, cross_entropy))
         return minimised, _score(logits, batch.targets, cross_entropy)
@@ -173,7 +177,8 @@ class Step:
         """Make one step of one lane; `test` are its test metrics, which may stop it where they are `due`."""
         batch = self.task.train_batch(Data(shared, split), state.key, state.step)
         with self._checked():
-            result = jax.value_and_grad(self.objective, has_aux=True)(state.params, batch, hyper)
+            dropout_key = jax.random.fold_in(jax.random.fold_in(state.key, state.step), _DROPOUT)
+            result = jax.value_and_grad(self.objective, has_aux=True)(state.params, batch, hyper, dropout_key)
         (minimised, (loss, (accuracy, position_loss))), grads = result
         row = {
             "train_loss": loss,

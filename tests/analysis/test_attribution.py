@@ -29,8 +29,8 @@ NETWORKS = {
     "mainline": Transformer(d_model=16, heads=2, d_mlp=32),
     "deep": Transformer(d_model=16, heads=2, d_mlp=32, layers=2, activation="gelu"),
     "attention": Transformer(d_model=16, heads=4, d_mlp=0, layers=2),
-    "norm": Transformer(d_model=16, heads=2, d_mlp=32, layers=2, layer_norm="pre"),
-    "norm-attention": Transformer(d_model=16, heads=2, d_mlp=0, layer_norm="pre"),
+    "norm": Transformer(d_model=16, heads=2, d_mlp=32, layers=2, norm="layernorm"),
+    "norm-attention": Transformer(d_model=16, heads=2, d_mlp=0, norm="layernorm"),
 }
 CASES = [
     ("modular", "mainline"),
@@ -82,7 +82,7 @@ def components(network):
     for i in range(config.layers):
         names += [f"L{i}H{h}" for h in range(config.heads)]
         names += [f"L{i}MLP", f"L{i}MLP_bias"] if config.d_mlp else []
-    return names + (["ln_final_bias"] if config.layer_norm == "pre" else [])
+    return names + (["ln_final_bias"] if config.norm == "layernorm" else [])
 
 
 # --- direct logit attribution -------------------------------------------------------------------------------------

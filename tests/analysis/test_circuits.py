@@ -121,7 +121,7 @@ def test_attention_to_one_token_moves_neurons_by_w_neur_and_logits_by_w_l():
 
 
 def test_folded_circuits_are_those_of_the_network_but_for_the_scale():
-    model, params, sizes = network("addition", layers=2, layer_norm="pre", norm_bias=False)
+    model, params, sizes = network("addition", layers=2, norm="layernorm", norm_bias=False)
     params = {**params, "pos_embed": jax.tree.map(jnp.zeros_like, params["pos_embed"])}
     x, every = tokens(sizes), tuple(range(sizes.length))
     names = ["blocks.0.attn.hook_attn_scores", "blocks.1.hook_resid_mid", "blocks.1.mlp.hook_pre"]
@@ -271,8 +271,8 @@ def test_mean_attention_is_that_of_the_scored_positions_in_every_layer():
 
 @pytest.mark.parametrize("norm", ["none", "pre"])
 def test_lanes_equal_one_at_a_time(norm):
-    model = network("addition", layers=2, layer_norm=norm)[0]
-    lanes = [network("addition", seed=s, layers=2, layer_norm=norm)[1] for s in range(2)]
+    model = network("addition", layers=2, norm=norm)[0]
+    lanes = [network("addition", seed=s, layers=2, norm=norm)[1] for s in range(2)]
 
     def everything(params):
         return {

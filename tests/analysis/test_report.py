@@ -83,7 +83,7 @@ def trained(task, config, lanes=1, states=0):
 
 
 GENERAL = ["attention", "circuits_layer1", "circuits_layer2", "composition", "attribution", "lens"]
-CONFIG = Transformer(layers=2, d_model=16, heads=2, d_mlp=16, layer_norm="pre")
+CONFIG = Transformer(layers=2, d_model=16, heads=2, d_mlp=16, norm="layernorm")
 
 
 @pytest.fixture(scope="module")

@@ -66,7 +66,7 @@ def networks(draw):
         d_model=(heads := draw(st.integers(1, 3))) * draw(st.integers(1, 3)),
         heads=heads,
         d_mlp=draw(st.integers(0, 4)),
-        layer_norm=draw(st.sampled_from(["none", "pre"])),
+        norm=draw(st.sampled_from(["none", "layernorm"])),
     )
     sizes = [draw(st.integers(1, 5)) for _ in range(3)]
     return config, sizes, [network(config, *sizes, seed=seed, wild=True) for seed in range(3)]
@@ -86,7 +86,7 @@ def test_what_is_written_is_read_bit_for_bit(tmp_path, drawn, with_optimizer, ne
     config, sizes, (params, mu, nu) = drawn
     optimizer = interop.Adam(mu, nu, 7, {"lr": 0.5, "betas": (0.9, 0.98)}) if with_optimizer and nested else None
     rest = {"losses": [0.1, np.inf], "epoch": 3, "x": {"y": (None, True, "é", -(2**40), 2**64 - 1)}} if nested else {}
-    for layout in ["transformer-lens"] + ["mainline"] * (config.layer_norm == "none"):
+    for layout in ["transformer-lens"] + ["mainline"] * (config.norm == "none"):
         path = tmp_path / "x.pth"
         interop.write(path, params, optimizer=optimizer, rest=rest, layout=layout, nested=nested)
         found = interop.read(path)
@@ -189,7 +189,7 @@ def _lens_logits(state, tokens, layers):
 
 @pytest.mark.parametrize("layout", ["mainline", "transformer-lens"])
 def test_a_network_computes_what_the_other_system_computes(layout):
-    config = Transformer(layers=2, d_model=6, heads=3, d_mlp=5, layer_norm="none" if layout == "mainline" else "pre")
+    config = Transformer(layers=2, d_model=6, heads=3, d_mlp=5, norm="none" if layout == "mainline" else "layernorm")
     params = network(config, length=4)
     model = config.build(Sizes(length=4, classes=5, vocabulary=6, read=(0, 1, 2, 3)))
     tokens = np.random.default_rng(0).integers(6, size=(3, 4))
@@ -399,7 +399,7 @@ def _add(name, array):
     ],
 )
 def test_a_state_that_is_no_such_network_is_refused(tmp_path, layout, change, message):
-    config = Transformer(layers=2, d_model=4, heads=2, d_mlp=3, layer_norm="none" if layout == "mainline" else "pre")
+    config = Transformer(layers=2, d_model=4, heads=2, d_mlp=3, norm="none" if layout == "mainline" else "layernorm")
     convert = interop.to_mainline if layout == "mainline" else interop.to_transformer_lens
     state = convert(network(config))
     change(state)
@@ -448,7 +448,7 @@ def test_one_state_dict_is_chosen(tmp_path):
 
 def test_the_mainline_has_no_layer_norm():
     with pytest.raises(UserError, match='layout "transformer-lens"'):
-        interop.to_mainline(network(Transformer(d_model=2, heads=1, d_mlp=2, layer_norm="pre")))
+        interop.to_mainline(network(Transformer(d_model=2, heads=1, d_mlp=2, norm="layernorm")))
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,7 @@ def transcription(config, params, tokens):
     activation = {"relu": lambda x: np.maximum(x, 0), "gelu": lambda x: x * (1 + erf(x / math.sqrt(2))) / 2}
 
     def norm(x, name):
-        if config.layer_norm == "none":
+        if config.norm == "none":
             return x
         centred = x - x.mean(-1, keepdims=True)
         return centred / np.sqrt(centred.var(-1, keepdims=True) + 1e-5) * w[f"{name}.w"] + w[f"{name}.b"]
@@ -52,7 +52,7 @@ def transcription(config, params, tokens):
         p = f"blocks.{i}."
         y = norm(x, f"{p}ln1")
         q, k, v = (np.einsum("btd,hdk->bhtk", y, w[f"{p}attn.W_{name}"]) for name in "QKV")
-        scores = q @ k.swapaxes(-1, -2) / math.sqrt(config.d_head)
+        scores = q @ k.swapaxes(-1, -2) / math.sqrt(config.head_width)
         if config.attention == "causal":
             scores = np.where(np.tri(length, dtype=bool), scores, -np.inf)
         pattern = np.exp(scores - scores.max(-1, keepdims=True))
@@ -68,13 +68,13 @@ CONFIGS = [
     Transformer(d_model=16, heads=2, d_mlp=24),
     Transformer(d_model=16, heads=4, d_mlp=24, layers=2, activation="gelu"),
     Transformer(d_model=12, heads=1, d_mlp=0, layers=2),
-    Transformer(d_model=16, heads=2, d_mlp=24, layers=3, layer_norm="pre", activation="gelu"),
+    Transformer(d_model=16, heads=2, d_mlp=24, layers=3, norm="layernorm", activation="gelu"),
 ]
 BOTH_WAYS = [replace(config, attention="bidirectional") for config in (CONFIGS[0], CONFIGS[3])]
 
 
 def short(config):
-    return f"L{config.layers}F{config.d_mlp}{config.layer_norm}-{config.attention}"
+    return f"L{config.layers}F{config.d_mlp}{config.norm}-{config.attention}"
 
 
 @pytest.mark.parametrize("config", CONFIGS + BOTH_WAYS, ids=short)

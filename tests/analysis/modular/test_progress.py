@@ -213,7 +213,7 @@ def test_a_network_with_nan_has_no_measures_and_no_correct_answer():
 
 def test_attention_only_and_deeper_models():
     """Without an MLP its measures are left out; attention is measured in every block."""
-    model = Transformer(layers=2, d_model=16, heads=2, d_mlp=0, layer_norm="pre").build(TASK.sizes)
+    model = Transformer(layers=2, d_model=16, heads=2, d_mlp=0, norm="layernorm").build(TASK.sizes)
     params = drawn(model)
     found = progress.measures(params, model, TABLE, KEYS)
     missing = {measure.name for measure in progress.MEASURES} - found.keys()

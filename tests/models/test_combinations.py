@@ -1,0 +1,180 @@
+"""Every combination of the transformer's fields: both forward passes, ties, attribution, and what is refused."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from combinations import transformers
+from hypothesis import HealthCheck, given, settings
+
+from jaxadd.analysis import attribution, circuits
+from jaxadd.errors import UserError
+from jaxadd.models import Transformer, plain, structure
+from jaxadd.models.weights import Weights
+from jaxadd.tasks import Modular
+from jaxadd.types import Sizes
+
+pytestmark = pytest.mark.jax_api
+
+EACH_COMPILES = settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+X = jax.random.randint(jax.random.key(7), (40, 5), 0, 7)
+
+
+def moved(model, seed=0):
+    """Draw parameters and move all of them, so that biases and the weights of norms take part."""
+    params = model.init(jax.random.key(seed))
+    shift = lambda w: w + 0.1 * jax.random.normal(jax.random.key(w.size), w.shape)
+    return jax.tree.map(shift, params)
+
+
+def assert_close(got, want):
+    np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4 * np.abs(want).max())
+
+
+@pytest.mark.parametrize("classes", [4, 6])  # With 4 of width 8, the MLP is read out early.
+@EACH_COMPILES
+@given(config=transformers())
+def test_both_forward_passes_agree(classes, config):
+    sizes = Sizes(length=5, classes=classes, vocabulary=7, read=(2, 4))
+    model = config.build(sizes)
+
+    @jax.jit
+    def compute(params):
+        looked_at, seen = model.apply(params, X, names=model.names)
+        return model.apply(params, X)[0], looked_at, plain.forward(params, model, X)[:, jnp.asarray(sizes.read)], seen
+
+    logits, looked_at, want, seen = compute(moved(model))
+    assert_close(logits, want)
+    assert_close(looked_at, want)
+    assert seen.keys() == set(model.names)
+
+
+@settings(max_examples=100)
+@given(config=transformers())
+def test_matrices_are_those_of_the_untied_network(config):
+    model = config.build(Sizes(length=5, classes=6, vocabulary=7))
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    shapes = lambda tree: jax.tree.map(lambda w: (w.shape, w.dtype), tree)
+    matrices = jax.eval_shape(lambda key: model.matrices(model.init(key)), key)
+    assert shapes(matrices) == shapes(jax.eval_shape(model.untied.init, key))
+    assert model.untied.untied == model.untied
+
+
+@EACH_COMPILES
+@given(config=transformers(norm_where="pre"))
+def test_contributions_add_up_to_the_logits(config):
+    model = config.build(Sizes(length=5, classes=6, vocabulary=7, read=(2, 4)))
+    matrices = jax.jit(model.matrices)(moved(model))
+    parts = attribution.attribution(matrices, model.untied, X)
+    want = np.asarray(jax.jit(lambda w: model.untied.apply(w, X)[0])(matrices))
+    assert_close(sum(parts.values()), want)
+    lens = attribution.logit_lens(matrices, model.untied, X)
+    assert_close(lens[f"blocks.{config.layers - 1}.hook_resid_post"], want)
+
+
+TIES = {
+    "embed": (Weights(unembed="embed"), lambda w: (w["unembed"]["W_U"], w["embed"]["W_E"][:6].T)),
+    "key": (Weights(value="key"), lambda w: (w["blocks.1"]["attn"]["W_V"], w["blocks.1"]["attn"]["W_K"])),
+    "query": (
+        Weights(output="query"),
+        lambda w: (w["blocks.1"]["attn"]["W_O"], w["blocks.1"]["attn"]["W_Q"].swapaxes(1, 2)),
+    ),
+    "norms": (Weights(norms="shared"), lambda w: (w["blocks.1"]["ln2"]["w"], w["ln_final"]["w"])),
+    "layers": (Weights(layers="shared"), lambda w: (w["blocks.1"]["mlp"]["W_in"], w["blocks.0"]["mlp"]["W_in"])),
+}
+
+
+@pytest.mark.parametrize("name", TIES)
+def test_what_is_tied_is_equal(name):
+    weights, pair = TIES[name]
+    model = Transformer(layers=2, d_model=8, heads=2, d_mlp=6, norm="rmsnorm", weights=weights).build(
+        Sizes(length=5, classes=6, vocabulary=7)
+    )
+    np.testing.assert_array_equal(*pair(jax.jit(lambda key: model.matrices(model.init(key)))(jax.random.key(0))))
+
+
+def test_ranks_are_those_asked_for():
+    weights = Weights(attention_rank=1, mlp_rank=2)
+    model = Transformer(d_model=8, heads=2, d_mlp=6, weights=weights).build(Sizes(5, 6, 7))
+    block = jax.jit(lambda key: model.matrices(model.init(key)))(jax.random.key(0))["blocks.0"]
+    assert [np.linalg.matrix_rank(block["attn"][f"W_{name}"]).tolist() for name in "QKVO"] == [[1, 1]] * 4
+    assert [np.linalg.matrix_rank(block["mlp"][name]) for name in ("W_in", "W_out")] == [2, 2]
+
+
+def test_an_arc_lies_on_a_circle_in_equal_steps():
+    model = Transformer(d_model=3, heads=1, d_head=2, d_mlp=0, weights=Weights(embed="arc")).build(Sizes(5, 6, 7))
+    params = model.init(jax.random.key(0))
+    assert set(params["embed"]) == {"radius", "start", "stride"}
+    points = np.asarray(model.matrices(params)["embed"]["W_E"])
+    np.testing.assert_allclose(np.linalg.norm(points, axis=1), 1, rtol=1e-6)
+    np.testing.assert_array_equal(points[:, 2], 0)
+    np.testing.assert_allclose(np.linalg.norm(np.diff(points, axis=0), axis=1), 2 * np.sin(np.pi / 7), rtol=1e-5)
+
+
+def test_the_published_adder_has_52_parameters():
+    """The architecture of vijec's network of ten-digit addition."""
+    config = Transformer(
+        d_model=3, heads=1, d_head=4, d_mlp=2, mlp="gated", activation="silu", norm="rmsnorm", qk_norm=True,
+        positions="rope", rope_theta=3.0, rope_pairs="interleaved", mlp_bias=False,
+        weights=Weights(embed="arc", unembed="embed", value="key", output="query", norms="shared"),
+    )  # fmt: skip
+    shapes = config.build(Sizes(length=34, classes=10, vocabulary=10)).shapes()
+    assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == 52
+
+
+def test_dropout_is_a_function_of_its_key():
+    model = Transformer(d_model=16, heads=2, d_mlp=24, dropout=0.25).build(Sizes(5, 6, 7, read=(4,)))
+    params = model.init(jax.random.key(0))
+    run = jax.jit(lambda key: model.apply(params, X, ["blocks.0.hook_mlp_out"], dropout_key=key))
+    (logits, seen), (again, _), (other, _) = (run(jax.random.key(i)) for i in (1, 1, 2))
+    without, kept = model.apply(params, X, ["blocks.0.hook_mlp_out"])
+    np.testing.assert_array_equal(logits, again)
+    assert not np.allclose(logits, other)
+    assert not np.allclose(logits, without)
+    dropped = np.asarray(seen["blocks.0.hook_mlp_out"]) == 0
+    assert 0.2 < dropped.mean() < 0.3  # Of 640 entries: four standard deviations are 0.07.
+    assert not (np.asarray(kept["blocks.0.hook_mlp_out"]) == 0).any()
+
+
+@pytest.mark.parametrize(
+    ("fields", "what"),
+    [
+        ({"positions": "rope"}, "rotary positions"),
+        ({"qk_norm": True}, "norms of queries and keys"),
+        ({"attention_bias": True}, "biases of queries and keys"),
+    ],
+)
+def test_a_qk_circuit_that_is_not_bilinear_is_refused(fields, what):
+    model = Transformer(d_model=8, heads=2, d_mlp=6, **fields).build(Modular(p=7).sizes)
+    params = model.init(jax.random.key(0))
+    for circuit in (lambda: circuits.qk(params, model, 0), lambda: circuits.composition(params, model)):
+        with pytest.raises(UserError, match=f"is not defined with {what}"):
+            circuit()
+
+
+@pytest.mark.parametrize("where", ["post", "both"])
+def test_attribution_through_norms_of_the_output_is_refused(where):
+    model = Transformer(d_model=8, heads=2, d_mlp=6, norm="rmsnorm", norm_where=where).build(Sizes(5, 6, 7))
+    params = model.init(jax.random.key(0))
+    for compute in (lambda: attribution.attribution(params, model, X), lambda: structure.folded(params, model)):
+        with pytest.raises(UserError, match=f"norms on the output of attention and MLP \\({where}\\)"):
+            compute()
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: Transformer(heads=4, kv_heads=3), "divisible by kv_heads"),
+        (lambda: Transformer(d_head=3, positions="rope"), "must be even"),
+        (lambda: Transformer(dropout=1.0), "below 1"),
+        (lambda: Transformer(attention_mix=1.5), "from 0 to 1"),
+        (lambda: Transformer(norm_epsilon=0.0), "above 0"),
+        (lambda: Transformer(d_model=8, weights=Weights(attention_rank=9)), "at most 2"),
+        (lambda: Weights(mlp_rank=-1), "at least 0"),
+        (lambda: Weights(embed="circle"), "free, arc"),
+        (lambda: Transformer(weights=Weights(unembed="embed")).build(Sizes(5, 9, 7)), "9 classes and 7 tokens"),
+    ],
+)
+def test_bad_configs(make, words):
+    with pytest.raises(UserError, match=words):
+        make()
