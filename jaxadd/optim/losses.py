@@ -47,12 +47,16 @@ def cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
     Precision holds as long as the result is a normal float32 number (above 1.2e-38); XLA flushes
     smaller ones to 0 on CPU and GPU.
 
+    A rival of -inf would add nothing to the sum and leave the loss finite, as a mask does. Here no class is masked:
+    such a logit is an overflow, the example counts as an error (`margin`), and the loss is NaN, by which training
+    ends as diverged. Otherwise a network could reach a threshold of the loss without one correct answer.
+
     Args:
       logits: float `[..., C]`.
       targets: int `[...]`, in `[0, C)`.
 
     Returns:
-      `[...]`, nats, in the dtype of `logits`.
+      `[...]`, nats, in the dtype of `logits`; NaN where any logit of the example is not finite, as is the gradient.
     """
     return _cross_entropy_and_gradient(logits, targets)[0]
 
@@ -73,7 +77,9 @@ def _cross_entropy_and_gradient(logits: jax.Array, targets: jax.Array) -> tuple[
     odds = half * total * half
     target = jnp.exp(-jnp.maximum(top, 0))  # exp(-top) where a rival leads.
     loss = jnp.where(top > 0, top + jnp.log(total + target), jnp.log1p(odds))
-    denominator = jnp.where(top > 0, total + target, 1 + odds)
+    finite = jnp.all(jnp.isfinite(logits), axis=-1, keepdims=True)
+    loss = jnp.where(finite, loss, jnp.nan)
+    denominator = jnp.where(finite, jnp.where(top > 0, total + target, 1 + odds), jnp.nan)
     gradient = jnp.where(is_target, -(half * total * half), rivals * half * half) / denominator
     return loss[..., 0], gradient
 
