@@ -48,15 +48,16 @@ def cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
     smaller ones to 0 on CPU and GPU.
 
     A rival of -inf would add nothing to the sum and leave the loss finite, as a mask does. Here no class is masked:
-    such a logit is an overflow, the example counts as an error (`margin`), and the loss is NaN, by which training
-    ends as diverged. Otherwise a network could reach a threshold of the loss without one correct answer.
+    such a logit is an overflow, and the example has no answer: it counts as an error (`margin`), and its loss is
+    infinite, by which training ends as diverged. Otherwise a network could reach a threshold of the loss without one
+    correct answer.
 
     Args:
       logits: float `[..., C]`.
       targets: int `[...]`, in `[0, C)`.
 
     Returns:
-      `[...]`, nats, in the dtype of `logits`; NaN where any logit of the example is not finite, as is the gradient.
+      `[...]`, nats, in the dtype of `logits`; infinite or NaN where any logit of the example is not finite.
     """
     return _cross_entropy_and_gradient(logits, targets)[0]
 
@@ -78,8 +79,8 @@ def _cross_entropy_and_gradient(logits: jax.Array, targets: jax.Array) -> tuple[
     target = jnp.exp(-jnp.maximum(top, 0))  # exp(-top) where a rival leads.
     loss = jnp.where(top > 0, top + jnp.log(total + target), jnp.log1p(odds))
     finite = jnp.all(jnp.isfinite(logits), axis=-1, keepdims=True)
-    loss = jnp.where(finite, loss, jnp.nan)
-    denominator = jnp.where(finite, jnp.where(top > 0, total + target, 1 + odds), jnp.nan)
+    loss += jnp.where(finite, 0, jnp.inf)
+    denominator = jnp.where(top > 0, total + target, 1 + odds)
     gradient = jnp.where(is_target, -(half * total * half), rivals * half * half) / denominator
     return loss[..., 0], gradient
 
