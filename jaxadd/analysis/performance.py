@@ -24,7 +24,7 @@ class Performance(NamedTuple):
 
     Attributes:
       examples: their number.
-      loss: mean cross-entropy over examples and answers, nats; NaN where a logit is not finite.
+      loss: mean cross-entropy over examples and answers, nats; infinite or NaN where a logit is not finite.
       accuracy: fraction of examples all of whose answers are correct.
       loss_by_answer: float64 `[R]`, nats.
       accuracy_by_answer: float64 `[R]`; answers before it are given, where the input holds them.

@@ -90,8 +90,8 @@ def analyse(trained: Trained, lane: int = 0, keys: str | None = None) -> Report:
     in_words, figures, details = (
         [block for block in special.blocks if isinstance(block, kind)] for kind in (Text, FigureOf, Table)
     )
-    blocks = [*tables, *in_words, *curves, *figures, *usual.blocks, *details]
-    return Report.of("\n\n".join(text), {**numbers, **usual.numbers, **special.numbers}, blocks)
+    blocks = [*tables, *special.quality, *in_words, *curves, *figures, *usual.blocks, *details]
+    return Report.of("\n\n".join(text), {**numbers, **special.numbers, **usual.numbers}, blocks)
 
 
 @functools.singledispatch

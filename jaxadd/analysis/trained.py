@@ -76,17 +76,25 @@ class Report(NamedTuple):
       numbers: plain values by documented names, for JSON.
       figures: drawn as PNG.
       blocks: of the page, in order; the figures among them.
+      quality: tables on how good the networks are, which the page shows before the blocks.
     """
 
     text: str
     numbers: Mapping[str, Any] = {}
     figures: Sequence[FigureOf] = ()
     blocks: Sequence[Block] = ()
+    quality: Sequence[Table] = ()
 
     @classmethod
-    def of(cls, text: str = "", numbers: Mapping[str, Any] = {}, blocks: Sequence[Block] = ()) -> "Report":
+    def of(
+        cls,
+        text: str = "",
+        numbers: Mapping[str, Any] = {},
+        blocks: Sequence[Block] = (),
+        quality: Sequence[Table] = (),
+    ) -> "Report":
         """Return a report whose figures are those among its blocks."""
-        return cls(text, numbers, [block for block in blocks if isinstance(block, FigureOf)], blocks)
+        return cls(text, numbers, [block for block in blocks if isinstance(block, FigureOf)], blocks, quality)
 
 
 def as_text(block: Table | Text) -> str:

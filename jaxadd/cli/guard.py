@@ -1,10 +1,33 @@
 """Errors in one line: what the user can fix is said on standard error, and becomes the exit status."""
 
+import contextlib
 import os
+import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import Any
 
 from jaxadd.errors import UserError
+
+_INTERRUPTED = 130  # The exit status, 128 + SIGINT.
+_PATIENCE = 2.0  # Seconds in which a program that is interrupted should end.
+
+
+def end_at_once() -> None:
+    """Let an interrupt from the keyboard end the process in one line, until `guard` is called.
+
+    It is for the time in which a program imports what it needs. Nothing is to be saved, and an interrupt that is
+    raised inside an import may be ignored, or end as any error.
+    """
+    if _interruptible():
+        signal.signal(signal.SIGINT, _end)
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    os.write(2, b"\ninterrupted; nothing was begun\n")
+    os._exit(_INTERRUPTED)
 
 
 def guard(action: Callable[[], int], after_interrupt: str = "") -> int:
@@ -14,6 +37,18 @@ def guard(action: Callable[[], int], after_interrupt: str = "") -> int:
       action: returns the exit status.
       after_interrupt: added to the line that says that the keyboard interrupted it: what the same command does next.
     """
+    with _interrupts() as struck:
+        try:
+            return _guarded(action)
+        except (Exception, KeyboardInterrupt) as error:
+            # In an import or a callback, an interrupt may end as another error.
+            if not struck and not isinstance(error, KeyboardInterrupt):
+                raise
+    print(f"\ninterrupted{after_interrupt}", file=sys.stderr)
+    return _INTERRUPTED
+
+
+def _guarded(action: Callable[[], int]) -> int:
     try:
         return action()
     except BrokenPipeError:  # Whoever read the output has enough of it, as `head` has.
@@ -29,9 +64,50 @@ def guard(action: Callable[[], int], after_interrupt: str = "") -> int:
         if ended.code:
             raise
         return 0
-    except KeyboardInterrupt:
-        print(f"\ninterrupted{after_interrupt}", file=sys.stderr)
-        return 130
+
+
+@contextlib.contextmanager
+def _interrupts() -> Iterator[list[int]]:
+    """Yield a list that grows with every interrupt from the keyboard, which is raised as usual.
+
+    Python ignores one that is raised in a garbage collection or a destructor, and compiled code may ignore one in a
+    callback. So it is raised again until the end.
+    """
+    struck: list[int] = []
+    if not _interruptible():
+        yield struck
+        return
+    ended, main = threading.Event(), threading.get_ident()
+
+    def strike(number: int, frame: FrameType | None) -> None:
+        if not struck:
+            threading.Thread(target=repeat, daemon=True).start()
+        struck.append(number)
+        raise KeyboardInterrupt
+
+    def repeat() -> None:
+        while not ended.wait(_PATIENCE):
+            signal.pthread_kill(main, signal.SIGINT)
+
+    def unraisable(ignored: Any) -> None:
+        if not issubclass(ignored.exc_type, KeyboardInterrupt):
+            hook(ignored)
+
+    handler, hook = signal.getsignal(signal.SIGINT), sys.unraisablehook
+    signal.signal(signal.SIGINT, strike)
+    sys.unraisablehook = unraisable
+    try:
+        yield struck
+    finally:
+        ended.set()
+        sys.unraisablehook = hook
+        signal.signal(signal.SIGINT, handler)
+
+
+def _interruptible() -> bool:
+    """Return whether this thread gets interrupts, and they are not ignored."""
+    main = threading.current_thread() is threading.main_thread()
+    return main and callable(signal.getsignal(signal.SIGINT))
 
 
 def note(text: str) -> None:

@@ -177,7 +177,8 @@ def _parameters(inside: Inside) -> _Part:
     loss = lambda w: jnp.mean(losses.cross_entropy(trainer.predict(w)(batch.inputs), batch.targets))
     exchanged = spikes.exchange(loss, before, peak)
     names = [name for name, _ in named_leaves(peak)]
-    most, heals = int(np.argmax(exchanged.moved)), int(np.argmin(exchanged.restored))
+    # A loss that is not finite is the largest.
+    most, heals = int(np.argmax(exchanged.moved)), int(np.argmin(np.nan_to_num(exchanged.restored, nan=np.inf)))
     line = (
         f"test loss {test[0]:.2g} before, {test[inside.peak]:.2g} at the peak; with only {names[most]} from the peak "
         f"{exchanged.moved[most]:.2g}, with only {names[heals]} put back {exchanged.restored[heals]:.2g}"

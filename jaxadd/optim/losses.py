@@ -47,12 +47,17 @@ def cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
     Precision holds as long as the result is a normal float32 number (above 1.2e-38); XLA flushes
     smaller ones to 0 on CPU and GPU.
 
+    A rival of -inf would add nothing to the sum and leave the loss finite, as a mask does. Here no class is masked:
+    such a logit is an overflow, and the example has no answer: it counts as an error (`margin`), and its loss is
+    infinite, by which training ends as diverged. Otherwise a network could reach a threshold of the loss without one
+    correct answer.
+
     Args:
       logits: float `[..., C]`.
       targets: int `[...]`, in `[0, C)`.
 
     Returns:
-      `[...]`, nats, in the dtype of `logits`.
+      `[...]`, nats, in the dtype of `logits`; infinite or NaN where any logit of the example is not finite.
     """
     return _cross_entropy_and_gradient(logits, targets)[0]
 
@@ -73,6 +78,8 @@ def _cross_entropy_and_gradient(logits: jax.Array, targets: jax.Array) -> tuple[
     odds = half * total * half
     target = jnp.exp(-jnp.maximum(top, 0))  # exp(-top) where a rival leads.
     loss = jnp.where(top > 0, top + jnp.log(total + target), jnp.log1p(odds))
+    finite = jnp.all(jnp.isfinite(logits), axis=-1, keepdims=True)
+    loss += jnp.where(finite, 0, jnp.inf)
     denominator = jnp.where(top > 0, total + target, 1 + odds)
     gradient = jnp.where(is_target, -(half * total * half), rivals * half * half) / denominator
     return loss[..., 0], gradient

@@ -109,13 +109,18 @@ def progress_bar(total: int, label: str = "") -> Iterator[tuple[Callable[[Progre
             )
             bar.update(made - bar.n)
 
+        noted: list[str] = []
+
         def note(text: str) -> None:
+            noted.append(text)
             bar.write(f"note: {text}", file=sys.stderr)
 
         try:
             yield watch, note
         except BaseException:
             bar.leave = False  # What went wrong is said instead.
+            if noted:
+                bar.clear()  # A note shows a bar before its time, which `close` would leave.
             raise
 
 

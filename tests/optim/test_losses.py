@@ -90,6 +90,19 @@ def test_extreme_and_wrong_shapes():
         cross_entropy(np.zeros((4, 3), np.float32), np.zeros(5, np.int32))
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("place", [0, 2], ids=["target", "rival"])
+def test_a_logit_that_is_not_finite_makes_the_loss_not_finite(value, place):
+    """A rival of -inf alone would leave the loss finite, of an example that counts as an error."""
+    logits, targets = np.array([[9.0, 1.0, 0.0], [9.0, 1.0, 0.0]], np.float32), np.array([0, 0])
+    logits[1, place] = value
+    for compiled in (lambda f: f, jax.jit):
+        loss = np.asarray(compiled(cross_entropy)(logits, targets))
+        assert np.isfinite(loss[0])
+        assert not np.isfinite(loss[1])
+        np.testing.assert_array_equal(compiled(losses.margin)(logits, targets) > 0, [True, False])
+
+
 def test_label_smoothing_and_stablemax_by_their_definitions():
     logits = np.array([[2.0, -1.0, 0.5], [0.0, -3.0, 4.0]], np.float32)
     targets = np.array([0, 2])

@@ -236,8 +236,17 @@ def _(task: Addition, trained: Trained, lane: int, keys: str | None) -> Report:
     measured = [jax.device_get(_measure(n.params, n.model, task, n.data)) for n in trained.networks]
     lanes = [measures.flat(declared(task), values) for values in measured]
     heading = f"seed {network.seed}"
-    listed = measures.explained(declared(task), lanes[lane], measured[lane])
-    table = measures.table("By carries and digits", lanes, lane, heading, listed)
+    quality, parts = (
+        measures.table(title, lanes, lane, heading, measures.explained(shown, lanes[lane], measured[lane]), note)
+        for title, shown, note in (
+            (
+                "How good it is by carries",
+                [m for m in declared(task) if m.unit == "fraction"],
+                _counts(task, network),
+            ),
+            ("Parts of the loss of each digit", [m for m in declared(task) if m.unit == "nats"], ""),
+        )
+    )
     figures = _training_figures(task, trained, lane, _shelves(task, trained.metrics))
     if not figures:
         figures = [*recorded_figures(trained), *_of_state(task, measured[lane], network, subject)]
@@ -251,8 +260,16 @@ def _(task: Addition, trained: Trained, lane: int, keys: str | None) -> Report:
         }
         figures.append(_ablation_figure(task, effects, network, subject))
     title = "What each part is for, by mean ablation"
-    text = "\n\n".join([as_text(table), "\n".join([title, *words])])
-    return Report.of(text, numbers, [Text(title, words), *figures, table])
+    text = "\n\n".join([as_text(quality), as_text(parts), "\n".join([title, *words])])
+    return Report.of(text, numbers, [Text(title, words), *figures, parts], [quality])
+
+
+def _counts(task: Addition, network: Network) -> str:
+    """Return of how many problems a network's accuracies are, by carry class and by cascade."""
+    problems, forced = network.data.lane["test"], network.data.lane["cascades"]
+    counts = np.bincount(np.asarray(task.features(problems).kind), minlength=len(CLASSES))
+    classes = ", ".join(f"{count:,} in {name}" for name, count in zip(CLASSES, counts, strict=True) if count)
+    return f"Of {len(problems):,} test problems: {classes}. Of {forced.shape[1]:,} problems with each forced cascade."
 
 
 def _of_state(task: Addition, values: Mapping[str, np.ndarray], network: Network, subject: str) -> list[FigureOf]:

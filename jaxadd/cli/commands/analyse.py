@@ -32,7 +32,8 @@ class Options:
     Of any network: how good it is, and its curves; of a transformer also attention, circuits, composition,
     attribution and logit lens. Of modular addition: key frequencies, restricted and excluded loss and the other
     progress measures of Nanda et al. (2023), over all saved states with the three phases, and Clock or Pizza. Of
-    n-digit addition: what every head, neuron group and position is for, by mean ablation.
+    n-digit addition: how good it is by carry class and cascade, and what every head, neuron group and position is
+    for, by mean ablation.
 
     Everything goes to RUN/analysis, or to CHECKPOINT-analysis in the current folder: report.html to look at, figures,
     report.txt, and analysis.json with all numbers in one flat object.

@@ -66,7 +66,19 @@ def test_how_good_every_digit_class_and_cascade_is_comes_first(two):
     lanes, report = two
     network = lanes.networks[1]
     assert report.text.startswith("How good it is: seed 1, step 199")
-    assert report.text.index("How good each answer is") < report.text.index("What each part is for")
+    titles = ["How good it is: seed 1, step 199", "How good each answer is", "How good it is by carries"]
+    at = [report.text.index(f"{title}\n") for title in titles]
+    assert at == sorted(at)
+    assert (
+        at[-1] < report.text.index("Parts of the loss of each digit\n") < report.text.index("What each part is for")
+    )
+    assert [block.title for block in report.blocks[:3]] == titles
+    assert "accuracy_by_class.S0" in html.render("title", "subtitle", report.blocks[:3])
+    first = list(report.numbers)[:30]
+    assert first[:2] == ["test_loss", "test_accuracy"]
+    assert {"test_accuracy.A2", "accuracy_by_class.S0", "accuracy_by_cascade.0", "free_digit_accuracy.A0"} <= set(
+        first
+    )
     problems = network.data.lane["test"]
     batch = TASK.batch(problems)
     correct = np.asarray(scores.correct(network(batch.inputs), batch.targets))
@@ -77,6 +89,8 @@ def test_how_good_every_digit_class_and_cascade_is_comes_first(two):
         parts = numbers[f"leak.{digit}"] + numbers[f"carry_loss.{digit}"]
         assert parts == pytest.approx(numbers[f"test_loss.{digit}"], rel=1e-3)
     kinds = np.asarray(TASK.features(problems).kind)
+    counts = ", ".join(f"{(kinds == g).sum()} in {kind}" for g, kind in enumerate(CLASSES) if (kinds == g).any())
+    assert f"Of 40 test problems: {counts}. Of 8 problems with each forced cascade." in report.text
     for g, kind in enumerate(CLASSES):
         expected = correct.all(1)[kinds == g].mean() if (kinds == g).any() else np.nan
         np.testing.assert_allclose(numbers[f"accuracy_by_class.{kind}"], expected, rtol=1e-6)
