@@ -48,7 +48,7 @@ def attribution(params: Params, model: Model, inputs: jax.Array) -> OrderedDict[
 
     Returns:
       float32 `[B, R, C]` by component: "embed"; "pos_embed", where positions are learned; for every layer its heads
-      "L0H0", "L0H1", …, all its neurons together "L0MLP", and the biases b_O and b_out, "L0attn_bias" and "L0MLP_bias";
+      "L0H0", "L0H1", …, all its neurons "L0MLP", and the biases b_O and b_out, "L0attn_bias" and "L0MLP_bias";
       "ln_final_bias" and "unembed_bias". What the network does not have is left out.
 
     Raises:

@@ -187,7 +187,8 @@ def composition(params: Params, model: Model) -> Composition:
     """Compute the composition scores of Elhage et al. 2021 between all heads and MLPs.
 
     A head writes through W_OV and reads queries through W_Q W_Kᵀ, keys through its transpose and values through
-    W_OV; an MLP writes through W_out and reads through W_in, and W_gate where it has one. The squared norm of a product, ‖W R‖² = ⟨WᵀW, RRᵀ⟩,
+    W_OV; an MLP writes through W_out and reads through W_in, and W_gate where it has one. The squared norm of
+    a product, ‖W R‖² = ⟨WᵀW, RRᵀ⟩,
     needs D × D matrices of the parts and none of the pairs. Its rounding leaves scores below 1e-3 unresolved.
 
     Args:

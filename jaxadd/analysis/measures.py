@@ -56,6 +56,11 @@ def needs_neurons(model: Model) -> bool:
     return structure.is_transformer(model) and structure.has_neurons(model)
 
 
+def needs_direct_neurons(model: Model) -> bool:
+    """Apply to models in which the unembedding reads the output of neurons through no norm but the final one."""
+    return needs_neurons(model) and structure.is_linear(model)
+
+
 def compute(measures: Iterable[Measure], state: Any, model: Model) -> dict[str, Any]:
     """Compute the measures that apply to a model, by name; to be called inside one `jit`."""
     return {measure.name: measure.compute(state) for measure in measures if measure.applies(model)}

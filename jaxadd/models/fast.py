@@ -280,7 +280,7 @@ def rotated(x: jax.Array, positions: jax.Array, config: Transformer) -> jax.Arra
 
 
 def slopes(heads: int) -> list[float]:
-    """Return by how much a head's scores fall with each position of distance: 2^(-8 h / H) for h = 1 … H (Press 2021)."""
+    """Return what each position of distance takes from a head's scores: 2^(-8 h / H), h = 1 … H (Press 2021)."""
     return [2 ** (-8 * (h + 1) / heads) for h in range(heads)]
 
 

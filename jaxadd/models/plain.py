@@ -74,7 +74,7 @@ def attention(config: Transformer, params: Params, x: jax.Array) -> jax.Array:
 
 
 def rotated(config: Transformer, x: jax.Array) -> jax.Array:
-    """Rotate queries or keys `[B, H, T, K]`: a pair of coordinates as a complex number, times e^(i · position · θ_j)."""
+    """Rotate queries or keys `[B, H, T, K]`: pairs of coordinates as complex numbers, times e^(i · angle)."""
     half = config.head_width // 2
     angle = jnp.outer(jnp.arange(x.shape[2]), config.rope_theta ** (-jnp.arange(half) / half))
     interleaved = config.rope_pairs == "interleaved"

@@ -59,27 +59,37 @@ def has_final_norm(model: Model) -> bool:
     return has_norms(model) and transformer(model).final_norm
 
 
+def is_linear(model: Model) -> bool:
+    """Return whether what attention and MLP write to the stream is linear in their heads and neurons."""
+    return not has_norms(model) or transformer(model).norm_where == "pre"
+
+
 def check_linear(model: Model, what: str) -> None:
-    """Raise UserError where what a sublayer writes to the stream is not linear in its heads and neurons."""
-    config = transformer(model)
-    if has_norms(model) and config.norm_where != "pre":
-        raise UserError(f"{what} is not defined with norms on the output of attention and MLP ({config.norm_where})")
+    """Raise UserError where a norm stands between heads and neurons and the stream."""
+    if not is_linear(model):
+        where = transformer(model).norm_where
+        raise UserError(f"{what} is not defined with norms on the output of attention and MLP ({where})")
+
+
+def is_bilinear(model: Model) -> bool:
+    """Return whether attention scores are a bilinear form of what queries and keys read."""
+    return not _beside_bilinear(model)
 
 
 def check_bilinear(model: Model, what: str) -> None:
     """Raise UserError where attention scores are not a bilinear form of what queries and keys read."""
-    config = transformer(model)
-    found = [
-        name
-        for name, there in (
-            ("rotary positions", config.positions == "rope"),
-            ("norms of queries and keys", config.qk_norm),
-            ("biases of queries and keys", config.attention_bias),
-        )
-        if there
-    ]
-    if found:
+    if found := _beside_bilinear(model):
         raise UserError(f"{what} is not defined with {' and '.join(found)}")
+
+
+def _beside_bilinear(model: Model) -> list[str]:
+    config = transformer(model)
+    parts = {
+        "rotary positions": config.positions == "rope",
+        "norms of queries and keys": config.qk_norm,
+        "biases of queries and keys": config.attention_bias,
+    }
+    return [name for name, there in parts.items() if there]
 
 
 def block(params: Params, model: Model, layer: int) -> Params:

@@ -1,6 +1,6 @@
 """The config of the decoder-only transformer."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import jax
@@ -28,7 +28,7 @@ class Transformer(ModelConfig):
     d_head: int | None = None
     """width of a head, K; by default d_model / heads"""
     kv_heads: int | None = None
-    """number of heads of keys and values, each shared by heads / kv_heads query heads; by default one for each head"""
+    """number of heads of keys and values, each shared by heads / kv_heads queries; by default one for each head"""
     d_mlp: int = 512
     """number of neurons per block, F; 0 leaves out the MLP"""
     mlp: Literal["plain", "gated"] = "plain"
@@ -50,7 +50,7 @@ class Transformer(ModelConfig):
     qk_norm: bool = False
     """queries and keys of each head are divided by their root mean square, with a learned weight if norm_weight"""
     positions: Literal["learned", "sinusoidal", "rope", "alibi", "none"] = "learned"
-    """learned or sinusoidal vectors added to the embedding, rotation of queries and keys, a distance penalty, or none"""
+    """learned or sinusoidal: vectors added to the stream; rope: turned queries and keys; alibi: far keys lose"""
     rope_theta: float = 10_000.0
     """base of the wavelengths of rope and of sinusoidal positions"""
     rope_pairs: Literal["half", "interleaved"] = "half"
@@ -58,7 +58,7 @@ class Transformer(ModelConfig):
     attention: Literal["causal", "bidirectional"] = "causal"
     """causal, or bidirectional for tasks whose input does not hold the answers: every position sees every other"""
     attention_mix: float = 1.0
-    """attention weights are this times the softmax, plus 1 minus this (Zhong et al. 2023); 0 is attention of all ones"""
+    """attention weights are this times the softmax plus 1 minus this (Zhong et al. 2023); 0 makes all of them 1"""
     attention_bias: bool = False
     """queries, keys, values and the output of attention have biases"""
     mlp_bias: bool = True
@@ -67,7 +67,7 @@ class Transformer(ModelConfig):
     """the logits have a bias"""
     dropout: float = 0.0
     """fraction of the outputs of attention and MLP set to 0 in training; the mask follows from seed and step"""
-    weights: Weights = Weights()
+    weights: Weights = field(default_factory=Weights)
     """which matrices are trained, and how the others follow from them"""
     dtype: Dtype = "float32"
     """dtype of activations; parameters, logits and loss are always float32"""

@@ -1,7 +1,7 @@
 """Ties and parametric weights: a map from the trained parameters of a transformer to its matrices.
 
-The forward pass, analysis and export see the matrices, which have the names and shapes of the untied network. Training
-sees the parameters, so that gradients, weight decay and the count of parameters concern only what is free.
+The forward pass, analysis and export see the matrices, which have the names and shapes of the untied network.
+Training sees the parameters, so that gradients, weight decay and the count of parameters concern only what is free.
 """
 
 import math
@@ -29,7 +29,7 @@ class Weights:
     """Which matrices of a transformer are trained, and how the others follow from them."""
 
     embed: Literal["free", "arc"] = "free"
-    """free; or arc: the embedding of token d is (A cos φ, A sin φ, 0, …) with φ = start + d · stride, three numbers"""
+    """free; or arc: token d is at (A cos φ, A sin φ, 0, …) with φ = start + d · stride, which is three parameters"""
     unembed: Literal["free", "embed"] = "free"
     """free; or embed: W_U is the transpose of W_E"""
     value: Literal["free", "key"] = "free"
@@ -74,7 +74,7 @@ def free(config: "Transformer", key: jax.Array, matrices: Params) -> Params:
       matrices: as `matrices` returns them; what is not free is dropped.
     """
     tied = config.weights
-    params = {name: dict(part) for name, part in matrices.items()}
+    params: dict[str, Any] = {name: dict(part) for name, part in matrices.items()}
     if config.positions == "sinusoidal":
         del params["pos_embed"]
     if tied.embed == "arc":
@@ -119,7 +119,7 @@ def matrices(config: "Transformer", params: Params, sizes: Sizes) -> Params:
 
 
 def sinusoids(length: int, width: int, theta: float) -> jax.Array:
-    """Return the position vectors of Vaswani et al. 2017, `[T, D]`: sines in even coordinates, cosines in odd ones."""
+    """Return the positions of Vaswani et al. 2017, `[T, D]`: sines in even coordinates, cosines in odd ones."""
     coordinate = jnp.arange(width)
     angle = jnp.outer(jnp.arange(length), theta ** (-(coordinate // 2 * 2) / width))
     return jnp.where(coordinate[None] % 2 == 0, jnp.sin(angle), jnp.cos(angle))

@@ -165,6 +165,7 @@ class Run:
             step = self._newest()
         if step is None:
             assert self.summary is not None
+            assert self.params is not None
             params, made = self.params, [lane["steps"] for lane in self.summary["lanes"]]
         else:
             arrays = self._checkpoint(step)

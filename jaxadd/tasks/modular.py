@@ -1,4 +1,4 @@
-"""Modular arithmetic on tokens `(a, b, =)`, the standard task of the grokking literature."""
+"""Modular arithmetic on tokens `(a, b, =)` or `(a, b)`, the standard task of the grokking literature."""
 
 import random
 from collections.abc import Callable, Sequence
@@ -25,9 +25,9 @@ _MAX_P = 4096  # P² pairs are listed; 3 P² must also stay far below 2**31.
 
 @dataclass(frozen=True)
 class Modular(Task):
-    """Predict `(a ∘ b) mod P` at `=`; every pair is either in the train or in the test set.
+    """Predict `(a ∘ b) mod P` at the last token; every pair is either in the train or in the test set.
 
-    The setting of Nanda et al. 2023, "Progress measures for grokking via mechanistic interpretability":
+    By default the setting of Nanda et al. 2023, "Progress measures for grokking via mechanistic interpretability":
     T = 3 tokens, `=` is token P, V = P + 1, logits over all V classes.
     """
 
@@ -37,6 +37,8 @@ class Modular(Task):
     """what is computed mod P: a + b, a - b, a² + ab + b², or a fixed random table"""
     train_fraction: float = 0.3
     """fraction of the P² pairs in the train set"""
+    equals: Literal["class", "token", "none"] = "class"
+    """class: the input ends in =, which is a class too; token: it ends in =, with P classes; none: there is no ="""
     split: Literal["python", "keyed"] = "python"
     """how the split is drawn: python for random.shuffle, as published; keyed for a permutation drawn by JAX"""
     split_seed: int | None = None
@@ -66,7 +68,9 @@ class Modular(Task):
     @property
     def sizes(self) -> Sizes:
         """The sizes that a model for this task is built from."""
-        return Sizes(length=3, classes=self.p + 1, vocabulary=self.p + 1, read=(2,))
+        length, vocabulary = (2, self.p) if self.equals == "none" else (3, self.p + 1)
+        classes = self.p + 1 if self.equals == "class" else self.p
+        return Sizes(length=length, classes=classes, vocabulary=vocabulary, read=(length - 1,))
 
     @property
     def title(self) -> str:
@@ -75,13 +79,13 @@ class Modular(Task):
 
     @property
     def token_names(self) -> tuple[str, ...]:
-        """The numbers, and `=`."""
-        return (*map(str, range(self.p)), "=")
+        """The numbers, and `=` where the input has it."""
+        return (*map(str, range(self.p)), "=")[: self.sizes.vocabulary]
 
     @property
     def position_names(self) -> tuple[str, ...]:
-        """The two operands, and `=`."""
-        return ("a", "b", "=")
+        """The two operands, and `=` where the input has it."""
+        return ("a", "b", "=")[: self.sizes.length]
 
     def data(self, seeds: Sequence[int]) -> Data:
         """Split the pairs for each lane.
@@ -106,18 +110,19 @@ class Modular(Task):
         return np.asarray(pairs, np.int32)
 
     def train_batch(self, data: Data, key: jax.Array, step: jax.Array) -> Batch:
-        """Draw the batch of one step: inputs `[B, 3]`, targets `[B, 1]`."""
+        """Draw the batch of one step: inputs `[B, T]`, targets `[B, 1]`."""
         return self.batch(choose(data.lane["train"], key, step, self.batch_size), data.shared)
 
     def test_batch(self, data: Data) -> Batch:
-        """Return the held-out pairs: inputs `[P² - n, 3]`, targets `[P² - n, 1]`."""
+        """Return the held-out pairs: inputs `[P² - n, T]`, targets `[P² - n, 1]`."""
         return self.batch(data.lane["test"], data.shared)
 
     def batch(self, pairs: jax.Array, shared: dict[str, jax.Array]) -> Batch:
-        """Return the tokens `[B, 3]` and targets `[B, 1]` of pairs, int32 `[B]` as P·a + b."""
+        """Return the tokens `[B, T]` and targets `[B, 1]` of pairs, int32 `[B]` as P·a + b."""
         a, b = jnp.divmod(pairs, self.p)
         result = shared["table"][pairs] if self.operation == "random" else _FORMULAS[self.operation](a, b) % self.p
-        return Batch(jnp.stack([a, b, jnp.full_like(a, self.p)], axis=-1), result[:, None])
+        tokens = [a, b, jnp.full_like(a, self.p)][: self.sizes.length]
+        return Batch(jnp.stack(tokens, axis=-1), result[:, None])
 
     def examples(self, data: Data, key: jax.Array, count: int) -> Batch:
         """Draw up to `count` pairs from the train and test set together."""
@@ -126,7 +131,7 @@ class Modular(Task):
 
     def describe(self, inputs: np.ndarray, target: np.ndarray, prediction: np.ndarray) -> str:
         """Describe one prediction, such as "18 + 34 mod 113: predicts 51, the answer is 52"."""
-        a, b, _ = inputs
+        a, b = inputs[:2]
         predicted = "nothing" if prediction[0] < 0 else self.token_names[prediction[0]]
         outcome = "correct" if prediction[0] == target[0] else f"the answer is {target[0]}"
         return f"{_SYMBOLS[self.operation].format(a=a, b=b)} mod {self.p}: predicts {predicted}, {outcome}"

@@ -269,7 +269,7 @@ def test_mean_attention_is_that_of_the_scored_positions_in_every_layer():
 # --- use ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("norm", ["none", "pre"])
+@pytest.mark.parametrize("norm", ["none", "layernorm"])
 def test_lanes_equal_one_at_a_time(norm):
     model = network("addition", layers=2, norm=norm)[0]
     lanes = [network("addition", seed=s, layers=2, norm=norm)[1] for s in range(2)]

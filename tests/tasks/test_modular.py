@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxadd.tasks import Modular
+from jaxadd.types import Sizes
 
 
 def lane(data, s=0):
@@ -130,3 +131,21 @@ def test_predictions_in_words():
     )
     assert "predicts =, " in describe(np.array([1, 2, 113]), np.array([3]), np.array([113]))
     assert "predicts nothing, " in describe(np.array([1, 2, 113]), np.array([3]), np.array([-1]))
+
+
+@pytest.mark.parametrize(
+    ("equals", "positions", "vocabulary", "classes"),
+    [("class", ("a", "b", "="), 8, 8), ("token", ("a", "b", "="), 8, 7), ("none", ("a", "b"), 7, 7)],
+)
+def test_the_input_ends_in_an_equals_sign_or_not(equals, positions, vocabulary, classes):
+    task = Modular(p=7, train_fraction=0.5, equals=equals)
+    batch = task.batch(jnp.arange(49), {})
+    assert task.position_names == positions
+    assert task.sizes == Sizes(len(positions), classes, vocabulary, read=(len(positions) - 1,))
+    assert len(task.token_names) == vocabulary
+    a, b = np.divmod(np.arange(49), 7)
+    np.testing.assert_array_equal(batch.inputs, np.stack([a, b, np.full(49, 7)][: len(positions)], axis=1))
+    np.testing.assert_array_equal(batch.targets[:, 0], (a + b) % 7)
+    assert (
+        task.describe(np.asarray(batch.inputs[9]), np.array([3]), np.array([3])) == "1 + 2 mod 7: predicts 3, correct"
+    )

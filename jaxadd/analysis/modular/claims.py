@@ -60,6 +60,8 @@ def entries(task: Modular, network: Network, problems: Problems) -> list[Entry]:
         claims.append(Entry(f"the logits are a sum over key frequencies of cos w_k(a {sign} b - c)", (cubes,)))
         parts = tuple(Part(Site("hook_embed", positions=(i,)), _waves_of(p, keys, i)) for i in (0, 1))
         claims.append(Entry("of the embedding only the key frequencies matter", (Claim("W_E of a and b", parts),)))
+    if task.equals == "none":
+        return claims
     pattern = f"{last}.attn.hook_pattern"
     noise = Claim("all heads", (Part(Site(pattern, sources=(2,)), Same(hypotheses.constant)),), (Site(pattern),))
     return [*claims, Entry("attention to = is noise", (noise,))]

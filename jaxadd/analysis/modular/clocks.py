@@ -54,14 +54,14 @@ def gradient_symmetricity(
     Args:
       params: of one network.
       model: its model.
-      inputs: int32 `[P², 3]`, all pairs.
+      inputs: int32 `[P², T]`, all pairs.
       pairs: int32 `[n]`, which of them count; None takes all.
 
     Returns:
       a scalar in [-1, 1], NaN where a gradient is not finite. A triple where either gradient is zero counts 0.
     """
     p = math.isqrt(len(inputs))
-    chex.assert_shape(inputs, (p * p, 3))
+    chex.assert_shape(inputs, (p * p, None))
     chosen = jnp.arange(p * p) if pairs is None else jnp.asarray(pairs)
     chex.assert_rank(chosen, 1)
 

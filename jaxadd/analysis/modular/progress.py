@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from jaxadd.analysis import circuits, fourier
 from jaxadd.analysis import measures as declared
-from jaxadd.analysis.measures import Measure, needs_neurons
+from jaxadd.analysis.measures import Measure, needs_direct_neurons, needs_neurons
 from jaxadd.errors import UserError
 from jaxadd.lanes import over_lanes
 from jaxadd.models import Model, structure
@@ -32,7 +32,7 @@ class Table(NamedTuple):
     """The whole problem: all pairs in lexicographic order, pair (a, b) at P·a + b.
 
     Attributes:
-      inputs: int32 `[P², 3]`, tokens (a, b, =).
+      inputs: int32 `[P², T]`, tokens (a, b) and perhaps =.
       answers: int32 `[P²]`, a + b or a - b mod P.
       train: int32 `[n]`, the pairs trained on.
       test: int32 `[P² - n]`, the others.
@@ -87,7 +87,7 @@ class State:
     ) -> None:
         self.params, self.model, self.table, self.keys, self.pairs = params, model, table, jnp.asarray(keys), pairs
         self.p = math.isqrt(len(table.answers))
-        chex.assert_shape(table.inputs, (self.p**2, 3))
+        chex.assert_shape(table.inputs, (self.p**2, None))
         chex.assert_shape(self.keys, (self.p // 2,))
 
     @functools.cached_property
@@ -276,7 +276,7 @@ MEASURES: tuple[Measure, ...] = (
         lambda s: gini(jnp.linalg.norm(fourier.transform(s.neuron_to_logit, axis=1), axis=0)),
         panel="Gini",
         label="Gini of W_L",
-        applies=needs_neurons,
+        applies=needs_direct_neurons,
     ),
     Measure(
         "embedding_norm_k",
@@ -291,6 +291,7 @@ MEASURES: tuple[Measure, ...] = (
         "fraction",
         lambda s: s.attention_to_equals,
         entry=lambda i, h: f"attention_to_equals.L{i}H{h}",
+        applies=lambda model: model.sizes.length == 3,
     ),
     Measure(
         "sum_of_squares",

@@ -1,6 +1,7 @@
 """What is measured and shown of a network that learns an operation mod P."""
 
 import functools
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -149,9 +150,9 @@ def _measure(task: Modular, network: Network, keys: str | None) -> _State:
     if activations is not None:
         last = structure.layers(model) - 1
         rules["neurons"] = fourier.keys_of_neurons(activations)
-        rules["neuron-logit-map"] = fourier.keys_of_neuron_logit_map(
-            circuits.neuron_to_logit(params, model, last)[:, :p]
-        )
+        if structure.is_linear(model):
+            to_logit = circuits.neuron_to_logit(params, model, last)[:, :p]
+            rules["neuron-logit-map"] = fourier.keys_of_neuron_logit_map(to_logit)
         frequency = np.asarray(fourier.clusters(fourier.neuron_fractions(activations)).frequency)
         counts = zip(*np.unique(frequency, return_counts=True), strict=True)
         numbers |= {f"neurons_{'none' if k == 0 else k}": int(n) for k, n in counts}
@@ -170,7 +171,7 @@ def _run(params: Params, model: Model, inputs: jax.Array) -> tuple[jax.Array, ja
     """Return the logits of the numbers, `[P², P]`, and the last block's neurons, `[P², F]`; None without any."""
     names = [f"blocks.{structure.layers(model) - 1}.mlp.hook_post"] if structure.has_neurons(model) else []
     logits, cache = model.apply(params, inputs, names)
-    return logits[:, 0, : model.sizes.classes - 1], cache[names[0]][:, 0] if names else None
+    return logits[:, 0, : math.isqrt(len(inputs))], cache[names[0]][:, 0] if names else None
 
 
 def choose_keys(keys: str | None, rules: Mapping[str, jax.Array], p: int) -> tuple[str, jax.Array]:
@@ -207,15 +208,15 @@ def choose_keys(keys: str | None, rules: Mapping[str, jax.Array], p: int) -> tup
 def _maps(
     params: Params, model: Model, inputs: jax.Array, neurons: tuple[int, ...]
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Return over all pairs the first layer's attention from `=`, the norms of the logits' 2-D spectrum, and neurons.
+    """Return over all pairs the first layer's attention from the last token, the logits' 2-D spectrum, and neurons.
 
     Returns:
-      `[H, P, P, 3]`; `[P, P]` by component of a and b; and `[n, P, P]`.
+      `[H, P, P, T]`; `[P, P]` by component of a and b; and `[n, P, P]`.
     """
-    p = model.sizes.classes - 1
+    p, length = math.isqrt(len(inputs)), model.sizes.length
     pattern, post = "blocks.0.attn.hook_pattern", f"blocks.{structure.layers(model) - 1}.mlp.hook_post"
     logits, cache = model.apply(params, inputs, [pattern, *([post] if neurons else [])])
-    attention = jnp.moveaxis(cache[pattern][:, :, -1], 0, 1).reshape(-1, p, p, 3)
+    attention = jnp.moveaxis(cache[pattern][:, :, -1], 0, 1).reshape(-1, p, p, length)
     spectrum = jnp.linalg.norm(fourier.transform_2d(logits[:, 0, :p].reshape(p, p, p)), axis=-1)
     active = cache[post][:, 0, jnp.array(neurons)].T.reshape(-1, p, p) if neurons else jnp.zeros((0, p, p))
     return attention, spectrum, active
@@ -234,7 +235,9 @@ def _pair_figures(task: Modular, trained: Trained, lane: int, state: _State) -> 
     )
     attention, spectrum, active = (np.stack(parts) for parts in zip(*maps, strict=True))
     frequencies = fourier.frequencies(state.keys)
-    figures = [_attention(attention, steps, subject, p), _readoff(network, p, subject)]
+    figures = [_attention(attention, steps, subject, task)]
+    if task.equals != "none" and "hook_pos_embed" in model.names and structure.is_bilinear(model):
+        figures.append(_readoff(network, p, subject))
     waves = _wave_names(p)
     logits = HeatMaps(
         "2-D Fourier spectrum of the logits",
@@ -254,23 +257,23 @@ def _pair_figures(task: Modular, trained: Trained, lane: int, state: _State) -> 
     return figures
 
 
-def _attention(attention: np.ndarray, steps: np.ndarray, subject: str, p: int) -> FigureOf:
-    heads = range(attention.shape[1])
+def _attention(attention: np.ndarray, steps: np.ndarray, subject: str, task: Modular) -> FigureOf:
+    heads, last = range(attention.shape[1]), task.position_names[-1]
     pictures = [
         HeatMaps(
-            "Attention from = to a",
+            f"Attention from {last} to a",
             steps,
             {f"L0H{h}": attention[:, h, ..., 0] for h in heads},
             unit="attention to a",
             limits=(0, 1),
-            **_over_pairs(p),
+            **_over_pairs(task.p),
         ),
         HeatMaps(
-            "Attention from = to =",
+            f"Attention from {last} to {last}",
             steps[-1:],
-            {f"L0H{h}": attention[-1:, h, ..., 2] for h in heads},
-            unit="attention to =",
-            **_over_pairs(p),
+            {f"L0H{h}": attention[-1:, h, ..., -1] for h in heads},
+            unit=f"attention to {last}",
+            **_over_pairs(task.p),
         ),
     ]
     return FigureOf("attention_pairs", "Attention over all pairs", pictures, subject)

@@ -263,3 +263,25 @@ def test_an_operation_that_is_no_sum_shows_its_errors_and_what_holds_for_any_net
     assert "defined for a Transformer that learns a sum or difference" in report.text
     with pytest.raises(UserError, match="key frequencies"):
         analyse(trained(operation="x2xyy2"), keys="1")
+
+
+@pytest.mark.parametrize(
+    ("task", "fields", "missing", "undefined"),
+    [
+        ({"equals": "token"}, {"norm": "rmsnorm", "mlp": "gated", "unembed_bias": True}, set(), set()),
+        ({"equals": "none"}, {"attention_mix": 0.0, "attention": "bidirectional"}, {"readoff"}, set()),
+        (
+            {},
+            {"norm": "layernorm", "norm_where": "both", "positions": "rope", "mlp": "gated"},
+            {"readoff", "circuits", "composition", "attribution", "lens"},
+            {"QK circuit", "Composition", "Attribution"},
+        ),
+    ],
+)
+def test_any_transformer_is_analysed_and_what_is_not_defined_is_told(task, fields, missing, undefined):
+    report = analyse(trained(Transformer(d_model=8, heads=2, d_mlp=12, **fields), **task))
+    assert {"readoff", "circuits", "composition", "attribution", "lens"} - {f.name for f in report.figures} == missing
+    assert all(f"{words} is not defined with" in report.text for words in undefined)
+    assert ("is not defined with" in report.text) == bool(undefined)
+    assert np.isfinite(report.numbers["full_loss_all"])
+    assert ("gini_W_L" in report.numbers) == ("norm_where" not in fields)
