@@ -37,15 +37,18 @@ _PUBLIC = {
     "jaxadd.config": ("RunConfig", "Stop"),
     "jaxadd.errors": ("UserError",),
     "jaxadd.types": ("Batch", "Data", "Sizes"),
-    "jaxadd.tasks": ("Addition", "HandwrittenDigits", "Mixture", "Modular", "Task"),
-    "jaxadd.models": ("MLP", "Model", "Network", "Transformer"),
+    "jaxadd.tasks": ("Addition", "Curriculum", "HandwrittenDigits", "Mixture", "Modular", "Task"),
+    "jaxadd.models": ("MLP", "Model", "Network", "Transformer", "Weights"),
     "jaxadd.optim.optimizers": ("SGD", "Adam", "AdamW", "Lion", "Muon"),
-    "jaxadd.optim.losses": ("CrossEntropy", "LabelSmoothing", "StableMax"),
+    "jaxadd.optim.losses": ("CrossEntropy", "LabelSmoothing", "MeanSquaredError", "StableMax"),
+    "jaxadd.optim.schedules": ("Constant", "Cosine", "Linear"),
     "jaxadd.optim.filters": (
         "FixedNorm",
         "FreeNorm",
+        "GlobalNormClip",
         "GrokfastEMA",
         "GrokfastMA",
+        "NoClip",
         "OrthogonalGradient",
         "PlainGradient",
     ),
@@ -67,19 +70,22 @@ if TYPE_CHECKING:
     from jaxadd import analysis, interop, models, optim, sweeps, tasks
     from jaxadd.config import RunConfig, Stop
     from jaxadd.errors import UserError
-    from jaxadd.models import MLP, Model, Network, Transformer
+    from jaxadd.models import MLP, Model, Network, Transformer, Weights
     from jaxadd.optim.filters import (
         FixedNorm,
         FreeNorm,
+        GlobalNormClip,
         GrokfastEMA,
         GrokfastMA,
+        NoClip,
         OrthogonalGradient,
         PlainGradient,
     )
-    from jaxadd.optim.losses import CrossEntropy, LabelSmoothing, StableMax
+    from jaxadd.optim.losses import CrossEntropy, LabelSmoothing, MeanSquaredError, StableMax
     from jaxadd.optim.optimizers import SGD, Adam, AdamW, Lion, Muon
+    from jaxadd.optim.schedules import Constant, Cosine, Linear
     from jaxadd.runs import Run, load, replay, train
-    from jaxadd.tasks import Addition, HandwrittenDigits, Mixture, Modular, Task
+    from jaxadd.tasks import Addition, Curriculum, HandwrittenDigits, Mixture, Modular, Task
     from jaxadd.types import Batch, Data, Sizes
     from jaxadd.views import figures
 

@@ -12,13 +12,16 @@ import tyro
 
 from jaxadd.errors import UserError, check_choices
 from jaxadd.models import MLP, ModelConfig, Transformer
-from jaxadd.optim.filters import FreeNorm, Gradient, Norm, PlainGradient
+from jaxadd.optim.filters import Clip, FreeNorm, Gradient, NoClip, Norm, PlainGradient
 from jaxadd.optim.losses import CrossEntropy, Loss
 from jaxadd.optim.optimizers import AdamW, Optimizer
+from jaxadd.optim.schedules import Constant, Schedule
 from jaxadd.serialization import changed
 from jaxadd.tasks import Modular, Task
 
 MODELS: tuple[type[ModelConfig], ...] = (Transformer, MLP)
+# The parts of a config that hold numbers in which lanes may differ.
+PARTS = ("optimizer", "gradient", "clip", "schedule", "norm", "loss")
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,10 @@ class RunConfig:
     """optimiser and its hyper-parameters"""
     gradient: Gradient = field(default_factory=PlainGradient)
     """filter applied to the gradient before the optimiser"""
+    clip: Clip = field(default_factory=NoClip)
+    """whether the norm of the filtered gradient is limited"""
+    schedule: Schedule = field(default_factory=Constant)
+    """how the learning rate changes over the steps"""
     norm: Norm = field(default_factory=FreeNorm)
     """whether the norm of all parameters together is held fixed"""
     loss: Loss = field(default_factory=CrossEntropy)
@@ -110,7 +117,7 @@ class RunConfig:
 def traced(config: RunConfig) -> dict[str, float]:
     """Return the numbers in which the lanes of a run may differ, by path; all other fields are compiled in."""
     numbers: dict[str, float] = {"init_scale": config.init_scale}
-    for part in ("optimizer", "gradient", "norm", "loss"):
+    for part in PARTS:
         value = getattr(config, part)
         numbers |= {f"{part}.{f.name}": getattr(value, f.name) for f in fields(value) if not f.metadata.get("static")}
     return numbers
@@ -120,7 +127,7 @@ def structure(config: RunConfig) -> RunConfig:
     """Return a config that is equal for all runs that one compiled program can train: without lanes and numbers."""
     parts = {
         part: type(value)(**{f.name: getattr(value, f.name) for f in fields(value) if f.metadata.get("static")})
-        for part, value in ((part, getattr(config, part)) for part in ("optimizer", "gradient", "norm", "loss"))
+        for part, value in ((part, getattr(config, part)) for part in PARTS)
     }
     return replace(config, **parts, init_scale=1.0, seeds=(0,), vary=(), steps=0, checkpoint_every=1)
 
@@ -129,19 +136,22 @@ class Hyper(NamedTuple):
     """The numbers in which lanes may differ, float32 arrays `[S]`; scalars inside the step of one lane.
 
     Attributes:
-      optimizer, gradient, norm, loss: as in RunConfig, with arrays in place of numbers.
+      optimizer, gradient, clip, schedule, norm, loss: as in RunConfig, with arrays in place of numbers.
       init_scale: as in RunConfig, an array.
     """
 
     optimizer: Optimizer
     gradient: Gradient
+    clip: Clip
+    schedule: Schedule
     norm: Norm
     loss: Loss
     init_scale: Any
 
     def transform(self) -> optax.GradientTransformation:
         """Return the optax transformation from the gradient to the update of one lane."""
-        return optax.chain(self.gradient.transform(), self.optimizer.transform(), self.norm.transform())
+        parts = (self.gradient, self.clip, self.optimizer, self.schedule, self.norm)
+        return optax.chain(*(part.transform() for part in parts))
 
 
 def hyper(config: RunConfig) -> Hyper:

@@ -51,7 +51,7 @@ def train_set(task: Task, data: Data) -> Batch | None:
 
 @train_set.register
 def _(task: Modular, data: Data) -> Batch | None:
-    return task.batch(data.lane["train"], data.shared)
+    return task.labelled(data.lane["train"], data)
 
 
 @train_set.register

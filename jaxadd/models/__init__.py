@@ -11,5 +11,6 @@ from jaxadd.models.mlp import MLP
 from jaxadd.models.model import Model, ModelConfig
 from jaxadd.models.network import Network
 from jaxadd.models.transformer import Transformer
+from jaxadd.models.weights import Weights
 
-__all__ = ["MLP", "Edit", "Model", "ModelConfig", "Network", "Transformer"]
+__all__ = ["MLP", "Edit", "Model", "ModelConfig", "Network", "Transformer", "Weights"]

@@ -1,4 +1,4 @@
-"""Transformations around the optimiser: filters of the gradient before it, and a constraint on the norm after it.
+"""Transformations around the optimiser: filters and clipping of the gradient, and a constraint on the norm.
 
 Each is a frozen config and a pytree, as the optimisers are.
 """
@@ -132,5 +132,32 @@ class FixedNorm:
         return optax.GradientTransformation(optax.tree.norm, update)
 
 
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class NoClip:
+    """The gradient at its full length."""
+
+    def transform(self) -> optax.GradientTransformation:
+        """Return the optax transformation."""
+        return optax.identity()
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class GlobalNormClip:
+    """The gradient scaled down where the norm of all its parts together is above a limit."""
+
+    limit: float = 1.0
+    """largest norm of the gradient of all parameters together, after the filter"""
+
+    def __post_init__(self) -> None:
+        check_numbers(self, limit=(_TINY, math.inf))
+
+    def transform(self) -> optax.GradientTransformation:
+        """Return the optax transformation."""
+        return optax.clip_by_global_norm(self.limit)
+
+
 Gradient = PlainGradient | GrokfastEMA | GrokfastMA | OrthogonalGradient
 Norm = FreeNorm | FixedNorm
+Clip = NoClip | GlobalNormClip

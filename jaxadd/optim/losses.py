@@ -126,4 +126,14 @@ class StableMax:
         return jax.nn.logsumexp(log_s, axis=-1) - target_log_s
 
 
-Loss = CrossEntropy | LabelSmoothing | StableMax
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class MeanSquaredError:
+    """Mean over classes of the squared difference between the logits and the one-hot target (Gromov 2023)."""
+
+    def __call__(self, logits: jax.Array, targets: jax.Array, cross_entropy: jax.Array) -> jax.Array:
+        """Return the loss to minimise; arguments as for CrossEntropy."""
+        return jnp.mean((logits - jax.nn.one_hot(targets, logits.shape[-1])) ** 2, axis=-1)
+
+
+Loss = CrossEntropy | LabelSmoothing | StableMax | MeanSquaredError

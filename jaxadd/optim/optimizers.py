@@ -5,7 +5,7 @@ Each config is also a pytree: its numbers are leaves, and its class is static st
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
@@ -27,11 +27,15 @@ def _decoupled(
     weight_decay: jax.typing.ArrayLike,
     lr: jax.typing.ArrayLike,
     warmup: jax.typing.ArrayLike,
+    no_decay: tuple[str, ...] = (),
 ) -> optax.GradientTransformation:
-    """Return the chain: scale gradients, add decoupled weight decay, multiply both by the learning rate."""
-    return optax.chain(
-        scale, optax.add_decayed_weights(weight_decay), optax.scale_by_learning_rate(_warm_up(lr, warmup))
-    )
+    """Return the chain: scale gradients, add decoupled weight decay, multiply both by the learning rate.
+
+    Parameters whose name contains one of `no_decay` are not decayed; names are paths such as "blocks.0.mlp.b_in".
+    """
+    decayed = lambda params: map_named(lambda name, _: not any(part in name for part in no_decay), params)
+    decay = optax.add_decayed_weights(weight_decay, decayed if no_decay else None)
+    return optax.chain(scale, decay, optax.scale_by_learning_rate(_warm_up(lr, warmup)))
 
 
 @jax.tree_util.register_dataclass
@@ -52,13 +56,18 @@ class AdamW:
     warmup: float = 10.0
     """steps of linear warm-up; the update of step 0 is zero"""
 
+    no_decay: tuple[str, ...] = field(default=(), metadata={"static": True})
+    """parameters that are not decayed: those whose name contains one of these, such as b_in, ln or embed"""
+
     def __post_init__(self) -> None:
         inf = math.inf
         check_numbers(self, lr=(0, inf), b1=(0, 1), b2=(0, 1), eps=(0, inf), weight_decay=(0, inf), warmup=(0, inf))
 
     def transform(self) -> optax.GradientTransformation:
         """Return the optax transformation."""
-        return _decoupled(optax.scale_by_adam(self.b1, self.b2, self.eps), self.weight_decay, self.lr, self.warmup)
+        return _decoupled(
+            optax.scale_by_adam(self.b1, self.b2, self.eps), self.weight_decay, self.lr, self.warmup, self.no_decay
+        )
 
 
 @jax.tree_util.register_dataclass
@@ -135,13 +144,18 @@ class Lion:
     warmup: float = 10.0
     """steps of linear warm-up; the update of step 0 is zero"""
 
+    no_decay: tuple[str, ...] = field(default=(), metadata={"static": True})
+    """parameters that are not decayed: those whose name contains one of these, such as b_in, ln or embed"""
+
     def __post_init__(self) -> None:
         inf = math.inf
         check_numbers(self, lr=(0, inf), b1=(0, 1), b2=(0, 1), weight_decay=(0, inf), warmup=(0, inf))
 
     def transform(self) -> optax.GradientTransformation:
         """Return the optax transformation."""
-        return _decoupled(optax.scale_by_lion(self.b1, self.b2), self.weight_decay, self.lr, self.warmup)
+        return _decoupled(
+            optax.scale_by_lion(self.b1, self.b2), self.weight_decay, self.lr, self.warmup, self.no_decay
+        )
 
 
 @jax.tree_util.register_dataclass

@@ -3,11 +3,11 @@
 `Task` is the base class. To add a task, write one module here and name it in `TASKS`, the choices of `--task`.
 """
 
-from jaxadd.tasks.addition import Addition, Mixture
+from jaxadd.tasks.addition import Addition, Curriculum, Mixture
 from jaxadd.tasks.handwritten_digits import HandwrittenDigits
 from jaxadd.tasks.modular import Modular
 from jaxadd.tasks.task import Task
 
 TASKS: tuple[type[Task], ...] = (Modular, Addition, HandwrittenDigits)
 
-__all__ = ["TASKS", "Addition", "HandwrittenDigits", "Mixture", "Modular", "Task"]
+__all__ = ["TASKS", "Addition", "Curriculum", "HandwrittenDigits", "Mixture", "Modular", "Task"]

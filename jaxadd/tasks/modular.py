@@ -45,6 +45,8 @@ class Modular(Task):
     """seed of the train-test split in every lane; None takes the seed of the lane"""
     table_seed: int = 0
     """seed of the table, the same in every lane; operation random only"""
+    label_noise: float = 0.0
+    """fraction of the train pairs whose label is a wrong answer, the same in all steps; drawn by the split's seed"""
     batch_size: int | None = None
     """examples per step; None takes the full train set"""
 
@@ -57,6 +59,8 @@ class Modular(Task):
                 f"train_fraction must leave pairs to train on and pairs to test on; {self.train_fraction} of "
                 f"{self.p**2} pairs leaves {max(0, min(self.train_size, self.p**2))} to train on"
             )
+        if not 0 <= self.label_noise <= 1:
+            raise UserError(f"label_noise must be from 0 to 1, got {self.label_noise}")
         check_batch_size(self.batch_size, self.train_size)
 
     @property
@@ -91,16 +95,29 @@ class Modular(Task):
         """Split the pairs for each lane.
 
         Returns:
-          `lane` holds "train" int32 `[S, n]` and "test" int32 `[S, P² - n]`: pairs as P·a + b, in shuffled order.
+          `lane` holds "train" int32 `[S, n]` and "test" int32 `[S, P² - n]`: pairs as P·a + b, in shuffled order; and
+          with label noise "shift" int32 `[S, P²]`, what is added to the answer of a pair in training, mod P.
           `shared` holds "table" int32 `[P²]` if the operation is random.
         """
-        order = np.stack([self._order(s if self.split_seed is None else self.split_seed) for s in seeds])
+        splits = [seed if self.split_seed is None else self.split_seed for seed in seeds]
+        order = np.stack([self._order(seed) for seed in splits])
         shared = {}
         if self.operation == "random":
             key = jax.random.key(self.table_seed)
             shared["table"] = jax.random.randint(key, (self.p**2,), 0, self.p, dtype=jnp.int32)
         n = self.train_size
-        return Data(shared, {"train": jnp.asarray(order[:, :n]), "test": jnp.asarray(order[:, n:])})
+        lane = {"train": jnp.asarray(order[:, :n]), "test": jnp.asarray(order[:, n:])}
+        if self.label_noise:
+            shifts = [self._shift(seed, train) for seed, train in zip(splits, order[:, :n], strict=True)]
+            lane["shift"] = jnp.asarray(np.stack(shifts))
+        return Data(shared, lane)
+
+    def _shift(self, seed: int, train: np.ndarray) -> np.ndarray:
+        """Return what is added to the answers of all pairs, int32 `[P²]`: not 0 for the wrong labels."""
+        generator, shift = np.random.default_rng(seed), np.zeros(self.p**2, np.int32)
+        wrong = generator.permutation(train)[: round(self.label_noise * len(train))]
+        shift[wrong] = generator.integers(1, self.p, len(wrong))
+        return shift
 
     def _order(self, seed: int) -> np.ndarray:
         if self.split == "keyed":
@@ -110,8 +127,15 @@ class Modular(Task):
         return np.asarray(pairs, np.int32)
 
     def train_batch(self, data: Data, key: jax.Array, step: jax.Array) -> Batch:
-        """Draw the batch of one step: inputs `[B, T]`, targets `[B, 1]`."""
-        return self.batch(choose(data.lane["train"], key, step, self.batch_size), data.shared)
+        """Draw the batch of one step: inputs `[B, T]`, targets `[B, 1]`, the labels with their noise."""
+        return self.labelled(choose(data.lane["train"], key, step, self.batch_size), data)
+
+    def labelled(self, pairs: jax.Array, data: Data) -> Batch:
+        """Return pairs with the labels of training, some of which are wrong where there is label noise."""
+        batch = self.batch(pairs, data.shared)
+        if "shift" not in data.lane:
+            return batch
+        return batch._replace(targets=(batch.targets + data.lane["shift"][pairs][:, None]) % self.p)
 
     def test_batch(self, data: Data) -> Batch:
         """Return the held-out pairs: inputs `[P² - n, T]`, targets `[P² - n, 1]`."""

@@ -155,7 +155,7 @@ def test_help_names_presets_kinds_and_values_with_hyphens(capsys, monkeypatch):
         "What is asked.",
         "usage: python -m anything.example [quick | mainline]",
         "[--optimizer adamw | adam | sgd | lion | muon]",
-        "[--loss cross-entropy | label-smoothing | stable-max]",
+        "[--loss cross-entropy | label-smoothing | stable-max | mean-squared-error]",
         "--task.p INT",
         "{none,train-loss,train-accuracy,test-loss,test-accuracy}",
         "--runs",

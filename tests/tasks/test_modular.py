@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from jaxadd.errors import UserError
 from jaxadd.tasks import Modular
 from jaxadd.types import Sizes
 
@@ -149,3 +150,19 @@ def test_the_input_ends_in_an_equals_sign_or_not(equals, positions, vocabulary, 
     assert (
         task.describe(np.asarray(batch.inputs[9]), np.array([3]), np.array([3])) == "1 + 2 mod 7: predicts 3, correct"
     )
+
+
+def test_wrong_labels_are_a_fixed_share_of_the_train_set_and_of_nothing_else():
+    task = Modular(p=11, train_fraction=0.5, label_noise=0.35)
+    data = task.data((3,))
+    one = lane(data)
+    true = task.batch(one.lane["train"], {}).targets
+    batches = [task.train_batch(one, jax.random.key(k), jnp.int32(step)).targets for k, step in ((0, 0), (1, 7))]
+    np.testing.assert_array_equal(*batches)
+    assert np.sum(np.asarray(batches[0] != true)) == round(0.35 * task.train_size)
+    assert ((np.asarray(batches[0]) >= 0) & (np.asarray(batches[0]) < 11)).all()
+    clean = replace(task, label_noise=0.0)
+    np.testing.assert_array_equal(task.test_batch(one).targets, clean.test_batch(lane(clean.data((3,)))).targets)
+    np.testing.assert_array_equal(one.lane["shift"], lane(task.data((3,))).lane["shift"])
+    with pytest.raises(UserError, match="label_noise must be from 0 to 1"):
+        replace(task, label_noise=1.5)

@@ -117,6 +117,51 @@ class Mixture:
         )
 
 
+@dataclass(frozen=True)
+class Curriculum:
+    """How fresh training problems change over the steps; the test problems do not. By default they do not either."""
+
+    lengths: tuple[int, ...] = ()
+    """longest operands in each phase, in digits; a problem's length is drawn from 1 to it, the digits above are 0"""
+    until: tuple[int, ...] = ()
+    """step at which each phase ends, one for each of lengths; after the last, operands have all digits"""
+    fade_begin: int = 0
+    """step at which the mixture begins to give way to uniform problems"""
+    fade_end: int = 0
+    """step from which all problems are uniform; 0 keeps the mixture"""
+
+    def __post_init__(self) -> None:
+        if len(self.lengths) != len(self.until):
+            raise UserError(
+                f"lengths and until must be equally many, got {len(self.lengths)} lengths and {len(self.until)} steps"
+            )
+        if any(length < 1 for length in self.lengths):
+            raise UserError(f"lengths must be at least 1, got {self.lengths}")
+        if any(b <= a for a, b in zip((0, *self.until), self.until, strict=False)):
+            raise UserError(f"until must be ascending steps above 0, got {self.until}")
+        if self.fade_end and not 0 <= self.fade_begin < self.fade_end:
+            raise UserError(f"fade_begin must be from 0 to below fade_end, got {self.fade_begin} and {self.fade_end}")
+
+    def draw(
+        self, key: jax.Array, step: jax.Array, mixture: Mixture, shape: tuple[int, int, int], base: int
+    ) -> jax.Array:
+        """Draw the problems of a step, int32 `[B, M, N]`; arguments as for `Mixture.draw`."""
+        problem_key, length_key, fade_key, uniform_key = jax.random.split(key, 4)
+        problems = mixture.draw(problem_key, shape, base)
+        batch, _, digits = shape
+        if self.fade_end:
+            share = jnp.clip((self.fade_end - step) / (self.fade_end - self.fade_begin), 0, 1)
+            kept = jax.random.bernoulli(fade_key, share, (batch, 1, 1))
+            problems = jnp.where(kept, problems, _uniform(uniform_key, shape, base))
+        if self.lengths:
+            phase = jnp.sum(step >= jnp.asarray(self.until))
+            longest = jnp.asarray((*self.lengths, digits))[phase]
+            drawn = jax.random.randint(length_key, (batch, 1, 1), 1, longest + 1)
+            length = jnp.where(phase == len(self.lengths), digits, drawn)
+            problems = jnp.where(jnp.arange(digits)[None, None] < length, problems, 0)
+        return problems
+
+
 @functools.partial(jax.jit, static_argnums=(1, 2))
 def _uniform(key: jax.Array, shape: tuple[int, ...], base: int) -> jax.Array:
     # Half the cost of randint, and uniform up to 2**-23.

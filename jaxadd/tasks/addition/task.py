@@ -14,7 +14,7 @@ from jaxadd.errors import UserError, check_choices
 from jaxadd.optim import losses, scores
 from jaxadd.tasks.addition import floors, numerals
 from jaxadd.tasks.addition.carries import CLASSES, Carries, answer_length, carries
-from jaxadd.tasks.addition.mixtures import Mixture
+from jaxadd.tasks.addition.mixtures import Curriculum, Mixture
 from jaxadd.tasks.sampling import check_batch_size, choose
 from jaxadd.tasks.task import Task
 from jaxadd.types import Batch, Data, Predict, Sizes
@@ -56,6 +56,8 @@ class Addition(Task):
     """add, or digitwise: the control without carries, addition mod base in every column, N answer digits"""
     mixture: Mixture = field(default_factory=Mixture)
     """mixture of train problems; test problems are uniform"""
+    curriculum: Curriculum = field(default_factory=Curriculum)
+    """how fresh train problems change over the steps"""
     finite: int | None = None
     """number of distinct problems in a fixed train set; None draws new problems every step"""
     batch_size: int | None = 256
@@ -84,6 +86,12 @@ class Addition(Task):
         if self.digit and self.target != "single":
             raise UserError(f"digit is for target single only; target {self.target} predicts all digits")
         self.mixture.check_fits(self.digits)
+        if any(length > self.digits for length in self.curriculum.lengths):
+            raise UserError(
+                f"the curriculum has operands longer than {self.digits} digits: {self.curriculum.lengths}"
+            )
+        if self.finite is not None and self.curriculum != Curriculum():
+            raise UserError("a curriculum is for fresh problems, and this train set is fixed; leave finite at None")
         if self.finite is None:
             if self.batch_size is None or self.batch_size < 1:
                 raise UserError(
@@ -360,7 +368,11 @@ class Addition(Task):
         """Draw the batch of one step: inputs `[B, T]`, targets `[B, R]`."""
         if self.finite is None:
             assert self.batch_size is not None  # Checked by __post_init__.
-            return self.batch(self.draw(jax.random.fold_in(key, step), self.batch_size))
+            step_key = jax.random.fold_in(key, step)
+            if self.curriculum == Curriculum():
+                return self.batch(self.draw(step_key, self.batch_size))
+            shape = (self.batch_size, self.operands, self.digits)
+            return self.batch(self.curriculum.draw(step_key, step, self.mixture, shape, self.base))
         indices = choose(jnp.arange(self.finite), key, step, self.batch_size)
         return self.batch(data.lane["train"][indices])
 
