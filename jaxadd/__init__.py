@@ -38,7 +38,7 @@ _PUBLIC = {
     "jaxadd.errors": ("UserError",),
     "jaxadd.types": ("Batch", "Data", "Sizes"),
     "jaxadd.tasks": ("Addition", "Curriculum", "HandwrittenDigits", "Mixture", "Modular", "Task"),
-    "jaxadd.models": ("MLP", "Model", "Network", "Transformer", "Weights"),
+    "jaxadd.models": ("MLP", "Model", "Network", "PairMLP", "Transformer", "Weights"),
     "jaxadd.optim.optimizers": ("SGD", "Adam", "AdamW", "Lion", "Muon"),
     "jaxadd.optim.losses": ("CrossEntropy", "LabelSmoothing", "MeanSquaredError", "StableMax"),
     "jaxadd.optim.schedules": ("Constant", "Cosine", "Linear"),
@@ -70,7 +70,7 @@ if TYPE_CHECKING:
     from jaxadd import analysis, interop, models, optim, sweeps, tasks
     from jaxadd.config import RunConfig, Stop
     from jaxadd.errors import UserError
-    from jaxadd.models import MLP, Model, Network, Transformer, Weights
+    from jaxadd.models import MLP, Model, Network, PairMLP, Transformer, Weights
     from jaxadd.optim.filters import (
         FixedNorm,
         FreeNorm,

@@ -11,7 +11,7 @@ import optax
 import tyro
 
 from jaxadd.errors import UserError, check_choices
-from jaxadd.models import MLP, ModelConfig, Transformer
+from jaxadd.models import MLP, ModelConfig, PairMLP, Transformer
 from jaxadd.optim.filters import Clip, FreeNorm, Gradient, NoClip, Norm, PlainGradient
 from jaxadd.optim.losses import CrossEntropy, Loss
 from jaxadd.optim.optimizers import AdamW, Optimizer
@@ -19,7 +19,7 @@ from jaxadd.optim.schedules import Constant, Schedule
 from jaxadd.serialization import changed
 from jaxadd.tasks import Modular, Task
 
-MODELS: tuple[type[ModelConfig], ...] = (Transformer, MLP)
+MODELS: tuple[type[ModelConfig], ...] = (Transformer, PairMLP, MLP)
 # The parts of a config that hold numbers in which lanes may differ.
 PARTS = ("optimizer", "gradient", "clip", "schedule", "norm", "loss")
 

@@ -20,7 +20,9 @@ def report(trained: Trained, lane: int, count: int) -> Report:
     network = trained.networks[lane]
     if not structure.is_transformer(network.model):
         name = type(network.config).__name__
-        sentence = f"Attention, circuits, composition, attribution and the logit lens are not defined for an {name}."
+        sentence = (
+            f"Attention, circuits, composition, attribution and the logit lens are not defined for {name} networks."
+        )
         return Report.of(sentence, blocks=[Text("What is not defined", [sentence])])
     batch = network.task.examples(network.data, jax.random.key(1), count)
     subject = trained.subject(lane)

@@ -1,7 +1,7 @@
 """Networks: architectures as frozen configs, and the pure functions that are built from them.
 
-`Transformer` and `MLP` are the configs; `config.build(sizes)` returns a `Model`, and a `Network` is a model with its
-parameters. `plain` is the forward pass to read, `fast` the one that runs, and `structure` describes an architecture
+`Transformer`, `PairMLP` and `MLP` are the configs; `config.build(sizes)` returns a `Model`, and a `Network` is a model
+with its parameters. `plain` is the forward pass to read, `fast` the one that runs, and `structure` describes an architecture
 for analysis. No other package imports Flax.
 """
 
@@ -10,7 +10,8 @@ from jaxadd.models.hooks import Edit
 from jaxadd.models.mlp import MLP
 from jaxadd.models.model import Model, ModelConfig
 from jaxadd.models.network import Network
+from jaxadd.models.pair_mlp import PairMLP
 from jaxadd.models.transformer import Transformer
 from jaxadd.models.weights import Weights
 
-__all__ = ["MLP", "Edit", "Model", "ModelConfig", "Network", "Transformer", "Weights"]
+__all__ = ["MLP", "Edit", "Model", "ModelConfig", "Network", "PairMLP", "Transformer", "Weights"]
