@@ -142,8 +142,10 @@ def test_a_single_state_without_history_has_the_same_figures_but_curves(composed
 def test_an_architecture_without_attention_says_what_is_not_defined_for_it():
     report = analyse(trained(Sign(), MLP(hidden=(4,)), states=1))
     assert [figure.name for figure in report.figures] == ["curves", "recorded"]
-    assert "are not defined for an MLP" in report.text
-    assert any(isinstance(block, Text) and "not defined for an MLP" in block.paragraphs[0] for block in report.blocks)
+    assert "are not defined for MLP networks" in report.text
+    assert any(
+        isinstance(block, Text) and "not defined for MLP networks" in block.paragraphs[0] for block in report.blocks
+    )
     assert set(report.numbers) == {"test_loss", "test_accuracy"}
     assert "drew new examples" in report.text
 

@@ -28,7 +28,8 @@ class Addition(Task):
     """Add zero-padded numbers of N digits: `12345+67890=080235` in tokens, with N + 1 answer digits.
 
     Tokens: the digits are their own values, `+` is base, `=` is base + 1, and `?` is base + 2. The answer is read
-    at `=` and the tokens after it. The target determines what the network sees there:
+    at `=` and the tokens after it. With separators zeros, each operand stands between two digits 0 instead. The
+    target determines what the network sees at the answer:
 
     - sequential: the previous answer digits (teacher forcing), as in a language model;
     - parallel: `?` at every position, so that no answer digit is visible;
@@ -52,6 +53,8 @@ class Addition(Task):
     """which answer digit comes first, the most or the least significant"""
     operand_order: Literal["msd", "lsd"] = "msd"
     """which operand digit comes first, the most or the least significant"""
+    separators: Literal["signs", "zeros"] = "signs"
+    """what separates numbers: signs, + and =; or zeros, the digit 0 before and after each operand (AdderBoard)"""
     operation: Literal["add", "digitwise"] = "add"
     """add, or digitwise: the control without carries, addition mod base in every column, N answer digits"""
     mixture: Mixture = field(default_factory=Mixture)
@@ -134,7 +137,17 @@ class Addition(Task):
 
     @property
     def _question_length(self) -> int:
-        return self.operands * (self.digits + 1)
+        return self.operands * (self._before + self.digits + 1)
+
+    @property
+    def _before(self) -> int:
+        """The number of tokens before each operand."""
+        return 1 if self.separators == "zeros" else 0
+
+    @property
+    def _signs(self) -> tuple[str, ...]:
+        """The names of the tokens that are no digits."""
+        return (*(("+", "=") if self.separators == "signs" else ()), *(("?",) if self.target == "parallel" else ()))
 
     @property
     def sizes(self) -> Sizes:
@@ -143,7 +156,7 @@ class Addition(Task):
         return Sizes(
             length=first + read,
             classes=self.base,
-            vocabulary=self.base + (3 if self.target == "parallel" else 2),
+            vocabulary=self.base + len(self._signs),
             read=tuple(range(first, first + read)),
             autoregressive=self.target == "sequential",
         )
@@ -160,17 +173,17 @@ class Addition(Task):
 
     @property
     def token_names(self) -> tuple[str, ...]:
-        """The digits, `+`, `=`, and `?` where the answer is hidden."""
-        return (*map(str, range(self.base)), "+", "=", "?")[: self.sizes.vocabulary]
+        """The digits, `+` and `=` where they separate numbers, and `?` where the answer is hidden."""
+        return (*map(str, range(self.base)), *self._signs)
 
     @property
     def position_names(self) -> tuple[str, ...]:
         """The names of the T input positions: a4 a3 … + b4 … = A5 …; "? A5" where the answer is hidden."""
         order = range(self.digits)[::-1] if self.operand_order == "msd" else range(self.digits)
-        names = []
+        names, signs = [], self.separators == "signs"
         for m in range(self.operands):
-            names += [f"{chr(ord('a') + m % 26)}{k}" for k in order] + ["+"]
-        names[-1] = "="
+            names += ["0"] * self._before + [f"{chr(ord('a') + m % 26)}{k}" for k in order] + ["+" if signs else "0"]
+        names[-1] = "=" if signs else "0"
         names += [f"A{d}" if self.target == "sequential" else f"? A{d}" for d in self.read_digits[:-1]]
         return tuple(names[: self.sizes.length])
 
@@ -240,22 +253,24 @@ class Addition(Task):
           answer: int `[..., A]`, digits, units first; the correct one by default.
 
         Returns:
-          int32 `[..., M (N + 1) + A]`, in the task's orders.
+          int32 `[..., Q + A]`, in the task's orders; the question has Q tokens, M (N + 1) or with zeros M (N + 2).
         """
         chex.assert_axis_dimension(operands, -1, self.digits)
         chex.assert_axis_dimension(operands, -2, self.operands)
         answer = self.features(operands).answer if answer is None else answer
         ordered = operands[..., ::-1] if self.operand_order == "msd" else operands
         signs = [self.base] * (self.operands - 1) + [self.base + 1]
-        signs = jnp.broadcast_to(jnp.asarray(signs, jnp.int32)[:, None], (*ordered.shape[:-1], 1))
-        question = jnp.concatenate([ordered, signs], axis=-1).reshape(*ordered.shape[:-2], self._question_length)
+        after = jnp.asarray(signs if self.separators == "signs" else [0] * self.operands, jnp.int32)[:, None]
+        before = jnp.zeros((*ordered.shape[:-1], self._before), jnp.int32)
+        parts = [before, ordered, jnp.broadcast_to(after, (*ordered.shape[:-1], 1))]
+        question = jnp.concatenate(parts, axis=-1).reshape(*ordered.shape[:-2], self._question_length)
         return jnp.concatenate([question, answer[..., ::-1] if self.answer_order == "msd" else answer], axis=-1)
 
     def decode(self, tokens: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Return the problems that tokens encode; the inverse of `encode`.
 
         Args:
-          tokens: int `[..., M (N + 1) + A]`.
+          tokens: int `[..., Q + A]`.
 
         Returns:
           operands `[..., M, N]` and answer `[..., A]`, digits, units first.
@@ -265,8 +280,8 @@ class Addition(Task):
         return self._decode_question(tokens), answer[..., ::-1] if self.answer_order == "msd" else answer
 
     def _decode_question(self, tokens: jax.Array) -> jax.Array:
-        shape = (*tokens.shape[:-1], self.operands, self.digits + 1)
-        operands = tokens[..., : self._question_length].reshape(shape)[..., :-1]
+        shape = (*tokens.shape[:-1], self.operands, self._before + self.digits + 1)
+        operands = tokens[..., : self._question_length].reshape(shape)[..., self._before : -1]
         return operands[..., ::-1] if self.operand_order == "msd" else operands
 
     @functools.partial(jax.jit, static_argnums=0)
@@ -276,7 +291,11 @@ class Addition(Task):
         question, answer = tokens[:, : self._question_length], tokens[:, self._question_length :]
         if self.target == "single":
             return Batch(question, self.features(operands).answer[:, self.digit, None])
-        seen = answer[:, :-1] if self.target == "sequential" else jnp.full_like(answer[:, :-1], self.base + 2)
+        seen = (
+            answer[:, :-1]
+            if self.target == "sequential"
+            else jnp.full_like(answer[:, :-1], self.sizes.vocabulary - 1)
+        )
         return Batch(jnp.concatenate([question, seen], axis=1), answer)
 
     # --- text ----------------------------------------------------------------------------------------------

@@ -123,7 +123,7 @@ def test_a_network_of_another_kind_says_what_is_not_defined_for_it(shell, tmp_pa
     train(config, tmp_path / "run", note=lambda _: None)
     status, out, error = shell("jaxadd", "analyse", tmp_path / "run")
     assert status == 0, error
-    assert "not defined for an MLP" in out
+    assert "not defined for MLP networks" in out
     assert numbers(tmp_path / "run" / "analysis")["test_loss"] > 0
     status, _, error = shell("jaxadd", "analyse", tmp_path / "run", "--keys", "3")
     assert status == 2
