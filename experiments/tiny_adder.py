@@ -90,10 +90,11 @@ def report(run: Run) -> str:
         (str(network.seed), f"{count:,}", "yes" if count >= needed else "no")
         for network, count in zip(networks, solved, strict=True)
     ]
+    shares = spread([count / len(problems) for count in solved], "{:.2%}")
     return "\n".join(
         [
             f"{size} parameters, {run.config.steps:,} steps: {len(passed)} of {len(networks)} seeds pass",
-            f"exact match on the suite: {spread([count / len(problems) for count in solved], "{:.2%}")}",
+            f"exact match on the suite: {shares}",
             table(rows),
         ]
     )

@@ -1,8 +1,8 @@
 """Networks: architectures as frozen configs, and the pure functions that are built from them.
 
 `Transformer`, `PairMLP` and `MLP` are the configs; `config.build(sizes)` returns a `Model`, and a `Network` is a
-model with its parameters. `plain` is the forward pass to read, `fast` the one that runs, `weights` what may be tied, and
-`structure` describes an architecture for analysis. No other package imports Flax.
+model with its parameters. `plain` is the forward pass to read, `fast` the one that runs, `weights` what may be tied,
+and `structure` describes an architecture for analysis. No other package imports Flax.
 """
 
 from jaxadd.models import fast as fast  # Registers the transformer's forward pass.
