@@ -294,7 +294,7 @@ class Addition(Task):
         seen = (
             answer[:, :-1]
             if self.target == "sequential"
-            else jnp.full_like(answer[:, :-1], self.sizes.vocabulary - 1)
+            else jnp.full_like(answer[:, :-1], self.base + len(self._signs) - 1)
         )
         return Batch(jnp.concatenate([question, seen], axis=1), answer)
 
