@@ -1,12 +1,15 @@
 """Small configs that many tests train."""
 
+import ctypes
 import gc
+import math
 import os
 import runpy
 import shutil
 import sys
 import tempfile
 from dataclasses import replace
+from pathlib import Path
 
 import compiler
 
@@ -30,18 +33,32 @@ from jaxadd.runs import train
 from jaxadd.tasks import Modular
 from jaxadd.training import trainer
 
+KEPT = 1.2 * 2**30  # bytes; one test may take 0.7 GB more
+LIBC = ctypes.CDLL(None)
+
 # The same examples every time: what is green stays green.
 settings.register_profile("repeatable", derandomize=True)
 settings.load_profile("repeatable")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _forget_programs():
-    """Let go of what a module compiled, which takes gigabytes by the end; what others need again is in the cache."""
+@pytest.fixture(autouse=True)
+def _little_memory():
+    """Let go of what was compiled once it takes much memory, a megabyte a program; until then tests use it again."""
     yield
-    trainer._PROGRAMS.clear()
-    jax.clear_caches()
-    gc.collect()
+    if resident() > KEPT:
+        trainer._PROGRAMS.clear()
+        jax.clear_caches()
+        gc.collect()
+        if hasattr(LIBC, "malloc_trim"):  # Otherwise glibc keeps what was freed.
+            LIBC.malloc_trim(0)
+
+
+def resident():
+    """Return the memory that this process uses now, bytes; infinity where Linux does not say."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
+    except OSError:
+        return math.inf
 
 
 @pytest.fixture(scope="session")
