@@ -16,8 +16,10 @@ import compiler
 # Many tests compile the same small program. Set before JAX is imported, and for child processes too.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.join(tempfile.gettempdir(), f"jaxadd-tests-{os.getuid()}"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
-if os.environ.pop("PYTHONDONTWRITEBYTECODE", None):  # Child processes would compile the source of JAX again.
-    os.environ.setdefault("PYTHONPYCACHEPREFIX", f"{os.environ['JAX_COMPILATION_CACHE_DIR']}-bytecode")
+if os.environ.pop("PYTHONDONTWRITEBYTECODE", None):  # Every process would compile the source of JAX again.
+    sys.dont_write_bytecode = False
+    sys.pycache_prefix = f"{os.environ['JAX_COMPILATION_CACHE_DIR']}-bytecode"
+    os.environ["PYTHONPYCACHEPREFIX"] = sys.pycache_prefix
 if "XLA_FLAGS" not in os.environ:
     os.environ["XLA_FLAGS"] = compiler.flags()
 
