@@ -41,7 +41,18 @@ def over_lanes(function: Callable, width: int | None = None) -> Callable:
 
 def take(tree: Any, lane: Any) -> Any:
     """Return one lane, or an array of them, of a tree whose leaves have a leading axis of lanes."""
+    leaves = jax.tree.leaves(tree)
+    on_device = all(isinstance(x, jax.Array) and not isinstance(x, jax.core.Tracer) for x in leaves)
+    if isinstance(lane, int) and on_device and len({frozenset(x.sharding.device_set) for x in leaves}) == 1:
+        return _take_compiled(tree, lane)
+    return _take(tree, lane)
+
+
+def _take(tree: Any, lane: Any) -> Any:
     return jax.tree.map(lambda x: x[lane], tree)
+
+
+_take_compiled = jax.jit(_take)  # One program for all leaves and lanes, in place of two for every shape.
 
 
 def find(seeds: Sequence[int], seed: int | None) -> int:

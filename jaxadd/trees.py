@@ -35,7 +35,7 @@ def nest(arrays: dict[str, np.ndarray], like: Any) -> Any:
         raise ValueError(f"missing or unexpected arrays: {', '.join(sorted(expected.keys() ^ arrays.keys()))}")
     leaves = []
     for name, leaf in expected.items():
-        array = jax.numpy.asarray(arrays[name])
+        array = jax.device_put(arrays[name], may_alias=False)  # `asarray` would compile a copy for every shape.
         array = jax.random.wrap_key_data(array) if _is_key(leaf) else array
         if array.shape != leaf.shape or array.dtype != leaf.dtype:
             raise ValueError(f"{name} is {array.dtype}{array.shape}, expected {leaf.dtype}{leaf.shape}")

@@ -1,18 +1,25 @@
 """Small configs that many tests train."""
 
+import ctypes
 import gc
+import math
 import os
 import runpy
 import shutil
 import sys
 import tempfile
 from dataclasses import replace
+from pathlib import Path
 
 import compiler
 
 # Many tests compile the same small program. Set before JAX is imported, and for child processes too.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.join(tempfile.gettempdir(), f"jaxadd-tests-{os.getuid()}"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
+if os.environ.pop("PYTHONDONTWRITEBYTECODE", None):  # Every process would compile the source of JAX again.
+    sys.dont_write_bytecode = False
+    sys.pycache_prefix = f"{os.environ['JAX_COMPILATION_CACHE_DIR']}-bytecode"
+    os.environ["PYTHONPYCACHEPREFIX"] = sys.pycache_prefix
 if "XLA_FLAGS" not in os.environ:
     os.environ["XLA_FLAGS"] = compiler.flags()
 
@@ -30,18 +37,33 @@ from jaxadd.training import trainer
 
 # An array that is added to one of another rank is a mistake more often than not.
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+KEPT = 1.2 * 2**30  # bytes; one test may take 0.7 GB more
+LIBC = ctypes.CDLL(None)
+
 # The same examples every time: what is green stays green.
 settings.register_profile("repeatable", derandomize=True)
 settings.load_profile("repeatable")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _forget_programs():
-    """Let go of what a module compiled, which takes gigabytes by the end; what others need again is in the cache."""
+@pytest.fixture(autouse=True)
+def _little_memory():
+    """Let go of what was compiled once it takes much memory, a megabyte a program; until then tests use it again."""
     yield
-    trainer._PROGRAMS.clear()
-    jax.clear_caches()
-    gc.collect()
+    if resident() > KEPT:
+        trainer._PROGRAMS.clear()
+        jax.clear_caches()
+        gc.collect()
+        if hasattr(LIBC, "malloc_trim"):  # Otherwise glibc keeps what was freed.
+            LIBC.malloc_trim(0)
+
+
+def resident():
+    """Return the memory that this process uses now, bytes; infinity where Linux does not say."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
+    except OSError:
+        return math.inf
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,6 @@
 import functools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxadd.models import Transformer
@@ -22,7 +21,7 @@ def drawn(model, seed=0, scale=0.3, *, norm_bias=True):
     def draw(path, leaf):
         noise = rng.normal(size=leaf.shape).astype(np.float32)
         name = path[-1].key
-        return jnp.asarray({"w": 1 + 0.2 * noise, "b": 0.2 * norm_bias * noise}.get(name, scale * noise))
+        return jax.device_put({"w": 1 + 0.2 * noise, "b": 0.2 * norm_bias * noise}.get(name, scale * noise))
 
     return jax.tree_util.tree_map_with_path(draw, _shapes(model))
 
@@ -57,4 +56,4 @@ def adder():
     change[steps[1:], (steps[1:] - 1) % 10] -= 1
     mlp["W_out"][:20, 10:], mlp["W_out"][20:, 10:] = 12 * change, -12 * change
     params["unembed"]["W_U"][10:] = np.eye(10)
-    return model, jax.tree.map(jnp.asarray, params)
+    return model, jax.device_put(params)

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Literal
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxadd import interop
@@ -44,7 +43,7 @@ def trained(path: Path, task: Task, seed: int | None = None, activation: Activat
     if seed is None:
         seed = getattr(task, "split_seed", None) or 0
     metrics = recorded(checkpoint)
-    params, step = jax.tree.map(jnp.asarray, params), updates_made(checkpoint, metrics)
+    params, step = jax.device_put(params), updates_made(checkpoint, metrics)
     return Trained(
         (Network(params, config.build(task.sizes), task, seed, step),), f"{path.name}: {task.title}", metrics
     )

@@ -60,6 +60,11 @@ class ModelConfig(abc.ABC):
         return Model(self, sizes)
 
 
+@functools.lru_cache(maxsize=64)  # Asked for every saved state that is read.
+def _shapes(model: "Model") -> Params:
+    return jax.eval_shape(model.init, jax.eval_shape(lambda: jax.random.key(0)))
+
+
 @functools.singledispatch
 def module(config: ModelConfig, sizes: Sizes) -> nn.Module:
     """Return the Flax module of an architecture, a function of (inputs, hooks, read) that returns logits `[B, R, C]`.
@@ -104,7 +109,7 @@ class Model:
 
     def shapes(self) -> Params:
         """Return the shapes and dtypes of the parameters, structured as by `init`, without computing them."""
-        return jax.eval_shape(self.init, jax.eval_shape(lambda: jax.random.key(0)))
+        return jax.tree.map(lambda shape: shape, _shapes(self))  # A copy, as a dict can be changed.
 
     def apply(
         self,

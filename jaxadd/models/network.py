@@ -7,6 +7,7 @@ from typing import overload
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxadd.models.hooks import Edit
 from jaxadd.models.model import Model, ModelConfig
@@ -84,8 +85,15 @@ class Network:
         Raises:
           UserError: a name is not that of an activation.
         """
-        logits, activations = self.model.apply(self.params, jnp.asarray(inputs), cache or (), edits, read)
-        return logits if cache is None else (logits, activations)
+        names = tuple(cache or ())
+        if edits:
+            logits, seen = self.model.apply(self.params, jnp.asarray(inputs), names, edits, read)
+        else:
+            inputs = inputs if isinstance(inputs, jax.Array) else np.asarray(inputs)
+            fixed, traced = (read, None) if read is None or isinstance(read, tuple) else (None, read)
+            logits, seen = _apply(self.model, names, fixed, self.params, inputs, traced)
+            seen = {name: seen[name] for name in self.model.names if name in seen}  # In the order of computation.
+        return logits if cache is None else (logits, seen)
 
     def answer(self, inputs: jax.typing.ArrayLike) -> jax.Array:
         """Return the greedy answers, int32 `[B, R]`; -1 where a logit is not finite.
@@ -93,6 +101,19 @@ class Network:
         In an autoregressive task every answer is fed back as input, and the answers in `inputs` are ignored.
         """
         return _answer(self.model, self.params, jnp.asarray(inputs))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _apply(
+    model: Model,
+    names: tuple[str, ...],
+    fixed: tuple[int, ...] | None,
+    params: Params,
+    inputs: jax.Array,
+    traced: jax.Array | None,
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Compute logits and activations in one program, where every operation would be compiled on its own."""
+    return model.apply(params, inputs, names, read=fixed if traced is None else traced)
 
 
 @functools.partial(jax.jit, static_argnums=0)  # A Network has a static seed and step, and would be compiled for each.

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxadd.analysis.report import Trained
@@ -197,7 +196,7 @@ class Run:
                     note(f"{error}; it is skipped")
         if not states:
             return np.zeros(0, int), None
-        return np.asarray(list(states)), jax.tree.map(lambda *w: jnp.stack(w, axis=1), *states.values())
+        return np.asarray(list(states)), jax.tree.map(_stacked, *states.values())
 
     def trained(self, step: int | None = None, *, history: bool = False, note: Note = print) -> Trained:
         """Return the networks at the end or at a saved step with the record of their training, for a report.
@@ -302,3 +301,8 @@ def _processor() -> str:
             if line.startswith("model name"):
                 return f"CPU ({line.split(':', 1)[1].strip()}, {os.cpu_count()} cores)"
     return f"CPU ({platform.processor() or platform.machine()}, {os.cpu_count()} cores)"
+
+
+def _stacked(*states: jax.Array) -> jax.Array:
+    """Return leaves `[S, ...]` of several states as one, `[S, E, ...]`, stacked on the host: nothing is compiled."""
+    return jax.device_put(np.stack([np.asarray(leaf) for leaf in states], axis=1))

@@ -35,7 +35,8 @@ def shuffled_position(key: jax.Array, position: jax.Array, n: int) -> jax.Array:
         pair = jnp.maximum(x, partner).astype(jnp.uint32)
         return jnp.where(_hash(pair, salt) >> 31 == 1, partner, x), None
 
-    return jax.lax.scan(swap, position.astype(jnp.int32), (offsets, salts))[0]
+    with jax.disable_jit(False):  # A debug run looks for NaN, and would compile each round on its own.
+        return jax.lax.scan(swap, position.astype(jnp.int32), (offsets, salts))[0]
 
 
 def _hash(x: jax.Array, salt: jax.Array) -> jax.Array:

@@ -61,6 +61,7 @@ class Step:
         """Build the model; raises UserError where task and model do not fit each other."""
         self.config, self.task = config, config.task
         self.model = config.model.build(config.task.sizes)
+        self._evaluate = jax.jit(self.evaluate, inline=True)  # Traced once for its shapes and for the loop.
 
     def init(self, hyper: Hyper, seed: jax.Array) -> TrainState:
         """Draw the initial state of one lane from its seed, uint32."""
@@ -118,7 +119,7 @@ class Step:
 
         def evaluate_first():
             params, split = take((state.params, data.lane), 0)
-            return self.evaluate(params, split, data.shared)
+            return self._evaluate(params, split, data.shared)
 
         evaluated = jax.eval_shape(evaluate_first)
         unmeasured, unrecorded = (
@@ -127,7 +128,7 @@ class Step:
 
         # On a CPU, where lanes are computed one after the other, a lane that is done costs nothing.
         def evaluate(status, *rest):
-            return jax.lax.cond(status == RUNNING, lambda: self.evaluate(*rest), lambda: unmeasured)
+            return jax.lax.cond(status == RUNNING, lambda: self._evaluate(*rest), lambda: unmeasured)
 
         def make_step(state, *rest):
             return jax.lax.cond(

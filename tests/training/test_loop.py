@@ -199,7 +199,9 @@ def test_nothing_to_do(tiny):
 
 
 def test_debug_run_checks_for_nan(tiny_one):
-    config = replace(tiny_one, steps=1, debug=True)
+    """Operations are compiled one by one, so there are few shapes: as many test as train pairs, and no moments."""
+    task, model = Modular(p=6, train_fraction=0.5), Transformer(d_model=16, heads=2, d_mlp=16)
+    config = replace(tiny_one, task=task, model=model, optimizer=SGD(lr=0.1, momentum=0.0), steps=1, debug=True)
     np.testing.assert_allclose(
         fit(Trainer(config)).metrics["train_loss"],
         fit(Trainer(replace(config, debug=False))).metrics["train_loss"],

@@ -75,6 +75,8 @@ class Mixture:
             return operands
         total = sum(self.weights)
         kind = jax.random.uniform(kind_key, (batch, 1, 1)) * total  # Below `uniform`, then enriched, then cascades.
+        if self.uniform == self.enriched == 0:
+            return _force_cascade(cascade_key, operands, base, self.cascade_length, self.cascade_start)
         if self.cascades:
             forced = _force_cascade(cascade_key, operands, base, self.cascade_length, self.cascade_start)
             operands = jnp.where(kind >= total - self.cascades, forced, operands)
@@ -160,6 +162,20 @@ class Curriculum:
             length = jnp.where(phase == len(self.lengths), digits, drawn)
             problems = jnp.where(jnp.arange(digits)[None, None] < length, problems, 0)
         return problems
+
+
+def cascades_of_every_length(key: jax.Array, shape: tuple[int, int, int], base: int) -> jax.Array:
+    """Draw problems with forced cascades from the units on: int32 `[N, B, M, N]`, by length.
+
+    The problems of a length are those that a mixture of cascades draws from the key with its index.
+    """
+
+    def draw(key: jax.Array, length: jax.Array) -> jax.Array:
+        _, digit_key, _, cascade_key = jax.random.split(key, 4)
+        return _force_cascade(cascade_key, _uniform(digit_key, shape, base), base, length, 0)
+
+    digits = shape[-1]
+    return jax.vmap(draw)(jax.random.split(key, digits), jnp.arange(digits))
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2))

@@ -14,7 +14,7 @@ from jaxadd.errors import UserError, check_choices
 from jaxadd.optim import losses, scores
 from jaxadd.tasks.addition import floors, numerals
 from jaxadd.tasks.addition.carries import CLASSES, Carries, answer_length, carries
-from jaxadd.tasks.addition.mixtures import Curriculum, Mixture
+from jaxadd.tasks.addition.mixtures import Curriculum, Mixture, cascades_of_every_length
 from jaxadd.tasks.sampling import check_batch_size, choose
 from jaxadd.tasks.task import Task
 from jaxadd.types import Batch, Data, Predict, Sizes
@@ -371,17 +371,25 @@ class Addition(Task):
         return Data({}, jax.tree.map(lambda *leaves: jnp.stack(leaves), *lanes))
 
     def _lane_data(self, key: jax.Array) -> dict[str, jax.Array]:
-        # A separate stream: split(key)[i] is fold_in(key, i), and the trainer uses the first of these.
-        train_key, test_key, cascade_key = jax.random.split(jax.random.fold_in(key, _DATA), 3)
-        keys = jax.random.split(cascade_key, self.digits)
-        forced = jnp.stack([self.cascade(k, self.cascade_examples, n) for n, k in enumerate(keys)])
+        drawn = self._test_problems(key)
         if self.finite is None:
-            return {"test": self.draw(test_key, self.test_examples, Mixture()), "cascades": forced}
+            return drawn
+        train_key, test_key, _ = _data_keys(key)
         train_shape = (self.finite, self.operands, self.digits)
         train = self.mixture.draw_distinct(train_key, train_shape, self.base)
         test_shape = (min(self.test_examples, self.space - self.finite), self.operands, self.digits)
         test = Mixture().draw_distinct(test_key, test_shape, self.base, without=train)
-        return {"train": jnp.asarray(train), "test": jnp.asarray(test), "cascades": forced}
+        return {"train": jax.device_put(train), "test": jax.device_put(test), **drawn}
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def _test_problems(self, key: jax.Array) -> dict[str, jax.Array]:
+        """Draw the test problems of one lane that do not depend on a fixed train set."""
+        _, test_key, cascade_key = _data_keys(key)
+        shape = (self.cascade_examples, self.operands, self.digits)
+        drawn = {"cascades": cascades_of_every_length(cascade_key, shape, self.base)}
+        if self.finite is None:
+            drawn["test"] = self.draw(test_key, self.test_examples, Mixture())
+        return drawn
 
     def train_batch(self, data: Data, key: jax.Array, step: jax.Array) -> Batch:
         """Draw the batch of one step: inputs `[B, T]`, targets `[B, R]`."""
@@ -439,3 +447,9 @@ class Addition(Task):
             free = scores.free_run(predict, batch.inputs, self.sizes.read)
             measured["free_digit_accuracy"] = scores.fraction(free == batch.targets, axis=0)
         return measured
+
+
+def _data_keys(key: jax.Array) -> jax.Array:
+    """Return the keys of a lane's train, test and cascade problems, `[3]`."""
+    # A separate stream: split(key)[i] is fold_in(key, i), and the trainer uses the first of these.
+    return jax.random.split(jax.random.fold_in(key, _DATA), 3)

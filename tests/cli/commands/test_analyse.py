@@ -4,10 +4,10 @@ import json
 import math
 from dataclasses import replace
 
-import jax
 import numpy as np
 import pytest
 from lines import assert_one_line
+from networks import drawn
 
 from jaxadd import interop
 from jaxadd.cli.commands.analyse import describe, finite
@@ -26,9 +26,9 @@ def run(tiny, tmp_path_factory):
 
 
 def untrained(path, task, **architecture):
-    """Write the checkpoint of an untrained network."""
+    """Write the checkpoint of a network with random parameters."""
     config = Transformer(d_model=16, heads=2, **architecture)
-    interop.write(path, config.build(task.sizes).init(jax.random.key(0)))
+    interop.write(path, drawn(config.build(task.sizes)))
     return path
 
 
