@@ -259,7 +259,7 @@ def test_mlp_classifier():
     logits, seen = jax.jit(lambda params: model.apply(params, x, names=model.names))(params)
     h = x
     for name in ("layers.0", "layers.1"):
-        h = np.maximum(h @ params[name]["W"] + params[name]["b"], 0)
+        h = np.maximum(h @ params[name]["W"] + params[name]["b"][None], 0)
         np.testing.assert_allclose(seen[f"{name}.hook_post"], h, rtol=1e-4, atol=1e-5)
     want = (h @ params["readout"]["W"] + params["readout"]["b"][None])[:, None]
     np.testing.assert_allclose(logits, want, rtol=1e-4, atol=1e-5)
