@@ -126,7 +126,7 @@ def test_bidirectional_attention_sees_everything():
         logits = jax.jit(lambda x, model=model, params=params: model.apply(params, x, read=everywhere)[0])
         before = logits(x)
         for t in everywhere:
-            changed = logits((x + (np.arange(SMALL.length) == t)) % SMALL.vocabulary)
+            changed = logits((x + (np.arange(SMALL.length) == t)[None]) % SMALL.vocabulary)
             assert (not np.array_equal(changed[:, 0], before[:, 0])) == (t in first_sees)
             assert not np.allclose(changed[:, -1], before[:, -1], atol=1e-4)
 
