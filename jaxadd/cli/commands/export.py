@@ -15,7 +15,7 @@ from jaxadd.interop.layouts import Layout
 from jaxadd.lanes import find, take
 from jaxadd.models import structure
 from jaxadd.optim.optimizers import Adam, AdamW
-from jaxadd.runs import open_run
+from jaxadd.runs import Run, open_run
 from jaxadd.training.trainer import Trainer
 
 
@@ -46,23 +46,31 @@ def run(options: Options) -> int:
     trained = open_run(options.run)
     config = trained.config
     if not structure.is_transformer(trained.model):
-        raise UserError(f"checkpoints hold transformers, and {options.run} trained an {type(config.model).__name__}")
+        raise UserError(f"checkpoints hold transformers, and {options.run} trained a network of {type(config.model).__name__}")
     if not options.file.absolute().parent.is_dir():
         raise UserError(f"there is no folder {options.file.parent} to write {options.file.name} in")
-    settings = adam_settings(config.optimizer) if options.optimizer else None
-    state = trained.state(Trainer(config).abstract_state(), options.step)
-    lane = jax.device_get(take(state, find(config.seeds, options.seed)))
-    adam = None if settings is None else _adam(lane.opt_state, settings)
+    adam = _adam_of(trained, options) if options.optimizer else None
+    network = trained.network(options.seed, options.step)
     facts = {
         "config": {
             "task": config.task.title,
-            "step": int(lane.step),
+            "step": network.step,
             "activation": structure.transformer(trained.model).activation,
         }
     }
-    interop.write(options.file, lane.params, optimizer=adam, rest=facts, layout=options.layout)
-    print(f"{options.file}: step {int(lane.step):,}, {options.layout} layout{', with Adam' if adam else ''}")
+    interop.write(options.file, network.params, optimizer=adam, rest=facts, layout=options.layout)
+    print(f"{options.file}: step {network.step:,}, {options.layout} layout{', with Adam' if adam else ''}")
     return 0
+
+
+def _adam_of(trained: Run, options: Options) -> interop.Adam:
+    """Return the state of the optimiser of one lane, from the saved state that the network is of."""
+    settings = adam_settings(trained.config.optimizer)
+    if trained.model != trained.model.untied:
+        raise UserError("--optimizer needs a network whose matrices are all trained, and this one ties some of them")
+    state = trained.state(Trainer(trained.config).abstract_state(), options.step)
+    lane = jax.device_get(take(state, find(trained.config.seeds, options.seed)))
+    return _adam(lane.opt_state, settings)
 
 
 def _adam(opt_state: optax.OptState, settings: dict[str, Any]) -> interop.Adam:

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import chex
 import jax
+import numpy as np
 import optax
 import pytest
 from lines import assert_one_line
@@ -11,7 +12,7 @@ from lines import assert_one_line
 from jaxadd import interop
 from jaxadd.cli.commands.export import adam_settings
 from jaxadd.lanes import take
-from jaxadd.models import MLP
+from jaxadd.models import MLP, Weights
 from jaxadd.optim.optimizers import Adam, Lion
 from jaxadd.runs import load, train
 from jaxadd.tasks import HandwrittenDigits
@@ -53,12 +54,25 @@ def test_networks_and_optimizers_that_a_checkpoint_does_not_hold(tiny_one, shell
     train(replace(tiny_one, task=HandwrittenDigits(batch_size=4), model=MLP(), steps=1), tmp_path / "mlp", **quiet)
     for name, words, message in (
         ("lion", ["--optimizer"], "the state of Adam or AdamW, and this run was trained by Lion"),
-        ("mlp", [], "trained an MLP"),
+        ("mlp", [], "trained a network of MLP"),
     ):
         status, _, error = shell("jaxadd", "export", name, "network.pth", *words)
         assert status == 2
         assert_one_line(error, message)
         assert not (tmp_path / "network.pth").exists()
+
+
+def test_a_tied_network_is_written_with_all_its_matrices(tiny_one, shell, tmp_path):
+    tied = replace(tiny_one.model, weights=Weights(unembed="embed", value="key"))
+    run = train(replace(tiny_one, model=tied, steps=2), tmp_path / "tied", note=lambda _: None)
+    status, _, error = shell("jaxadd", "export", "tied", "network.pth")
+    assert status == 0, error
+    params = interop.read(tmp_path / "network.pth").params
+    chex.assert_trees_all_equal(params, jax.device_get(run.network().params))
+    np.testing.assert_array_equal(params["unembed"]["W_U"], params["embed"]["W_E"].T)
+    status, _, error = shell("jaxadd", "export", "tied", "network.pth", "--optimizer")
+    assert status == 2
+    assert_one_line(error, "needs a network whose matrices are all trained")
 
 
 def test_adam_keeps_its_decay_of_the_gradient():
