@@ -46,7 +46,8 @@ def run(options: Options) -> int:
     trained = open_run(options.run)
     config = trained.config
     if not structure.is_transformer(trained.model):
-        raise UserError(f"checkpoints hold transformers, and {options.run} trained a network of {type(config.model).__name__}")
+        name = type(config.model).__name__
+        raise UserError(f"checkpoints hold transformers, and {options.run} trained a network of {name}")
     if not options.file.absolute().parent.is_dir():
         raise UserError(f"there is no folder {options.file.parent} to write {options.file.name} in")
     adam = _adam_of(trained, options) if options.optimizer else None
