@@ -77,6 +77,8 @@ class RunConfig:
     """loss that is minimised; the recorded losses are cross-entropy in any case"""
     init_scale: float = 1.0
     """factor by which the initial parameters are multiplied"""
+    init_from: str = ""
+    """run folder or torch checkpoint whose parameters the lanes start from; "" draws them from the seed"""
     steps: int = 25_000
     """number of updates"""
     seeds: tuple[int, ...] = (0,)

@@ -12,6 +12,7 @@ from jaxadd.errors import UserError
 from jaxadd.files import write_npz
 from jaxadd.runs import checkpoints
 from jaxadd.runs.folder import REPLAY_OF, Files, check_name
+from jaxadd.runs.initial import initial
 from jaxadd.runs.run import Machine, Note, Run, open_run
 from jaxadd.runs.train import Watch, newest_checkpoint, recorded
 from jaxadd.training.loop import fit
@@ -67,7 +68,7 @@ def replay(
     run.note_changes(Machine.this(lanes_at_once), note)
     trainer = Trainer(config, lanes_at_once)
     state = newest_checkpoint(files, trainer, start, note)
-    state = trainer.init() if state is None else state
+    state = initial(trainer) if state is None else state
     if checkpoints.updates_made(state) < start:
         note(f"running from step {checkpoints.updates_made(state)} to {start}")
         state = fit(trainer, state=state, until=start, watch=watch).state

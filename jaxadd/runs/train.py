@@ -13,6 +13,7 @@ from jaxadd.errors import UserError
 from jaxadd.files import UNREADABLE, first_line, read_npz, write_npz, write_text
 from jaxadd.runs import checkpoints
 from jaxadd.runs.folder import Files
+from jaxadd.runs.initial import initial
 from jaxadd.runs.run import Machine, Note, Run, load, open_run
 from jaxadd.runs.summary import summarize
 from jaxadd.serialization import difference
@@ -51,7 +52,7 @@ def train(
     trainer = Trainer(config)
     if folder is not None:
         return train_in(trainer, folder, watch=watch, note=note)
-    result = fit(trainer, watch=_noting_divergence(config, watch, note))
+    result = fit(trainer, state=initial(trainer), watch=_noting_divergence(config, watch, note))
     return Run(
         config,
         Machine.this(trainer.slots.size),
@@ -102,7 +103,7 @@ def train_in(
                 return run
         state, metrics, seconds = _resume_point(trainer, files, note)
         if state is None:
-            state = trainer.init()
+            state = initial(trainer)
             checkpoints.save(files.checkpoints, state, config)
 
         def save(result: Result) -> None:

@@ -1,0 +1,55 @@
+"""The state a run begins with: drawn from its seeds, or with the parameters of another network."""
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+
+from jaxadd.errors import UserError
+from jaxadd.interop import read
+from jaxadd.lanes import find, over_lanes
+from jaxadd.runs.run import load
+from jaxadd.training.step import TrainState
+from jaxadd.training.trainer import Trainer
+from jaxadd.types import Params
+
+
+def initial(trainer: Trainer) -> TrainState:
+    """Return the state of every lane before the first step.
+
+    With `init_from`, parameters are those at the end of a run, of the lane with the same seed or of its only lane, or
+    those of a torch checkpoint in every lane; `init_scale` multiplies them too. The optimiser starts anew.
+
+    Raises:
+      UserError: there is no such run or file, or its parameters are not those of this architecture.
+    """
+    state, source = trainer.init(), trainer.config.init_from
+    if not source:
+        return state
+    given = _of_run(trainer, Path(source)) if Path(source).is_dir() else _of_checkpoint(trainer, Path(source))
+    shapes = lambda params: jax.tree.map(lambda w: w.shape, params)
+    if shapes(given) != shapes(state.params):
+        raise UserError(f"the parameters of {source} are not those of this architecture and task")
+    scale = trainer.hyper.init_scale
+    params = jax.tree.map(lambda w: w * scale.reshape(-1, *[1] * (w.ndim - 1)), given)
+    begin = jax.jit(over_lanes(lambda hyper, params: hyper.transform().init(params)))
+    state = state._replace(params=params, opt_state=begin(trainer.hyper, params))
+    return jax.device_put(state, trainer.slots.state_sharding)
+
+
+def _of_run(trainer: Trainer, folder: Path) -> Params:
+    """Return the final parameters of a run, a leading axis of this run's lanes."""
+    run, seeds = load(folder), trainer.config.seeds
+    if run.params is None:
+        raise UserError(f"the run in {folder} is not complete, so no network can start from it; resume it first")
+    own = run.config.seeds
+    lanes = [0] * len(seeds) if len(own) == 1 else [find(own, seed) for seed in seeds]
+    return jax.tree.map(lambda w: jnp.asarray(w)[jnp.asarray(lanes)], run.params)
+
+
+def _of_checkpoint(trainer: Trainer, path: Path) -> Params:
+    """Return the parameters of a torch checkpoint, the same for every lane of this run."""
+    if trainer.model != trainer.model.untied:
+        raise UserError(f"{path} holds all matrices of a network, and this architecture ties some of them")
+    params, lanes = read(path).params_for(trainer.model.sizes), len(trainer.config.seeds)
+    return jax.tree.map(lambda w: jnp.broadcast_to(jnp.asarray(w), (lanes, *w.shape)), params)

@@ -1,0 +1,68 @@
+"""Runs that start from the parameters of another network."""
+
+from dataclasses import replace
+
+import chex
+import jax
+import numpy as np
+import pytest
+
+from jaxadd import interop
+from jaxadd.errors import UserError
+from jaxadd.models import Weights
+from jaxadd.runs import load, train
+from jaxadd.runs.initial import initial
+from jaxadd.training.trainer import Trainer
+
+QUIET = {"note": lambda _: None}
+
+
+@pytest.fixture(scope="module")
+def parent(tiny, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("parent") / "run"
+    return train(replace(tiny, steps=5), folder, **QUIET)
+
+
+def test_lanes_start_from_the_lanes_of_a_run_with_their_seeds(parent, tiny):
+    config = replace(tiny, seeds=(1, 0), init_from=str(parent.folder), steps=2)
+    state = initial(Trainer(config))
+    chex.assert_trees_all_equal(state.params, jax.tree.map(lambda w: w[::-1], parent.params))
+    run = train(config)
+    start = Trainer(config).evaluate(state.params)["test_loss"]
+    np.testing.assert_allclose(run.metrics["test_loss"][:, 0], start, rtol=1e-6)
+    assert not np.allclose(start, Trainer(tiny).evaluate(Trainer(tiny).init().params)["test_loss"])
+
+
+def test_every_lane_starts_from_a_checkpoint_and_a_folder_keeps_it(parent, tiny, tmp_path):
+    path = tmp_path / "network.pth"
+    interop.write(path, parent.network(1).params)
+    config = replace(tiny, init_from=str(path), steps=3)
+    run = train(config, tmp_path / "child", **QUIET)
+    path.unlink()  # The saved state at step 0 has what was read.
+    assert load(tmp_path / "child").config == config
+    at_start = run.params_at(0)
+    chex.assert_trees_all_equal(at_start, jax.tree.map(lambda w: np.stack([w, w]), parent.network(1).params))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"init_from": "nowhere.pth"}, "there is no file nowhere.pth"),
+        ({"seeds": (0, 7)}, "has no seed 7|no lane"),
+        ({"width": 8}, "not those of this architecture"),
+    ],
+)
+def test_what_cannot_be_started_from_is_refused(parent, tiny, changes, words):
+    config = replace(tiny, init_from=changes.get("init_from", str(parent.folder)), seeds=changes.get("seeds", (0, 1)))
+    if "width" in changes:
+        config = replace(config, model=replace(tiny.model, d_model=changes["width"]))
+    with pytest.raises(UserError, match=words):
+        initial(Trainer(config))
+
+
+def test_a_tied_network_does_not_start_from_matrices(parent, tiny, tmp_path):
+    path = tmp_path / "network.pth"
+    interop.write(path, parent.network().params)
+    tied = replace(tiny.model, weights=Weights(unembed="embed"))
+    with pytest.raises(UserError, match="ties some of them"):
+        initial(Trainer(replace(tiny, model=tied, init_from=str(path))))
