@@ -65,7 +65,7 @@ def recipe(model: Transformer, steps: int = 60_000, lr: float = 0.02) -> RunConf
 
 
 PRESETS = {
-    "p500": recipe(replace(_BLOCK, d_model=6, d_head=6, d_mlp=12)),
+    "p450": recipe(replace(_BLOCK, d_model=6, d_head=6, d_mlp=12)),
     "p122": recipe(replace(_BLOCK, d_model=3, d_head=4, d_mlp=3)),
     "p52": recipe(replace(_BLOCK, d_model=3, d_head=4, d_mlp=2, rope_pairs="interleaved", weights=_TIED)),
     "debug": recipe(replace(_BLOCK, d_model=3, d_head=4, d_mlp=3), steps=60),
@@ -83,7 +83,7 @@ def report(run: Run) -> str:
     networks = run.networks()
     solved = [count_solved(network, problems) for network in networks]
     needed = board.PASSES * len(problems)
-    passed = [network.step for network, count in zip(networks, solved, strict=True) if count >= needed]
+    passed = sum(count >= needed for count in solved)
     size = sum(leaf.size for leaf in jax.tree.leaves(run.model.shapes()))
     rows = [("seed", f"correct of {len(problems):,}", "passes")]
     rows += [
@@ -93,7 +93,7 @@ def report(run: Run) -> str:
     shares = spread([count / len(problems) for count in solved], "{:.2%}")
     return "\n".join(
         [
-            f"{size} parameters, {run.config.steps:,} steps: {len(passed)} of {len(networks)} seeds pass",
+            f"{size} parameters, {run.config.steps:,} steps: {passed} of {len(networks)} seeds pass",
             f"exact match on the suite: {shares}",
             table(rows),
         ]
@@ -104,7 +104,7 @@ def count_solved(network: Network, problems: np.ndarray) -> int:
     """Return how many problems, int32 `[B, 2, 10]`, a network answers without an error when it runs freely."""
     correct = 0
     for start in range(0, len(problems), _AT_ONCE):
-        batch = board.TASK.batch(problems[start : start + _AT_ONCE])
+        batch = network.task.batch(problems[start : start + _AT_ONCE])
         answers = np.asarray(network.answer(batch.inputs))
         correct += int((answers == np.asarray(batch.targets)).all(axis=1).sum())
     return correct

@@ -131,7 +131,7 @@ def structure(config: RunConfig) -> RunConfig:
         part: type(value)(**{f.name: getattr(value, f.name) for f in fields(value) if f.metadata.get("static")})
         for part, value in ((part, getattr(config, part)) for part in PARTS)
     }
-    return replace(config, **parts, init_scale=1.0, seeds=(0,), vary=(), steps=0, checkpoint_every=1)
+    return replace(config, **parts, init_scale=1.0, init_from="", seeds=(0,), vary=(), steps=0, checkpoint_every=1)
 
 
 class Hyper(NamedTuple):

@@ -75,7 +75,7 @@ def attention_readoff(params: Params, model: Model, layer: int, token: int, posi
     Returns:
       `[H, V]`, in the units of attention scores: q · W_K W_E / √K.
     """
-    if "pos_embed" not in params:
+    if "hook_pos_embed" not in model.names:
         raise UserError("the attention of a token at a position needs learned positions, and this network has none")
     embedding, places = params["embed"]["W_E"], params["pos_embed"]["W_pos"]
     for name, value, many in (("token", token, len(embedding)), ("position", position, len(places))):
@@ -187,9 +187,9 @@ def composition(params: Params, model: Model) -> Composition:
     """Compute the composition scores of Elhage et al. 2021 between all heads and MLPs.
 
     A head writes through W_OV and reads queries through W_Q W_Kᵀ, keys through its transpose and values through
-    W_OV; an MLP writes through W_out and reads through W_in, and W_gate where it has one. The squared norm of
-    a product, ‖W R‖² = ⟨WᵀW, RRᵀ⟩,
-    needs D × D matrices of the parts and none of the pairs. Its rounding leaves scores below 1e-3 unresolved.
+    W_OV; an MLP writes through W_out and reads through W_in, and W_gate where it has one. The squared norm of a
+    product, ‖W R‖² = ⟨WᵀW, RRᵀ⟩, needs D × D matrices of the parts and none of the pairs. Its rounding leaves scores
+    below 1e-3 unresolved.
 
     Args:
       params: of one network.

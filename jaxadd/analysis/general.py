@@ -73,6 +73,7 @@ def circuit_figures(network: Network, subject: str) -> list[FigureOf]:
     names = network.task.token_names if classes == vocabulary else tuple(map(str, range(classes)))
     names = names[:_TOKENS]
     note = "" if vocabulary <= _TOKENS else f"Of the first {_TOKENS} of {vocabulary:,} tokens."
+    positions = "" if structure.transformer(model).positions == "none" else "Positions change these scores."
     norm = " The scale of the norms is left out." if structure.has_norms(model) else ""
     figures = []
     for i in range(structure.layers(model)):
@@ -90,7 +91,7 @@ def circuit_figures(network: Network, subject: str) -> list[FigureOf]:
                 unit="score",
                 diverging=True,
                 power=0.5,
-                note=f"Positions add to these scores.{norm} {note}".rstrip(),
+                note=f"{positions}{norm} {note}".strip(),
             ),
             HeatMaps(
                 "OV: direct effect on the logits of a token attended to",

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 import tyro
 
 from jaxadd.cli.parser import read
-from jaxadd.config import MODELS, RunConfig
+from jaxadd.config import MODELS, PARTS, RunConfig
 from jaxadd.errors import UserError
 from jaxadd.runs.folder import check_name
 from jaxadd.serialization import flat
@@ -37,7 +37,7 @@ KINDS: dict[str, dict[str, type]] = {
     for part, kinds in {
         "task": TASKS,
         "model": MODELS,
-        **{part: _choices(part) for part in ("optimizer", "gradient", "norm", "loss")},
+        **{part: _choices(part) for part in PARTS},
     }.items()
 }
 

@@ -54,7 +54,9 @@ class Recorder:
         def look(state: TrainState) -> tuple[spikes.Look, Hardest]:
             batch = task.train_batch(data, state.key, state.step)
             scale = spikes.preconditioner(hyper.optimizer, state.opt_state)
-            seen = spikes.look(lambda w: trainer.objective(w, batch, hyper)[0], state.params, scale)
+            seen = spikes.look(
+                lambda w: trainer.objective(w, batch, hyper, trainer.step.dropout_key(state))[0], state.params, scale
+            )
             logits = trainer.predict(state.params)(batch.inputs)
             loss = jnp.mean(losses.cross_entropy(logits, batch.targets), axis=1)
             i = jnp.argmax(jnp.where(jnp.isnan(loss), jnp.inf, loss))
@@ -132,7 +134,10 @@ def _steps(inside: Inside) -> _Part:
     sharpness = np.array([float(look.sharpness) for look in recorder.looks])
     fraction = np.array([hardest.fraction for hardest in recorder.hardest])
     names = [name for name, _ in named_leaves(recorder.params[spike.peak])]
-    limit = spikes.stability_limit(take(inside.trainer.hyper, inside.lane).optimizer)
+    hyper = take(inside.trainer.hyper, inside.lane)
+    with np.errstate(divide="ignore"):  # A learning rate of 0 is stable at any sharpness.
+        factor = np.broadcast_to(np.asarray(hyper.schedule.factor(step)), step.shape)
+        limit = np.asarray(spikes.stability_limit(hyper.optimizer)) / factor
 
     curves = {"train batch": metrics["train_loss"], "test": metrics["test_loss"]}
     if (by_answer := metrics.get("evaluation/digit_loss")) is not None:
@@ -145,7 +150,7 @@ def _steps(inside: Inside) -> _Part:
     gradients = {name: norms[:, i] for i, name in enumerate(names)}
     figure = figures.spike(step, curves, gradients, inside.title, start=spike.start, dynamics=dynamics)
 
-    lines = [] if np.isnan(limit) else [_sharpness(step, sharpness, limit, spike)]
+    lines = [] if np.isnan(limit).all() else [_sharpness(step, sharpness, limit, spike)]
     start = int(np.searchsorted(step, spike.start))
     for i in np.unique([max(start - 1, 0), start, inside.peak]):
         hardest, loss = recorder.hardest[i], metrics["train_loss"][i]
@@ -158,15 +163,18 @@ def _steps(inside: Inside) -> _Part:
     return [*lines, f"gradient at the peak, times its median before: {largest}"], {"inside": figure}
 
 
-def _sharpness(step: np.ndarray, sharpness: np.ndarray, limit: float, spike: Spike) -> str:
+def _sharpness(step: np.ndarray, sharpness: np.ndarray, limit: np.ndarray, spike: Spike) -> str:
     above = step[sharpness > limit]
     when = (
         f"above it from step {above[0]:,} on, {spike.start - above[0]} steps before the spike"
         if above.size
         else "never above it"
     )
-    most = np.nanmax(sharpness) / limit
-    return f"sharpness: the optimiser is stable up to {limit:,.0f}; {when}; the most is {most:,.2g} times that"
+    most, at_start = np.nanmax(sharpness / limit), limit[np.searchsorted(step, spike.start)]
+    return (
+        f"sharpness: the optimiser is stable up to {at_start:,.0f} at the start of the spike; {when}; the most is "
+        f"{most:,.2g} times the limit"
+    )
 
 
 def _parameters(inside: Inside) -> _Part:

@@ -14,9 +14,9 @@ from jaxadd.types import Params
 
 # The axes of an activation after the batch, by the last part of its name; [positions, D] for all others.
 _AXES = {
-    **dict.fromkeys(("hook_q", "hook_k", "hook_v", "hook_z"), ("positions", "heads", "")),
+    **dict.fromkeys(("hook_q", "hook_k", "hook_v", "hook_z", "hook_rot_q", "hook_rot_k"), ("positions", "heads", "")),
     **dict.fromkeys(("hook_pattern", "hook_attn_scores"), ("heads", "positions", "sources")),
-    **dict.fromkeys(("hook_pre", "hook_post"), ("positions", "neurons")),
+    **dict.fromkeys(("hook_pre", "hook_pre_linear", "hook_post"), ("positions", "neurons")),
 }
 
 

@@ -50,7 +50,7 @@ class Transformer(ModelConfig):
     qk_norm: bool = False
     """queries and keys of each head are divided by their root mean square, with a learned weight if norm_weight"""
     positions: Literal["learned", "sinusoidal", "rope", "alibi", "none"] = "learned"
-    """learned or sinusoidal: vectors added to the stream; rope: turned queries and keys; alibi: far keys lose"""
+    """learned or sinusoidal: vectors added to the stream; rope: rotated queries and keys; alibi: far keys lose"""
     rope_theta: float = 10_000.0
     """base of the wavelengths of rope and of sinusoidal positions"""
     rope_pairs: Literal["half", "interleaved"] = "half"
@@ -115,7 +115,11 @@ class Transformer(ModelConfig):
         return self.d_head or self.d_model // self.heads
 
     def check_fits(self, sizes: Sizes) -> None:
-        """Raise UserError for real-valued input, and for bidirectional attention if the input holds the answers."""
+        """Raise UserError where the task's input or classes do not fit the network.
+
+        That is real-valued input, bidirectional attention that would see the answers, and a W_U tied to the embedding
+        of fewer tokens than there are classes.
+        """
         if sizes.vocabulary is None:
             raise UserError("a transformer reads tokens, and this task's input is real-valued; use an MLP")
         if sizes.autoregressive and self.attention != "causal":

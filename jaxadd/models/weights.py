@@ -144,7 +144,7 @@ def _free_block(config: "Transformer", key: jax.Array, block: Params) -> Params:
     for part, names, rank in ((attn, _ATTENTION, tied.attention_rank), (mlp, _MLP, tied.mlp_rank)):
         for name in [name for name in names if rank and name in part]:
             *rest, rows, columns = part.pop(name).shape
-            left, right = jax.random.split(jax.random.fold_in(key, names.index(name)))
+            left, right = jax.random.split(jax.random.fold_in(key, (*_ATTENTION, *_MLP).index(name)))
             # The product has the variance of a full matrix.
             part[f"{name}_left"] = jax.random.normal(left, (*rest, rows, rank)) / math.sqrt(config.d_model)
             part[f"{name}_right"] = jax.random.normal(right, (*rest, rank, columns)) / math.sqrt(rank)

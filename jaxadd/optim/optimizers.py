@@ -41,7 +41,7 @@ def _decoupled(
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class AdamW:
-    """Adam with decoupled weight decay on every parameter, biases and embeddings too."""
+    """Adam with decoupled weight decay on every parameter but those in no_decay, biases and embeddings too."""
 
     lr: float = 1e-3
     """learning rate after warm-up"""
@@ -55,9 +55,8 @@ class AdamW:
     """decoupled weight decay: each step also subtracts lr · weight_decay times every parameter"""
     warmup: float = 10.0
     """steps of linear warm-up; the update of step 0 is zero"""
-
     no_decay: tuple[str, ...] = field(default=(), metadata={"static": True})
-    """parameters that are not decayed: those whose name contains one of these, such as b_in, ln or embed"""
+    """parameters that are not decayed: those whose path contains one of these, such as b_in or embed.W_E"""
 
     def __post_init__(self) -> None:
         inf = math.inf
@@ -143,9 +142,8 @@ class Lion:
     """decoupled weight decay: each step also subtracts lr · weight_decay times every parameter"""
     warmup: float = 10.0
     """steps of linear warm-up; the update of step 0 is zero"""
-
     no_decay: tuple[str, ...] = field(default=(), metadata={"static": True})
-    """parameters that are not decayed: those whose name contains one of these, such as b_in, ln or embed"""
+    """parameters that are not decayed: those whose path contains one of these, such as b_in or embed.W_E"""
 
     def __post_init__(self) -> None:
         inf = math.inf
@@ -204,7 +202,8 @@ class Muon:
 
 def _muon_labels(params: Any) -> Any:
     def label(name: str, w: jax.Array) -> str:
-        return "matrix" if name.startswith(("blocks.", "layers.")) and ".W" in name else "other"
+        hidden = name.startswith(("blocks.", "layers.")) and ".W" in name
+        return "matrix" if hidden or name == "W_in" else "other"
 
     return map_named(label, params)
 
@@ -215,7 +214,12 @@ def _matrices(params: Any) -> Any:
     def axes(name: str, w: jax.Array) -> optax.contrib.MuonDimensionNumbers:
         if w.ndim == 2:
             return optax.contrib.MuonDimensionNumbers(0, 1)
-        return optax.contrib.MuonDimensionNumbers(*(((0, 1), 2) if name.endswith("W_O") else (1, (0, 2))))
+        # Of two factors, one is a matrix of each head, and the other common to all heads.
+        if name.endswith(("W_O_left", "W_Q_right", "W_K_right", "W_V_right")):
+            return optax.contrib.MuonDimensionNumbers(1, 2)
+        return optax.contrib.MuonDimensionNumbers(
+            *(((0, 1), 2) if name.endswith(("W_O", "W_O_right")) else (1, (0, 2)))
+        )
 
     return map_named(axes, params)
 

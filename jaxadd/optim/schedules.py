@@ -40,10 +40,14 @@ class Constant(_Schedule):
         return optax.identity()
 
 
+@dataclass(frozen=True)
 class _Decay(_Schedule):
-    begin: float
-    steps: float
-    final: float
+    begin: float = 0.0
+    """step at which the decay begins"""
+    steps: float = 10_000.0
+    """number of steps that the decay takes; afterwards the learning rate is constant"""
+    final: float = 0.0
+    """factor of the learning rate after the decay"""
 
     def __post_init__(self) -> None:
         check_numbers(self, begin=(0, math.inf), steps=(1, math.inf), final=(0, math.inf))
@@ -58,13 +62,6 @@ class _Decay(_Schedule):
 class Linear(_Decay):
     """A linear decay; with `begin` above 0, warm-up, stable, decay (Hu et al. 2024)."""
 
-    begin: float = 0.0
-    """step at which the decay begins"""
-    steps: float = 10_000.0
-    """number of steps that the decay takes; afterwards the learning rate is constant"""
-    final: float = 0.0
-    """factor of the learning rate after the decay"""
-
     def factor(self, step: jax.typing.ArrayLike) -> jax.Array:
         """Return the factor of the learning rate at a step."""
         return 1 - (1 - self.final) * self.progress(step)
@@ -74,13 +71,6 @@ class Linear(_Decay):
 @dataclass(frozen=True)
 class Cosine(_Decay):
     """A decay along half a cosine wave (Loshchilov & Hutter 2017)."""
-
-    begin: float = 0.0
-    """step at which the decay begins"""
-    steps: float = 10_000.0
-    """number of steps that the decay takes; afterwards the learning rate is constant"""
-    final: float = 0.0
-    """factor of the learning rate after the decay"""
 
     def factor(self, step: jax.typing.ArrayLike) -> jax.Array:
         """Return the factor of the learning rate at a step."""

@@ -116,8 +116,6 @@ def load(folder: Path, step: int, config: RunConfig) -> dict[str, np.ndarray]:
         raise ValueError("its files have changed since it was saved")
     if manifest != json.loads(json.dumps(_identity(config, path))):
         raise ValueError("it was saved by another run or at another step")
-    if not (path / _ITEM / _FILE).is_file():  # Of an earlier version, in Orbax's own format.
-        return {name: np.asarray(array) for name, array in ocp.load(path).items()}
     return ocp.load_checkpointables(path, {_ITEM: _Arrays()})[_ITEM].arrays
 
 

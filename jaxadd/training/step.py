@@ -78,6 +78,10 @@ class Step:
         minimised = jnp.mean(hyper.loss(logits, batch.targets, cross_entropy))
         return minimised, _score(logits, batch.targets, cross_entropy)
 
+    def dropout_key(self, state: TrainState) -> jax.Array:
+        """Return the key of the masks of dropout in the next step of one lane."""
+        return jax.random.fold_in(jax.random.fold_in(state.key, state.step), _DROPOUT)
+
     def loss(self, params: Params, batch: Batch) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
         """Compute the mean cross-entropy over examples and scored positions, nats.
 
@@ -178,8 +182,8 @@ class Step:
         """Make one step of one lane; `test` are its test metrics, which may stop it where they are `due`."""
         batch = self.task.train_batch(Data(shared, split), state.key, state.step)
         with self._checked():
-            dropout_key = jax.random.fold_in(jax.random.fold_in(state.key, state.step), _DROPOUT)
-            result = jax.value_and_grad(self.objective, has_aux=True)(state.params, batch, hyper, dropout_key)
+            dropped = self.dropout_key(state)
+            result = jax.value_and_grad(self.objective, has_aux=True)(state.params, batch, hyper, dropped)
         (minimised, (loss, (accuracy, position_loss))), grads = result
         row = {
             "train_loss": loss,

@@ -32,6 +32,9 @@ def read(*words, presets=PRESETS):
         ("LabelSmoothing", "label-smoothing"),
         ("GrokfastEMA", "grokfast-ema"),
         ("HandwrittenDigits", "handwritten-digits"),
+        ("GlobalNormClip", "global-norm-clip"),
+        ("Cosine", "cosine"),
+        ("PairMLP", "pair-mlp"),
     ],
 )
 def test_kinds_are_named_in_kebab_case(name, value):

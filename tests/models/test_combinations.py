@@ -60,6 +60,15 @@ def test_matrices_are_those_of_the_untied_network(config):
     assert model.untied.untied == model.untied
 
 
+def test_every_activation_has_the_axes_that_analysis_expects():
+    config = Transformer(
+        d_model=8, heads=2, d_mlp=6, norm="rmsnorm", norm_where="both", positions="rope", mlp="gated"
+    )
+    model = config.build(Sizes(length=5, classes=6, vocabulary=7))
+    _, seen = jax.jit(lambda w: model.apply(w, X, names=model.names))(model.init(jax.random.key(0)))
+    assert {name: 1 + len(structure.activation_axes(name)) for name in seen} == {n: x.ndim for n, x in seen.items()}
+
+
 @EACH_COMPILES
 @given(config=transformers(norm_where="pre"))
 def test_contributions_add_up_to_the_logits(config):
@@ -93,6 +102,27 @@ def test_what_is_tied_is_equal(name):
     np.testing.assert_array_equal(*pair(jax.jit(lambda key: model.matrices(model.init(key)))(jax.random.key(0))))
 
 
+def test_query_heads_share_keys_and_values_in_groups():
+    model = Transformer(d_model=8, heads=4, kv_heads=2, d_mlp=0).build(Sizes(5, 6, 7))
+    attn = jax.jit(lambda key: model.matrices(model.init(key)))(jax.random.key(0))["blocks.0"]["attn"]
+    for name in ("W_K", "W_V"):
+        w = np.asarray(attn[name])
+        assert [[np.array_equal(w[i], w[j]) for j in range(4)] for i in range(4)] == [
+            [i // 2 == j // 2 for j in range(4)] for i in range(4)
+        ]
+
+
+def test_factors_are_drawn_apart_with_the_variance_of_a_full_matrix():
+    weights = Weights(attention_rank=8, mlp_rank=8)
+    model = Transformer(d_model=64, heads=1, d_mlp=64, mlp="gated", weights=weights).build(Sizes(5, 6, 7))
+    params = jax.jit(model.init)(jax.random.key(0))
+    block, free = model.matrices(params)["blocks.0"], params["blocks.0"]
+    for part, names in (("attn", ("W_Q", "W_K", "W_V", "W_O")), ("mlp", ("W_gate", "W_in", "W_out"))):
+        for name in names:  # 8 · 64 numbers in each factor: the variance is within a fifth.
+            assert 0.8 / 64 < np.var(block[part][name]) < 1.25 / 64
+    assert not np.array_equal(free["attn"]["W_Q_left"][0], free["mlp"]["W_gate_left"])
+
+
 def test_ranks_are_those_asked_for():
     weights = Weights(attention_rank=1, mlp_rank=2)
     model = Transformer(d_model=8, heads=2, d_mlp=6, weights=weights).build(Sizes(5, 6, 7))
@@ -109,17 +139,6 @@ def test_an_arc_lies_on_a_circle_in_equal_steps():
     np.testing.assert_allclose(np.linalg.norm(points, axis=1), 1, rtol=1e-6)
     np.testing.assert_array_equal(points[:, 2], 0)
     np.testing.assert_allclose(np.linalg.norm(np.diff(points, axis=0), axis=1), 2 * np.sin(np.pi / 7), rtol=1e-5)
-
-
-def test_the_published_adder_has_52_parameters():
-    """The architecture of vijec's network of ten-digit addition."""
-    config = Transformer(
-        d_model=3, heads=1, d_head=4, d_mlp=2, mlp="gated", activation="silu", norm="rmsnorm", qk_norm=True,
-        positions="rope", rope_theta=3.0, rope_pairs="interleaved", mlp_bias=False,
-        weights=Weights(embed="arc", unembed="embed", value="key", output="query", norms="shared"),
-    )  # fmt: skip
-    shapes = config.build(Sizes(length=34, classes=10, vocabulary=10)).shapes()
-    assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == 52
 
 
 def test_dropout_is_a_function_of_its_key():

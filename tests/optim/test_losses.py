@@ -115,6 +115,8 @@ def test_label_smoothing_and_stablemax_by_their_definitions():
     s = np.where(logits >= 0, logits + 1, 1 / (1 - logits))
     expected = -np.log([s[0, 0] / s[0].sum(), s[1, 2] / s[1].sum()])
     np.testing.assert_allclose(minimised(losses.StableMax(), logits), expected, rtol=1e-5)
+    expected = ((logits - np.eye(3)[targets]) ** 2).mean(-1)
+    np.testing.assert_allclose(minimised(losses.MeanSquaredError(), logits), expected, rtol=1e-5)
     assert losses.CrossEntropy()(logits, targets, plain) is plain
     gradient = jax.jit(jax.grad(lambda z: losses.StableMax()(z, targets, plain).sum()))
     assert np.isfinite(gradient(logits * np.float32(1e4))).all()

@@ -274,23 +274,6 @@ def test_a_full_disk_loses_nothing_that_was_saved(tiny, complete, copy, limit, w
     assert_same_run(copy, complete)
 
 
-def test_a_run_of_an_earlier_version_goes_on(tiny, complete, copy):
-    """Its checkpoints are in the format of Orbax itself."""
-    from orbax.checkpoint import v1 as ocp
-
-    unfinish(copy, 20)
-    place = copy / "checkpoints" / "00000020"
-    arrays = read_npz(place / "state" / "arrays.npz")
-    manifest = json.loads((place / "manifest.json").read_text())
-    shutil.rmtree(place)
-    ocp.save(place, arrays)
-    (place / "manifest.json").write_text(json.dumps(manifest | {"crc32": checkpoints._checksums(place)}))
-    notes = []
-    train_in(Trainer(tiny), copy, note=notes.append)
-    assert notes == ["resuming from step 20 of 40"]
-    assert_same_run(copy, complete)
-
-
 def test_divergence_is_told(tiny, tmp_path):
     notes = []
     record = train_in(Trainer(replace(tiny, optimizer=SGD(lr=1e9))), tmp_path / "a", note=notes.append)

@@ -35,7 +35,7 @@ def test_lengths_of_a_phase_are_drawn_up_to_its_longest(step, longest):
 def test_the_mixture_fades():
     cascades = lambda step: np.mean((operands(step).sum(axis=1)[:, :3] == 9).all(axis=1))
     assert cascades(20) == cascades(30) == 1
-    assert 0.4 < cascades(40) < 0.6  # Five hundredths are two standard deviations of 400 draws.
+    assert 0.4 < cascades(40) < 0.6  # A tenth is four standard deviations of 400 draws.
     assert cascades(50) < 0.02
 
 
@@ -51,6 +51,7 @@ def test_a_batch_follows_from_the_step():
         ({"lengths": (0,), "until": (5,)}, "at least 1"),
         ({"lengths": (1, 2), "until": (5, 5)}, "ascending"),
         ({"fade_begin": 5, "fade_end": 5}, "below fade_end"),
+        ({"fade_begin": 5}, "below fade_end"),
     ],
 )
 def test_bad_curricula(fields, words):

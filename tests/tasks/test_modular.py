@@ -164,5 +164,10 @@ def test_wrong_labels_are_a_fixed_share_of_the_train_set_and_of_nothing_else():
     clean = replace(task, label_noise=0.0)
     np.testing.assert_array_equal(task.test_batch(one).targets, clean.test_batch(lane(clean.data((3,)))).targets)
     np.testing.assert_array_equal(one.lane["shift"], lane(task.data((3,))).lane["shift"])
+    some = replace(task, batch_size=7).train_batch(one, jax.random.key(0), jnp.int32(1))
+    label_of = {tuple(pair): label for pair, label in zip(
+        np.asarray(task.batch(one.lane["train"], {}).inputs).tolist(), np.asarray(batches[0])[:, 0], strict=True
+    )}  # fmt: skip
+    assert [label_of[tuple(pair)] for pair in some.inputs.tolist()] == some.targets[:, 0].tolist()
     with pytest.raises(UserError, match="label_noise must be from 0 to 1"):
         replace(task, label_noise=1.5)

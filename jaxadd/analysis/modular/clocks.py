@@ -1,7 +1,7 @@
 """Clock or Pizza: by which algorithm a network adds mod P.
 
 A Clock turns a and b into angles and adds them by multiplying; its logits are cos w(a + b - c). A Pizza averages the
-two points of the circle, which costs it a factor |cos w(a - b)/2| on every logit. Definitions: Zhong et al. 2023,
+two points of the circle, which costs it a factor |cos(w (a - b) / 2)| on every logit. Definitions: Zhong et al. 2023,
 "The Clock and the Pizza"; distance irrelevance and gradient symmetricity are 0.17 and 0.99 of their Pizza, 0.85 and
 0.33 of their Clock.
 """

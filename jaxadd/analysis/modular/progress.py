@@ -22,7 +22,7 @@ from jaxadd.models import Model, structure
 from jaxadd.optim import losses, scores
 from jaxadd.tasks import Modular, Task
 from jaxadd.trees import named_leaves
-from jaxadd.types import Params
+from jaxadd.types import Data, Params
 
 _EXPLAINED = 0.85  # of a neuron's variance, by one frequency
 _ROOM = 2**31  # bytes of activations at once, on an accelerator
@@ -36,12 +36,14 @@ class Table(NamedTuple):
       answers: int32 `[P²]`, a + b or a - b mod P.
       train: int32 `[n]`, the pairs trained on.
       test: int32 `[P² - n]`, the others.
+      labels: int32 `[P²]`, the answers that are trained on, some of them wrong where there is label noise.
     """
 
     inputs: jax.Array
     answers: jax.Array
     train: jax.Array
     test: jax.Array
+    labels: jax.Array
 
 
 @functools.singledispatch
@@ -60,7 +62,8 @@ def _(task: Modular, lane: Mapping[str, jax.Array]) -> Table:
         raise _no_sum(f"operation {task.operation}")
     chex.assert_rank([lane["train"], lane["test"]], 1)
     batch = task.batch(jnp.arange(task.p**2, dtype=jnp.int32), {})
-    return Table(batch.inputs, batch.targets[:, 0], lane["train"], lane["test"])
+    labels = task.labelled(jnp.arange(task.p**2, dtype=jnp.int32), Data({}, lane)).targets[:, 0]
+    return Table(batch.inputs, batch.targets[:, 0], lane["train"], lane["test"], labels)
 
 
 def _no_sum(got: str) -> UserError:
@@ -110,7 +113,7 @@ class State:
 
     @property
     def neurons(self) -> jax.Array:
-        """The activations of the last block's neurons at `=`, `[P², F]`."""
+        """The activations of the last block's neurons at the last token, `[P², F]`."""
         return self._run[1][f"blocks.{structure.layers(self.model) - 1}.mlp.hook_post"][:, 0]
 
     @property
@@ -193,7 +196,7 @@ def _loss(split: str, pairs: str) -> Measure:
         f"{split}_loss",
         f"mean cross-entropy of {pairs} over all classes, as in training",
         "nats",
-        lambda s: jnp.mean(s.of(losses.cross_entropy(s.class_logits, s.table.answers), split)),
+        lambda s: jnp.mean(s.of(losses.cross_entropy(s.class_logits, s.table.labels), split)),
         panel=LOSSES if f"{split}_loss" in _DRAWN else None,
     )
 
@@ -203,7 +206,7 @@ def _accuracy(split: str, pairs: str) -> Measure:
         f"{split}_accuracy",
         f"fraction of {pairs} that is correct, among all classes; a tie is an error",
         "fraction",
-        lambda s: scores.fraction(s.of(scores.correct(s.class_logits, s.table.answers), split)),
+        lambda s: scores.fraction(s.of(scores.correct(s.class_logits, s.table.labels), split)),
     )
 
 

@@ -236,7 +236,8 @@ def _pair_figures(task: Modular, trained: Trained, lane: int, state: _State) -> 
     attention, spectrum, active = (np.stack(parts) for parts in zip(*maps, strict=True))
     frequencies = fourier.frequencies(state.keys)
     figures = [_attention(attention, steps, subject, task)]
-    if task.equals != "none" and "hook_pos_embed" in model.names and structure.is_bilinear(model):
+    readable = structure.is_bilinear(model) and structure.is_linear(model)
+    if task.equals != "none" and "hook_pos_embed" in model.names and readable:
         figures.append(_readoff(network, p, subject))
     waves = _wave_names(p)
     logits = HeatMaps(

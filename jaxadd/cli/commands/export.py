@@ -16,6 +16,7 @@ from jaxadd.lanes import find, take
 from jaxadd.models import structure
 from jaxadd.optim.optimizers import Adam, AdamW
 from jaxadd.runs import Run, open_run
+from jaxadd.serialization import changed
 from jaxadd.training.trainer import Trainer
 
 
@@ -66,11 +67,13 @@ def run(options: Options) -> int:
 
 def _adam_of(trained: Run, options: Options) -> interop.Adam:
     """Return the state of the optimiser of one lane, from the saved state that the network is of."""
-    settings = adam_settings(trained.config.optimizer)
+    config, lane_index = trained.config, find(trained.config.seeds, options.seed)
+    varied = changed(config, {name: values[lane_index] for name, values in config.vary})
+    settings = adam_settings(varied.get("optimizer", config.optimizer))
     if trained.model != trained.model.untied:
         raise UserError("--optimizer needs a network whose matrices are all trained, and this one ties some of them")
-    state = trained.state(Trainer(trained.config).abstract_state(), options.step)
-    lane = jax.device_get(take(state, find(trained.config.seeds, options.seed)))
+    state = trained.state(Trainer(config).abstract_state(), options.step)
+    lane = jax.device_get(take(state, lane_index))
     return _adam(lane.opt_state, settings)
 
 
@@ -89,6 +92,8 @@ def adam_settings(optimizer: Any) -> dict[str, Any]:
 
 @adam_settings.register
 def _(optimizer: AdamW) -> dict[str, Any]:
+    if optimizer.no_decay:
+        raise UserError("--optimizer writes one weight decay for all parameters, and this run has no_decay")
     return _settings(optimizer) | {"weight_decay": optimizer.weight_decay}
 
 

@@ -141,7 +141,7 @@ class Curriculum:
             raise UserError(f"lengths must be at least 1, got {self.lengths}")
         if any(b <= a for a, b in zip((0, *self.until), self.until, strict=False)):
             raise UserError(f"until must be ascending steps above 0, got {self.until}")
-        if self.fade_end and not 0 <= self.fade_begin < self.fade_end:
+        if (self.fade_begin or self.fade_end) and not 0 <= self.fade_begin < self.fade_end:
             raise UserError(f"fade_begin must be from 0 to below fade_end, got {self.fade_begin} and {self.fade_end}")
 
     def draw(

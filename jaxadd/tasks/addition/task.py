@@ -28,8 +28,8 @@ class Addition(Task):
     """Add zero-padded numbers of N digits: `12345+67890=080235` in tokens, with N + 1 answer digits.
 
     Tokens: the digits are their own values, `+` is base, `=` is base + 1, and `?` is base + 2. The answer is read
-    at `=` and the tokens after it. With separators zeros, each operand stands between two digits 0 instead. The
-    target determines what the network sees at the answer:
+    at `=` and the tokens after it. With separators zeros, each operand stands between two digits 0 instead, and
+    `?` is base. The target determines what the network sees at the answer:
 
     - sequential: the previous answer digits (teacher forcing), as in a language model;
     - parallel: `?` at every position, so that no answer digit is visible;

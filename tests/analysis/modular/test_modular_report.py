@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from networks import drawn
 
-from jaxadd.analysis import fourier
+from jaxadd.analysis import fourier, performance
 from jaxadd.analysis.modular import clocks, progress
 from jaxadd.analysis.modular import report as modular
 from jaxadd.analysis.phases import Phases
@@ -276,12 +276,20 @@ def test_an_operation_that_is_no_sum_shows_its_errors_and_what_holds_for_any_net
             {"readoff", "circuits", "composition", "attribution", "lens"},
             {"QK circuit", "Composition", "Attribution"},
         ),
+        (
+            {"label_noise": 0.3},
+            {"norm": "layernorm", "norm_where": "post"},
+            {"readoff", "circuits", "composition", "attribution", "lens"},
+            {"A folded norm", "Attribution"},
+        ),
     ],
 )
 def test_any_transformer_is_analysed_and_what_is_not_defined_is_told(task, fields, missing, undefined):
-    report = analyse(trained(Transformer(d_model=8, heads=2, d_mlp=12, **fields), **task))
+    one = trained(Transformer(d_model=8, heads=2, d_mlp=12, **fields), **task)
+    report, measured = analyse(one), performance.of(one.networks[0])
     assert {"readoff", "circuits", "composition", "attribution", "lens"} - {f.name for f in report.figures} == missing
     assert all(f"{words} is not defined with" in report.text for words in undefined)
     assert ("is not defined with" in report.text) == bool(undefined)
     assert np.isfinite(report.numbers["full_loss_all"])
     assert ("gini_W_L" in report.numbers) == ("norm_where" not in fields)
+    assert report.numbers["train_loss"] == pytest.approx(measured["train"].loss, rel=1e-5)

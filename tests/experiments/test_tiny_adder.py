@@ -1,0 +1,31 @@
+"""The presets of tiny adders, and how their suite is scored."""
+
+import jax
+import numpy as np
+import pytest
+
+from experiments import tiny_adder
+from jaxadd.models import Network
+from jaxadd.tasks.addition import board
+
+
+@pytest.mark.parametrize("name", [name for name in tiny_adder.PRESETS if name != "debug"])
+def test_a_preset_is_named_by_its_number_of_parameters(name):
+    config = tiny_adder.PRESETS[name]
+    shapes = config.model.build(config.task.sizes).shapes()
+    assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == int(name[1:])
+
+
+def test_a_network_is_scored_by_its_own_answers(monkeypatch):
+    """Of the problems answered here, exactly those are counted whose every digit is correct."""
+    problems = board.suite(30)
+    network = Network({}, board.TASK.sizes, board.TASK)
+    targets = np.asarray(board.TASK.batch(problems).targets)
+    answers = targets.copy()
+    answers[::4, 3] += 1  # One digit of every fourth.
+
+    def answer(self, inputs):
+        return answers[: len(inputs)]
+
+    monkeypatch.setattr(Network, "answer", answer)
+    assert tiny_adder.count_solved(network, problems) == 40 - 10
