@@ -81,8 +81,9 @@ def _said(path: Path, checkpoint: Checkpoint, task: Modular) -> str:
     inputs = {"none": "inputs a, b", "token": "inputs a, b, = and no class for =", "class": "inputs a, b, ="}
     positions = "" if checkpoint.length is None else f"{checkpoint.length} positions, "
     return (
-        f"{path.name}: inferred a + b mod {task.p}, {inputs[task.equals]}, from {positions}{checkpoint.vocabulary} tokens "
-        f"and {checkpoint.classes} classes; --task states another, and the split, which the file does not hold"
+        f"{path.name}: inferred a + b mod {task.p}, {inputs[task.equals]}, from {positions}"
+        f"{checkpoint.vocabulary} tokens and {checkpoint.classes} classes; the file does not hold the split, so "
+        "train and test are those of the task"
     )
 
 

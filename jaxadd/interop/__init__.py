@@ -1,6 +1,7 @@
 """Checkpoints of other libraries, without torch: networks of the field are read, and two layouts are written.
 
-`read` and `write` are for files; `from_state_dict`, `to_mainline` and `to_transformer_lens` for state dicts in memory.
+`read` and `write` are for files; `from_state_dict`, `to_mainline` and `to_transformer_lens` for state dicts in
+memory.
 """
 
 from jaxadd.interop.adam import Adam

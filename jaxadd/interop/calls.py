@@ -1,4 +1,4 @@
-"""What a pickle of torch or NumPy may call: each call is a case of `call`, which computes arrays from checked numbers.
+"""What a pickle of torch or NumPy may call: each is a case of `call`, which computes arrays from checked numbers.
 
 Every other call, class and name becomes a `Skipped` value, so that what stands beside the weights refuses no file.
 """
@@ -113,19 +113,21 @@ def call(function: Any, arguments: Any) -> Any:
             return _Array(Skipped("numpy.ndarray"))
         case Global("numpy.core.numeric._frombuffer"), (bytes(data), _Dtype(), tuple(shape), str(order)):
             return _from_bytes(arguments[1], data, shape, order == "F")
+        case Global("copy_reg._reconstructor" | "copyreg._reconstructor" | "copyreg.__newobj__"), (Global(name), *_):
+            return Skipped(name)
         case Global(name), _:
             return Skipped(name)
     return Skipped("a call of something that is no function")
 
 
 def build(target: Any, state: Any) -> None:
-    """Complete a value by its state, as a pickle's BUILD does; what is skipped keeps the state for its plain parts."""
+    """Complete a value by its state, as BUILD of a pickle does; what is skipped keeps the state as it is."""
     match target, state:
         case _Dtype(), (int(), str(order), *_):
             if order not in ("<", "|", "=", ">"):
                 target.value = Skipped("a NumPy dtype of unknown byte order")
             elif isinstance(target.value, np.dtype):
-                target.value = target.value.newbyteorder(order)
+                target.value = target.value.newbyteorder(order)  # type: ignore[arg-type]
         case _Array(), (int(), tuple(shape), _Dtype() as dtype, bool() as fortran, bytes(data)):
             target.value = _from_bytes(dtype, data, shape, fortran)
         case _Array(), (int(), tuple(), _Dtype() as dtype, *_) if isinstance(dtype.value, Skipped):

@@ -147,8 +147,8 @@ def _other(head: bytes, size: int) -> str:
         return f"it is an HDF5 file; {_EXPECTED}"
     if head[:1] == b"\x80" and head[1:2] in b"\x01\x02\x03\x04\x05":
         return (
-            "it is a pickle and not the zip that torch.save writes since torch 1.6; if it is an older checkpoint, load "
-            "it with torch and save it again"
+            "it is a pickle and not the zip that torch.save writes since torch 1.6; if it is an older checkpoint, "
+            "load it with torch and save it again"
         )
     text = _as_text(head)
     if text is not None:

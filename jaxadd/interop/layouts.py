@@ -7,7 +7,7 @@ classes); letters without a space between them are one axis, the first varying s
 
 import math
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import jax.numpy as jnp
 import numpy as np
@@ -70,7 +70,7 @@ def to_transformer_lens(params: Params, model: Model) -> dict[str, np.ndarray]:
     Raises:
       UserError: TransformerLens cannot express a field of the architecture, or `params` are not those of the model.
     """
-    config, layout = _untied(model), "transformer-lens"
+    config, layout = _untied(model), cast(Layout, "transformer-lens")
     _check(layout, config, {"attention_mix": 1, "positions": ("learned", "rope", "alibi")})
     if config.d_mlp:
         _check(layout, config, {"activation": ("relu", "gelu", "silu")})
@@ -112,6 +112,12 @@ def float32(name: str, array: np.ndarray) -> np.ndarray:
     if np.any(np.isinf(result) != np.isinf(array)):
         raise UserError(f"{name} holds numbers too large for float32")
     return result
+
+
+def any_nonzero(array: np.ndarray) -> bool:
+    """Return whether a number of an array is not zero; NaN is not."""
+    with np.errstate(invalid="ignore"):
+        return bool(np.any(array != 0))
 
 
 def flat(params: Params) -> dict[str, np.ndarray]:
@@ -176,9 +182,8 @@ def _written(params: Params, model: Model, layout: Layout) -> dict[str, np.ndarr
                 array.reshape(shape_of(axes, sizes | {"v": model.sizes.vocabulary or 0})), order="C"
             )
         elif name.endswith("attn.mask"):
-            seen = np.ones if config.attention == "bidirectional" else np.tri
-            shape = (length, length) if seen is np.ones else length
-            state[name] = seen(shape, dtype=np.float32 if layout == "mainline" else np.bool_)  # type: ignore[operator]
+            seen = np.ones((length, length)) if config.attention == "bidirectional" else np.tri(length)
+            state[name] = seen.astype(np.float32 if layout == "mainline" else np.bool_)
         elif name.endswith("attn.IGNORE"):
             state[name] = np.asarray(-np.inf, np.float32)
         elif name.endswith(_MAY_BE_ZERO):

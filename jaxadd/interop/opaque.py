@@ -67,7 +67,7 @@ def note(skipped: Mapping[str, int]) -> str:
 
 
 def walk(value: Any) -> Iterator[tuple[tuple[str, ...], dict[Any, Any]]]:
-    """Yield every dictionary in a copy that `plain` made, with its path, once each; attributes of skipped values too."""
+    """Yield every dictionary in a copy by `plain` once, with its path; the attributes of skipped values too."""
     seen: set[int] = set()
     waiting: list[tuple[tuple[str, ...], Any]] = [((), value)]
     while waiting:

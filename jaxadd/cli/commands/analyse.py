@@ -105,7 +105,7 @@ def _trained(options: Options) -> Trained:
         raise UserError(f"there is no {options.source}; name a run folder or a torch checkpoint")
     if options.task != Modular() or options.activation is not None or options.fields or options.key is not None:
         raise UserError(
-            f"--task and --activation are for checkpoint files, as are --fields and --key; {options.source} is a run, "
-            "which has its own"
+            f"--task and --activation are for checkpoint files, as are --fields and --key; {options.source} is a "
+            "run, which has its own"
         )
     return load(options.source).trained(options.step, history=True, note=note)

@@ -13,7 +13,18 @@ from jaxadd.errors import UserError
 from jaxadd.interop import fields
 from jaxadd.interop.fields import Fields
 from jaxadd.interop.formats.format import Format, Found, State, shapes
-from jaxadd.interop.layouts import AXES, BUFFERS, WORDS, Layout, inner_name, listed, nested, ours, shape_of
+from jaxadd.interop.layouts import (
+    AXES,
+    BUFFERS,
+    WORDS,
+    Layout,
+    any_nonzero,
+    inner_name,
+    listed,
+    nested,
+    ours,
+    shape_of,
+)
 from jaxadd.models import Transformer
 from jaxadd.types import Params
 
@@ -34,9 +45,8 @@ def read(state: State, stated: Fields, given: Fields) -> Found:
     Raises:
       UserError: names are missing or unknown, or shapes do not fit each other.
     """
-    # W_O is [D, H·K] in Nanda et al.'s layout, and [H, K, D] in TransformerLens.
-    layout: Layout = "mainline" if np.ndim(state.get("blocks.0.attn.W_O", 0)) == 2 else "transformer-lens"
     _check_blocks(state)
+    layout = _layout(state)
     known = {name: array for name, array in state.items() if inner_name(name) in AXES[layout]}
     _check_unknown(state, known)
     sizes = _sizes(known, layout)
@@ -98,7 +108,7 @@ def _spelled(axes: str) -> str:
 def _config(state: State, known: State, sizes: Mapping[str, int], stated: Fields, given: Fields) -> Transformer:
     """Return the architecture; raises UserError where a bias that is not zero is to be left out."""
     inner = {inner_name(name) for name in known}
-    nonzero = {inner_name(name).replace("._", ".") for name, array in known.items() if np.any(array)}
+    nonzero = {inner_name(name).replace("._", ".") for name, array in known.items() if any_nonzero(array)}
     found: dict[str, Any] = {
         "layers": len({name.split(".")[1] for name in known if name.startswith("blocks.")}),
         "d_model": sizes["d"],
@@ -165,11 +175,20 @@ def _fold_gated(arrays: dict[str, np.ndarray], config: Transformer) -> tuple[str
     for i in range(config.layers):
         name = f"blocks.{i}.mlp"
         bias = arrays.get(f"{name}.b_in")
-        if bias is not None and np.any(bias):
+        if bias is not None and any_nonzero(bias):
             out = arrays.get(f"{name}.b_out", 0) + bias.astype(np.float64) @ arrays[f"{name}.W_out"]
             arrays[f"{name}.b_out"], arrays[f"{name}.b_in"] = out.astype(np.float32), np.zeros_like(bias)
             folded = True
     return ("b_in of the gated MLP, which TransformerLens adds to the neurons, was moved into b_out",) * folded
+
+
+def _layout(state: State) -> Layout:
+    """Return the layout: W_O is [D, H·K] in that of Nanda et al., and [H, K, D] in TransformerLens."""
+    out = next((array for name, array in state.items() if name.endswith("attn.W_O")), None)
+    if out is not None:
+        return "mainline" if out.ndim == 2 else "transformer-lens"
+    widths = [state[name].shape[-1:] for name in ("embed.W_E", "pos_embed.W_pos") if name in state]
+    return "mainline" if len(set(widths)) > 1 else "transformer-lens"
 
 
 def _check_blocks(state: State) -> None:
@@ -179,7 +198,7 @@ def _check_blocks(state: State) -> None:
 
 
 def _check_unknown(state: State, known: State) -> None:
-    """Raise UserError for tensors that are neither known, buffers of rotary positions nor aliases, such as x_embed."""
+    """Raise UserError for tensors that are neither known nor aliases of others, such as x_embed."""
     values = list(known.values())
     unknown = [
         f"{name} {array.shape}"

@@ -1,13 +1,12 @@
 """What a family of formats does: recognise the names of a state dict, and read the network."""
 
+import functools
 from collections.abc import Callable, Collection, Mapping
 from typing import NamedTuple
 
 import numpy as np
 
-from jaxadd.errors import UserError
 from jaxadd.interop.fields import Fields
-from jaxadd.interop.layouts import float32, listed
 from jaxadd.models import Transformer
 from jaxadd.trees import named_leaves
 from jaxadd.types import Params, Sizes
@@ -55,25 +54,8 @@ class Format(NamedTuple):
     moments: Callable[[State, Found], Params] | None = None
 
 
-def shapes(config: Transformer, length: int, vocabulary: int, classes: int) -> dict[str, tuple[int, ...]]:
+@functools.lru_cache(maxsize=32)
+def shapes(config: Transformer, length: int, vocabulary: int, classes: int) -> Mapping[str, tuple[int, ...]]:
     """Return the shape of every parameter of a network by name, such as "blocks.0.attn.W_Q"."""
     sizes = Sizes(length=length, classes=classes, vocabulary=vocabulary, read=(length - 1,))
     return {name: leaf.shape for name, leaf in named_leaves(config.build(sizes).shapes())}
-
-
-def take(state: State, expected: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
-    """Return arrays of a state dict as float32.
-
-    Raises:
-      UserError: some are missing, or have other shapes; each is named with what was expected.
-    """
-    if missing := [f"{name} {shape}" for name, shape in expected.items() if name not in state]:
-        raise UserError(f"it lacks {listed(missing)}")
-    wrong = [
-        f"{name} should have shape {shape}, got {state[name].shape}"
-        for name, shape in expected.items()
-        if state[name].shape != shape
-    ]
-    if wrong:
-        raise UserError("; ".join(wrong[:4]) + (f"; and {len(wrong) - 4} more" if len(wrong) > 4 else ""))
-    return {name: float32(name, state[name]) for name in expected}

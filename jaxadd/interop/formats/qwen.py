@@ -14,7 +14,7 @@ from jaxadd.errors import UserError
 from jaxadd.interop import fields
 from jaxadd.interop.fields import Fields
 from jaxadd.interop.formats.format import Format, Found, State, shapes
-from jaxadd.interop.layouts import float32, listed, nested
+from jaxadd.interop.layouts import any_nonzero, float32, listed, nested
 
 _DIGITS = 10  # the vocabulary of AdderBoard
 _THETA = 3.0
@@ -218,7 +218,7 @@ def _block(
     for ours, theirs in (("gate", "gate"), ("in", "up"), ("out", "down")):
         w, bias = source.get(f"{mlp}{theirs}_proj.weight"), source.get(f"{mlp}{theirs}_proj.bias")
         arrays[f"mlp.W_{ours}"] = None if w is None else w.T
-        if ours == "gate" and bias is not None and np.any(bias):
+        if ours == "gate" and bias is not None and any_nonzero(bias):
             raise UserError(f"{mlp}gate_proj.bias is not zero, and this model has no such bias")
         zeros = None if w is None else np.zeros(len(w), np.float32)
         arrays[f"mlp.b_{ours}"] = zeros if bias is None else bias
