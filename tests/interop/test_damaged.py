@@ -1,20 +1,26 @@
 """Damaged files: random bytes and mutated checkpoints end in a UserError, or are read as a network."""
 
 import io
+import pickle
+import pickletools
 import random
 import zipfile
 
 import jax
 import numpy as np
 import pytest
-from checkpoints import bits, file, mainline, network, refused, sized
+from checkpoints import bits, file, mainline, network, quick, refused, sized, zipped
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from jaxadd import interop
 from jaxadd.errors import UserError
+from jaxadd.interop import unpickling
 from jaxadd.models import Transformer
 
 TINY = Transformer(d_model=2, heads=1, d_mlp=1)
 SIZES = {"length": 2, "vocabulary": 2, "classes": 2}
+fuzzed = settings(quick, max_examples=150)
 
 
 @pytest.fixture(scope="module")
@@ -114,3 +120,58 @@ def test_a_name_in_a_file_cannot_write_on_the_terminal(tmp_path):
         interop.read(path)
     assert str(caught.value).isprintable()
     assert len(str(caught.value)) < 1000
+
+
+@pytest.fixture(scope="module")
+def tiny_pickle(tiny_file):
+    return _contents(tiny_file)["archive/data.pkl"]
+
+
+@fuzzed
+@given(st.binary(max_size=300), st.sampled_from([b"", b"PK\x03\x04", b"\x80\x02", b"\x10\0\0\0\0\0\0\0{", b"<html"]))
+def test_random_bytes_are_refused(tmp_path, data, start):
+    path = tmp_path / "x.pth"
+    path.write_bytes(start + data)
+    assert not _survives(path)
+
+
+@fuzzed
+@given(st.binary(max_size=200))
+def test_a_pickle_of_random_bytes_is_refused(tmp_path, data):
+    assert not _survives(zipped(tmp_path / "x.pth", b"\x80\x02" + data + b".", [bytes(16)]))
+
+
+@fuzzed
+@given(st.data())
+def test_a_pickle_of_random_operations_is_refused_or_harmless(tmp_path, tiny_file, tiny_pickle, data):
+    """Operations of all kinds, at the end of a sound pickle or anywhere in it."""
+    operations = st.sampled_from([operation.code.encode("latin1") for operation in pickletools.opcodes])
+    odd = st.lists(st.one_of(operations, st.binary(max_size=4)), max_size=12).map(b"".join)
+    at = data.draw(st.integers(0, len(tiny_pickle)))
+    changed = tiny_pickle[:at] + data.draw(odd) + tiny_pickle[at + data.draw(st.integers(0, 3)) :]
+    path = tmp_path / "x.pth"
+    with zipfile.ZipFile(path, "w") as file:
+        for name, content in _contents(tiny_file).items():
+            file.writestr(name, changed if name.endswith("data.pkl") else content)
+    _survives(path)
+
+
+VALUES = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=5), st.binary(max_size=5))
+    | st.one_of(st.sets(st.integers()), st.complex_numbers(), st.dates(), st.fractions()),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3),
+        st.dictionaries(st.text(max_size=3), inner, max_size=3),
+        st.tuples(inner, inner),
+    ),
+    max_leaves=8,
+)
+
+
+@fuzzed
+@given(VALUES, st.integers(0, 5))
+def test_every_pickle_of_python_is_read(value, protocol):
+    found, skipped = unpickling.load(pickle.dumps({"x": value}, protocol), None)
+    assert set(found) == {"x"}
+    if not skipped:
+        assert pickle.dumps(found["x"]) == pickle.dumps(value) or found["x"] == value

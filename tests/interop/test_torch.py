@@ -12,6 +12,7 @@ from checkpoints import bits, mainline, network, sized
 from needs import need
 
 from jaxadd import interop
+from jaxadd.errors import UserError
 from jaxadd.interop import calls
 
 MODEL = sized()

@@ -151,9 +151,12 @@ def _heads(source: _Source, query: np.ndarray, asked: Fields) -> _Heads:
         width = asked.get("d_head") or rows // asked["heads"]
     else:
         raise UserError(f"nothing states how many heads the {rows} rows of q_proj are; state the field heads")
-    if not width or rows % width or len(key) % width or rows % len(key):
-        raise UserError(f"q_proj has {rows} rows and k_proj {len(key)}, which are not whole heads of width {width}")
-    return _Heads(rows // width, len(key) // width, width)
+    heads = asked.get("heads") or rows // max(width, 1)
+    if heads * width != rows or len(key) % width or rows % len(key):
+        raise UserError(
+            f"q_proj has {rows} rows and k_proj {len(key)}, which are not whole heads: heads {heads}, d_head {width}"
+        )
+    return _Heads(heads, len(key) // width, width)
 
 
 def _architecture(source: _Source, layers: int, width: int, heads: _Heads) -> dict[str, Any]:
