@@ -68,6 +68,8 @@ def trained(
 def inferred(checkpoint: Checkpoint) -> Modular | None:
     """Return the addition mod P that the sizes of a network are those of; None where there is none."""
     length, vocabulary, classes = checkpoint.length, checkpoint.vocabulary, checkpoint.classes
+    if checkpoint.config.get("diff_vocab"):  # Zhong et al.: the second operand has tokens of its own.
+        return None
     if (length, vocabulary) == (2, classes) and classes > 1:
         return Modular(p=classes, equals="none")
     if length in (None, 3) and vocabulary == classes + 1 and classes > 1:

@@ -42,6 +42,7 @@ class Checkpoint:
       classes: C.
       layout: layout of the file.
       notes: a line each, on what was skipped or assumed.
+      config: content of the JSON file beside the checkpoint; empty where there is none.
     """
 
     params: Params
@@ -53,6 +54,7 @@ class Checkpoint:
     classes: int
     layout: str
     notes: tuple[str, ...] = ()
+    config: Mapping[Any, Any] = dataclasses.field(default_factory=dict)
 
     def params_for(self, sizes: Sizes) -> Params:
         """Return `params` for a task, without positions beyond those of the task, which causal attention ignores.
@@ -64,8 +66,8 @@ class Checkpoint:
         """
         counts = (("tokens", self.vocabulary, sizes.vocabulary), ("classes", self.classes, sizes.classes))
         misfits = [f"{count} {name} and the task has {needed}" for name, count, needed in counts if count != needed]
-        unequal = self.length != sizes.length if self.model.attention == "bidirectional" else True
-        if self.length is not None and unequal and (self.length < sizes.length or self.model.attention != "causal"):
+        spare = 0 if self.length is None else self.length - sizes.length
+        if spare < 0 or (spare > 0 and self.model.attention != "causal"):
             misfits.append(f"{self.length} positions and the task has {sizes.length}")
         if misfits:
             raise UserError(f"the checkpoint's network is for another task: it has {'; '.join(misfits)}")
@@ -219,6 +221,7 @@ def _checkpoint(
         classes=found.classes,
         layout=found.layout,
         notes=tuple(_printable(line) for line in notes if line),
+        config=config,
     )
 
 

@@ -44,7 +44,7 @@ def content(path: Path, max_bytes: int) -> tuple[Any, Counter[str]]:
         head = file.read(_HEAD)
         if head.startswith(b"PK\x03\x04"):
             if _is_npz(file):
-                return _npz(file, size)
+                return _npz(file, max_bytes)
             container = Archive(file, max_bytes)
             return unpickling.load(container.pickle(), container.storage)
         if _is_safetensors(head, size):
@@ -84,13 +84,13 @@ def _is_npz(file: BinaryIO) -> bool:
     return bool(names) and all(name.endswith(".npy") for name in names)
 
 
-def _npz(file: BinaryIO, size: int) -> tuple[dict[str, np.ndarray], Counter[str]]:
+def _npz(file: BinaryIO, max_bytes: int) -> tuple[dict[str, np.ndarray], Counter[str]]:
     """Return the arrays of an npz file by name; those of objects are skipped."""
     archive.check_directory(file)
     arrays, skipped = {}, Counter[str]()
     with zipfile.ZipFile(file) as entries:
-        if sum(entry.file_size for entry in entries.infolist()) > 1000 * size:
-            raise UserError("its arrays have a thousand times the bytes of the file, which no weights have")
+        if sum(entry.file_size for entry in entries.infolist()) > max_bytes:
+            raise UserError(f"its arrays have more than {max_bytes} bytes; set max_bytes higher to read it")
     file.seek(0)
     with np.load(file, allow_pickle=False, max_header_size=10_000) as stored:
         for name in stored.files:

@@ -13,6 +13,7 @@ than its storage. The result is at most `opaque.MAX_DEPTH` levels deep, which ex
 
 import io
 import pickletools
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -56,10 +57,12 @@ def load(data: bytes, storage: Storage) -> tuple[Any, Counter[str]]:
     """
     machine = _Machine(storage)
     try:
-        for count, (operation, argument) in enumerate(_operations(data)):
-            if count == MAX_OPERATIONS:
-                raise UserError(f"its pickle has more than {MAX_OPERATIONS} operations")
-            machine.execute(operation, argument)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # A string of an old pickle has an unknown escape.
+            for count, (operation, argument) in enumerate(_operations(data)):
+                if count == MAX_OPERATIONS:
+                    raise UserError(f"its pickle has more than {MAX_OPERATIONS} operations")
+                machine.execute(operation, argument)
     except UserError:
         raise
     # A short argument, empty stack, unknown memo.

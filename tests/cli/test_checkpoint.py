@@ -111,6 +111,14 @@ def test_a_network_of_the_default_task_needs_no_word(tmp_path):
     assert notes == []
 
 
+def test_operands_with_tokens_of_their_own_are_no_such_task(tmp_path):
+    model = CONFIG.build(Modular(p=8, equals="none").sizes)
+    interop.write(tmp_path / "x.pth", model.init(jax.random.key(0)), model)
+    (tmp_path / "x.json").write_text('{"diff_vocab": 1, "C": 4}')
+    with pytest.raises(UserError, match="8 tokens and the task has 114"):
+        checkpoint.trained(tmp_path / "x.pth", Modular())
+
+
 def test_fields_are_parsed_from_words():
     words = ("heads=4", "rope_theta=3", "activation=gelu", "qk_norm=True", "d_head=None")
     assert checkpoint.parsed(words) == {

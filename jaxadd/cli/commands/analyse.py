@@ -39,7 +39,7 @@ class Options:
     report.txt, and analysis.json with all numbers in one flat object.
     """
 
-    source: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN_OR_PTH")]
+    source: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN_OR_FILE")]
     """run folder, or a checkpoint of torch, NumPy or safetensors; see `jaxadd.interop`"""
     step: int | None = None
     """saved step of a run; by default its end"""
