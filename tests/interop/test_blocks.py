@@ -202,6 +202,15 @@ def test_what_is_given_wins_and_is_checked():
             interop.from_state_dict(state, fields)
 
 
+def test_buffers_of_rotary_positions_show_them():
+    config = replace(SMALL, positions="rope", norm="rmsnorm")
+    state = lens(config) | {f"blocks.{i}.attn.rotary_{x}": np.ones((3, 2)) for i in range(2) for x in ("sin", "cos")}
+    found = interop.from_state_dict(state)
+    assert found.model == config
+    assert found.notes == ("no config states rope_theta; 10000 was assumed, as in TransformerLens",)
+    assert not interop.from_state_dict(state, {"rope_theta": 10_000.0}).notes
+
+
 def test_grouped_heads_and_gates_of_transformer_lens():
     config = replace(SMALL, norm="rmsnorm", mlp="gated", mlp_bias=False, activation="silu", qk_norm=True)
     state, params = lens(config), network(config)

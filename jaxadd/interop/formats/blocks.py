@@ -55,6 +55,8 @@ def read(state: State, stated: Fields, given: Fields) -> Found:
     arrays = {name: ours(name, array, layout, sizes) for name, array in known.items() if not name.endswith(BUFFERS)}
     expected = shapes(config, sizes.get("t", 1), sizes["v"], sizes["c"])
     notes = _fold_gated(arrays, config) if config.mlp == "gated" else ()
+    if config.positions == "rope" and "rope_theta" not in {**stated, **given}:
+        notes += (f"no config states rope_theta; {config.rope_theta:g} was assumed, as in TransformerLens",)
     return Found(_params(arrays, expected, sizes, layout), config, layout, length, sizes["v"], sizes["c"], notes)
 
 
