@@ -1,8 +1,9 @@
 """A torch checkpoint as a trained network: what the file holds, and the task that the user says it learned."""
 
-import dataclasses
+import json
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 import jax
 import numpy as np
@@ -12,41 +13,93 @@ from jaxadd.analysis.report import Trained
 from jaxadd.errors import UserError
 from jaxadd.interop import Checkpoint
 from jaxadd.models import Network
-from jaxadd.tasks import Task
+from jaxadd.tasks import Modular, Task
 from jaxadd.types import Metrics
 
-Activation = Literal["relu", "gelu"]
 
-
-def trained(path: Path, task: Task, seed: int | None = None, activation: Activation | None = None) -> Trained:
+def trained(
+    path: Path,
+    task: Task,
+    seed: int | None = None,
+    *,
+    key: str | None = None,
+    fields: Mapping[str, Any] | None = None,
+    note: Callable[[str], None] = lambda line: None,
+) -> Trained:
     """Return the network in a checkpoint, with the loss curves that the file holds.
 
     Args:
       path: of the file.
-      task: what it was trained on.
+      task: what it was trained on. Where that is `Modular()`, the default, and the network is for another modulus or
+        input, the task is inferred from the network.
       seed: names its split of the task's data; by default the task's own seed of the split if it has one, or else 0.
-      activation: of the network; by default what the file says, or else relu.
+      key: where the state dict is in the file; by default it is searched for.
+      fields: fields of the architecture that the file does not state.
+      note: receives a line on each thing that was skipped, assumed or inferred.
 
     Raises:
       UserError: the file cannot be read, or its network is for another task.
     """
-    checkpoint = interop.read(path)
+    checkpoint = interop.read(path, key=key, fields=fields)
+    for line in checkpoint.notes:
+        note(f"{path.name}: {line}")
     try:
+        if task == Modular() and (guess := inferred(checkpoint)) is not None:
+            if guess != task:
+                note(_said(path, checkpoint, guess))
+            task = guess
         params = checkpoint.params_for(task.sizes)
     except UserError as error:
         raise UserError(
             f"{path}: {error}; describe the task that it was trained on, such as --task modular --task.p 113"
         ) from error
-    facts = checkpoint.rest.get("config")
-    facts = facts if isinstance(facts, dict) else {}
-    config = dataclasses.replace(checkpoint.model, activation=activation or facts.get("activation", "relu"))
     if seed is None:
         seed = getattr(task, "split_seed", None) or 0
     metrics = recorded(checkpoint)
     params, step = jax.device_put(params), updates_made(checkpoint, metrics)
     return Trained(
-        (Network(params, config.build(task.sizes), task, seed, step),), f"{path.name}: {task.title}", metrics
+        (Network(params, checkpoint.model.build(task.sizes), task, seed, step),),
+        f"{path.name}: {task.title}",
+        metrics,
     )
+
+
+def inferred(checkpoint: Checkpoint) -> Modular | None:
+    """Return the addition mod P that the sizes of a network are those of; None where there is none."""
+    length, vocabulary, classes = checkpoint.length, checkpoint.vocabulary, checkpoint.classes
+    if checkpoint.config.get("diff_vocab"):  # Zhong et al.: the second operand has tokens of its own.
+        return None
+    if (length, vocabulary) == (2, classes) and classes > 1:
+        return Modular(p=classes, equals="none")
+    if length in (None, 3) and vocabulary == classes + 1 and classes > 1:
+        return Modular(p=classes, equals="token")
+    if length == 3 and vocabulary == classes and classes > 2:
+        return Modular(p=classes - 1)
+    return None
+
+
+def _said(path: Path, checkpoint: Checkpoint, task: Modular) -> str:
+    inputs = {"none": "inputs a, b", "token": "inputs a, b, = and no class for =", "class": "inputs a, b, ="}
+    positions = "" if checkpoint.length is None else f"{checkpoint.length} positions, "
+    return (
+        f"{path.name}: inferred a + b mod {task.p}, {inputs[task.equals]}, from {positions}"
+        f"{checkpoint.vocabulary} tokens and {checkpoint.classes} classes; the file does not hold the split, so "
+        "train and test are those of the task"
+    )
+
+
+def parsed(words: Sequence[str]) -> dict[str, Any]:
+    """Return fields of the architecture by name, given as NAME=VALUE; raises UserError for anything else."""
+    fields: dict[str, Any] = {}
+    for word in words:
+        name, equals, text = word.partition("=")
+        if not equals:
+            raise UserError(f"--fields takes NAME=VALUE, such as rope_theta=3, got {word!r}")
+        try:
+            fields[name] = json.loads({"True": "true", "False": "false", "None": "null"}.get(text, text))
+        except ValueError:
+            fields[name] = text
+    return fields
 
 
 def recorded(checkpoint: Checkpoint) -> Metrics:

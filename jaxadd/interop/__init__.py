@@ -1,17 +1,19 @@
-"""Checkpoints of other libraries: torch's files without torch, in Nanda et al.'s or TransformerLens's layout.
+"""Checkpoints of other libraries, without torch: networks of the field are read, and two layouts are written.
 
-`read` and `write` are for files; the four conversions are for state dicts in memory.
+`read` and `write` are for files; `from_state_dict`, `to_mainline` and `to_transformer_lens` for state dicts in
+memory.
 """
 
-from jaxadd.interop.checkpoint import MAX_BYTES, Adam, Checkpoint, read, write
-from jaxadd.interop.layouts import from_mainline, from_transformer_lens, to_mainline, to_transformer_lens
+from jaxadd.interop.adam import Adam
+from jaxadd.interop.checkpoint import MAX_BYTES, Checkpoint, from_state_dict, read, write
+from jaxadd.interop.layouts import Layout, to_mainline, to_transformer_lens
 
 __all__ = [
     "MAX_BYTES",
     "Adam",
     "Checkpoint",
-    "from_mainline",
-    "from_transformer_lens",
+    "Layout",
+    "from_state_dict",
     "read",
     "to_mainline",
     "to_transformer_lens",

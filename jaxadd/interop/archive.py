@@ -38,12 +38,7 @@ class Archive:
         if size > max_bytes:
             raise UserError(f"it has {size} bytes, and max_bytes is {max_bytes}; set max_bytes higher to read it")
         file.seek(0)
-        if file.read(4) != b"PK\x03\x04":
-            raise UserError(
-                "it is not the zip that torch.save writes since torch 1.6; if it is an older checkpoint, load it "
-                "with torch and save it again"
-            )
-        _check_directory(file)
+        check_directory(file)
         self._zip = zipfile.ZipFile(file)
         entries = self._zip.infolist()
         names = {entry.filename for entry in entries}
@@ -56,7 +51,12 @@ class Archive:
             raise UserError("its entries have more bytes than the file")
         pickles = [name for name in names if name.rpartition("/")[2] == "data.pkl"]
         if len(pickles) != 1:
-            raise UserError(f"a checkpoint has one entry data.pkl, and this file has {len(pickles)}")
+            raise UserError(
+                f"it is a zip that torch.save did not write: a checkpoint has one entry data.pkl, and this file has "
+                f"{len(pickles) or 'none'}"
+            )
+        if f"{pickles[0].removesuffix('data.pkl')}constants.pkl" in names:
+            raise UserError("it is a program that torch.jit.save wrote; load it with torch and save its state_dict()")
         self._root = pickles[0].removesuffix("data.pkl")
         order = self._zip.read(f"{self._root}byteorder") if f"{self._root}byteorder" in names else b"little"
         if order not in (b"little", b"big"):
@@ -95,7 +95,7 @@ class Archive:
             raise UserError(f"its storage {name!r} has {size} bytes, which are not {count} numbers of {dtype}")
 
 
-def _check_directory(file: BinaryIO) -> None:
+def check_directory(file: BinaryIO) -> None:
     """Raise UserError for more entries than a checkpoint has, before the zipfile module makes an object of each."""
     file.seek(0)
     count, tail = 0, b""

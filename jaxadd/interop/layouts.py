@@ -1,38 +1,38 @@
 """The parameters of one network in other layouts: that of Nanda et al. (`mainline`), and that of TransformerLens.
 
 All have the same names ("blocks.0.attn.W_Q"), so that a layout is the axes of every name, in the order of torch's
-state dict. Axes are v d t h k f c (vocabulary, d_model, positions, heads, d_head, d_mlp, classes); letters without a
-space between them are one axis, the first varying slowest.
+state dict. Axes are v d t h g k f c (vocabulary, d_model, positions, heads, heads of keys and values, d_head, d_mlp,
+classes); letters without a space between them are one axis, the first varying slowest.
 """
 
 import math
-from collections.abc import Iterable, Mapping
-from typing import Any, Literal, NamedTuple
+from collections.abc import Mapping
+from typing import Any, Literal, cast
 
 import jax.numpy as jnp
 import numpy as np
 
 from jaxadd.errors import UserError
+from jaxadd.models import Model, Transformer
 from jaxadd.trees import named_leaves
 from jaxadd.types import Params
 
-State = Mapping[str, Any]
+State = Mapping[str, np.ndarray]
 Layout = Literal["mainline", "transformer-lens"]
-_WORDS = {
-    "v": "vocabulary",
-    "d": "d_model",
-    "t": "positions",
-    "h": "heads",
-    "k": "d_head",
-    "f": "d_mlp",
-    "c": "classes",
+WORDS = {
+    **{"v": "vocabulary", "d": "d_model", "t": "positions", "h": "heads", "g": "kv_heads", "k": "d_head"},
+    **{"f": "d_mlp", "c": "classes"},
 }
-_JAXADD = {
+_NORMS = {f"{norm}.{name}": "d" for norm in ("ln1", "ln1_post", "ln2", "ln2_post") for name in "wb"}
+_LENS = {
     **{"embed.W_E": "v d", "pos_embed.W_pos": "t d"},
-    **{f"{norm}.{name}": "d" for norm in ("ln1", "ln2") for name in "wb"},
-    **{"attn.W_Q": "h d k", "attn.W_K": "h d k", "attn.W_V": "h d k", "attn.W_O": "h k d"},
-    **{"mlp.W_in": "d f", "mlp.b_in": "f", "mlp.W_out": "f d", "mlp.b_out": "d"},
-    **{"ln_final.w": "d", "ln_final.b": "d", "unembed.W_U": "d c"},
+    **_NORMS,
+    **{"attn.W_Q": "h d k", "attn.W_O": "h k d", "attn.b_Q": "h k", "attn.b_O": "d"},
+    **{"attn.W_K": "h d k", "attn.W_V": "h d k", "attn.b_K": "h k", "attn.b_V": "h k"},
+    **{"attn._W_K": "g d k", "attn._W_V": "g d k", "attn._b_K": "g k", "attn._b_V": "g k"},
+    **{"attn.q_norm.w": "k", "attn.k_norm.w": "k", "attn.mask": "t t", "attn.IGNORE": ""},
+    **{"mlp.W_in": "d f", "mlp.b_in": "f", "mlp.W_gate": "d f", "mlp.W_out": "f d", "mlp.b_out": "d"},
+    **{"ln_final.w": "d", "ln_final.b": "d", "unembed.W_U": "d c", "unembed.b_U": "c"},
 }
 _MAINLINE = {
     **{"embed.W_E": "d v", "pos_embed.W_pos": "t d"},
@@ -40,198 +40,71 @@ _MAINLINE = {
     **{"mlp.W_in": "f d", "mlp.b_in": "f", "mlp.W_out": "d f", "mlp.b_out": "d"},
     **{"unembed.W_U": "d c"},
 }
-_LENS = {
-    **{"embed.W_E": "v d", "pos_embed.W_pos": "t d"},
-    **{f"{norm}.{name}": "d" for norm in ("ln1", "ln2") for name in "wb"},
-    **{"attn.W_Q": "h d k", "attn.W_O": "h k d", "attn.b_Q": "h k", "attn.b_O": "d"},
-    **{"attn.W_K": "h d k", "attn.W_V": "h d k", "attn.b_K": "h k", "attn.b_V": "h k"},
-    **{"attn.mask": "t t", "attn.IGNORE": ""},
-    **{"mlp.W_in": "d f", "mlp.b_in": "f", "mlp.W_out": "f d", "mlp.b_out": "d"},
-    **{"ln_final.w": "d", "ln_final.b": "d", "unembed.W_U": "d c", "unembed.b_U": "c"},
-}
-_BUFFERS = ("attn.mask", "attn.IGNORE")
-# Biases that this model does not have; they must be zero.
-_ABSENT = ("attn.b_Q", "attn.b_K", "attn.b_V", "attn.b_O", "unembed.b_U")
+AXES: Mapping[Layout, dict[str, str]] = {"mainline": _MAINLINE, "transformer-lens": _LENS}
+"""The axes of each name in a layout, without the number of the block."""
+BUFFERS = ("attn.mask", "attn.IGNORE")
+"""The ends of names that are no parameters."""
+_MAY_BE_ZERO = ("attn.b_Q", "attn.b_K", "attn.b_V", "attn.b_O", "mlp.b_in", "mlp.b_out", "unembed.b_U")
 
 
-class _Kind(NamedTuple):
-    blocks: int
-    norm: bool
-    mlp: bool
-
-
-def from_mainline(state: State) -> Params:
-    """Convert parameters from the layout of Nanda et al.
-
-    Args:
-      state: floating arrays by name, such as "embed.W_E" `[D, V]` and "blocks.0.attn.W_O" `[D, H·K]`; it may contain
-        causal masks.
-
-    Returns:
-      parameters of `models.Transformer`, a nested dict of float32 NumPy arrays. Wider numbers are rounded.
+def to_mainline(params: Params, model: Model) -> dict[str, np.ndarray]:
+    """Convert a network to the layout of Nanda et al., float32 arrays with masks `[T, T]`.
 
     Raises:
-      UserError: names are missing or unknown, shapes do not fit each other, attention is not causal, or a number is
-        too large for float32.
+      UserError: the layout cannot express a field of the architecture, or `params` are not those of the model.
     """
-    return _nested(_convert(state, _MAINLINE, _JAXADD))
+    config = _untied(model)
+    _check("mainline", config, {"norm": "none", "mlp": "plain", "qk_norm": False, "positions": "learned"})
+    _check("mainline", config, {"attention_mix": 1, "attention_bias": False, "unembed_bias": False})
+    if config.d_mlp:
+        _check("mainline", config, {"mlp_bias": True})
+    return _written(params, model, "mainline")
 
 
-def to_mainline(params: Params) -> dict[str, np.ndarray]:
-    """Convert parameters to the layout of Nanda et al., float32 arrays with causal masks `[T, T]`.
+def to_transformer_lens(params: Params, model: Model) -> dict[str, np.ndarray]:
+    """Convert a network to a TransformerLens state dict of float32 arrays.
+
+    It is complete, as a strict `load_state_dict` requires: biases that the network does not have are zeros, masks are
+    bool `[T, T]`, IGNORE is -inf.
 
     Raises:
-      UserError: the network has LayerNorm, which that layout lacks, or `params` are not those of one transformer.
+      UserError: TransformerLens cannot express a field of the architecture, or `params` are not those of the model.
     """
-    flat = _flat(params)
-    if _kind(flat).norm:
-        raise UserError('the layout "mainline" has no LayerNorm; use the layout "transformer-lens" for this network')
-    return _convert(flat, _JAXADD, _MAINLINE)
+    config, layout = _untied(model), cast(Layout, "transformer-lens")
+    _check(layout, config, {"attention_mix": 1, "positions": ("learned", "rope", "alibi")})
+    if config.d_mlp:
+        _check(layout, config, {"activation": ("relu", "gelu", "silu")})
+        if config.mlp == "gated":
+            _check(layout, config, {"mlp_bias": False})
+    if config.norm != "none":
+        _check(layout, config, {"norm_where": ("pre", "both"), "final_norm": True})
+    if config.norm == "layernorm":
+        _check(layout, config, {"norm_bias": config.norm_weight})
+    if config.qk_norm:
+        _check(layout, config, {"norm_weight": True})
+    return _written(params, model, layout)
 
 
-def from_transformer_lens(state: State) -> Params:
-    """Convert parameters from a TransformerLens state dict.
-
-    A LayerNorm whose weights are folded into other matrices ("LNPre") leaves no trace in a state dict, and would be
-    read as no LayerNorm. Save such a network unfolded ("LN").
-
-    Args:
-      state: floating arrays by name, such as "blocks.0.attn.W_Q" `[H, D, K]` and "blocks.0.attn.W_O" `[H, K, D]`; it
-        may contain biases of attention and unembedding, masks and IGNORE.
-
-    Returns:
-      parameters of `models.Transformer`, a nested dict of float32 NumPy arrays. Wider numbers are rounded.
-
-    Raises:
-      UserError: as for `from_mainline`, or a bias that this model does not have is not zero.
-    """
-    return _nested(_convert(state, _LENS, _JAXADD))
+def ours(name: str, array: np.ndarray, layout: Layout, sizes: Mapping[str, int]) -> np.ndarray:
+    """Return an array of a layout with the axes of this library, those of TransformerLens, in float32."""
+    inner = inner_name(name)
+    letters, order = AXES[layout][inner].replace(" ", ""), _LENS[inner].replace(" ", "")
+    array = float32(name, array).reshape([sizes[x] for x in letters])
+    return np.array(array.transpose([letters.index(x) for x in order]), order="C")
 
 
-def to_transformer_lens(params: Params) -> dict[str, np.ndarray]:
-    """Convert parameters to a TransformerLens state dict of float32 arrays.
-
-    It is complete, as a strict `load_state_dict` requires: biases that this model does not have are zeros, causal
-    masks are bool `[T, T]`, IGNORE is -inf.
-
-    Raises:
-      UserError: `params` are not those of one transformer.
-    """
-    return _convert(_flat(params), _JAXADD, _LENS)
+def inner_name(name: str) -> str:
+    """Return a name without the number of its block: "attn.W_Q" for "blocks.0.attn.W_Q"."""
+    return name.split(".", 2)[2] if name.startswith("blocks.") and name.count(".") > 1 else name
 
 
-def guess_layout(state: State) -> Layout:
-    """Return the layout of a state dict: W_O is `[D, H·K]` in `mainline`, and `[H, K, D]` in TransformerLens."""
-    return "mainline" if np.ndim(state.get("blocks.0.attn.W_O", 0)) == 2 else "transformer-lens"
-
-
-def parameter_names(state: State) -> tuple[list[str], list[str]]:
-    """Return the names of torch's parameters, in its order, and those of them that this model has."""
-    parameters = [name for name in state if not name.endswith(_BUFFERS)]
-    return parameters, [name for name in parameters if not name.endswith(_ABSENT)]
-
-
-# --- between layouts -----------------------------------------------------------------------------------------
-
-
-def _convert(state: State, source: dict[str, str], target: dict[str, str]) -> dict[str, np.ndarray]:
-    arrays = {name: np.asarray(array) for name, array in state.items()}
-    kind = _kind(arrays)
-    axes = _check_names(arrays, _expand(source, kind))
-    arrays = {name: arrays[name] for name in axes}
-    sizes = _read_sizes(arrays, axes)
-    _check_constants(arrays)
-    converted = {}
-    for name, target_axes in _expand(target, kind).items():
-        if name.endswith((*_BUFFERS, *_ABSENT)):
-            converted[name] = _constant(name, [sizes[x] for x in target_axes.split()], target)
-            continue
-        letters, order = axes[name].replace(" ", ""), target_axes.replace(" ", "")
-        array = _float32(name, arrays[name]).reshape([sizes[x] for x in letters])
-        array = array.transpose([letters.index(x) for x in order])
-        converted[name] = np.array(array.reshape(_expected(target_axes, sizes)), order="C")
-    return converted
-
-
-def _kind(names: Iterable[str]) -> _Kind:
-    names = list(names)
-    numbers = {name.split(".")[1] for name in names if name.startswith("blocks.")}
-    if not numbers or numbers != {str(i) for i in range(len(numbers))}:
-        raise UserError(f"its blocks should be numbered from 0 on, got {_listed(sorted(numbers)) or 'none'}")
-    return _Kind(len(numbers), any(".ln1." in name for name in names), any(".mlp." in name for name in names))
-
-
-def _expand(layout: dict[str, str], kind: _Kind) -> dict[str, str]:
-    """Return the axes of all names of a network in a layout."""
-
-    def parts(*modules: str) -> dict[str, str]:
-        return {name: axes for name, axes in layout.items() if name.split(".")[0] in modules}
-
-    norms = ["ln1", *(["ln2"] if kind.mlp else [])] if kind.norm else []
-    block = parts(*norms, "attn", *(["mlp"] if kind.mlp else []))
-    blocks = {f"blocks.{i}.{name}": axes for i in range(kind.blocks) for name, axes in block.items()}
-    return parts("embed", "pos_embed") | blocks | parts(*(["ln_final"] if kind.norm else []), "unembed")
-
-
-def _check_names(arrays: Mapping[str, np.ndarray], axes: dict[str, str]) -> dict[str, str]:
-    """Return the axes of the names in a state dict, without aliases; raises UserError for missing and other names."""
-    if missing := [name for name in axes if name not in arrays and not name.endswith((*_BUFFERS, *_ABSENT))]:
-        raise UserError(f"it lacks {_listed(missing)}")
-    known = [array for name, array in arrays.items() if name in axes]
-    unknown = [name for name in arrays if name not in axes and not _repeats(arrays[name], known)]
-    if unknown:
-        raise UserError(f"it holds {_listed(unknown)}, for which this model has no place")
-    return {name: axes[name] for name in arrays if name in axes}
-
-
-def _repeats(array: np.ndarray, others: Iterable[np.ndarray]) -> bool:
-    """Return whether an array equals another one or its transpose: an alias, such as x_embed of embed.W_E."""
-    return array.ndim > 0 and any(np.array_equal(array, x) or np.array_equal(array.T, x) for x in others)
-
-
-def _read_sizes(arrays: Mapping[str, np.ndarray], axes: dict[str, str]) -> dict[str, int]:
-    """Return the size of every axis; raises UserError where shapes contradict each other."""
-    sizes: dict[str, int] = {}
-    sources: dict[str, str] = {}  # The first array with an axis.
-    for name, array in arrays.items():
-        groups = axes[name].split()
-        if array.ndim != len(groups) or 0 in array.shape:
-            spelled = ", ".join("·".join(_WORDS[x] for x in group) for group in groups)
-            raise UserError(f"{name} should have the axes [{spelled}], and its shape is {array.shape}")
-        for letter, size in zip(groups, array.shape, strict=True):
-            if len(letter) == 1 and sizes.setdefault(letter, size) != size:
-                raise UserError(
-                    f"shapes do not fit each other: {_WORDS[letter]} is {size} in {name} and {sizes[letter]} in "
-                    f"{sources[letter]}"
-                )
-            sources.setdefault(letter, name)
-    if sizes["h"] * sizes["k"] != sizes["d"]:
-        raise UserError(f"heads × d_head should be d_model, got {sizes['h']} × {sizes['k']} and {sizes['d']}")
-    for name, array in arrays.items():
-        if array.shape != (expected := _expected(axes[name], sizes)):
-            raise UserError(f"{name} should have shape {expected}, got {array.shape}")
-    return sizes
-
-
-def _expected(axes: str, sizes: dict[str, int]) -> tuple[int, ...]:
+def shape_of(axes: str, sizes: Mapping[str, int]) -> tuple[int, ...]:
+    """Return the shape of an array with the axes."""
     return tuple(math.prod(sizes[x] for x in group) for group in axes.split())
 
 
-def _check_constants(arrays: Mapping[str, np.ndarray]) -> None:
-    for name, array in arrays.items():
-        if name.endswith("attn.mask") and not np.array_equal(array != 0, np.tri(len(array), dtype=np.bool_)):
-            raise UserError(f"{name} is not that of causal attention, and no other is supported")
-        if name.endswith(_ABSENT) and np.any(array):
-            raise UserError(f"{name} is not zero, and this model has no such bias")
-
-
-def _constant(name: str, shape: list[int], layout: dict[str, str]) -> np.ndarray:
-    if name.endswith("attn.mask"):
-        return np.tri(*shape, dtype=np.float32 if layout is _MAINLINE else np.bool_)
-    return np.full(shape, -np.inf if name.endswith("IGNORE") else 0, np.float32)
-
-
-def _float32(name: str, array: np.ndarray) -> np.ndarray:
+def float32(name: str, array: np.ndarray) -> np.ndarray:
+    """Return an array as float32, wider numbers rounded; raises UserError where it holds none or larger ones."""
     if not jnp.issubdtype(array.dtype, jnp.floating):
         raise UserError(f"{name} should be of a floating dtype, got {array.dtype}")
     with np.errstate(over="ignore", invalid="ignore"):
@@ -241,23 +114,90 @@ def _float32(name: str, array: np.ndarray) -> np.ndarray:
     return result
 
 
-def _flat(params: Params) -> dict[str, np.ndarray]:
+def any_nonzero(array: np.ndarray) -> bool:
+    """Return whether a number of an array is not zero; NaN is not."""
+    with np.errstate(invalid="ignore"):
+        return bool(np.any(array != 0))
+
+
+def flat(params: Params) -> dict[str, np.ndarray]:
+    """Return the leaves of parameters by name, such as "blocks.0.attn.W_Q"."""
     return {name: np.asarray(leaf) for name, leaf in named_leaves(params)}
 
 
-def _nested(arrays: Mapping[str, np.ndarray]) -> Params:
-    """Invert `_flat`: "blocks.0.attn.W_Q" is at ["blocks.0"]["attn"]["W_Q"]."""
-    nested: dict[str, Any] = {}
+def nested(arrays: Mapping[str, np.ndarray]) -> Params:
+    """Invert `flat`: "blocks.0.attn.W_Q" is at ["blocks.0"]["attn"]["W_Q"]."""
+    result: dict[str, Any] = {}
     for name, array in arrays.items():
         *path, last = name.split(".")
         if path[0] == "blocks":
             path[:2] = [".".join(path[:2])]
-        inner = nested
+        inner = result
         for key in path:
             inner = inner.setdefault(key, {})
         inner[last] = array
-    return nested
+    return result
 
 
-def _listed(names: list[str]) -> str:
+def listed(names: list[str]) -> str:
+    """Return the first names of a list in one line."""
     return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+
+
+def _untied(model: Model) -> Transformer:
+    config = model.untied.config
+    if not isinstance(config, Transformer):
+        raise UserError(f"checkpoints hold transformers, got an {type(config).__name__}")
+    return config
+
+
+def _check(layout: str, config: Transformer, expressible: Mapping[str, Any]) -> None:
+    """Raise UserError for a field whose value is not (one of) what a layout can express."""
+    for name, values in expressible.items():
+        value, values = getattr(config, name), values if isinstance(values, tuple) else (values,)
+        if value not in values:
+            hint = "" if layout != "mainline" or name in ("attention_mix",) else '; try layout "transformer-lens"'
+            allowed = " or ".join(map(str, values))
+            raise UserError(f'the layout "{layout}" cannot express {name} {value}, only {allowed}{hint}')
+
+
+def _written(params: Params, model: Model, layout: Layout) -> dict[str, np.ndarray]:
+    """Return the state dict of a network in a layout."""
+    config = _untied(model)
+    arrays = flat(params)
+    expected = {name: leaf.shape for name, leaf in named_leaves(model.shapes())}
+    if wrong := sorted(
+        name for name in expected | arrays if name not in arrays or expected.get(name) != arrays[name].shape
+    ):
+        raise UserError(f"the names and shapes of {listed(wrong)} are not those of the model's parameters")
+    arrays = {name: float32(name, array) for name, array in flat(model.matrices(params)).items()}
+    length, heads, width = model.sizes.length, config.heads, config.head_width
+    sizes = {"t": length, "h": heads, "k": width, "d": config.d_model, "f": config.d_mlp, "c": model.sizes.classes}
+    state = {}
+    for name, axes in _expanded(layout, config).items():
+        if name in arrays:
+            letters, order = _LENS[inner_name(name)].replace(" ", ""), axes.replace(" ", "")
+            array = arrays[name].transpose([letters.index(x) for x in order])
+            state[name] = np.array(
+                array.reshape(shape_of(axes, sizes | {"v": model.sizes.vocabulary or 0})), order="C"
+            )
+        elif name.endswith("attn.mask"):
+            seen = np.ones((length, length)) if config.attention == "bidirectional" else np.tri(length)
+            state[name] = seen.astype(np.float32 if layout == "mainline" else np.bool_)
+        elif name.endswith("attn.IGNORE"):
+            state[name] = np.asarray(-np.inf, np.float32)
+        elif name.endswith(_MAY_BE_ZERO):
+            state[name] = np.zeros(shape_of(axes, sizes), np.float32)
+    return state
+
+
+def _expanded(layout: Layout, config: Transformer) -> dict[str, str]:
+    """Return the axes of all names that a network of an architecture may have in a layout, in order."""
+
+    def parts(*modules: str) -> dict[str, str]:
+        return {name: axes for name, axes in AXES[layout].items() if name.split(".")[0] in modules}
+
+    norms = ("ln1", "ln1_post", "ln2", "ln2_post")
+    block = parts(*norms, "attn", *(["mlp"] if config.d_mlp else []))
+    blocks = {f"blocks.{i}.{name}": axes for i in range(config.layers) for name, axes in block.items()}
+    return parts("embed", "pos_embed") | blocks | parts("ln_final", "unembed")

@@ -9,7 +9,8 @@ import jax
 import numpy as np
 
 from jaxadd.errors import UserError
-from jaxadd.interop.unpickling import MAX_DEPTH, STORAGES, check_key
+from jaxadd.interop.calls import STORAGES
+from jaxadd.interop.opaque import MAX_DEPTH
 
 
 def dump(value: Any) -> tuple[bytes, list[np.ndarray]]:
@@ -58,7 +59,8 @@ def _dump(value: Any, above: int, out: bytearray, storages: list[np.ndarray]) ->
             out += b"}("
             parts = [part for item in value.items() for part in item]
             for key in value:
-                check_key(key)
+                if not isinstance(key, str | int | float):
+                    raise UserError(f"a key of a dictionary must be a string or a number, got {type(key).__name__}")
         case _:
             raise UserError(
                 f"only arrays, numbers, strings, lists and dictionaries can be written, got {type(value)}"

@@ -1,118 +1,74 @@
 """Reading pickles of plain data and tensors, without an unpickler.
 
-Why no file can run code. `load` is a small machine for the operations in _ARGUED and _BARE, which build lists,
-dicts, tuples, numbers and strings. A global is a name in a closed list, never an object imported or looked up, and
-a call is a case of the one `match` statement in `_call`, which computes arrays from checked numbers. No object is
-constructed by its class, and no attribute is read or set by a name from the file.
+Why no file can run code. `load` is a small machine for the operations of pickles, which build lists, dicts, tuples,
+numbers and strings. A global is a name, never an object imported or looked up, and a call is a case of the `match`
+statement in `calls.call`, which computes arrays from checked numbers; everything else becomes a `Skipped` value that
+keeps the name alone. No object is constructed by its class, and no attribute is read or set by a name from the file.
 
 Why memory is bounded. Each operation allocates at most a few hundred bytes beside its argument, and there are at most
 MAX_OPERATIONS. Tensors are views of storages, of which many may have the same one, and a view never has more elements
-than its storage. The result is at most MAX_DEPTH levels deep, which excludes cycles, and has at most MAX_OPERATIONS
-parts, where shared parts are counted each time.
+than its storage. The result is at most `opaque.MAX_DEPTH` levels deep, which excludes cycles, and has at most
+`opaque.MAX_PARTS` parts, where shared parts are counted each time.
 """
 
 import io
-import math
 import pickletools
+import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 
 from jaxadd.errors import UserError
+from jaxadd.interop import calls, opaque
+from jaxadd.interop.calls import Global, Numbers
+from jaxadd.interop.opaque import Skipped
 
 MAX_OPERATIONS = 2_000_000
-MAX_DEPTH = 50
-_MAX_AXES = 8
-STORAGES = {
-    "FloatStorage": np.dtype(np.float32),
-    "DoubleStorage": np.dtype(np.float64),
-    "HalfStorage": np.dtype(np.float16),
-    "BFloat16Storage": np.dtype(jnp.bfloat16),
-    "LongStorage": np.dtype(np.int64),
-    "IntStorage": np.dtype(np.int32),
-    "ShortStorage": np.dtype(np.int16),
-    "CharStorage": np.dtype(np.int8),
-    "ByteStorage": np.dtype(np.uint8),
-    "BoolStorage": np.dtype(np.bool_),
-}
-_DTYPES = frozenset(dtype.str[1:] for dtype in STORAGES.values() if dtype != jnp.bfloat16)
-# torch.float32 and the like occur in configs, and are read as their names.
-_TORCH_DTYPES = frozenset(f"torch.{dtype}" for dtype in STORAGES.values())
-_CALLS = frozenset(
-    {
-        "collections.OrderedDict",
-        "torch._utils._rebuild_tensor_v2",
-        "torch._utils._rebuild_parameter",
-        "torch.Size",
-        "torch.device",
-        "numpy.dtype",
-        "numpy.ndarray",
-        "numpy.core.multiarray.scalar",
-        "numpy.core.multiarray._reconstruct",
-        "_codecs.encode",
-    }
-)
+_OPERATIONS = {operation.code: operation for operation in pickletools.opcodes}
 _PUSH = frozenset(
     {
-        *("BINFLOAT", "BININT", "BININT1", "BININT2", "LONG1", "LONG4"),
-        *("BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8"),
+        *("INT", "LONG", "FLOAT", "BINFLOAT", "BININT", "BININT1", "BININT2", "LONG1", "LONG4"),
+        *("STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"),
+        *("BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8"),
     }
 )
-_ARGUED = _PUSH | {"BINPUT", "LONG_BINPUT", "BINGET", "LONG_BINGET", "PROTO", "FRAME"}
-_BARE = frozenset(
-    {
-        *("MARK", "STOP", "NONE", "NEWTRUE", "NEWFALSE", "EMPTY_TUPLE", "EMPTY_LIST", "EMPTY_DICT"),
-        *("TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "APPEND", "APPENDS", "SETITEM", "SETITEMS", "MEMOIZE"),
-        *("STACK_GLOBAL", "BINPERSID", "REDUCE", "BUILD"),
-    }
-)
-_OPERATIONS = {operation.code: operation for operation in pickletools.opcodes}
-_PLAIN = (type(None), bool, int, float, str, bytes, np.ndarray)
-_KEYS = (str, int, float)
+_CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
+_OTHER_KEY = "an item of a dictionary whose key is no string or number"
 
 Storage = Callable[[str, np.dtype, int], np.ndarray]
 
 
-@dataclass(frozen=True)
-class _Global:
-    name: str
-
-
-@dataclass(frozen=True)
-class _Numbers:
-    values: np.ndarray
-
-
-def load(data: bytes, storage: Storage) -> Any:
-    """Return the value of a pickle.
+def load(data: bytes, storage: Storage) -> tuple[Any, Counter[str]]:
+    """Return the value of a pickle, and what was skipped.
 
     Args:
       data: the pickle.
       storage: `storage(name, dtype, count)` returns the numbers `[count]` of a storage.
 
     Returns:
-      None, bool, int (64 bits), float, str, bytes, NumPy arrays, and lists, tuples and dicts of them. Tensors are
-      read-only views; an OrderedDict is a dict; a torch.device or torch.dtype is its name.
+      None, bool, int (64 bits), float, str, bytes, NumPy arrays, and lists, tuples and dicts of them; `Skipped` in
+      place of everything else, and how often each kind of it occurs. Tensors are read-only views; an OrderedDict,
+      defaultdict or Counter is a dict; a torch.device or torch.dtype is its name.
 
     Raises:
-      UserError: the pickle contains or calls anything else, or is damaged.
+      UserError: the pickle is damaged or too long, or a tensor in it has an impossible shape.
     """
     machine = _Machine(storage)
     try:
-        for count, (operation, argument) in enumerate(_operations(data)):
-            if count == MAX_OPERATIONS:
-                raise UserError(f"its pickle has more than {MAX_OPERATIONS} operations")
-            machine.execute(operation, argument)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # A string of an old pickle has an unknown escape.
+            for count, (operation, argument) in enumerate(_operations(data)):
+                if count == MAX_OPERATIONS:
+                    raise UserError(f"its pickle has more than {MAX_OPERATIONS} operations")
+                machine.execute(operation, argument)
     except UserError:
         raise
-    except (ValueError, IndexError, KeyError, OverflowError) as error:  # A short argument, empty stack, unknown memo.
+    # A short argument, empty stack, unknown memo.
+    except (ValueError, IndexError, KeyError, OverflowError, AttributeError, TypeError) as error:
         raise UserError(f"its pickle is damaged ({type(error).__name__})") from error
-    value = machine.result()
-    _check_plain(value, 0, {})
-    return value
+    return opaque.plain(machine.result())
 
 
 def _operations(data: bytes) -> Iterator[tuple[str, Any]]:
@@ -120,16 +76,13 @@ def _operations(data: bytes) -> Iterator[tuple[str, Any]]:
     file = io.BytesIO(data)
     while code := file.read(1):
         operation = _OPERATIONS.get(code.decode("latin1"))
-        name = operation.name if operation else f"{code!r}"
-        if name == "GLOBAL":
-            yield name, ".".join(file.readline().rstrip(b"\n").decode("ascii") for _ in range(2))
-        elif operation and operation.arg and name in _ARGUED:
-            yield name, operation.arg.reader(file)
-        elif name in _BARE:
-            yield name, None
+        if operation is None:
+            raise UserError(f"its pickle is damaged (it has no operation {code!r})")
+        if operation.name in ("GLOBAL", "INST"):
+            yield operation.name, [file.readline().rstrip(b"\n").decode("utf-8", "replace") for _ in range(2)]
         else:
-            raise UserError(f"its pickle has the operation {name}, which torch.save does not write")
-        if name == "STOP":
+            yield operation.name, operation.arg.reader(file) if operation.arg else None
+        if operation.name == "STOP":
             return
     raise UserError("its pickle is damaged (it has no end)")
 
@@ -147,42 +100,37 @@ class _Machine:
         return self._stack[0]
 
     def execute(self, operation: str, argument: Any) -> None:
+        stack = self._stack
         if operation in _PUSH:
-            if isinstance(argument, int) and argument.bit_length() > 64:
-                raise UserError("it holds an integer of more than 64 bits")
-            self._stack.append(argument)
-            return
+            stack.append(bytes(argument) if isinstance(argument, bytearray) else argument)
+        elif operation in _CONSTANTS:
+            stack.append(_CONSTANTS[operation])
+        elif not self._collect(operation) and not self._make(operation, argument):
+            self._move(operation, argument)
+
+    def _collect(self, operation: str) -> bool:
+        """Execute an operation on lists, tuples, dicts and sets; return whether it is one."""
         stack = self._stack
         match operation:
-            case "BINPUT" | "LONG_BINPUT":
-                self._memo[argument] = stack[-1]
-            case "MEMOIZE":
-                self._memo[len(self._memo)] = stack[-1]
-            case "BINGET" | "LONG_BINGET":
-                stack.append(self._memo[argument])
-            case "MARK":
-                self._below.append(stack)
-                self._stack = []
-            case "NONE":
-                stack.append(None)
-            case "NEWTRUE" | "NEWFALSE":
-                stack.append(operation == "NEWTRUE")
-            case "EMPTY_TUPLE":
-                stack.append(())
             case "EMPTY_LIST":
                 stack.append([])
             case "EMPTY_DICT":
                 stack.append({})
+            case "EMPTY_SET":
+                stack.append(Skipped("set"))
             case "TUPLE1" | "TUPLE2" | "TUPLE3":
                 items = tuple(stack.pop() for _ in range(int(operation[-1])))
                 stack.append(items[::-1])
-            case "TUPLE":
+            case "TUPLE" | "LIST" | "DICT" | "FROZENSET":
                 items = self._since_mark()
-                self._stack.append(tuple(items))
+                made: Any = Skipped("frozenset") if operation == "FROZENSET" else {} if operation == "DICT" else items
+                if operation == "DICT":
+                    _update(made, items)
+                self._stack.append(tuple(items) if operation == "TUPLE" else made)
             case "APPEND":
                 item = stack.pop()
                 _extend(stack[-1], [item])
-            case "APPENDS":
+            case "APPENDS" | "ADDITEMS":
                 items = self._since_mark()
                 _extend(self._stack[-1], items)
             case "SETITEM":
@@ -191,145 +139,96 @@ class _Machine:
             case "SETITEMS":
                 items = self._since_mark()
                 _update(self._stack[-1], items)
+            case _:
+                return False
+        return True
+
+    def _make(self, operation: str, argument: Any) -> bool:
+        """Execute an operation on names, calls and states; return whether it is one."""
+        stack = self._stack
+        match operation:
             case "GLOBAL":
-                stack.append(_named(argument))
+                stack.append(calls.named(*argument))
             case "STACK_GLOBAL":
                 name, module = stack.pop(), stack.pop()
-                stack.append(_named(f"{module}.{name}" if type(module) is type(name) is str else "a nameless object"))
+                stack.append(calls.named(module, name))
+            case "EXT1" | "EXT2" | "EXT4":
+                stack.append(Global("an extension of pickle"))
             case "BINPERSID":
-                stack.append(_Numbers(self._load(stack.pop())))
-            case "REDUCE":
+                stack.append(self._load(stack.pop()))
+            case "PERSID":
+                stack.append(Skipped("an object outside the file"))
+            case "REDUCE" | "NEWOBJ":
                 arguments, function = stack.pop(), stack.pop()
-                stack.append(_call(function, arguments))
+                stack.append(calls.call(function, arguments))
+            case "NEWOBJ_EX":
+                _, arguments, function = stack.pop(), stack.pop(), stack.pop()
+                stack.append(calls.call(function, arguments))
+            case "INST":
+                arguments = tuple(self._since_mark())
+                self._stack.append(calls.call(calls.named(*argument), arguments))
+            case "OBJ":
+                function, *arguments = self._since_mark()
+                self._stack.append(calls.call(function, tuple(arguments)))
             case "BUILD":
                 state = stack.pop()
-                _set_state(stack[-1], state)
+                calls.build(stack[-1], state)
+            case _:
+                return False
+        return True
+
+    def _move(self, operation: str, argument: Any) -> None:
+        """Execute an operation on the memo and the stack."""
+        stack = self._stack
+        match operation:
+            case "PUT" | "BINPUT" | "LONG_BINPUT":
+                self._memo[argument] = stack[-1]
+            case "MEMOIZE":
+                self._memo[len(self._memo)] = stack[-1]
+            case "GET" | "BINGET" | "LONG_BINGET":
+                stack.append(self._memo[argument])
+            case "MARK":
+                self._below.append(stack)
+                self._stack = []
+            case "POP" if stack:
+                stack.pop()
+            case "POP" | "POP_MARK":
+                self._since_mark()
+            case "DUP":
+                stack.append(stack[-1])
+            case "PROTO" | "FRAME" | "STOP":
+                pass
+            case _:
+                raise UserError(f"its pickle has the operation {operation}, which is for data outside the file")
 
     def _since_mark(self) -> list[Any]:
         items, self._stack = self._stack, self._below.pop()
         return items
 
-    def _load(self, reference: Any) -> np.ndarray:
+    def _load(self, reference: Any) -> Numbers | Skipped:
         match reference:
-            case ("storage", _Global(kind), str(name), str(), int(count)) if kind.removeprefix("torch.") in STORAGES:
-                return self._storage(name, STORAGES[kind.removeprefix("torch.")], count)
-        raise UserError("it refers to something outside itself that is no storage of numbers")
+            case ("storage", Global(kind), str(name), str(), int(count)):
+                dtype = calls.storage_dtype(kind)
+                return Skipped(kind) if dtype is None else Numbers(self._storage(name, dtype, count))
+        return Skipped("an object outside the file")
 
 
 def _extend(target: Any, items: list[Any]) -> None:
-    if type(target) is not list:
+    if isinstance(target, list):
+        target.extend(items)
+    elif not isinstance(target, Skipped):
         raise UserError("its pickle appends to something that is no list")
-    target.extend(items)
 
 
 def _update(target: Any, items: list[Any]) -> None:
     keys, values = items[::2], items[1::2]
+    if isinstance(target, Skipped):
+        target.state = {} if target.state is None else target.state
+        target = target.state
     if type(target) is not dict or len(keys) != len(values):
         raise UserError("its pickle sets items of something that is no dictionary")
-    for key in keys:
-        check_key(key)  # Hashing a deep tuple would overflow the C stack.
-    target.update(zip(keys, values, strict=True))
-
-
-def check_key(key: Any) -> None:
-    """Raise UserError for a key of a dictionary that is no string or number."""
-    if not isinstance(key, _KEYS):
-        raise UserError(f"a key of a dictionary must be a string or a number, got {type(key).__name__}")
-
-
-def _named(name: str) -> _Global | str:
-    if name in _TORCH_DTYPES:
-        return name
-    name = name.replace("numpy._core.", "numpy.core.", 1)  # As NumPy 2 writes it.
-    if name not in _CALLS and not (name.startswith("torch.") and name.removeprefix("torch.") in STORAGES):
-        raise UserError(
-            f"it holds or calls {name[:100]!r}, and only tensors and plain data are read; save the model's "
-            "state_dict() and numbers, strings, lists and dictionaries beside it"
-        )
-    return _Global(name)
-
-
-def _call(function: Any, arguments: Any) -> Any:
-    """Return the result of a call; these are all calls that a file can make."""
-    match function, arguments:
-        case _Global("collections.OrderedDict"), ():
-            return {}
-        case _Global("torch._utils._rebuild_tensor_v2"), (
-            _Numbers(values), offset, tuple(size), tuple(stride), bool(), dict(), *metadata
-        ) if metadata in ([], [None], [{}]):  # fmt: skip
-            return _view(values, offset, size, stride)
-        case _Global("torch._utils._rebuild_parameter"), (np.ndarray() as array, bool(), dict()):
-            return array
-        case _Global("torch.Size"), (tuple(size),):
-            return size
-        case _Global("torch.device"), (str(kind),):
-            return kind
-        case _Global("torch.device"), (str(kind), int(index)):
-            return f"{kind}:{index}"
-        case _Global("numpy.dtype"), (str(code), *_) if code in _DTYPES:
-            return np.dtype(code)
-        case _Global("_codecs.encode"), (str(text), str(code)) if code == "latin1":
-            return text.encode("latin1")
-        case _Global("numpy.core.multiarray.scalar"), (np.dtype() as kind, bytes(data)) if len(data) == kind.itemsize:
-            return np.frombuffer(data, kind)[0].item()
-        case _Global("numpy.core.multiarray._reconstruct"), (_Global("numpy.ndarray"), tuple(), bytes()):
-            return np.zeros(0)
-    name = function.name if isinstance(function, _Global) else type(function).__name__
-    raise UserError(f"its pickle calls {name} with arguments that torch.save does not write")
-
-
-def _view(numbers: np.ndarray, offset: int, size: tuple, stride: tuple) -> np.ndarray:
-    """Return a view of numbers `[count]`, with strides in numbers; raises UserError where it would exceed them."""
-    whole = all(type(n) is int and n >= 0 for n in (offset, *size, *stride))
-    if not whole or len(size) != len(stride) or len(size) > _MAX_AXES:
-        raise UserError("a tensor in it has an impossible shape")
-    if 0 in size:
-        return np.zeros(size, numbers.dtype)
-    last = offset + sum((n - 1) * s for n, s in zip(size, stride, strict=True))
-    if last >= len(numbers) or math.prod(size) > len(numbers):
-        raise UserError(f"a tensor of shape {size} in it is larger than its storage of {len(numbers)} numbers")
-    # The stride of an axis of length 1 is never used, and may be any number, even one too large for NumPy.
-    strides = [s * numbers.itemsize if n > 1 else 0 for n, s in zip(size, stride, strict=True)]
-    return np.ndarray(size, numbers.dtype, numbers, offset * numbers.itemsize, strides)
-
-
-def _set_state(target: Any, state: Any) -> None:
-    match target, state:
-        case dict(), dict():  # A state dict's _metadata, the versions of its modules.
-            return
-        case np.dtype(), (int(), str(order), *_) if order in ("<", "|"):
-            return
-        case np.ndarray(), (int(), tuple(shape), np.dtype() as dtype, bool() as fortran, bytes(data)):
-            whole = all(type(n) is int and n >= 0 for n in shape) and len(shape) <= _MAX_AXES
-            if whole and math.prod(shape) * dtype.itemsize == len(data):
-                target.__setstate__((1, shape, dtype, fortran, data))  # type: ignore[arg-type]  # Wants NumPy's bool.
-                return
-    raise UserError(f"its pickle sets a state of {type(target).__name__} that torch.save does not write")
-
-
-def _check_plain(value: Any, above: int, known: dict[int, tuple[int, int]]) -> tuple[int, int]:
-    """Return the numbers of levels and parts of a value, where shared parts are counted as often as they occur.
-
-    Args:
-      value: the value to check.
-      above: number of levels above it.
-      known: the numbers of lists, tuples and dicts counted so far, by id, so that shared parts are visited once.
-
-    Raises:
-      UserError: the value has other than plain data, or too many levels or parts.
-    """
-    if type(value) in _PLAIN:
-        return 0, 1
-    if type(value) not in (list, tuple, dict):
-        name = value.name if isinstance(value, _Global) else type(value).__name__
-        raise UserError(f"it holds {name}, which is no plain data")
-    if id(value) not in known and above <= MAX_DEPTH:
-        parts = value.values() if type(value) is dict else value
-        counts = [_check_plain(part, above + 1, known) for part in parts]
-        known[id(value)] = 1 + max((c[0] for c in counts), default=0), 1 + sum(c[1] for c in counts)
-    levels, total = known.get(id(value), (MAX_DEPTH, 0))
-    if above + levels > MAX_DEPTH:
-        raise UserError(f"its lists and dictionaries are more than {MAX_DEPTH} levels deep")
-    if total > MAX_OPERATIONS:
-        raise UserError(f"it has more than {MAX_OPERATIONS} parts")
-    return levels, total
+    for key, value in zip(keys, values, strict=True):
+        if opaque.is_plain_key(key):
+            target[key] = value
+        else:  # Hashing a deep tuple would overflow the C stack.
+            target[_OTHER_KEY] = Skipped(_OTHER_KEY)

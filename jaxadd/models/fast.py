@@ -1,11 +1,11 @@
 """The transformer's forward pass, without the work that training and evaluation do not need.
 
 `plain.forward` computes the same function in a form to read; `tests/models/test_combinations.py` compares the two.
-What is saved: the loss reads R of T positions, so the last block computes queries, MLP and logits only there. The input of
-the first block is a function of (token, position), so its keys, values and queries are computed once per vocabulary
-entry and position, then looked up for each example. In Nanda et al.'s setting this takes a quarter of the arithmetic
-of the plain pass. Where there are few classes, W_out W_U is computed first, so that neurons are multiplied by C
-columns instead of D.
+What is saved: the loss reads R of T positions, so the last block computes queries, MLP and logits only there. The
+input of the first block is a function of (token, position), so its keys, values and queries are computed once per
+vocabulary entry and position, then looked up for each example. In Nanda et al.'s setting this takes a quarter of the
+arithmetic of the plain pass. Where there are few classes, W_out W_U is computed first, so that neurons are multiplied
+by C columns instead of D.
 """
 
 import functools

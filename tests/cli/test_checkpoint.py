@@ -15,23 +15,25 @@ from jaxadd.models import Transformer
 from jaxadd.tasks import Modular
 
 TASK = Modular(p=7, train_fraction=0.6)
+CONFIG = Transformer(d_model=16, heads=2, d_mlp=8)
 
 
 @pytest.fixture(scope="module")
 def params():
-    return Transformer(d_model=16, heads=2, d_mlp=8).build(TASK.sizes).init(jax.random.key(0))
+    return CONFIG.build(TASK.sizes).init(jax.random.key(0))
 
 
 def trained(folder, params, task=TASK, seed=None, activation=None, **written):
-    interop.write(folder / "network.pth", params, **written)
-    return checkpoint.trained(folder / "network.pth", task, seed, activation)
+    interop.write(folder / "network.pth", params, CONFIG.build(TASK.sizes), **written)
+    fields = {} if activation is None else {"activation": activation}
+    return checkpoint.trained(folder / "network.pth", task, seed, fields=fields)
 
 
 def test_the_network_is_that_of_the_file(params, tmp_path):
     result = trained(tmp_path, params)
     (network,) = result.networks
     chex.assert_trees_all_equal(network.params, params)
-    assert network.config == Transformer(d_model=16, heads=2, d_mlp=8)
+    assert network.config == CONFIG
     assert (network.task, network.seed, network.step) == (TASK, 0, 0)
     assert result.title == f"network.pth: {TASK.title}"
     assert not result.metrics
@@ -83,3 +85,44 @@ def test_a_checkpoint_of_another_task_is_refused(params, tmp_path):
         UserError, match=r"8 tokens and the task has 12; .*; describe the task that it was trained on"
     ):
         trained(tmp_path, params, Modular(p=11))
+
+
+@pytest.mark.parametrize(
+    ("task", "said"),
+    [
+        (Modular(p=7, equals="none"), "a + b mod 7, inputs a, b, from 2 positions, 7 tokens and 7 classes"),
+        (Modular(p=7, equals="token"), "a + b mod 7, inputs a, b, = and no class for =, from 3 positions, 8 tokens"),
+        (Modular(p=7), "a + b mod 7, inputs a, b, =, from 3 positions, 8 tokens and 8 classes"),
+    ],
+)
+def test_the_task_is_inferred_from_the_sizes_and_said(tmp_path, task, said):
+    model, notes = CONFIG.build(task.sizes), []
+    interop.write(tmp_path / "x.pth", model.init(jax.random.key(0)), model)
+    found = checkpoint.trained(tmp_path / "x.pth", Modular(), note=notes.append).networks[0]
+    assert found.task == task
+    assert len(notes) == 1
+    assert notes[0].startswith(f"x.pth: inferred {said}")
+
+
+def test_a_network_of_the_default_task_needs_no_word(tmp_path):
+    model, notes = CONFIG.build(Modular().sizes), []
+    interop.write(tmp_path / "x.pth", model.init(jax.random.key(0)), model)
+    assert checkpoint.trained(tmp_path / "x.pth", Modular(), note=notes.append).networks[0].task == Modular()
+    assert notes == []
+
+
+def test_operands_with_tokens_of_their_own_are_no_such_task(tmp_path):
+    model = CONFIG.build(Modular(p=8, equals="none").sizes)
+    interop.write(tmp_path / "x.pth", model.init(jax.random.key(0)), model)
+    (tmp_path / "x.json").write_text('{"diff_vocab": 1, "C": 4}')
+    with pytest.raises(UserError, match="8 tokens and the task has 114"):
+        checkpoint.trained(tmp_path / "x.pth", Modular())
+
+
+def test_fields_are_parsed_from_words():
+    words = ("heads=4", "rope_theta=3", "activation=gelu", "qk_norm=True", "d_head=None")
+    assert checkpoint.parsed(words) == {
+        **{"heads": 4, "rope_theta": 3, "activation": "gelu", "qk_norm": True, "d_head": None}
+    }
+    with pytest.raises(UserError, match="--fields takes NAME=VALUE, such as rope_theta=3, got 'heads'"):
+        checkpoint.parsed(("heads",))

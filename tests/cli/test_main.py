@@ -65,7 +65,7 @@ def test_help_explains_every_option_in_lines_that_fit(shell, command, monkeypatc
     options = importlib.import_module(f"jaxadd.cli.commands.{command}").Options
     for name in options.__dataclass_fields__:
         flag = {"start": "from"}.get(name, name).replace("_", "-")
-        positional = {"run": "RUN", "file": "FILE", "source": "RUN_OR_PTH", "problems": "PROBLEM"}
+        positional = {"run": "RUN", "file": "FILE", "source": "RUN_OR_FILE", "problems": "PROBLEM"}
         positional |= {"parts": "PARTS", "command": "COMMAND"}
         assert f"--{flag}" in out or positional.get(name, "?") in out, name
     assert options.__doc__.split(".")[0].split(":")[0] in " ".join(out.split())

@@ -35,7 +35,7 @@ def test_lanes_start_from_the_lanes_of_a_run_with_their_seeds(parent, tiny):
 
 def test_every_lane_starts_from_a_checkpoint_and_a_folder_keeps_it(parent, tiny, tmp_path):
     path = tmp_path / "network.pth"
-    interop.write(path, parent.network(1).params)
+    interop.write(path, parent.network(1).params, parent.model)
     config = replace(tiny, init_from=str(path), steps=3)
     run = train(config, tmp_path / "child", **QUIET)
     path.unlink()  # The saved state at step 0 has what was read.
@@ -62,7 +62,7 @@ def test_what_cannot_be_started_from_is_refused(parent, tiny, changes, words):
 
 def test_a_tied_network_does_not_start_from_matrices(parent, tiny, tmp_path):
     path = tmp_path / "network.pth"
-    interop.write(path, parent.network().params)
+    interop.write(path, parent.network().params, parent.model)
     tied = replace(tiny.model, weights=Weights(unembed="embed"))
     with pytest.raises(UserError, match="ties some of them"):
         initial(Trainer(replace(tiny, model=tied, init_from=str(path))))

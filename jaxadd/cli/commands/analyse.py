@@ -12,13 +12,13 @@ import tyro
 
 from jaxadd.analysis.report import Trained, analyse
 from jaxadd.cli import checkpoint
-from jaxadd.cli.checkpoint import Activation
 from jaxadd.cli.guard import note
 from jaxadd.cli.output import rendered, save
 from jaxadd.errors import UserError
 from jaxadd.files import write_text
 from jaxadd.lanes import find
 from jaxadd.models import Network
+from jaxadd.models.model import Activation
 from jaxadd.runs import load
 from jaxadd.tasks import Modular, Task
 from jaxadd.views import html
@@ -39,8 +39,8 @@ class Options:
     report.txt, and analysis.json with all numbers in one flat object.
     """
 
-    source: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN_OR_PTH")]
-    """run folder, or torch checkpoint in the layout of Nanda et al. or of TransformerLens"""
+    source: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN_OR_FILE")]
+    """run folder, or a checkpoint of torch, NumPy or safetensors; see `jaxadd.interop`"""
     step: int | None = None
     """saved step of a run; by default its end"""
     seed: int | None = None
@@ -50,9 +50,13 @@ class Options:
     out: Path | None = None
     """folder for the results"""
     activation: Activation | None = None
-    """activation function of a checkpoint; by default what its file says, or else relu"""
+    """activation function of a checkpoint; by default what its file says, or else that of its kind, such as relu"""
+    fields: tuple[str, ...] = ()
+    """other fields of a checkpoint's architecture that its file does not say, such as heads=4 rope_theta=3"""
+    key: str | None = None
+    """where in a checkpoint the state dict is, if it holds several"""
     task: Task = field(default=Modular())
-    """task of a checkpoint; a run knows its own"""
+    """task of a checkpoint; by default addition mod the P of its sizes. A run knows its own"""
 
 
 def run(options: Options) -> int:
@@ -92,11 +96,16 @@ def _trained(options: Options) -> Trained:
     if options.source.is_file():
         if options.step is not None:
             raise UserError(f"{options.source} is a checkpoint, the state of one step; leave --step out")
-        return checkpoint.trained(options.source, options.task, options.seed, options.activation)
+        given = checkpoint.parsed(options.fields)
+        given |= {} if options.activation is None else {"activation": options.activation}
+        return checkpoint.trained(
+            options.source, options.task, options.seed, key=options.key, fields=given, note=note
+        )
     if not options.source.exists():
         raise UserError(f"there is no {options.source}; name a run folder or a torch checkpoint")
-    if options.task != Modular() or options.activation is not None:
+    if options.task != Modular() or options.activation is not None or options.fields or options.key is not None:
         raise UserError(
-            f"--task and --activation are for checkpoint files; {options.source} is a run, which has its own"
+            f"--task and --activation are for checkpoint files, as are --fields and --key; {options.source} is a "
+            "run, which has its own"
         )
     return load(options.source).trained(options.step, history=True, note=note)

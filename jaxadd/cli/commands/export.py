@@ -11,7 +11,7 @@ import tyro
 
 from jaxadd import interop
 from jaxadd.errors import UserError
-from jaxadd.interop.layouts import Layout
+from jaxadd.interop import Layout
 from jaxadd.lanes import find, take
 from jaxadd.models import structure
 from jaxadd.optim.optimizers import Adam, AdamW
@@ -37,7 +37,7 @@ class Options:
     seed: int | None = None
     """seed of the network, where the run has several; by default the first"""
     layout: Layout = "mainline"
-    """names and shapes of the tensors; only transformer-lens has LayerNorm"""
+    """names and shapes of the tensors; only transformer-lens has norms, gates and biases of attention"""
     optimizer: bool = False
     """write the state of the optimiser as well, Adam and AdamW only"""
 
@@ -60,7 +60,7 @@ def run(options: Options) -> int:
             "activation": structure.transformer(trained.model).activation,
         }
     }
-    interop.write(options.file, network.params, optimizer=adam, rest=facts, layout=options.layout)
+    interop.write(options.file, network.params, network.model, optimizer=adam, rest=facts, layout=options.layout)
     print(f"{options.file}: step {network.step:,}, {options.layout} layout{', with Adam' if adam else ''}")
     return 0
 

@@ -28,7 +28,8 @@ def run(tiny, tmp_path_factory):
 def untrained(path, task, **architecture):
     """Write the checkpoint of a network with random parameters."""
     config = Transformer(d_model=16, heads=2, **architecture)
-    interop.write(path, drawn(config.build(task.sizes)))
+    model = config.build(task.sizes)
+    interop.write(path, drawn(model), model)
     return path
 
 
@@ -42,7 +43,7 @@ def test_a_run_and_its_checkpoint_give_the_same_numbers(run, shell, tmp_path):
     folder = run.folder / "analysis"
     ours = numbers(folder)
     path = tmp_path / "network.pth"
-    interop.write(path, run.network(1).params)
+    interop.write(path, run.network(1).params, run.network(1).model)
     status, _, error = shell("jaxadd", "analyse", path, *TINY, "--task.split-seed", 1)
     assert status == 0, error
     theirs = numbers(tmp_path / "network-analysis")

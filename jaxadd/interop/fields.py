@@ -1,0 +1,141 @@
+"""The architecture that a config beside or inside a file states, as fields of `Transformer`."""
+
+from collections.abc import Mapping
+from typing import Any, get_args, get_type_hints
+
+from jaxadd.errors import UserError
+from jaxadd.interop import opaque
+from jaxadd.models import Transformer
+
+Fields = Mapping[str, Any]
+"""Fields of `Transformer` by name, and the `EXTRA` ones."""
+
+_CONFIGS = frozenset(
+    {
+        *(
+            "config",
+            "cfg",
+            "args",
+            "hparams",
+            "hyper_parameters",
+            "hyperparameters",
+            "params",
+            "architecture",
+            "model",
+        ),
+        *("model_config", "model_cfg", "model_args", "model_kwargs", "arch", "settings", "transformer", "net"),
+    }
+)
+_HINTS = get_type_hints(Transformer)
+_OWN = {name: name for name in _HINTS if name not in ("weights", "dtype", "precision", "dropout")}
+# The names that other libraries have for the fields.
+_NAMES = _OWN | {
+    **dict.fromkeys(("n_heads", "num_heads", "n_head", "nheads", "num_attention_heads"), "heads"),
+    **dict.fromkeys(("n_kv_heads", "n_key_value_heads", "num_key_value_heads"), "kv_heads"),
+    **dict.fromkeys(("head_dim", "d_k"), "d_head"),
+    **dict.fromkeys(("act_fn", "act_type", "act", "hidden_act", "activation_function"), "activation"),
+    **dict.fromkeys(("normalization_type", "norm_type", "normalization"), "norm"),
+    **dict.fromkeys(("eps", "rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "norm_eps"), "norm_epsilon"),
+    **dict.fromkeys(("positional_embedding_type", "position_embedding_type", "pos_type"), "positions"),
+    **dict.fromkeys(("rotary_base", "rope_base"), "rope_theta"),
+    **dict.fromkeys(("rotary_adjacent_pairs", "rope_interleaved"), "rope_pairs"),
+    **dict.fromkeys(("causal", "is_causal"), "attention"),
+    **{"attention_dir": "attention", "attn_coeff": "attention_mix", "use_qk_norm": "qk_norm"},
+    **{"gated_mlp": "mlp", "attn_bias": "attention_bias"},
+}
+EXTRA = ("tie_kv", "tie_qo", "attn_coeff")
+"""What a config states that is no field of `Transformer` and decides how a file is read; each is kept by its name."""
+_WORDS = {
+    "activation": {"swish": "silu", "quad": "square", "x2": "square", "linear": "identity"},
+    "norm": {"ln": "layernorm", "layer_norm": "layernorm", "rms": "rmsnorm", "rms_norm": "rmsnorm", "": "none"},
+    "positions": {"standard": "learned", "absolute": "learned", "rotary": "rope", "sin": "sinusoidal"},
+    "attention": {"casual": "bidirectional"},  # The misspelling of Zhong et al., whose networks have no causal mask.
+}
+_FOLDED = {"lnpre": "layernorm", "rmspre": "rmsnorm"}  # Norms of TransformerLens without weights.
+# What TransformerLens, Hugging Face and AdderBoard can state and this model does not have, with the harmless values.
+_ABSENT: dict[str, tuple[Any, ...]] = {
+    **{"parallel_attn_mlp": (False,), "use_attn_scale": (True,), "scale_attn_by_inverse_layer_idx": (False,)},
+    **{"attn_scores_soft_cap": (0, -1, -1.0), "output_logits_soft_cap": (0, -1, -1.0), "rope_scaling": (None,)},
+    **{"use_NTK_by_parts_rope": (False,), "use_local_attn": (False,), "num_experts": (None, 0)},
+    **{"use_linear": (False,)},
+}
+
+
+def check(given: Fields) -> dict[str, Any]:
+    """Return fields that a caller states, checked; raises UserError for an unknown name or an impossible value."""
+    result = {}
+    for name, value in given.items():
+        if name not in _OWN:
+            raise UserError(f"fields holds {name!r}; a field of the architecture is one of {', '.join(_OWN)}")
+        found = _value(name, name, value)
+        if name not in found:
+            raise UserError(f"the field {name} cannot be {value!r}")
+        result[name] = found[name]
+    return result
+
+
+def stated(content: Any, config: Fields) -> dict[str, Any]:
+    """Return the fields that the configs in and beside a file state; those in the file win.
+
+    Args:
+      content: of the file, as `opaque.plain` returns it.
+      config: the content of the JSON file beside it.
+
+    Raises:
+      UserError: a config states what this model does not have, such as an activation function.
+    """
+    found: dict[str, Any] = {}
+    for source in (config, content):
+        # The nearest to the root is read last, and wins.
+        nested = [(path, value) for path, value in opaque.walk(source) if not path or path[-1].lower() in _CONFIGS]
+        for _, value in sorted(nested, key=lambda item: -len(item[0])):
+            found |= _of(value)
+    return found
+
+
+def _of(config: Mapping[Any, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in config.items():
+        if not isinstance(name, str) or not isinstance(value, bool | int | float | str | dict | None):
+            continue
+        if name in _ABSENT and value not in (None, *_ABSENT[name]):
+            raise UserError(f"its config states {name} {str(value)[:40]}, which this model does not have")
+        if name in EXTRA and isinstance(value, bool | int | float):
+            found[name] = value
+        if name in _NAMES:
+            found |= _value(_NAMES[name], name, value)
+    return found
+
+
+def _value(field: str, name: str, value: Any) -> dict[str, Any]:
+    """Return the field that a value states, and what follows from it; nothing where it is of another type."""
+    if field in ("heads", "kv_heads", "d_head", "layers", "d_model", "d_mlp"):
+        return {field: value} if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else {}
+    if isinstance(value, bool) and field in ("rope_pairs", "attention", "mlp"):
+        first, second = {"rope_pairs": ("interleaved", "half"), "mlp": ("gated", "plain")}.get(
+            field, ("causal", "bidirectional")
+        )
+        return {field: first if value else second}
+    if _HINTS[field] is bool:
+        return {field: bool(value)} if isinstance(value, bool | int) and value in (0, 1) else {}
+    if _HINTS[field] is float:
+        return {field: float(value)} if isinstance(value, int | float) and not isinstance(value, bool) else {}
+    if value is None and name == "normalization_type":
+        return {"norm": "none"}
+    if not isinstance(value, str):
+        return {}
+    word = value.lower()
+    if field == "norm" and word in _FOLDED:
+        return {"norm": _FOLDED[word], "norm_weight": False, "norm_bias": False}
+    word = _WORDS.get(field, {}).get(word, word)
+    choices = get_args(_HINTS[field])
+    if word in choices:
+        return {field: word}
+    if field == "activation" or (field == "positions" and name != field):
+        raise UserError(f"its config states {name} {value[:40]!r}, and the model has {', '.join(choices)}")
+    return {}
+
+
+def config_of(found: Mapping[str, Any]) -> Transformer:
+    """Return the architecture with the fields, without the EXTRA ones; raises UserError where they do not fit."""
+    return Transformer(**{name: value for name, value in found.items() if name in _OWN})

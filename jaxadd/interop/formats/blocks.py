@@ -1,0 +1,244 @@
+"""Networks whose tensors are named as by Nanda et al. and TransformerLens, such as "blocks.0.attn.W_Q".
+
+Four systems have these names: Nanda et al. 2023 and Zhong et al. 2023 (Pizza) with one order of axes; TransformerLens
+and Chughtai et al. 2023 with another. See `layouts`.
+"""
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import numpy as np
+
+from jaxadd.errors import UserError
+from jaxadd.interop import fields
+from jaxadd.interop.fields import Fields
+from jaxadd.interop.formats.format import Format, Found, State, shapes
+from jaxadd.interop.layouts import (
+    AXES,
+    BUFFERS,
+    WORDS,
+    Layout,
+    any_nonzero,
+    inner_name,
+    listed,
+    nested,
+    ours,
+    shape_of,
+)
+from jaxadd.models import Transformer
+from jaxadd.types import Params
+
+_ATTENTION_BIASES = ("b_Q", "b_K", "b_V", "b_O")
+_GROUPED = ("W_K", "W_V", "b_K", "b_V")
+_ROTARY = ("attn.rotary_sin", "attn.rotary_cos")
+_OPTIONAL = ("attn.b_Q", "attn.b_K", "attn.b_V", "attn.b_O", "mlp.b_in", "mlp.b_out", "unembed.b_U")
+
+
+def recognises(names: Collection[str]) -> bool:
+    """Return whether a state dict has tensors of these names."""
+    return "embed.W_E" in names or any(n.startswith("blocks.") and ".attn.W_" in n for n in names)
+
+
+def read(state: State, stated: Fields, given: Fields) -> Found:
+    """Return the network in a state dict; see `Format`.
+
+    Raises:
+      UserError: names are missing or unknown, or shapes do not fit each other.
+    """
+    _check_blocks(state)
+    layout = _layout(state)
+    known = {name: array for name, array in state.items() if inner_name(name) in AXES[layout]}
+    _check_unknown(state, known)
+    sizes = _sizes(known, layout)
+    config = _config(state, known, sizes, stated, given)
+    length = sizes["t"] if config.positions == "learned" else None
+    arrays = {name: ours(name, array, layout, sizes) for name, array in known.items() if not name.endswith(BUFFERS)}
+    expected = shapes(config, sizes.get("t", 1), sizes["v"], sizes["c"])
+    notes = _fold_gated(arrays, config) if config.mlp == "gated" else ()
+    if config.positions == "rope" and "rope_theta" not in {**stated, **given}:
+        notes += (f"no config states rope_theta; {config.rope_theta:g} was assumed, as in TransformerLens",)
+    return Found(_params(arrays, expected, sizes, layout), config, layout, length, sizes["v"], sizes["c"], notes)
+
+
+def moments(arrays: State, found: Found) -> Params:
+    """Return an optimiser's moments as the parameters of `found` are; see `Format`."""
+    layout: Layout = "mainline" if found.layout == "mainline" else "transformer-lens"
+    sizes = _sizes(arrays, layout)
+    if "g" in sizes or found.config.mlp == "gated":
+        raise UserError("moments of grouped heads or a gated MLP are not read")
+    expected = shapes(found.config, sizes.get("t", 1), sizes["v"], sizes["c"])
+    converted = {name: ours(name, array, layout, sizes) for name, array in arrays.items()}
+    return _params(converted, expected, sizes, layout)
+
+
+FORMAT = Format("embed.W_E, blocks.0.attn.W_Q … (Nanda et al., TransformerLens)", recognises, read, moments)
+
+
+def _params(
+    arrays: dict[str, np.ndarray], expected: Mapping[str, tuple[int, ...]], sizes: Mapping[str, int], layout: Layout
+) -> Params:
+    """Return the expected arrays, with grouped heads repeated and missing optional biases zero."""
+    arrays = dict(arrays)
+    for name in expected:
+        head, _, last = name.rpartition(".")
+        if last in _GROUPED and (shared := f"{head}._{last}") in arrays:
+            arrays[name] = np.repeat(arrays[shared], sizes["h"] // sizes["g"], axis=0)
+    for name, shape in expected.items():
+        if name not in arrays and inner_name(name) in _OPTIONAL:
+            arrays[name] = np.zeros(shape, np.float32)
+    if missing := [name for name in expected if name not in arrays]:
+        raise UserError(f"it lacks {listed([_with_shape(name, sizes, layout) for name in missing])}")
+    wrong = [name for name, shape in expected.items() if arrays[name].shape != shape]
+    if wrong:
+        texts = [f"{name} should have shape {expected[name]}, got {arrays[name].shape}" for name in wrong]
+        raise UserError(f"{listed(texts)}")
+    return nested({name: arrays[name] for name in expected})
+
+
+def _with_shape(name: str, sizes: Mapping[str, int], layout: Layout) -> str:
+    axes = AXES[layout].get(inner_name(name))
+    if axes is None:
+        return f"{name}, which its layout does not have"
+    known = all(x in sizes for x in axes.replace(" ", ""))
+    return f"{name} {shape_of(axes, sizes) if known else _spelled(axes)}"
+
+
+def _spelled(axes: str) -> str:
+    return "[" + ", ".join("·".join(WORDS[x] for x in group) for group in axes.split()) + "]"
+
+
+def _config(state: State, known: State, sizes: Mapping[str, int], stated: Fields, given: Fields) -> Transformer:
+    """Return the architecture; raises UserError where a bias that is not zero is to be left out."""
+    inner = {inner_name(name) for name in known}
+    nonzero = {inner_name(name).replace("._", ".") for name, array in known.items() if any_nonzero(array)}
+    found: dict[str, Any] = {
+        "layers": len({name.split(".")[1] for name in known if name.startswith("blocks.")}),
+        "d_model": sizes["d"],
+        "heads": sizes["h"],
+        "d_head": None if stated.get("d_head") is None and sizes["h"] * sizes["k"] == sizes["d"] else sizes["k"],
+        "kv_heads": None,
+        "d_mlp": sizes.get("f", 0),
+        "mlp": "gated" if "mlp.W_gate" in inner else "plain",
+    }
+    if "ln1.w" in inner or "ln1.b" in inner:
+        names = {"norm_weight": "ln1.w" in inner, "norm_bias": "ln1.b" in inner}
+        kind = "layernorm" if names["norm_bias"] or stated.get("norm") == "layernorm" else "rmsnorm"
+        where = "both" if "ln1_post.w" in inner else stated.get("norm_where", "pre")
+        found |= names | {"norm": kind, "norm_where": where, "final_norm": "ln_final.w" in inner}
+        if kind == "rmsnorm":
+            del found["norm_bias"]
+    if any(inner_name(name) in _ROTARY for name in state):
+        found["positions"] = "rope"
+    elif "pos_embed.W_pos" in inner:
+        found["positions"] = "learned"
+    if "attn.q_norm.w" in inner:
+        found["qk_norm"] = True
+    found |= _attention(known, stated)
+    if any(f"attn.{name}" in nonzero for name in _ATTENTION_BIASES):
+        found["attention_bias"] = True
+    if "unembed.b_U" in nonzero:
+        found["unembed_bias"] = True
+    biases = {"mlp.b_in", "mlp.b_out"} & (nonzero if found["mlp"] == "gated" else inner)
+    if "f" in sizes and (not biases or "mlp.b_in" in nonzero or "mlp.b_out" in nonzero or "mlp_bias" not in stated):
+        found["mlp_bias"] = bool(biases)
+    config = fields.config_of({**_defaults(stated), **found, **given})
+    for field, names in (("attention_bias", _ATTENTION_BIASES), ("mlp_bias", ("b_in", "b_out"))):
+        lost = [name for name in sorted(nonzero) if name.rpartition(".")[2] in names]
+        if not getattr(config, field) and lost:
+            raise UserError(f"{field} is False as given, and {lost[0]} is not zero")
+    if "unembed.b_U" in nonzero and not config.unembed_bias:
+        raise UserError("unembed_bias is False as given, and unembed.b_U is not zero")
+    return config
+
+
+def _defaults(stated: Fields) -> dict[str, Any]:
+    """Return the stated fields of the architecture that names and shapes do not decide."""
+    decided = ("layers", "d_model", "heads", "d_head", "kv_heads", "d_mlp", "mlp")
+    return {name: value for name, value in stated.items() if name not in decided}
+
+
+def _attention(known: State, stated: Fields) -> dict[str, Any]:
+    """Return which positions attention sees, by the masks and what is stated."""
+    if "attn_coeff" in stated:  # Networks of Zhong et al. have a causal mask that they never use.
+        return {"attention": "bidirectional"}
+    for name, mask in known.items():
+        if not name.endswith("attn.mask"):
+            continue
+        if len(mask) > 1 and np.all(mask != 0):
+            return {"attention": "bidirectional"}
+        if not np.array_equal(mask != 0, np.tri(len(mask), dtype=np.bool_)):
+            raise UserError(f"{name} is neither that of causal attention nor all ones, and no other is supported")
+    return {}
+
+
+def _fold_gated(arrays: dict[str, np.ndarray], config: Transformer) -> tuple[str, ...]:
+    """Move b_in of TransformerLens's gated MLP, which is added to the neurons, into b_out."""
+    folded = False
+    for i in range(config.layers):
+        name = f"blocks.{i}.mlp"
+        bias = arrays.get(f"{name}.b_in")
+        if bias is not None and any_nonzero(bias):
+            out = arrays.get(f"{name}.b_out", 0) + bias.astype(np.float64) @ arrays[f"{name}.W_out"]
+            arrays[f"{name}.b_out"], arrays[f"{name}.b_in"] = out.astype(np.float32), np.zeros_like(bias)
+            folded = True
+    return ("b_in of the gated MLP, which TransformerLens adds to the neurons, was moved into b_out",) * folded
+
+
+def _layout(state: State) -> Layout:
+    """Return the layout: W_O is [D, H·K] in that of Nanda et al., and [H, K, D] in TransformerLens."""
+    out = next((array for name, array in state.items() if name.endswith("attn.W_O")), None)
+    if out is not None:
+        return "mainline" if out.ndim == 2 else "transformer-lens"
+    widths = [state[name].shape[-1:] for name in ("embed.W_E", "pos_embed.W_pos") if name in state]
+    return "mainline" if len(set(widths)) > 1 else "transformer-lens"
+
+
+def _check_blocks(state: State) -> None:
+    numbers = {name.split(".")[1] for name in state if name.startswith("blocks.")}
+    if not numbers or numbers != {str(i) for i in range(len(numbers))}:
+        raise UserError(f"its blocks should be numbered from 0 on, got {listed(sorted(numbers)) or 'none'}")
+
+
+def _check_unknown(state: State, known: State) -> None:
+    """Raise UserError for tensors that are neither known nor aliases of others, such as x_embed."""
+    values = list(known.values())
+    unknown = [
+        f"{name} {array.shape}"
+        for name, array in state.items()
+        if name not in known and inner_name(name) not in _ROTARY and not _repeats(array, values)
+    ]
+    if unknown:
+        raise UserError(f"it holds {listed(unknown)}, for which this model has no place")
+
+
+def _repeats(array: np.ndarray, others: Collection[np.ndarray]) -> bool:
+    """Return whether an array equals another one or its transpose."""
+    return array.ndim > 0 and any(np.array_equal(array, x) or np.array_equal(array.T, x) for x in others)
+
+
+def _sizes(arrays: State, layout: Layout) -> dict[str, int]:
+    """Return the size of every axis by its letter; raises UserError where shapes contradict each other."""
+    sizes: dict[str, int] = {}
+    sources: dict[str, str] = {}  # The first array with an axis.
+    axes = {name: AXES[layout][inner_name(name)] for name in arrays}
+    for name, array in arrays.items():
+        groups = axes[name].split()
+        if array.ndim != len(groups) or 0 in array.shape:
+            raise UserError(f"{name} should have the axes {_spelled(axes[name])}, and its shape is {array.shape}")
+        for letter, size in zip(groups, array.shape, strict=True):
+            if len(letter) == 1 and sizes.setdefault(letter, size) != size:
+                raise UserError(
+                    f"shapes do not fit each other: {WORDS[letter]} is {size} in {name} and {sizes[letter]} in "
+                    f"{sources[letter]}"
+                )
+            sources.setdefault(letter, name)
+    needed = {"v": "embed.W_E", "d": "embed.W_E", "h": "blocks.0.attn.W_Q", "k": "blocks.0.attn.W_Q"}
+    needed["c"] = "unembed.W_U"
+    if lacking := [name for letter, name in needed.items() if letter not in sizes]:
+        raise UserError(f"it lacks {listed(list(dict.fromkeys(lacking)))}")
+    if "g" in sizes and sizes["h"] % sizes["g"]:
+        raise UserError(f"heads should be a multiple of kv_heads, got {sizes['h']} and {sizes['g']}")
+    for name, array in arrays.items():
+        if array.shape != (expected := shape_of(axes[name], sizes)):
+            raise UserError(f"{name} should have shape {expected}, got {array.shape}")
+    return sizes

@@ -1,0 +1,256 @@
+"""Containers: torch's zip, npz and safetensors are read within bounds; other files are named for what they are."""
+
+import importlib
+import importlib.util
+import json
+import os
+import pickle
+import struct
+import subprocess
+import sys
+import warnings
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from checkpoints import SMALL, bits, file, mainline, network, refused, sized, string, tensor, zipped
+from needs import need
+
+from jaxadd import interop
+from jaxadd.interop import archive, pickling
+from jaxadd.models import Transformer
+
+ROOT = Path(__file__).parents[2]
+COUNTS = {1: "none", 2: "2"}
+
+
+def _long(number):
+    return b"\x8a\x08" + struct.pack("<q", number)
+
+
+def test_containers_that_torch_does_not_write_are_refused(tmp_path, monkeypatch):
+    path = tmp_path / "x.pth"
+    refused(path, "there is no file")
+    refused(tmp_path, "there is no file")
+    os.mkfifo(tmp_path / "fifo")
+    refused(tmp_path / "fifo", "there is no file")
+    path.write_bytes(b"PK\x03\x04" + bytes(100))
+    refused(path, "it is damaged")
+    refused(zipped(path, b"\x80\x02}.", [bytes(10**7)], compression=zipfile.ZIP_DEFLATED), "is compressed")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with zipfile.ZipFile(path, "w") as file:
+            for _ in range(2):
+                file.writestr("archive/data.pkl", b"\x80\x02}.")
+    refused(path, "same name")
+    for names in (["x"], ["a/data.pkl", "b/data.pkl"]):
+        with zipfile.ZipFile(path, "w") as file:
+            for name in names:
+                file.writestr(name, b"\x80\x02}.")
+        refused(path, f"a zip that torch.save did not write.*this file has {COUNTS[len(names)]}")
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("a/data.pkl", b"\x80\x02}.")
+        file.writestr("a/byteorder", b"middle")
+    refused(path, "byte order")
+    monkeypatch.setattr(archive, "MAX_PICKLE_BYTES", 10)
+    refused(zipped(path, b"\x80\x02}" + bytes(20)), "data.pkl has 23 bytes")
+    monkeypatch.setattr(archive, "MAX_ENTRIES", 3)
+    refused(zipped(path, b"\x80\x02}.", [b"x"] * 3), "more than 3 entries")
+
+
+def test_entries_that_overlap_are_refused(tmp_path):
+    """Fifield's bomb: many entries of the directory share the same bytes."""
+    path = zipped(tmp_path / "x.pth", b"\x80\x02}.", [bytes(1000)])
+    content = path.read_bytes()
+    start = content.index(b"PK\x01\x02")
+    end = content.index(b"PK\x05\x06")
+    last = content.rindex(b"PK\x01\x02")
+    entries = [content[start:last]]
+    entries += [content[last:end].replace(b"data/0", b"data/%d" % i) for i in range(9)]
+    directory = b"".join(entries)
+    finish = struct.pack("<4s4H2LH", b"PK\x05\x06", 0, 0, 10, 10, len(directory), start, 0)
+    path.write_bytes(content[:start] + directory + finish)
+    refused(path, "have more bytes|it is damaged")
+
+
+def test_sizes_are_limited(tmp_path):
+    path = tmp_path / "x.pth"
+    interop.write(path, network(), sized())
+    size = path.stat().st_size
+    refused(path, f"has {size} bytes, and max_bytes is 1000", max_bytes=1000)
+    interop.read(path, max_bytes=size)
+    # Many names for one storage: small as a file, large as parameters.
+    state = mainline(Transformer(layers=1, d_model=64, heads=1, d_mlp=0), vocabulary=64)
+    block = {name: array for name, array in state.items() if name.startswith("blocks.0.")}
+    for i in range(1, 200):
+        state |= {name.replace("blocks.0", f"blocks.{i}"): array for name, array in block.items()}
+    data, storages = pickling.dump(state)
+    unique = [i for i, storage in enumerate(storages)]
+    kept = storages[:8]
+    for i in unique[8:]:
+        twin = next(str(j) for j, storage in enumerate(kept) if storage.shape == storages[i].shape)
+        data = data.replace(string(str(i)) + string("cpu"), string(twin) + string("cpu"))
+    zipped(path, data, [storage.tobytes() for storage in kept])
+    assert path.stat().st_size < 500_000
+    refused(path, "parameters are more than 1000000 bytes", max_bytes=1_000_000)
+    assert interop.read(path).model.layers == 200
+
+
+def test_memory_is_bounded(tmp_path):
+    """Bombs are refused, not met with a dead process, in an address space of 128 MiB beside what JAX takes.
+
+    The number of operations is a tenth of what it is, to be quick, and so is the space that they may take.
+    """
+    bombs = {
+        "memo": b"\x80\x02]r\xff\xff\xff\x7f.",
+        "dicts": b"\x80\x02(" + b"}" * 300_000 + b"t.",
+        "tuples": b"\x80\x02)" + b"\x85" * 300_000 + b".",
+        "memos": b"\x80\x04}" + b"\x94" * 300_000 + b".",
+        "marks": b"\x80\x02" + b"(" * 300_000 + b".",
+        "long": b"\x80\x02\x8b" + struct.pack("<i", 2**23) + b"\x7f" * 2**23 + b".",
+        "huge": b"\x80\x02" + tensor(size=_long(2**60) + b"\x85", stride=b"K\0\x85") + b".",
+        "empty": b"\x80\x02" + tensor(size=_long(2**60) + b"K\0\x86", stride=b"K\0K\0\x86") + b".",
+    }
+    for name, data in bombs.items():
+        zipped(tmp_path / f"{name}.pth", data, [bytes(16)])
+    script = """
+import resource, sys
+from jaxadd import interop
+from jaxadd.errors import UserError
+from jaxadd.interop import unpickling
+unpickling.MAX_OPERATIONS = 200_000
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + 2**27,) * 2)
+for path in sys.argv[1:]:
+    try:
+        interop.read(path)
+    except UserError as error:
+        print(error)
+"""
+    paths = [str(tmp_path / f"{name}.pth") for name in bombs]
+    done = subprocess.run([sys.executable, "-c", script, *paths], cwd=ROOT, capture_output=True, text=True)
+    lines = done.stdout.splitlines()
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert len(lines) == len(bombs), done.stdout
+    assert not any("not enough memory" in line for line in lines), done.stdout
+
+
+# --- what a file is ----------------------------------------------------------------------------------------------
+
+LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 12345\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "it is empty"),
+        (LFS, "a Git LFS pointer, not the file itself; fetch the real file with `git lfs pull`"),
+        (b"\n<!DOCTYPE html>\n<html><head>", "it is a web page"),
+        (b"<HTML>", "it is a web page"),
+        (b'{"d_model": 3}', "it is JSON"),
+        (b"hello\n", "it is plain text"),
+        ("é".encode() * 3000, "it is plain text"),
+        (b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.", "an older checkpoint, load it with torch and save it again"),
+        (pickle.dumps({"a": 1}), "it is a pickle and not the zip"),
+        (b"PK\x05\x06" + bytes(18), "a zip that is empty or cut off"),
+        (b"\x1f\x8b\x08\0", "it is compressed; unpack it first"),
+        (b"\x93NUMPY\x01\0", "one array of NumPy without a name"),
+        (b"\x89HDF\r\n", "an HDF5 file"),
+        (b"\xfe\xed\0\x01", "not the zip that torch.save writes"),
+    ],
+)
+def test_a_file_that_is_no_checkpoint_is_named(tmp_path, content, message):
+    path = tmp_path / "x.pth"
+    path.write_bytes(content)
+    refused(path, message)
+
+
+def test_a_truncated_checkpoint_is_damaged(tmp_path):
+    path = file(tmp_path, {"model": mainline()})
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    refused(path, "it is damaged .*; copy it again")
+
+
+def test_what_is_no_network_is_listed_by_tensor(tmp_path):
+    line = refused(file(tmp_path, {"net": {"W_1": np.zeros((2, 3)), "W_2": np.zeros(4)}}), "no network is known")
+    assert "net.W_1 (2, 3), net.W_2 (4,)" in line
+    assert "embed.W_E, blocks.0.attn.W_Q … (Nanda et al., TransformerLens)" in line
+    refused(file(tmp_path, {"epoch": 3}), "should hold a state dict of tensors, and holds a dict without any")
+
+
+# --- npz and safetensors -------------------------------------------------------------------------------------------
+
+
+def test_an_npz_file_is_read_without_pickles(tmp_path):
+    path, state = tmp_path / "x.npz", mainline()
+    np.savez(path, **{f"module.{name}": array.astype(">f4") for name, array in state.items()})
+    found = interop.read(path)
+    assert bits(found.params) == bits(network())
+    assert (found.model, found.notes) == (SMALL, ())
+    np.savez(path, **state, objects=np.array([{}], object), names=np.array(["a"]))
+    found = interop.read(path)
+    assert bits(found.params) == bits(network())
+    (note,) = found.notes
+    assert note.endswith("an array of Python objects, an array of <U1")
+    np.savez_compressed(path, zeros=np.zeros(10**6))
+    refused(path, "its arrays have more than 1000000 bytes", max_bytes=10**6)
+
+
+def test_a_safetensors_file_needs_its_library(tmp_path, monkeypatch):
+    need("safetensors", importlib.util.find_spec("safetensors") is not None, "safetensors is not installed")
+    numpy = importlib.import_module("safetensors.numpy")
+    path = tmp_path / "x.safetensors"
+    numpy.save_file(mainline(), path)
+    assert bits(interop.read(path).params) == bits(network())
+    path.write_bytes(path.read_bytes()[:-4])
+    refused(path, "its safetensors data is damaged")
+    for name in ("safetensors", "safetensors.numpy"):
+        monkeypatch.setitem(sys.modules, name, None)
+    refused(path, r"needs the safetensors library: install jaxadd\[safetensors\]")
+
+
+# --- prefixes, nesting, configs ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "model.", "_orig_mod.module.model."])
+@pytest.mark.parametrize("path", [(), ("model",), ("a", "b", "c", "state_dict")])
+def test_prefixes_and_nesting_do_not_matter(tmp_path, prefix, path):
+    content = {f"{prefix}{name}": array for name, array in mainline().items()}
+    for name in reversed(path):
+        content = {name: content, "epoch": 3}
+    found = interop.read(file(tmp_path, content))
+    assert bits(found.params) == bits(network())
+    assert not path or found.rest["epoch"] == 3
+
+
+def test_half_precision_is_converted(tmp_path):
+    exact = {name: np.round(array * 4) / 4 for name, array in mainline().items()}
+    for dtype in (np.float16, "bfloat16", np.float64):
+        state = {name: array.astype(dtype) for name, array in exact.items()}
+        found = interop.read(file(tmp_path, {"model": state}))
+        assert bits(interop.to_mainline(found.params, sized())) == bits(exact)
+
+
+def test_a_config_inside_or_beside_the_file_states_the_architecture(tmp_path):
+    config = {"act_fn": "GeLU", "n_heads": 2, "attention_dir": "bidirectional", "normalization_type": None}
+    state = {name: array for name, array in mainline().items() if not name.endswith("mask")}
+    expected = replace(SMALL, activation="gelu", attention="bidirectional")
+    assert interop.read(file(tmp_path, {"state": state, "hyper_parameters": {"cfg": config}})).model == expected
+    path = file(tmp_path, {"state": state, "config": {"act_fn": "silu"}})
+    path.with_suffix(".json").write_text(json.dumps(config | {"other": [1]}))
+    assert interop.read(path).model == replace(expected, activation="silu")  # What is inside wins.
+    assert interop.read(path, fields={"activation": "relu"}).model == replace(expected, activation="relu")
+    for text, message in (("[1]", "holds no config"), ("{", "is no JSON"), ("[" * 100_000, "is no JSON")):
+        path.with_suffix(".json").write_text(text)
+        assert interop.read(path).notes == (f"made.json {message}, and was not read",)
+    for name, value in (("act_fn", "tanh"), ("parallel_attn_mlp", True), ("rope_scaling", {"factor": 2})):
+        refused(file(tmp_path, {"state": state, "config": {name: value}}), f"its config states {name} ")
+
+
+def test_a_pair_of_names_of_the_pizza_repository(tmp_path):
+    path = file(tmp_path, mainline()).rename(tmp_path / "model_ab12.pt")
+    (tmp_path / "config_ab12.json").write_text('{"attn_coeff": 0.25, "attention_dir": "casual", "act_fn": "ReLU"}')
+    assert interop.read(path).model == replace(SMALL, attention="bidirectional", attention_mix=0.25)

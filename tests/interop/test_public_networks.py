@@ -1,0 +1,114 @@
+"""Published networks compute what is published of them; skipped without the reference data."""
+
+import random
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from needs import reference_data
+
+from jaxadd import interop
+from jaxadd.analysis import fourier
+from jaxadd.analysis.modular import clocks, progress
+from jaxadd.cli.checkpoint import trained
+from jaxadd.models import Model
+from jaxadd.optim import scores
+from jaxadd.tasks import Modular
+from jaxadd.trees import named_leaves
+from jaxadd.types import Sizes
+
+# The format of AdderBoard: [0] a [0][0] b [0], the units first, then the eleven digits of the sum.
+_SIZES = Sizes(length=34, classes=10, vocabulary=10, read=tuple(range(23, 34)), autoregressive=True)
+_EDGES = (
+    (0, 0), (0, 1), (9999999999, 0), (9999999999, 1), (9999999999, 9999999999), (5000000000, 5000000000),
+    (1111111111, 8888888889), (1234567890, 9876543210), (9999999999, 9999999999), (1, 9999999999),
+)  # fmt: skip
+
+
+def _measured(name):
+    """A network of reference data, its task, the pairs, and its measures."""
+    notes = []
+    network = trained(reference_data() / name, Modular(), note=notes.append).networks[0]
+    table = progress.table(network.task, network.data.lane)
+    logits = network(table.inputs, cache=["blocks.0.mlp.hook_post"])
+    return network, table, logits[0][:, 0], logits[1]["blocks.0.mlp.hook_post"][:, 0], notes
+
+
+def test_a_pizza():
+    network, table, _, _, notes = _measured("pizza_p99zdpze5l.pt")
+    assert network.task == Modular(p=59, equals="none")
+    assert len(notes) == 1
+    assert "inferred a + b mod 59, inputs a, b, from 2 positions, 59 tokens and 59 classes" in notes[0]
+    config = network.model.config
+    assert (config.attention, config.attention_mix, config.activation) == ("bidirectional", 0.0, "relu")
+    norm = sum(float(jnp.sum(jnp.square(leaf))) for _, leaf in named_leaves(network.params)) ** 0.5
+    assert norm == pytest.approx(22.854, abs=1e-3)
+    pairs = jnp.asarray(random.Random(0).sample(range(59**2), 300))
+    measured = clocks.measures(network.params, network.model, table, pairs)
+    assert float(measured["distance_irrelevance"]) == pytest.approx(0.17174, abs=1e-3)
+    assert float(measured["gradient_symmetricity"]) == pytest.approx(0.99367, abs=1e-3)
+    assert float(measured["circularity"]) == pytest.approx(0.99782, abs=1e-3)
+
+
+def test_a_transformer_on_c113():
+    network, table, logits, neurons, notes = _measured("C113_T_seed1.pt")
+    assert network.task == Modular(p=113, equals="token")
+    assert "inferred a + b mod 113" in notes[0]
+    keys = fourier.keys_of_logits(logits, table.answers)
+    assert list(fourier.frequencies(keys)) == [16, 30, 56]
+    values = progress.measures(network.params, network.model, table, keys)
+    assert float(values["all_loss"]) == pytest.approx(1.585160e-7, rel=1e-5)
+    assert float(values["restricted_loss_all"]) == pytest.approx(5.5683e-8, rel=1e-4)
+    assert float(values["gini_W_E"]) == pytest.approx(0.65496, abs=1e-5)
+    assert float(values["sum_of_squares"]) == pytest.approx(849.57, abs=0.01)
+    assert [float(values["logit_cosine_k"][k - 1]) for k in (16, 30, 56)] == pytest.approx(
+        [0.777973, 0.517671, 0.308732], abs=1e-5
+    )
+    # The published 3-D form has the three cubes alone.
+    means = fourier.by_answer(logits, table.answers)
+    kept = np.asarray(fourier.keep_cubes(means, keys), np.float64)
+    margins = kept - np.diagonal(kept)[:, None]
+    restricted = np.mean(np.log1p(np.sum(np.exp(margins), axis=1) - 1))
+    assert restricted == pytest.approx(4.12621e-8, rel=1e-4)
+    found = fourier.clusters(fourier.neuron_fractions(neurons))
+    sizes = {k: int(np.sum((found.frequency == k) & (found.explained > 0.85))) for k in (16, 30, 56)}
+    assert sizes | {None: 512 - sum(sizes.values())} == {16: 196, 30: 103, 56: 196, None: 17}
+
+
+def _problems(count):
+    generator = random.Random(2025)
+    pairs = [*_EDGES, *((generator.randint(0, 9999999999), generator.randint(0, 9999999999)) for _ in range(10_000))]
+    return pairs[:count]
+
+
+def _correct(name, count):
+    """Which of the first problems of AdderBoard's suite a network answers correctly."""
+    checkpoint = interop.read(reference_data() / name)
+    model = Model(checkpoint.model, _SIZES)
+
+    @jax.jit
+    def answers(params, tokens):
+        return scores.free_run(lambda x, read=None: model.apply(params, x, read=read)[0], tokens, _SIZES.read)
+
+    def digits(number, count):
+        return [number // 10**i % 10 for i in range(count)]
+
+    pairs = _problems(count)
+    tokens = np.asarray([[0, *digits(a, 10), 0, 0, *digits(b, 10), 0, *[0] * 10] for a, b in pairs], np.int32)
+    expected = np.asarray([digits(a + b, 11) for a, b in pairs])
+    assert tokens.shape[1] == _SIZES.length
+    return (np.asarray(answers(checkpoint.params, tokens)) == expected).all(axis=1), checkpoint
+
+
+def test_the_adder_of_52_parameters():
+    correct, checkpoint = _correct("vijec_52p.pt", 510)
+    assert correct.all()
+    assert checkpoint.model.rope_pairs == "interleaved"
+    assert checkpoint.rest["n_params"] == 52
+
+
+def test_the_adder_of_122_parameters():
+    correct, checkpoint = _correct("staghado_122.npz", 10_010)
+    assert np.flatnonzero(~correct).tolist() == [1333, 1758, 6263, 6411, 9884]
+    assert checkpoint.model.rope_pairs == "half"

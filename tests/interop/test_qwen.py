@@ -1,0 +1,130 @@
+"""Networks with the names of Qwen and AdderBoard: what they compute, ties, and what is missing or left over."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from checkpoints import bits, file, network, refused, sized
+
+from jaxadd import interop
+from jaxadd.errors import UserError
+from jaxadd.models import Transformer
+from jaxadd.models.plain import forward
+
+CONFIG = Transformer(
+    layers=2, d_model=6, heads=2, d_head=4, d_mlp=5, mlp="gated", activation="silu", norm="rmsnorm", mlp_bias=False,
+    norm_epsilon=1e-6, qk_norm=True, positions="rope", rope_theta=3.0,
+)  # fmt: skip
+SIZES = {"length": 4, "vocabulary": 7, "classes": 7}
+FIELDS = {"rope_theta": 3.0}
+
+
+def qwen(config=CONFIG, kv_heads=2, prefix="model."):
+    """The state dict of a network with tied embedding, and the network."""
+    params = network(config, **SIZES)
+    params["unembed"]["W_U"] = params["embed"]["W_E"].T
+    state = {"embed_tokens.weight": params["embed"]["W_E"], "norm.weight": params["ln_final"]["w"]}
+    for i in range(config.layers):
+        block, at = params[f"blocks.{i}"], f"layers.{i}."
+        attn, mlp = block["attn"], block["mlp"]
+        group = config.heads // kv_heads
+        for name, heads in (("Q", config.heads), ("K", kv_heads), ("V", kv_heads)):
+            if heads < config.heads:
+                attn[f"W_{name}"] = np.repeat(attn[f"W_{name}"][::group], group, axis=0)
+            w = attn[f"W_{name}"][:: config.heads // heads]
+            state[f"{at}self_attn.{name.lower()}_proj.weight"] = w.transpose(0, 2, 1).reshape(-1, config.d_model)
+        state[f"{at}self_attn.o_proj.weight"] = attn["W_O"].reshape(-1, config.d_model).T
+        for name in ("q_norm", "k_norm"):
+            state[f"{at}self_attn.{name}.weight"] = attn[name]["w"]
+        for name, ours in (("gate", "W_gate"), ("up", "W_in"), ("down", "W_out")):
+            state[f"{at}mlp.{name}_proj.weight"] = mlp[ours].T
+        state[f"{at}input_layernorm.weight"] = block["ln1"]["w"]
+        state[f"{at}post_attention_layernorm.weight"] = block["ln2"]["w"]
+    return {f"{prefix}{name}": array for name, array in state.items()}, params
+
+
+@pytest.mark.parametrize("kv_heads", [1, 2])
+def test_matrices_are_transposed_and_grouped_heads_repeated(kv_heads):
+    state, params = qwen(kv_heads=kv_heads)
+    found = interop.from_state_dict(state, FIELDS)
+    assert found.model == CONFIG
+    assert bits(found.params) == bits(params)
+    assert (found.length, found.vocabulary, found.classes, found.layout, found.notes) == (None, 7, 7, "qwen", ())
+    tokens = np.random.default_rng(0).integers(7, size=(3, 4))
+    model = sized(CONFIG, **SIZES)
+    np.testing.assert_allclose(
+        model.apply(found.params_for(model.sizes), tokens)[0],
+        forward(params, model, tokens)[:, -1:],
+        rtol=1e-4,
+        atol=1e-4,
+    )
+
+
+def test_what_a_config_states_is_used_and_what_it_does_not_is_said(tmp_path):
+    state, _ = qwen()
+    assert interop.read(file(tmp_path, {"state": state})).notes == (
+        "no config states rope_theta; 3 was assumed, as in the networks of AdderBoard",
+    )
+    config = {"rope_theta": 500.0, "rms_norm_eps": 1e-5, "hidden_act": "gelu", "num_attention_heads": 2}
+    found = interop.read(file(tmp_path, {"state": state, "config": config}))
+    assert found.model == replace(CONFIG, rope_theta=500.0, norm_epsilon=1e-5, activation="gelu")
+    assert not found.notes
+
+
+def test_a_head_of_its_own_and_biases_are_read():
+    state, _ = qwen(prefix="")
+    extra = {"lm_head.weight": np.ones((7, 6), np.float32), "lm_head.bias": np.ones(7, np.float32)}
+    extra |= {f"layers.{i}.self_attn.q_proj.bias": np.full(8, i + 1, np.float32) for i in range(2)}
+    found = interop.from_state_dict({f"model.{n}": a for n, a in state.items()} | extra, FIELDS)
+    assert found.model == replace(CONFIG, attention_bias=True, unembed_bias=True)
+    assert found.params["blocks.1"]["attn"]["b_Q"].tolist() == [[2] * 4] * 2
+    assert not np.any(found.params["blocks.1"]["attn"]["b_K"])
+    assert (found.params["unembed"]["W_U"] == 1).all()
+
+
+def test_without_norms_of_heads_their_number_must_be_stated():
+    state = {name: array for name, array in qwen()[0].items() if "q_norm" not in name and "k_norm" not in name}
+    with pytest.raises(UserError, match="how many heads the 8 rows of q_proj are; state the field heads"):
+        interop.from_state_dict(state, FIELDS)
+    assert interop.from_state_dict(state, FIELDS | {"heads": 2}).model == replace(CONFIG, qk_norm=False)
+    with pytest.raises(UserError, match="not whole heads: heads 3, d_head 2"):
+        interop.from_state_dict(state, FIELDS | {"heads": 3})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda s: s.pop("layers.1.mlp.down_proj.weight"), r"lacks what is blocks\.1\.mlp\.W_out \(5, 6\) here"),
+        (lambda s: s.pop("layers.0.self_attn.v_proj.weight"), r"lacks layers\.0\.self_attn\.v_proj\.weight"),
+        (lambda s: s.pop("embed_tokens.weight"), r"lacks embed_tokens\.weight"),
+        (lambda s: s.update({"layers.1.mlp.up_proj.weight": np.ones((4, 6))}), r"W_in here should have shape"),
+        (lambda s: s.update({"layers.1.self_attn.k_proj.weight": np.ones((4, 6))}), r"k_proj.* shape \(8, 6\)"),
+        (lambda s: s.update({"layers.0.extra.weight": np.ones(3)}), r"holds layers\.0\.extra\.weight \(3,\), for"),
+        (lambda s: s.update({"layers.4.mlp.x": np.ones(3)}), "numbered from 0 on, got 0, 1, 4"),
+        (lambda s: s.update({"embed_tokens.weight": np.ones(3)}), r"2 axes, and its shape is \(3,\)"),
+        (lambda s: s.update({"wte.weight": np.ones(3)}), "holds both"),
+    ],
+)
+def test_what_is_missing_or_left_over_is_named(tmp_path, change, message):
+    state, _ = qwen(prefix="")
+    change(state)
+    refused(file(tmp_path, state), message, fields=FIELDS)
+
+
+def test_an_arc_and_ties_are_computed():
+    state, params = qwen(replace(CONFIG, layers=1), prefix="")
+    arc = {name.replace("layers.0.", "block."): a for name, a in state.items() if "embed" not in name}
+    arc["final_norm.weight"] = arc.pop("norm.weight")
+    del arc["block.self_attn.v_proj.weight"], arc["block.self_attn.o_proj.weight"]
+    arc |= {"arc_A": np.float32(2), "arc_start": np.float32(0.5), "arc_stride": np.float32(0.25)}
+    found = interop.from_state_dict(arc, FIELDS)
+    assert found.model == replace(CONFIG, layers=1, rope_pairs="interleaved")
+    angle = 0.5 + 0.25 * np.arange(10)
+    np.testing.assert_allclose(
+        found.params["embed"]["W_E"][:, :2].T, [2 * np.cos(angle), 2 * np.sin(angle)], rtol=1e-5
+    )
+    assert not np.any(found.params["embed"]["W_E"][:, 2:])
+    attn = found.params["blocks.0"]["attn"]
+    assert bits(attn["W_V"]) == bits(attn["W_K"]) == bits(params["blocks.0"]["attn"]["W_K"])
+    np.testing.assert_array_equal(attn["W_O"], attn["W_Q"].swapaxes(1, 2))
+    np.testing.assert_array_equal(found.params["unembed"]["W_U"], found.params["embed"]["W_E"].T)
