@@ -15,7 +15,7 @@ from jaxadd.runs import checkpoints
 from jaxadd.runs.folder import Files
 from jaxadd.runs.run import Machine, Note, Run, load, open_run
 from jaxadd.runs.summary import summarize
-from jaxadd.serialization import difference
+from jaxadd.serialization import check_importable, difference
 from jaxadd.training.loop import Progress, Result, cut, fit
 from jaxadd.training.step import DIVERGED, RUNNING, TrainState
 from jaxadd.training.trainer import Trainer
@@ -45,9 +45,12 @@ def train(
       the finished run.
 
     Raises:
-      UserError: task and model do not fit each other, or the folder holds something else.
+      UserError: task and model do not fit each other, the folder holds something else, or a class of the config is
+        defined where it cannot be imported from.
       OSError: the folder cannot be written. Everything saved before is whole.
     """
+    if folder is not None:
+        check_importable(config)
     trainer = Trainer(config)
     if folder is not None:
         return train_in(trainer, folder, watch=watch, note=note)
@@ -84,10 +87,12 @@ def train_in(
       the finished run.
 
     Raises:
-      UserError: the folder holds another config or no run, or another process trains in it.
+      UserError: the folder holds another config or no run, another process trains in it, or a class of the config is
+        defined where it cannot be imported from.
       OSError: the folder cannot be written. Everything saved before is whole.
     """
     files, config = Files(folder), trainer.config
+    check_importable(config)
     files.refuse_other_files()
     with files.locked():
         _prepare(files, begin(trainer, files.folder), extend, note)
