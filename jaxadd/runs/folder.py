@@ -23,6 +23,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from jaxadd.errors import UserError
+from jaxadd.files import make_folder
 
 REPLAY_OF = "replay_of"  # The key in config.json that distinguishes a replay from a run.
 
@@ -57,7 +58,7 @@ class Files:
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """Lock the folder against other processes; raises UserError where one is training in it."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        make_folder(self.folder)
         lock = FileLock(self.folder / ".lock")
         try:
             lock.acquire(blocking=False)

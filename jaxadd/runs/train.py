@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxadd.config import RunConfig
 from jaxadd.errors import UserError
-from jaxadd.files import UNREADABLE, first_line, read_npz, write_npz, write_text
+from jaxadd.files import UNREADABLE, first_line, make_folder, read_npz, write_npz, write_text
 from jaxadd.runs import checkpoints
 from jaxadd.runs.folder import Files
 from jaxadd.runs.run import Machine, Note, Run, load, open_run
@@ -128,7 +128,7 @@ def train_in(
 def begin(trainer: Trainer, folder: Path) -> Run:
     """Create the folder of a run unless it exists, and return the run as it would begin on this machine."""
     run = Run(trainer.config, Machine.this(trainer.slots.size), folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     if not Files(folder).config.exists():
         run.write_config()
     return run
@@ -217,6 +217,6 @@ def _prepare(files: Files, run: Run, extend: bool, note: Note) -> None:
         Run(config, machine, files.folder).write_config()
     if any(existing.steps):
         existing.note_changes(run.machine, note)
-    files.checkpoints.mkdir(exist_ok=True)
+    make_folder(files.checkpoints)
     checkpoints.tidy(files.checkpoints)
     files.remove_unfinished()
