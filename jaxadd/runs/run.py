@@ -261,9 +261,14 @@ class Run:
         try:
             return read(path)
         except UNREADABLE as error:
-            raise UserError(
-                f"{path} is missing or damaged ({first_line(error)}); `jaxadd resume {self.folder}` repairs it"
-            ) from error
+            lost = path == self._files.metrics and any(self.steps)
+            remedy = f"`jaxadd resume {self.folder}` repairs it"
+            if lost:
+                remedy = (
+                    f"it cannot be recomputed; put it back, or move {self._files.checkpoints} away, and `jaxadd resume "
+                    f"{self.folder}` trains again from step 0"
+                )
+            raise UserError(f"{path} is missing or damaged ({first_line(error)}); {remedy}") from error
 
     # --- the folder ------------------------------------------------------------------------------------------
 

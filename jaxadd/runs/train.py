@@ -101,11 +101,11 @@ def train_in(
                 run = load(files.folder)
             except UserError as error:
                 note(str(error))
-                files.summary.unlink()
             else:
                 note(f"{files.folder} is complete; nothing is left to train")
                 return run
         state, metrics, seconds = _resume_point(trainer, files, note)
+        files.summary.unlink(missing_ok=True)
         if state is None:
             state = trainer.init()
             checkpoints.save(files.checkpoints, state, config)
@@ -159,8 +159,6 @@ def recorded(files: Files) -> Metrics | None:
 def _resume_point(trainer: Trainer, files: Files, note: Note) -> tuple[TrainState | None, Metrics | None, float]:
     """Return the state to resume from, the metrics before it and the seconds spent; (None, None, 0) where none."""
     metrics = recorded(files)
-    if metrics is None and len(checkpoints.steps(files.checkpoints)) > 1:
-        note("metrics.npz is lost or damaged, so the run starts again from step 0")
     state = newest_checkpoint(files, trainer, len(metrics["step"]) if metrics else 0, note)
     if state is None:
         if metrics:
@@ -210,6 +208,12 @@ def _prepare(files: Files, run: Run, extend: bool, note: Note) -> None:
         config = replace(config, steps=run.config.steps)
     if changes := difference(run.config, config):
         raise UserError(f"{files.folder} holds a run of another config ({'; '.join(changes)}); choose another name")
+    if any(existing.steps) and recorded(files) is None:
+        raise UserError(
+            f"{files.folder} has saved states up to step {max(existing.steps):,}, but its metrics.npz is missing or "
+            "damaged and cannot be recomputed; put it back, move its checkpoints folder away to train again from "
+            "step 0, or choose another name"
+        )
     if config != existing.config:
         files.summary.unlink(missing_ok=True)
     machine = replace(existing.machine, lanes_at_once=run.machine.lanes_at_once)

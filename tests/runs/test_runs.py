@@ -145,13 +145,22 @@ def test_falls_back_to_the_newest_whole_checkpoint(tiny, complete, copy, damage)
 
 
 @pytest.mark.parametrize("ruin", [lambda p: p.unlink(), lambda p: p.write_bytes(p.read_bytes()[:300])])
-def test_without_metrics_the_run_begins_again(tiny, complete, copy, ruin):
-    unfinish(copy, 30)
+@pytest.mark.parametrize("finished", [True, False])
+def test_saved_states_without_a_record_are_not_replaced(tiny, copy, ruin, finished):
+    if not finished:
+        unfinish(copy, 30)
     ruin(copy / "metrics.npz")
-    notes = []
-    train_in(Trainer(tiny), copy, note=notes.append)
-    assert notes[0].startswith("metrics.npz is lost")
-    assert_same_run(copy, complete)
+    before = {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()}
+    for config, extend in ((tiny, False), (replace(tiny, steps=50), True)):
+        with pytest.raises(
+            ValueError, match=r"metrics.npz is missing or damaged and cannot be recomputed; put it back"
+        ):
+            train_in(Trainer(config), copy, extend=extend, **QUIET)
+    with pytest.raises(ValueError, match=r"metrics.npz is missing or damaged .*; it cannot be recomputed"):
+        load(copy)
+    (copy / ".lock").unlink(missing_ok=True)
+    before.pop(copy / ".lock", None)
+    assert before == {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()}
 
 
 def test_a_record_without_checkpoints_is_not_replaced(tiny, copy):
@@ -163,6 +172,11 @@ def test_a_record_without_checkpoints_is_not_replaced(tiny, copy):
     with pytest.raises(ValueError, match="a record of 41 steps but no whole checkpoint"):
         train_in(Trainer(tiny), copy, **QUIET)
     assert (copy / "metrics.npz").read_bytes() == before
+    (copy / "params.npz").unlink()
+    (copy / "summary.json").write_text("{}")
+    with pytest.raises(ValueError, match="a record of 41 steps but no whole checkpoint"):
+        train_in(Trainer(tiny), copy, **QUIET)
+    assert (copy / "summary.json").exists()
 
 
 def test_a_complete_run_whose_record_is_damaged_is_mended(tiny, complete, copy):
@@ -195,13 +209,13 @@ def test_a_checkpoint_whose_replacement_was_cut_short_is_put_back(tiny, complete
     assert_same_run(copy, complete)
 
 
-def test_a_run_that_begins_again_keeps_its_new_states_not_those_of_the_lost_record(tiny, copy):
-    (copy / "metrics.npz").unlink()
+def test_a_run_that_goes_on_from_an_earlier_state_keeps_its_new_ones(tiny, copy):
     (copy / "summary.json").unlink()
+    for step in (20, 30, 40):
+        truncate(copy / "checkpoints" / f"{step:08d}", tiny)
     kept = []
     train_in(Trainer(tiny), copy, keep=2, watch=lambda _: kept.append(steps_of(copy)), **QUIET)
-    assert [0, 10] in kept
-    assert [20, 30] in kept
+    assert [10, 20] in kept
     assert steps_of(copy) == [30, 40]
 
 
