@@ -265,8 +265,8 @@ class Run:
             remedy = f"`jaxadd resume {self.folder}` repairs it"
             if lost:
                 remedy = (
-                    f"it cannot be recomputed; put it back, or move {self._files.checkpoints} away, and `jaxadd resume "
-                    f"{self.folder}` trains again from step 0"
+                    f"it cannot be recomputed; put it back, or move {self._files.checkpoints} away, and "
+                    f"`jaxadd resume {self.folder}` trains again from step 0"
                 )
             raise UserError(f"{path} is missing or damaged ({first_line(error)}); {remedy}") from error
 
