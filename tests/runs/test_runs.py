@@ -233,6 +233,21 @@ def test_a_folder_of_something_else_is_refused(tiny, tmp_path):
         load(tmp_path)
 
 
+def test_what_is_no_run_folder_says_what_it_is_and_which_are_below_it(tmp_path):
+    (tmp_path / "x.pth").write_text("")
+    with pytest.raises(ValueError, match=r"x.pth is a file, not a run folder$"):
+        open_run(tmp_path / "x.pth")
+    for name in ("a", "b/c", "b/d", "e/f/g"):
+        (tmp_path / "runs" / name / "checkpoints").mkdir(parents=True)
+        (tmp_path / "runs" / name / "config.json").write_text("{}")
+    with pytest.raises(
+        ValueError, match=r"runs is not a run folder; run folders below it are .*/a, .*/b/c, .*/b/d, …$"
+    ):
+        open_run(tmp_path / "runs")
+    with pytest.raises(ValueError, match=r"e is not a run folder; run folders below it are [^,]*/e/f/g$"):
+        open_run(tmp_path / "runs" / "e")
+
+
 def test_a_config_that_cannot_be_read(tiny, copy):
     (copy / "config.json").write_text('{"config": 3}')
     with pytest.raises(ValueError, match="cannot be read as the config of a run"):
