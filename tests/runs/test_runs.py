@@ -187,6 +187,25 @@ def test_a_complete_run_whose_record_is_damaged_is_mended(tiny, complete, copy):
     assert_same_run(copy, complete)
 
 
+def test_what_is_no_checkpoint_is_no_saved_state(tiny, complete, copy):
+    unfinish(copy, 20)
+    states = copy / "checkpoints"
+    (states / "00000030").write_text("a file")
+    shutil.copytree(states / "00000010", states / "700")
+    assert open_run(copy).steps == (0, 10, 20)
+    train_in(Trainer(tiny), copy, **QUIET)
+    assert_same_run(copy, complete)
+    assert not list(states.glob(".*"))
+    (states / "00000700").mkdir()
+    with pytest.raises(
+        ValueError, match=r"step 700 of .* is damaged .*; choose another saved step \(0, 10, 20, 30, 40\)"
+    ):
+        open_run(copy).params_at(700)
+    (states / "00000020" / "manifest.json").write_text("null")
+    with pytest.raises(ValueError, match=r"step 20 of .*its manifest holds no JSON object"):
+        open_run(copy).params_at(20)
+
+
 def test_leftovers_of_a_kill_are_removed(tiny, copy):
     unfinish(copy, 20)
     (copy / ".metrics.npz.part").write_text("half")
@@ -248,9 +267,23 @@ def test_what_is_no_run_folder_says_what_it_is_and_which_are_below_it(tmp_path):
         open_run(tmp_path / "runs" / "e")
 
 
-def test_a_config_that_cannot_be_read(tiny, copy):
-    (copy / "config.json").write_text('{"config": 3}')
-    with pytest.raises(ValueError, match="cannot be read as the config of a run"):
+@pytest.mark.parametrize(
+    "text", ["[1, 2]", "null", "3", '{"config": 3}', '{"config": {}}', "machine", "steps", "folder"]
+)
+def test_a_config_that_cannot_be_read(tiny, copy, text):
+    path, data = copy / "config.json", json.loads((copy / "config.json").read_text())
+    said = "holds no JSON object" if "{" not in text else "of a run: its entry 'config' is damaged"
+    if text == "machine":
+        text, said = json.dumps(data | {"machine": []}), "of a run: its entry 'machine' is damaged"
+    elif text == "steps":
+        data["config"]["steps"] = "x"
+        text, said = json.dumps(data), "of a run: a value is of another type than it should be"
+    path.write_text(text)
+    if text == "folder":
+        path.unlink()
+        path.mkdir()
+        said = "is a folder, and should be a file"
+    with pytest.raises(ValueError, match=f"config.json .*{said}$"):
         train_in(Trainer(tiny), copy, **QUIET)
 
 
