@@ -27,7 +27,7 @@ def end_at_once() -> None:
 
 
 def _end(number: int, frame: FrameType | None) -> None:
-    os.write(2, b"\ninterrupted; nothing was begun\n")
+    os.write(2, b"\ninterrupted before anything was started\n")
     os._exit(_INTERRUPTED)
 
 
