@@ -1,7 +1,9 @@
 """Files that are whole or absent: each is written under a temporary name beside its own, then renamed."""
 
 import contextlib
+import errno
 import os
+import re
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -47,14 +49,76 @@ def replacing(path: Path) -> Iterator[Path]:
         yield part
         part.replace(path)
     except OSError as error:
-        if error.filename is not None:
+        if error.filename is not None and Path(error.filename) != part:
             raise
+        if error.errno in _PLACES and not (error.errno == errno.ENOENT and path.parent.is_dir()):
+            raise OSError(error.errno, error.strerror, str(path)) from error
         # An error of writing, such as a full disk, does not name the file.
         raise OSError(f"{path} could not be written: {error.strerror or error}") from error
     finally:
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # Such as a read-only file system: then there is nothing to remove.
+            part.unlink()
+
+
+def make_folder(folder: Path) -> None:
+    """Create a folder, and those above it, where they do not exist."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except FileNotFoundError as error:  # Of a special file system, such as /proc.
+        raise OSError(f"{folder} cannot be created: no folder can be created in {_existing(folder)}") from error
 
 
 def first_line(error: BaseException) -> str:
     """Return the first line of an error's message, cut to 200 characters; its type where it has no message."""
+    if isinstance(error, OSError) and error.strerror:
+        return _lower(error.strerror)
     return (str(error) or type(error).__name__).splitlines()[0][:200]
+
+
+def in_words(error: OSError) -> str:
+    """Return what is wrong with which file or folder, as a person would say it, without names of temporary files."""
+    if error.errno is None or not error.strerror:
+        return " ".join(str(error).split())
+    reason, name = _lower(error.strerror), error.filename2 or error.filename
+    if not isinstance(name, str | os.PathLike):
+        return reason
+    path = _final(Path(name))
+    if error.errno in (errno.EEXIST, errno.ENOTDIR):
+        if path.is_dir():
+            return f"{path} exists already; remove it or choose another name"
+        return f"{_existing(path)} is a file where a folder should be; move it away or choose another folder"
+    if error.errno == errno.EISDIR:
+        return f"{path} is a folder; name a file"
+    if error.errno == errno.ENOENT:
+        return f"there is no {path}"
+    unreadable = path.exists() and not os.access(path, os.R_OK)
+    if error.errno in (errno.EACCES, errno.EPERM) and unreadable:
+        return f"{path} cannot be read ({reason})"
+    if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+        return f"{path} cannot be written to ({reason})"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return f"{path} could not be written ({reason})"
+    return f"{path} cannot be used ({reason})"
+
+
+# The errors that are about the place of a file, not about its contents.
+_PLACES = (errno.EISDIR, errno.ENOTDIR, errno.ENOENT, errno.EROFS, errno.EACCES, errno.EPERM)
+
+
+def _final(path: Path) -> Path:
+    """Return the file or folder for which a temporary file or a lock stands."""
+    for i, part in enumerate(path.parts):
+        if part == ".lock":
+            return Path(*path.parts[:i])
+        if temporary := re.fullmatch(r"\.(.+?)\.(part|old)(\..*)?", part):
+            return Path(*path.parts[:i], temporary[1])
+    return path
+
+
+def _existing(path: Path) -> Path:
+    """Return the nearest of a path and the folders above it that exists; the path itself where none does."""
+    return next((place for place in (path, *path.parents) if os.path.lexists(place) and place.name), path)
+
+
+def _lower(reason: str) -> str:
+    return reason[:1].lower() + reason[1:]

@@ -29,6 +29,21 @@ def kind_of(cls: type) -> str:
     return cls.__name__ if module.partition(".")[0] == _PACKAGE else f"{module}:{cls.__qualname__}"
 
 
+def check_importable(config: Any) -> None:
+    """Raise UserError where a class of the config cannot be imported when the config is read in another process."""
+    kind = kind_of(type(config))
+    module, _, name = kind.partition(":")
+    if module == "__main__" or "<locals>" in name:
+        where = "a script or notebook" if module == "__main__" else "a function"
+        raise UserError(
+            f"{type(config).__name__} is defined in {where}, so that a saved run of it could not be read again; "
+            "define it at the top of a module, which can be imported, or train without a folder"
+        )
+    for f in fields(config):
+        if is_dataclass(value := getattr(config, f.name)):
+            check_importable(value)
+
+
 def _plain(value: Any) -> Any:
     if isinstance(value, tuple):
         return [_plain(item) for item in value]

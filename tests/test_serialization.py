@@ -14,6 +14,7 @@ from jaxadd.config import RunConfig, Stop
 from jaxadd.errors import UserError
 from jaxadd.models import MLP
 from jaxadd.optim.optimizers import SGD
+from jaxadd.runs import train
 from jaxadd.tasks import Addition, HandwrittenDigits, Modular
 
 TESTS = Path(__file__).parent
@@ -92,6 +93,23 @@ def test_a_class_inside_a_class_is_read_as_well():
     assert through_json(RunConfig(task=Outer.Inner())) == RunConfig(task=Outer.Inner())
     data = serialization.to_json(RunConfig(task=Outer.Inner()))
     assert data["task"]["kind"].endswith("test_serialization:Outer.Inner")
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "words"),
+    [
+        ("__main__", "Mine", "Mine is defined in a script or notebook, so that a saved run of it could not be read"),
+        ("standin", "f.<locals>.Mine", "Mine is defined in a function, so that"),
+    ],
+)
+def test_a_run_that_could_not_be_read_again_is_not_begun(module, name, words, tmp_path, monkeypatch):
+    mine = dataclass(frozen=True)(type("Mine", (standin.SymmetricGroup,), {"__module__": module}))
+    mine.__qualname__ = name
+    monkeypatch.setattr(sys.modules["__main__"], "__spec__", None)
+    with pytest.raises(UserError, match=words):
+        train(RunConfig(task=mine()), tmp_path / "run")
+    assert not list(tmp_path.iterdir())
+    serialization.check_importable(CONFIGS[-1])
 
 
 def test_a_difference_names_the_fields():

@@ -93,7 +93,8 @@ class Session:
         joined = processes.join(workers.coordinator, workers.processes, workers.process, sweep, folder)
         structures = sweeps.structures(sweep)
         lanes = sum(len(structure.lanes) for structure in structures)
-        print(f"{lanes} lanes, {len(structures)} to compile, in {folder}")
+        programs = f"{len(structures)} program{'s' if len(structures) > 1 else ''}"
+        print(f"{lanes} lane{'s' if lanes > 1 else ''}, {programs} to compile, in {folder}")
 
         @contextlib.contextmanager
         def watching(first: int, last: int, structure: sweeps.Structure) -> Iterator:

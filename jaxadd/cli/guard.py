@@ -1,6 +1,7 @@
 """Errors in one line: what the user can fix is said on standard error, and becomes the exit status."""
 
 import contextlib
+import errno
 import os
 import signal
 import sys
@@ -26,7 +27,7 @@ def end_at_once() -> None:
 
 
 def _end(number: int, frame: FrameType | None) -> None:
-    os.write(2, b"\ninterrupted; nothing was begun\n")
+    os.write(2, b"\ninterrupted before anything was started\n")
     os._exit(_INTERRUPTED)
 
 
@@ -50,20 +51,35 @@ def guard(action: Callable[[], int], after_interrupt: str = "") -> int:
 
 def _guarded(action: Callable[[], int]) -> int:
     try:
-        return action()
+        status = action()
+        sys.stdout.flush()
+        return status
     except BrokenPipeError:  # Whoever read the output has enough of it, as `head` has.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         return 1
-    except (UserError, OSError) as error:
-        message = " ".join(str(error).split())
-        if isinstance(error, FileExistsError | NotADirectoryError) and error.filename is not None:
-            message = f"{error.filename} is a file where a folder should be; move it away or choose another folder"
-        print(f"error: {message}", file=sys.stderr)
-        return 2
+    except UserError as error:
+        return _failed(" ".join(str(error).split()))
+    except OSError as error:
+        from jaxadd.files import in_words  # With NumPy, before which `end_at_once` is to be called.
+
+        if error.filename is None and error.errno == errno.ENOSPC:  # Errors of all other files name them.
+            _drop_output()
+            return _failed("standard output or a temporary file could not be written (no space left on device)")
+        return _failed(in_words(error))
     except SystemExit as ended:  # tyro ends the process after printing its help.
         if ended.code:
             raise
         return 0
+
+
+def _failed(message: str) -> int:
+    print(f"error: {message}", file=sys.stderr)
+    return 2
+
+
+def _drop_output() -> None:
+    """Send what is still to be written to standard output nowhere, so that Python does not fail on it at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @contextlib.contextmanager

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jaxadd.files import replacing, write_text
+from jaxadd.files import make_folder, replacing, write_text
 from jaxadd.pictures import FigureOf
 from jaxadd.views import figures
 from jaxadd.views.terminal import INDENT
@@ -26,13 +26,13 @@ def save(folder: Path, text: str, drawn: Mapping[str, "Figure"]) -> None:
       text: "" for none.
       drawn: figures by file name, without the ending.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     if text:
         print(f"\n{text}\n")
         write_text(folder / "report.txt", text + "\n")
     if drawn:
         target = folder / "figures"
-        target.mkdir(exist_ok=True)
+        make_folder(target)
         for name, figure in drawn.items():
             with replacing(target / f"{name}.png") as part:
                 figure.savefig(part, format="png")

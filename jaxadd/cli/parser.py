@@ -65,7 +65,7 @@ def read(options: Any, program: str, argv: Sequence[str], description: str, defa
         if not ended.code:
             sys.stdout.write(_wrapped(out.getvalue()))
             raise
-        raise UserError(_message(error.getvalue(), program)) from None
+        raise UserError(_message(error.getvalue(), program, options)) from None
 
 
 class _Captured(io.StringIO):
@@ -80,7 +80,7 @@ def _wrapped(text: str) -> str:
     return "".join(f"{line if len(line) <= width else textwrap.fill(line, width)}\n" for line in text.splitlines())
 
 
-def _message(printed: str, program: str) -> str:
+def _message(printed: str, program: str, options: Any) -> str:
     """Return the message in what tyro prints: a box with a title, the message, a rule, and where to find help."""
     lines = [line.strip("│|╭╮╰╯+ ") for line in printed.splitlines()[1:]]
     is_rule = lambda line: not line.strip("─-")
@@ -88,6 +88,16 @@ def _message(printed: str, program: str) -> str:
     # What a dataclass raises itself comes with its place in the options, such as "config.task: p must be …".
     raised = re.fullmatch(r"Error parsing (?:Options|config)[.:] ?(.*)", message)
     if raised:
-        return raised[1]
+        # A dataclass that names itself as well, as in "base.stop: stop.threshold must be …", is named once.
+        return re.sub(r"^(?:[\w.]*\.)?(\w+): (?=\1\.)", "", raised[1])
     message = re.sub(r"^Error parsing (--\S+):", r"\1 cannot be read:", message)
+    if missing := re.match(r"Missing value for argument '(\w+)'", message):  # An option stands in its place.
+        message = f"Missing from {program}: {_shown(options, missing[1])}"
     return f"{message.strip(' .') or 'an argument is invalid'}; `{program} --help` lists the options"
+
+
+def _shown(options: Any, name: str) -> str:
+    """Return how the help shows a positional argument, such as RUN_OR_PTH for a field `source`."""
+    hint = typing.get_type_hints(options, include_extras=True).get(name)
+    shown = (getattr(note, "metavar", None) for note in getattr(hint, "__metadata__", ()))
+    return next(filter(None, shown), name)

@@ -40,8 +40,9 @@ def updates_made(state: TrainState) -> int:
 
 
 def steps(folder: str | os.PathLike) -> list[int]:
-    """Return the steps of the checkpoints in a folder, ascending."""
-    return sorted(int(path.name) for path in Path(folder).glob("*") if path.name.isdecimal())
+    """Return the steps of the checkpoints in a folder, ascending; a file, or a folder of another name, is none."""
+    named = (path for path in Path(folder).glob("*") if path.name.isdecimal() and path.is_dir())
+    return sorted(int(path.name) for path in named if path.name == f"{int(path.name):08d}")
 
 
 @contextlib.contextmanager
@@ -111,6 +112,8 @@ def load(folder: Path, step: int, config: RunConfig) -> dict[str, np.ndarray]:
     path = folder.absolute() / f"{step:08d}"
     # Checked before Orbax reads it, which may do anything with a damaged file.
     manifest = json.loads((path / _MANIFEST).read_text())
+    if not isinstance(manifest, dict):
+        raise ValueError("its manifest holds no JSON object")
     del manifest["seconds"]
     if manifest.pop("crc32") != _checksums(path):
         raise ValueError("its files have changed since it was saved")
@@ -186,7 +189,10 @@ def _remove(part: Path) -> None:
         if not leftovers:
             return
         for path in leftovers:
-            shutil.rmtree(path, ignore_errors=True)
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
         time.sleep(0.01)
 
 

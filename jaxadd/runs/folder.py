@@ -14,6 +14,7 @@ there, and resuming from them repeats the lost steps exactly.
 """
 
 import contextlib
+import itertools
 import json
 import os
 from collections.abc import Iterator
@@ -23,8 +24,10 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from jaxadd.errors import UserError
+from jaxadd.files import make_folder
 
 REPLAY_OF = "replay_of"  # The key in config.json that distinguishes a replay from a run.
+_NAMED = 3  # Run folders below a folder that is none.
 
 
 class Files:
@@ -57,7 +60,7 @@ class Files:
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """Lock the folder against other processes; raises UserError where one is training in it."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        make_folder(self.folder)
         lock = FileLock(self.folder / ".lock")
         try:
             lock.acquire(blocking=False)
@@ -80,12 +83,31 @@ class Files:
         try:
             data = json.loads(self.config.read_text())
         except (FileNotFoundError, NotADirectoryError) as error:
-            raise UserError(f"{self.folder} is not a run folder: there is no {self.config}") from error
+            raise UserError(f"{self.folder} {self._no_run()}") from error
+        except IsADirectoryError as error:
+            raise UserError(f"{self.config} is damaged: it is a folder, and should be a file") from error
         except ValueError as error:
             raise UserError(f"{self.config} is damaged: it is not JSON ({error})") from error
-        if isinstance(data, dict) and REPLAY_OF in data:
+        if not isinstance(data, dict):
+            raise UserError(f"{self.config} is damaged: it holds no JSON object")
+        if REPLAY_OF in data:
             raise UserError(f"{self.folder} is a replay of {data[REPLAY_OF]}, not a run")
         return data
+
+    def _no_run(self) -> str:
+        """Return why the folder is not a run folder, with a few of the run folders below it."""
+        if self.folder.is_file():
+            return "is a file, not a run folder"
+        below = (
+            file.parent for depth in range(1, 4) for file in sorted(self.folder.glob("*/" * depth + "config.json"))
+        )
+        runs = (folder for folder in below if Files(folder).checkpoints.is_dir())
+        first, more = list(itertools.islice(runs, _NAMED)), next(runs, None)
+        if first:
+            return (
+                f"is not a run folder; run folders below it are {', '.join(map(str, first))}{', …' if more else ''}"
+            )
+        return f"is not a run folder: there is no {self.config}"
 
 
 def check_name(name: str) -> str:

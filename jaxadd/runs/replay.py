@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from jaxadd.errors import UserError
-from jaxadd.files import write_npz
+from jaxadd.files import make_folder, write_npz
 from jaxadd.runs import checkpoints
 from jaxadd.runs.folder import REPLAY_OF, Files, check_name
 from jaxadd.runs.initial import initial
@@ -74,8 +74,8 @@ def replay(
         state = fit(trainer, state=state, until=start, watch=watch).state
     if not np.any(np.asarray(state.status) == RUNNING):
         raise UserError(f"no lane runs at step {start}: all had ended by step {checkpoints.updates_made(state)}")
-    target.parent.mkdir(exist_ok=True)
-    part = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part"))
+    make_folder(target.parent)
+    part = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.part.", suffix=".part"))
     try:
         written = Files(part)
         written.snapshots.mkdir()

@@ -5,8 +5,8 @@ import functools
 import json
 import os
 import platform
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -191,7 +191,7 @@ class Run:
         for step in self.steps:
             if last is None or step <= last:
                 try:
-                    states[step] = self.params_at(step)
+                    states[step] = self._params_of(self._checkpoint(step, hint=False))
                 except UserError as error:
                     note(f"{error}; it is skipped")
         if not states:
@@ -227,18 +227,18 @@ class Run:
             raise UserError(f"{self.folder or 'this run'} has no saved states")
         return self.steps[-1]
 
-    def _checkpoint(self, step: int) -> dict[str, np.ndarray]:
+    def _checkpoint(self, step: int, *, hint: bool = True) -> dict[str, np.ndarray]:
         saved = self.steps
         if step not in saved:
             self._newest()  # Raises where no state is saved.
-            shown = [f"{s:,}" for s in saved]
-            listed = ", ".join(shown if len(shown) <= 8 else [*shown[:4], "…", *shown[-3:]])
-            raise UserError(f"step {step:,} of {self.folder} was not saved; there are {listed}")
+            raise UserError(f"step {step:,} of {self.folder} was not saved; there are {_listed(saved)}")
         try:
             return checkpoints.load(self._files.checkpoints, step, self.config)
         except UNREADABLE as error:
+            others = tuple(other for other in saved if other != step)
+            remedy = f"; choose another saved step ({_listed(others)})" if hint and others else ""
             raise UserError(
-                f"step {step:,} of {self.folder} is damaged or of another run ({first_line(error)})"
+                f"step {step:,} of {self.folder} is damaged or of another run ({first_line(error)}){remedy}"
             ) from error
 
     def _params_of(self, arrays: dict[str, np.ndarray]) -> Params:
@@ -261,9 +261,14 @@ class Run:
         try:
             return read(path)
         except UNREADABLE as error:
-            raise UserError(
-                f"{path} is missing or damaged ({first_line(error)}); `jaxadd resume {self.folder}` repairs it"
-            ) from error
+            lost = path == self._files.metrics and any(self.steps)
+            remedy = f"`jaxadd resume {self.folder}` repairs it"
+            if lost:
+                remedy = (
+                    f"it cannot be recomputed; put it back, or move {self._files.checkpoints} away, and "
+                    f"`jaxadd resume {self.folder}` trains again from step 0"
+                )
+            raise UserError(f"{path} is missing or damaged ({first_line(error)}); {remedy}") from error
 
     # --- the folder ------------------------------------------------------------------------------------------
 
@@ -282,10 +287,16 @@ def open_run(folder: str | os.PathLike) -> Run:
     """Return the run in a folder, reading only its config; raises UserError where it is not a run folder."""
     files = Files(folder)
     data = files.read_config()
+    names = {"config": {"kind"}, "machine": {f.name for f in fields(Machine)}}
+    for entry, needed in names.items():
+        if not isinstance(data.get(entry), dict) or not needed <= data[entry].keys():
+            raise UserError(f"{files.config} cannot be read as the config of a run: its entry {entry!r} is damaged")
     try:
-        return Run(from_json(data["config"], RunConfig), Machine(**data["machine"]), files.folder)
+        machine = {name: data["machine"][name] for name in names["machine"]}
+        return Run(from_json(data["config"], RunConfig), Machine(**machine), files.folder)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{files.config} cannot be read as the config of a run: {first_line(error)}") from error
+        reason = first_line(error) if isinstance(error, UserError) else "a value is of another type than it should be"
+        raise UserError(f"{files.config} cannot be read as the config of a run: {reason}") from error
 
 
 def load(folder: str | os.PathLike) -> Run:
@@ -301,6 +312,11 @@ def _processor() -> str:
             if line.startswith("model name"):
                 return f"CPU ({line.split(':', 1)[1].strip()}, {os.cpu_count()} cores)"
     return f"CPU ({platform.processor() or platform.machine()}, {os.cpu_count()} cores)"
+
+
+def _listed(steps: Sequence[int]) -> str:
+    shown = [f"{step:,}" for step in steps]
+    return ", ".join(shown if len(shown) <= 8 else [*shown[:4], "…", *shown[-3:]])
 
 
 def _stacked(*states: jax.Array) -> jax.Array:

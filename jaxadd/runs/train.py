@@ -10,13 +10,13 @@ import numpy as np
 
 from jaxadd.config import RunConfig
 from jaxadd.errors import UserError
-from jaxadd.files import UNREADABLE, first_line, read_npz, write_npz, write_text
+from jaxadd.files import UNREADABLE, first_line, make_folder, read_npz, write_npz, write_text
 from jaxadd.runs import checkpoints
 from jaxadd.runs.folder import Files
 from jaxadd.runs.initial import initial
 from jaxadd.runs.run import Machine, Note, Run, load, open_run
 from jaxadd.runs.summary import summarize
-from jaxadd.serialization import difference
+from jaxadd.serialization import check_importable, difference
 from jaxadd.training.loop import Progress, Result, cut, fit
 from jaxadd.training.step import DIVERGED, RUNNING, TrainState
 from jaxadd.training.trainer import Trainer
@@ -46,9 +46,12 @@ def train(
       the finished run.
 
     Raises:
-      UserError: task and model do not fit each other, or the folder holds something else.
+      UserError: task and model do not fit each other, the folder holds something else, or a class of the config is
+        defined where it cannot be imported from.
       OSError: the folder cannot be written. Everything saved before is whole.
     """
+    if folder is not None:
+        check_importable(config)
     trainer = Trainer(config)
     if folder is not None:
         return train_in(trainer, folder, watch=watch, note=note)
@@ -85,10 +88,12 @@ def train_in(
       the finished run.
 
     Raises:
-      UserError: the folder holds another config or no run, or another process trains in it.
+      UserError: the folder holds another config or no run, another process trains in it, or a class of the config is
+        defined where it cannot be imported from.
       OSError: the folder cannot be written. Everything saved before is whole.
     """
     files, config = Files(folder), trainer.config
+    check_importable(config)
     files.refuse_other_files()
     with files.locked():
         _prepare(files, begin(trainer, files.folder), extend, note)
@@ -97,11 +102,11 @@ def train_in(
                 run = load(files.folder)
             except UserError as error:
                 note(str(error))
-                files.summary.unlink()
             else:
                 note(f"{files.folder} is complete; nothing is left to train")
                 return run
         state, metrics, seconds = _resume_point(trainer, files, note)
+        files.summary.unlink(missing_ok=True)
         if state is None:
             state = initial(trainer)
             checkpoints.save(files.checkpoints, state, config)
@@ -124,7 +129,7 @@ def train_in(
 def begin(trainer: Trainer, folder: Path) -> Run:
     """Create the folder of a run unless it exists, and return the run as it would begin on this machine."""
     run = Run(trainer.config, Machine.this(trainer.slots.size), folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     if not Files(folder).config.exists():
         run.write_config()
     return run
@@ -155,8 +160,6 @@ def recorded(files: Files) -> Metrics | None:
 def _resume_point(trainer: Trainer, files: Files, note: Note) -> tuple[TrainState | None, Metrics | None, float]:
     """Return the state to resume from, the metrics before it and the seconds spent; (None, None, 0) where none."""
     metrics = recorded(files)
-    if metrics is None and len(checkpoints.steps(files.checkpoints)) > 1:
-        note("metrics.npz is lost or damaged, so the run starts again from step 0")
     state = newest_checkpoint(files, trainer, len(metrics["step"]) if metrics else 0, note)
     if state is None:
         if metrics:
@@ -206,6 +209,12 @@ def _prepare(files: Files, run: Run, extend: bool, note: Note) -> None:
         config = replace(config, steps=run.config.steps)
     if changes := difference(run.config, config):
         raise UserError(f"{files.folder} holds a run of another config ({'; '.join(changes)}); choose another name")
+    if any(existing.steps) and recorded(files) is None:
+        raise UserError(
+            f"{files.folder} has saved states up to step {max(existing.steps):,}, but its metrics.npz is missing or "
+            "damaged and cannot be recomputed; put it back, move its checkpoints folder away to train again from "
+            "step 0, or choose another name"
+        )
     if config != existing.config:
         files.summary.unlink(missing_ok=True)
     machine = replace(existing.machine, lanes_at_once=run.machine.lanes_at_once)
@@ -213,6 +222,6 @@ def _prepare(files: Files, run: Run, extend: bool, note: Note) -> None:
         Run(config, machine, files.folder).write_config()
     if any(existing.steps):
         existing.note_changes(run.machine, note)
-    files.checkpoints.mkdir(exist_ok=True)
+    make_folder(files.checkpoints)
     checkpoints.tidy(files.checkpoints)
     files.remove_unfinished()

@@ -12,7 +12,7 @@ import numpy as np
 from filelock import FileLock
 
 from jaxadd.errors import UserError
-from jaxadd.files import UNREADABLE, first_line, write_text
+from jaxadd.files import UNREADABLE, first_line, make_folder, write_text
 from jaxadd.runs import load as load_run
 from jaxadd.runs import open_run
 from jaxadd.runs.folder import Files
@@ -117,7 +117,7 @@ def write_table(folder: Path, sweep: Sweep) -> list[Row]:
 
 def alone(folder: Path) -> FileLock:
     """Return a lock against other processes that write files of the same sweep."""
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     return FileLock(folder / ".lock")
 
 

@@ -27,7 +27,7 @@ from jaxadd.files import write_text
 from jaxadd.lanes import side_by_side
 from jaxadd.runs import Note, begin, open_run, train_in
 from jaxadd.runs.folder import Files
-from jaxadd.serialization import difference, to_json
+from jaxadd.serialization import check_importable, difference, to_json
 from jaxadd.sweeps.design import Lane, Structure, Sweep, lanes_of_part, structures
 from jaxadd.sweeps.results import (
     Row,
@@ -73,7 +73,8 @@ def run(
       one row per lane, as in sweep.csv.
 
     Raises:
-      UserError: the folder holds another sweep, there are more parts than lanes, or one lane does not fit the memory.
+      UserError: the folder holds another sweep, there are more parts than lanes, one lane does not fit the memory,
+        or a class of the config is defined where it cannot be imported from.
     """
     folder = Path(folder)
     planned = structures(sweep)
@@ -82,6 +83,7 @@ def run(
         raise UserError(f"width must be at least 1, got {width}")
     if keep < 0:
         raise UserError(f"keep must be at least 0, got {keep}")
+    check_importable(sweep.base)
     with alone(folder):
         _prepare(folder, sweep, planned, note)
     write_table(folder, sweep)

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from jaxadd.trees import named_leaves
 
 INDENT = 12
 _SHOWN_ERRORS = 5
+_SECONDS_A_LINE = 30.0  # Of progress, where there is no terminal.
 
 
 def header(trainer: Trainer, folder: Path) -> str:
@@ -79,7 +81,13 @@ def shapes(trainer: Trainer) -> str:
 
 @contextlib.contextmanager
 def progress_bar(total: int, label: str = "") -> Iterator[tuple[Callable[[Progress], None], Callable[[str], None]]]:
-    """Show a bar up to step `total` with losses, accuracies, rate and time left; gives `watch` and `note`."""
+    """Show how far training is up to step `total`, with losses and accuracies; yields `watch` and `note`.
+
+    A terminal shows a bar with the rate and the time left. Elsewhere, as in a log file, a line is added now and then.
+    """
+    if not sys.stderr.isatty():
+        yield _lines(total, label)
+        return
     from tqdm import tqdm
 
     with tqdm(
@@ -87,41 +95,44 @@ def progress_bar(total: int, label: str = "") -> Iterator[tuple[Callable[[Progre
         desc=f"{label}compiling",
         unit=" steps",
         dynamic_ncols=True,
-        # A log file gets a line now and then, not one twice a second.
-        mininterval=0.1 if sys.stderr.isatty() else 20,
-        delay=0 if sys.stderr.isatty() else 5,
+        leave=False,  # A run that was complete already leaves no bar.
         bar_format="{desc}{percentage:3.0f}% |{bar:20}| {n_fmt}/{total_fmt}{postfix}, {rate_noinv_fmt}, "
         "{remaining} left",
     ) as bar:
 
         def watch(progress: Progress) -> None:
-            made = min(progress.done, total)
+            made, bar.leave = min(progress.done, total), True
             if bar.desc != label:  # The first chunk: what was made before, and compiling, do not count for the rate.
                 bar.set_description_str(label, refresh=False)
                 bar.initial = bar.n = bar.last_print_n = made
                 bar.start_t = bar.last_print_t = bar._time()
-            values = {name: _median(lanes) for name, lanes in progress.latest.items()}
-            bar.set_postfix_str(
-                "train {train_loss:.1e} {train_accuracy:.1%}, test {test_loss:.1e} {test_accuracy:.1%}".format(
-                    **values
-                ),
-                refresh=False,
-            )
+            bar.set_postfix_str(_performance(progress), refresh=False)
             bar.update(made - bar.n)
 
-        noted: list[str] = []
-
-        def note(text: str) -> None:
-            noted.append(text)
-            bar.write(f"note: {text}", file=sys.stderr)
-
         try:
-            yield watch, note
+            yield watch, lambda text: bar.write(f"note: {text}", file=sys.stderr)
         except BaseException:
             bar.leave = False  # What went wrong is said instead.
-            if noted:
-                bar.clear()  # A note shows a bar before its time, which `close` would leave.
             raise
+
+
+def _lines(total: int, label: str) -> tuple[Callable[[Progress], None], Callable[[str], None]]:
+    """Return `watch` and `note` that print whole lines: of progress at most one every half minute."""
+    printed = time.monotonic()
+
+    def watch(progress: Progress) -> None:
+        nonlocal printed
+        if time.monotonic() - printed >= _SECONDS_A_LINE:
+            printed = time.monotonic()
+            made = min(progress.done, total)
+            print(f"{label}step {made:,} of {total:,}, {_performance(progress)}", file=sys.stderr, flush=True)
+
+    return watch, lambda text: print(f"note: {text}", file=sys.stderr, flush=True)
+
+
+def _performance(progress: Progress) -> str:
+    values = {name: _median(lanes) for name, lanes in progress.latest.items()}
+    return "train {train_loss:.1e} {train_accuracy:.1%}, test {test_loss:.1e} {test_accuracy:.1%}".format(**values)
 
 
 def _median(lanes: np.ndarray) -> float:

@@ -63,7 +63,8 @@ def test_a_folder_that_may_not_be_written(shell, monkeypatch):
     monkeypatch.setattr(Path, "mkdir", refuse)
     status, _, error = shell("modular_addition", *SMALL, "--steps", 5)
     assert status == 2
-    assert_one_line(error, "Permission denied: 'runs/modular_addition")
+    assert_one_line(error, "cannot be written to (permission denied)")
+    assert "runs/modular_addition" in error
 
 
 def test_errors_of_other_code_are_not_hidden(monkeypatch, shell):

@@ -1,5 +1,8 @@
 """Errors in one line, and the exit status."""
 
+import subprocess
+import sys
+
 import pytest
 
 from jaxadd.cli.guard import guard
@@ -20,7 +23,7 @@ def raising(error):
         (
             OSError(28, "No space left on device", "runs/a"),
             2,
-            "error: [Errno 28] No space left on device: 'runs/a'\n",
+            "error: runs/a could not be written (no space left on device)\n",
         ),
         (NotADirectoryError(20, "Not a directory", "runs"), 2, "error: runs is a file where a folder should be; "),
         (KeyboardInterrupt(), 130, "\ninterrupted; more follows\n"),
@@ -33,6 +36,21 @@ def test_what_a_user_can_fix_is_a_line_and_a_status(capsys, error, status, line)
     assert out == ""
     assert said.startswith(line)
     assert said.count("\n") == line.count("\n") or line.endswith("; ")
+
+
+def test_output_that_cannot_be_written_is_named():
+    script = """
+from jaxadd.cli.guard import guard
+raise SystemExit(guard(lambda: print("words") or 0))
+"""
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", script], stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert (done.returncode, done.stderr) == (
+        2,
+        "error: standard output or a temporary file could not be written (no space left on device)\n",
+    )
 
 
 @pytest.mark.parametrize("error", [ValueError("cannot reshape"), ZeroDivisionError(), SystemExit(3)])

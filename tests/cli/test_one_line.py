@@ -117,7 +117,9 @@ def test_an_interrupt_while_it_is_imported_ends_it_in_one_line(tmp_path):
     process.send_signal(signal.SIGINT)
     status, said = end(process)
     assert status == 130
-    assert [line for line in said if not line.startswith("import time:")] == ["interrupted; nothing was begun"]
+    assert [line for line in said if not line.startswith("import time:")] == [
+        "interrupted before anything was started"
+    ]
     assert not list(tmp_path.iterdir())
 
 

@@ -145,13 +145,22 @@ def test_falls_back_to_the_newest_whole_checkpoint(tiny, complete, copy, damage)
 
 
 @pytest.mark.parametrize("ruin", [lambda p: p.unlink(), lambda p: p.write_bytes(p.read_bytes()[:300])])
-def test_without_metrics_the_run_begins_again(tiny, complete, copy, ruin):
-    unfinish(copy, 30)
+@pytest.mark.parametrize("finished", [True, False])
+def test_saved_states_without_a_record_are_not_replaced(tiny, copy, ruin, finished):
+    if not finished:
+        unfinish(copy, 30)
     ruin(copy / "metrics.npz")
-    notes = []
-    train_in(Trainer(tiny), copy, note=notes.append)
-    assert notes[0].startswith("metrics.npz is lost")
-    assert_same_run(copy, complete)
+    before = {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()}
+    for config, extend in ((tiny, False), (replace(tiny, steps=50), True)):
+        with pytest.raises(
+            ValueError, match=r"metrics.npz is missing or damaged and cannot be recomputed; put it back"
+        ):
+            train_in(Trainer(config), copy, extend=extend, **QUIET)
+    with pytest.raises(ValueError, match=r"metrics.npz is missing or damaged .*; it cannot be recomputed"):
+        load(copy)
+    (copy / ".lock").unlink(missing_ok=True)
+    before.pop(copy / ".lock", None)
+    assert before == {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()}
 
 
 def test_a_record_without_checkpoints_is_not_replaced(tiny, copy):
@@ -163,6 +172,11 @@ def test_a_record_without_checkpoints_is_not_replaced(tiny, copy):
     with pytest.raises(ValueError, match="a record of 41 steps but no whole checkpoint"):
         train_in(Trainer(tiny), copy, **QUIET)
     assert (copy / "metrics.npz").read_bytes() == before
+    (copy / "params.npz").unlink()
+    (copy / "summary.json").write_text("{}")
+    with pytest.raises(ValueError, match="a record of 41 steps but no whole checkpoint"):
+        train_in(Trainer(tiny), copy, **QUIET)
+    assert (copy / "summary.json").exists()
 
 
 def test_a_complete_run_whose_record_is_damaged_is_mended(tiny, complete, copy):
@@ -171,6 +185,25 @@ def test_a_complete_run_whose_record_is_damaged_is_mended(tiny, complete, copy):
     train_in(Trainer(tiny), copy, note=notes.append)
     assert "is missing or damaged" in notes[0]
     assert_same_run(copy, complete)
+
+
+def test_what_is_no_checkpoint_is_no_saved_state(tiny, complete, copy):
+    unfinish(copy, 20)
+    states = copy / "checkpoints"
+    (states / "00000030").write_text("a file")
+    shutil.copytree(states / "00000010", states / "700")
+    assert open_run(copy).steps == (0, 10, 20)
+    train_in(Trainer(tiny), copy, **QUIET)
+    assert_same_run(copy, complete)
+    assert not list(states.glob(".*"))
+    (states / "00000700").mkdir()
+    with pytest.raises(
+        ValueError, match=r"step 700 of .* is damaged .*; choose another saved step \(0, 10, 20, 30, 40\)"
+    ):
+        open_run(copy).params_at(700)
+    (states / "00000020" / "manifest.json").write_text("null")
+    with pytest.raises(ValueError, match=r"step 20 of .*its manifest holds no JSON object"):
+        open_run(copy).params_at(20)
 
 
 def test_leftovers_of_a_kill_are_removed(tiny, copy):
@@ -195,13 +228,13 @@ def test_a_checkpoint_whose_replacement_was_cut_short_is_put_back(tiny, complete
     assert_same_run(copy, complete)
 
 
-def test_a_run_that_begins_again_keeps_its_new_states_not_those_of_the_lost_record(tiny, copy):
-    (copy / "metrics.npz").unlink()
+def test_a_run_that_goes_on_from_an_earlier_state_keeps_its_new_ones(tiny, copy):
     (copy / "summary.json").unlink()
+    for step in (20, 30, 40):
+        truncate(copy / "checkpoints" / f"{step:08d}", tiny)
     kept = []
     train_in(Trainer(tiny), copy, keep=2, watch=lambda _: kept.append(steps_of(copy)), **QUIET)
-    assert [0, 10] in kept
-    assert [20, 30] in kept
+    assert [10, 20] in kept
     assert steps_of(copy) == [30, 40]
 
 
@@ -219,9 +252,38 @@ def test_a_folder_of_something_else_is_refused(tiny, tmp_path):
         load(tmp_path)
 
 
-def test_a_config_that_cannot_be_read(tiny, copy):
-    (copy / "config.json").write_text('{"config": 3}')
-    with pytest.raises(ValueError, match="cannot be read as the config of a run"):
+def test_what_is_no_run_folder_says_what_it_is_and_which_are_below_it(tmp_path):
+    (tmp_path / "x.pth").write_text("")
+    with pytest.raises(ValueError, match=r"x.pth is a file, not a run folder$"):
+        open_run(tmp_path / "x.pth")
+    for name in ("a", "b/c", "b/d", "e/f/g"):
+        (tmp_path / "runs" / name / "checkpoints").mkdir(parents=True)
+        (tmp_path / "runs" / name / "config.json").write_text("{}")
+    with pytest.raises(
+        ValueError, match=r"runs is not a run folder; run folders below it are .*/a, .*/b/c, .*/b/d, …$"
+    ):
+        open_run(tmp_path / "runs")
+    with pytest.raises(ValueError, match=r"e is not a run folder; run folders below it are [^,]*/e/f/g$"):
+        open_run(tmp_path / "runs" / "e")
+
+
+@pytest.mark.parametrize(
+    "text", ["[1, 2]", "null", "3", '{"config": 3}', '{"config": {}}', "machine", "steps", "folder"]
+)
+def test_a_config_that_cannot_be_read(tiny, copy, text):
+    path, data = copy / "config.json", json.loads((copy / "config.json").read_text())
+    said = "holds no JSON object" if "{" not in text else "of a run: its entry 'config' is damaged"
+    if text == "machine":
+        text, said = json.dumps(data | {"machine": []}), "of a run: its entry 'machine' is damaged"
+    elif text == "steps":
+        data["config"]["steps"] = "x"
+        text, said = json.dumps(data), "of a run: a value is of another type than it should be"
+    path.write_text(text)
+    if text == "folder":
+        path.unlink()
+        path.mkdir()
+        said = "is a folder, and should be a file"
+    with pytest.raises(ValueError, match=f"config.json .*{said}$"):
         train_in(Trainer(tiny), copy, **QUIET)
 
 

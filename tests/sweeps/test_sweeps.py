@@ -273,14 +273,16 @@ def test_processes_that_cannot_meet(sweep, tmp_path, place, count, index, said):
         processes.join(place, count, index, sweep, tmp_path)
 
 
-def test_a_record_that_is_damaged_is_told_of_and_mended(sweep, swept, tmp_path):
+def test_a_record_that_is_damaged_is_told_of_and_trained_again(sweep, swept, tmp_path):
     shutil.copytree(swept, tmp_path / "it")
     (first, _) = sorted((tmp_path / "it" / "lanes").iterdir())
     (first / "metrics.npz").write_bytes((first / "metrics.npz").read_bytes()[:2_000])
     with pytest.raises(
-        ValueError, match=r"metrics.npz is missing or damaged .*`jaxadd resume .*000000-000005` repairs it"
+        ValueError,
+        match=r"metrics.npz is missing or damaged .*move .*/checkpoints away, and `jaxadd resume .*000005`",
     ):
         sweeps.lane_curves(tmp_path / "it", "test_loss")
+    shutil.rmtree(first / "checkpoints")
     train_in(Trainer(load(swept / "lanes" / first.name).config), first, **QUIET)
     assert_same_lanes(lanes_of(tmp_path / "it"), lanes_of(swept))
 

@@ -554,3 +554,14 @@ def test_a_picture_named_like_its_figure_is_not_named_twice():
     assert words(drawn(picture, title="Loss and more")).count("Loss") == 1
     assert all("Loss" not in text.split("\n")[1:] for text in words(drawn(picture, title="Loss")))
     assert words(drawn(picture, title="Loss")).count("Loss") == 0
+
+
+@pytest.mark.parametrize("steps", [[0, 300, 400, 500, 600], [600, 700, 800, 900], [11, 80, 150], [0, 1, 2], [4, 5]])
+def test_a_logarithmic_axis_has_numbers_however_few_steps_it_spans(steps):
+    values = np.linspace(0.6, 0.7, len(steps))
+    figure = drawn(Lines("Measure", np.array(steps), {"m": values[None]}, log_x=True, log_y=True))
+    check_legible(figure)
+    (ax,) = figure.axes
+    for axis, limits in ((ax.xaxis, ax.get_xlim()), (ax.yaxis, ax.get_ylim())):
+        shown = [tick for tick in axis.get_major_ticks() if limits[0] <= tick.get_loc() <= limits[1]]
+        assert len([tick for tick in shown if tick.label1.get_text()]) >= 2

@@ -130,8 +130,12 @@ def _(task: Modular, trained: Trained, lane: int, keys: str | None) -> Report:
 
 
 def _end_of(phase: str, steps: Sequence[int | None]) -> str:
-    known = any(step is not None for step in steps)
-    return f"{phase} ended at step {spread(steps)}" if known else f"{phase} did not end within the record"
+    """Return a sentence on when a phase ended, and in how many lanes it did; None is a lane where it did not."""
+    known = [step for step in steps if step is not None]
+    if not known:
+        return f"{phase} did not end within the record"
+    lanes = f" in {len(known)} of {len(steps)} lanes," if len(known) < len(steps) else ""
+    return f"{phase} ended{lanes} at step {spread(known)}"
 
 
 def _listed(keys: jax.Array) -> str:

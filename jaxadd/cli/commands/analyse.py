@@ -15,7 +15,7 @@ from jaxadd.cli import checkpoint
 from jaxadd.cli.guard import note
 from jaxadd.cli.output import rendered, save
 from jaxadd.errors import UserError
-from jaxadd.files import write_text
+from jaxadd.files import make_folder, write_text
 from jaxadd.lanes import find
 from jaxadd.models import Network
 from jaxadd.models.model import Activation
@@ -66,7 +66,7 @@ def run(options: Options) -> int:
     report, heading = analyse(trained, lane, options.keys), describe(trained.networks[lane])
     beside = Path(f"{options.source.stem}-analysis") if options.source.is_file() else options.source / "analysis"
     folder = options.out or beside
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     numbers, page = folder / "analysis.json", folder / "report.html"
     write_text(numbers, json.dumps(finite(report.numbers), indent=2, allow_nan=False) + "\n")
     html.write(page, trained.title, heading, report.blocks)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 
+from jaxadd.cli.arguments import kebab
 from jaxadd.errors import UserError
 from jaxadd.runs import load
 from jaxadd.tasks import Addition, Task
@@ -54,7 +55,7 @@ def read(task: Task, texts: Sequence[str]) -> Problems:
     """Read problems of a task as a person writes them; raises UserError where a text is none, or its answer is not
     correct. A task whose problems can be written registers itself here.
     """
-    raise UserError(f"this run is of {type(task).__name__}, and `jaxadd ask` reads problems of Addition only")
+    raise UserError(f"ask needs a run of addition; this one was trained on the task {kebab(type(task).__name__)}")
 
 
 @read.register

@@ -36,7 +36,7 @@ class Options:
     step: int | None = None
     """saved step of the networks; by default the end of the run"""
     seed: int = 0
-    """seed of the problems drawn and of the resampling"""
+    """seed of the resampling, and of the problems drawn for it; not of a network, as those of all seeds are tested"""
 
 
 def run(options: Options) -> int:

@@ -1,5 +1,6 @@
 """Find the loss spikes of a run, run it again exactly around the largest, and look at what breaks."""
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,8 +53,8 @@ class Options:
 
 def run(options: Options) -> int:
     """Find, replay, print and draw; returns the exit status."""
-    if options.factor <= 1:
-        raise UserError(f"--factor must be above 1, got {options.factor:g}")
+    if not 1 < options.factor < math.inf:
+        raise UserError(f"--factor must be above 1 and finite, got {options.factor:g}")
     if options.margin < 1:
         raise UserError(f"--margin must be at least 1, got {options.margin}")
     trained = load(options.run)

@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib
+import math
 import os
 import shlex
 import shutil
@@ -81,6 +82,8 @@ def run(options: Options) -> int:
         raise UserError("submitit is not installed; install jaxadd with the extra slurm (`uv run --extra slurm …`)")
     if options.parts < 1:
         raise UserError(f"an array has at least one task, got {options.parts}")
+    if not 0 < options.hours < math.inf:
+        raise UserError(f"--hours must be above 0 and finite, got {options.hours:g}")
     module, *arguments = checked(options.command, options.parts)
     parts = [
         Part((sys.executable, "-m", module, *arguments, "--part", f"{i}/{options.parts}"))

@@ -95,11 +95,12 @@ def line(ax: Axes, metrics: Metrics, name: str, colour: str, label: str | None =
 
 def plain_ticks(axis: Axis) -> None:
     """Write a logarithmic axis that spans little more than a decade with plain numbers, and no other axis."""
-    from matplotlib.ticker import LogLocator, NullLocator
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
     low, high = axis.get_view_interval()
     if high < 30 * low:
-        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        # Below a ratio of 5, fewer than two of 1, 2 and 5 may be on the axis.
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5)) if high >= 5 * low else MaxNLocator(4, steps=(1, 2, 5, 10)))
         axis.set_major_formatter("{x:g}")
         axis.set_minor_locator(NullLocator())
 
@@ -112,6 +113,7 @@ def from_first_evaluation(ax: Axes, step: np.ndarray) -> None:
         ax.set_xlim(step[1], step[-1])
     # The numbers between the powers of ten would run into each other.
     ax.xaxis.set_minor_formatter(NullFormatter())
+    plain_ticks(ax.xaxis)
 
 
 def heat(

@@ -293,3 +293,16 @@ def test_any_transformer_is_analysed_and_what_is_not_defined_is_told(task, field
     assert np.isfinite(report.numbers["full_loss_all"])
     assert ("gini_W_L" in report.numbers) == ("norm_where" not in fields)
     assert report.numbers["train_loss"] == pytest.approx(measured["train"].loss, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("steps", "words"),
+    [
+        ([200, None], "memorisation ended in 1 of 2 lanes, at step 200"),
+        ([200], "memorisation ended at step 200"),
+        ([100, 200, 400], "memorisation ended at step 200 (100 to 400)"),
+        ([None, None], "memorisation did not end within the record"),
+    ],
+)
+def test_the_end_of_a_phase_is_a_sentence(steps, words):
+    assert modular._end_of("memorisation", steps) == words

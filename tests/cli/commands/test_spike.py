@@ -84,7 +84,8 @@ def test_no_spike_and_no_such_seed_are_said(addition, shell):
     assert "no spike: no train loss stays above 1e+09 times the median" in out
     for words, message in (
         (("--seed", 5), "it has 0, 1"),
-        (("--factor", 1), "--factor must be above 1, got 1"),
+        (("--factor", 1), "--factor must be above 1 and finite, got 1"),
+        (("--factor", "nan"), "--factor must be above 1 and finite, got nan"),
         (("--margin", 0), "--margin must be at least 1, got 0"),
     ):
         status, _, error = shell("jaxadd", "spike", addition, *words)

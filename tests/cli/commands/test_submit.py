@@ -26,6 +26,7 @@ SWEEP = "experiments.seed_sweep debug --name it"
         ((2, "experiments.seed_sweep 'debug"), "No closing quotation"),
         ((9, SWEEP), "9 processes cannot share 4 lanes"),
         ((0, SWEEP), "an array has at least one task, got 0"),
+        ((2, SWEEP, "--hours", "nan"), "--hours must be above 0 and finite, got nan"),
     ],
 )
 def test_what_cannot_be_submitted_is_said_at_once(shell, words, message):
