@@ -38,12 +38,12 @@ def guard(action: Callable[[], int], after_interrupt: str = "") -> int:
       action: returns the exit status.
       after_interrupt: added to the line that says that the keyboard interrupted it: what the same command does next.
     """
-    with _interrupts() as struck:
+    with _interrupts() as interrupts:
         try:
             return _guarded(action)
         except (Exception, KeyboardInterrupt) as error:
             # In an import or a callback, an interrupt may end as another error.
-            if not struck and not isinstance(error, KeyboardInterrupt):
+            if not interrupts and not isinstance(error, KeyboardInterrupt):
                 raise
     print(f"\ninterrupted{after_interrupt}", file=sys.stderr)
     return _INTERRUPTED
@@ -89,16 +89,16 @@ def _interrupts() -> Iterator[list[int]]:
     Python ignores one that is raised in a garbage collection or a destructor, and compiled code may ignore one in a
     callback. So it is raised again until the end.
     """
-    struck: list[int] = []
+    interrupts: list[int] = []
     if not _interruptible():
-        yield struck
+        yield interrupts
         return
     ended, main = threading.Event(), threading.get_ident()
 
-    def strike(number: int, frame: FrameType | None) -> None:
-        if not struck:
+    def on_interrupt(number: int, frame: FrameType | None) -> None:
+        if not interrupts:
             threading.Thread(target=repeat, daemon=True).start()
-        struck.append(number)
+        interrupts.append(number)
         raise KeyboardInterrupt
 
     def repeat() -> None:
@@ -110,10 +110,10 @@ def _interrupts() -> Iterator[list[int]]:
             hook(ignored)
 
     handler, hook = signal.getsignal(signal.SIGINT), sys.unraisablehook
-    signal.signal(signal.SIGINT, strike)
+    signal.signal(signal.SIGINT, on_interrupt)
     sys.unraisablehook = unraisable
     try:
-        yield struck
+        yield interrupts
     finally:
         ended.set()
         sys.unraisablehook = hook
