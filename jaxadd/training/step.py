@@ -16,6 +16,7 @@ import optax
 
 from jaxadd.config import Hyper, RunConfig
 from jaxadd.lanes import over_lanes, take
+from jaxadd.models import Model
 from jaxadd.optim import losses, scores
 from jaxadd.types import Batch, Data, Params, Predict
 
@@ -62,12 +63,6 @@ class Step:
         self.config, self.task = config, config.task
         self.model = config.model.build(config.task.sizes)
         self._evaluate = jax.jit(self.evaluate, inline=True)  # Traced once for its shapes and for the loop.
-
-    def init(self, hyper: Hyper, seed: jax.Array) -> TrainState:
-        """Draw the initial state of one lane from its seed, uint32."""
-        init_key, data_key = jax.random.split(jax.random.key(seed))
-        params = jax.tree.map(lambda w: w * hyper.init_scale, self.model.init(init_key))
-        return TrainState(params, hyper.transform().init(params), data_key, jnp.int32(0), jnp.int32(RUNNING))
 
     def objective(
         self, params: Params, batch: Batch, hyper: Hyper, dropout_key: jax.Array | None = None
@@ -225,6 +220,13 @@ class Step:
             return jnp.bool_(False)
         reached = stop.reached(row[stop.metric], examples[stop.metric.partition("_")[0]])
         return reached & due if stop.metric in TEST_METRICS else reached
+
+
+def initial(model: Model, hyper: Hyper, seed: jax.Array) -> TrainState:
+    """Draw the initial state of one lane from its seed, uint32."""
+    init_key, data_key = jax.random.split(jax.random.key(seed))
+    params = jax.tree.map(lambda w: w * hyper.init_scale, model.init(init_key))
+    return TrainState(params, hyper.transform().init(params), data_key, jnp.int32(0), jnp.int32(RUNNING))
 
 
 @functools.lru_cache(maxsize=64)

@@ -16,8 +16,19 @@ from jax.sharding import PartitionSpec as P
 
 from jaxadd.config import Hyper, RunConfig, hyper, structure
 from jaxadd.lanes import over_lanes, side_by_side, take
+from jaxadd.models import Model
 from jaxadd.training.placement import Slots
-from jaxadd.training.step import CAPACITY, EVALUATIONS, RUNNING, STOPPED, TEST_METRICS, Step, TrainState, step_of
+from jaxadd.training.step import (
+    CAPACITY,
+    EVALUATIONS,
+    RUNNING,
+    STOPPED,
+    TEST_METRICS,
+    Step,
+    TrainState,
+    initial,
+    step_of,
+)
 from jaxadd.types import Batch, Data, Params
 
 _MAX_PROGRAMS = 32
@@ -67,7 +78,7 @@ class Trainer:
 
     def init(self) -> TrainState:
         """Draw the initial state of every lane."""
-        draw = _initial(self.step, self.slots.state_sharding, side_by_side())
+        draw = _initial(self.model, self.slots.state_sharding, side_by_side())
         return draw(self.hyper, jnp.asarray(self.config.seeds, jnp.uint32))
 
     def groups(self, state: TrainState, step: int) -> tuple[list[np.ndarray], int]:
@@ -198,8 +209,9 @@ class Trainer:
 
 
 @functools.lru_cache(maxsize=64)
-def _initial(step: Step, sharding: NamedSharding, side_by_side: bool) -> Callable:
-    return jax.jit(over_lanes(step.init), out_shardings=sharding)
+def _initial(model: Model, sharding: NamedSharding, side_by_side: bool) -> Callable:
+    # By model: runs that differ in their task's data, stop or intervals share the program.
+    return jax.jit(over_lanes(functools.partial(initial, model)), out_shardings=sharding)
 
 
 @functools.lru_cache(maxsize=64)

@@ -356,21 +356,6 @@ def environment(devices=1):
 
 
 @pytest.mark.slow
-def test_a_job_array_does_all_parts(narrow, narrow_swept, tmp_path):
-    words = " ".join(map(str, [*COMMAND[2:], "--runs", tmp_path]))
-    array = [sys.executable, "-m", "jaxadd.cli.main", "submit", "2", words, "--cluster", "local", "--wait"]
-    done = subprocess.run(
-        [*array, "--logs", tmp_path / "logs"], env=environment(), capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("--part") == 2
-    folder = tmp_path / "seed_sweep" / "it"
-    assert results.load(folder) == narrow
-    assert_same_lanes(lanes_of(folder), lanes_of(narrow_swept), exactly=False)
-    assert "optimizer.lr 1e+30" in (folder / "report.txt").read_text()
-
-
-@pytest.mark.slow
 def test_killed_in_each_wave_it_ends_as_if_it_had_not_been(narrow, tmp_path):
     """Twenty kills at random moments are in test_long.py."""
     longer = replace(narrow, base=replace(narrow.base, steps=200, checkpoint_every=10))
@@ -388,6 +373,21 @@ def test_killed_in_each_wave_it_ends_as_if_it_had_not_been(narrow, tmp_path):
         assert not (folder / "lanes" / wave / "summary.json").exists()
     subprocess.run(command, env=environment(), check=True, capture_output=True)
     assert_same_lanes(lanes_of(folder), lanes_of(tmp_path / "calm"))
+
+
+@pytest.mark.slow
+def test_a_job_array_does_all_parts(narrow, narrow_swept, tmp_path):
+    words = " ".join(map(str, [*COMMAND[2:], "--runs", tmp_path]))
+    array = [sys.executable, "-m", "jaxadd.cli.main", "submit", "2", words, "--cluster", "local", "--wait"]
+    done = subprocess.run(
+        [*array, "--logs", tmp_path / "logs"], env=environment(), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("--part") == 2
+    folder = tmp_path / "seed_sweep" / "it"
+    assert results.load(folder) == narrow
+    assert_same_lanes(lanes_of(folder), lanes_of(narrow_swept), exactly=False)
+    assert "optimizer.lr 1e+30" in (folder / "report.txt").read_text()
 
 
 @pytest.mark.slow

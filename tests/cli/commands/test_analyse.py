@@ -10,6 +10,7 @@ from lines import assert_one_line
 from networks import drawn
 
 from jaxadd import interop
+from jaxadd.cli.commands import analyse as analyse_command
 from jaxadd.cli.commands.analyse import describe, finite
 from jaxadd.config import RunConfig
 from jaxadd.models import MLP, Network, Transformer
@@ -33,17 +34,27 @@ def untrained(path, task, **architecture):
     return path
 
 
+@pytest.fixture
+def few_figures(monkeypatch):
+    """Let one figure of a report be drawn, which takes most of its time; tests of views draw them all."""
+    all_of_them = analyse_command.rendered
+    one = lambda described: all_of_them([figure for figure in described if figure.name == "attention"])
+    monkeypatch.setattr(analyse_command, "rendered", one)
+
+
 def numbers(folder):
     return json.loads((folder / "analysis.json").read_text(), parse_constant=pytest.fail)
 
 
-def test_a_run_and_its_checkpoint_give_the_same_numbers(run, shell, tmp_path):
+def test_a_run_and_its_checkpoint_give_the_same_numbers(run, shell, tmp_path, request):
     status, out, error = shell("jaxadd", "analyse", run.folder, "--seed", 1)
     assert status == 0, error
     folder = run.folder / "analysis"
     ours = numbers(folder)
     path = tmp_path / "network.pth"
     interop.write(path, run.network(1).params, run.network(1).model)
+    assert len(list((folder / "figures").iterdir())) == 15
+    request.getfixturevalue("few_figures")
     status, _, error = shell("jaxadd", "analyse", path, *TINY, "--task.split-seed", 1)
     assert status == 0, error
     theirs = numbers(tmp_path / "network-analysis")
@@ -103,7 +114,7 @@ def test_any_task_of_a_checkpoint_is_described_by_its_fields(shell, tmp_path):
     assert "A1" in (tmp_path / "out" / "report.txt").read_text()
 
 
-def test_key_frequencies_follow_the_logits_where_there_are_no_neurons(shell, tmp_path):
+def test_key_frequencies_follow_the_logits_where_there_are_no_neurons(few_figures, shell, tmp_path):
     path, out = untrained(tmp_path / "network.pth", Modular(p=7), d_mlp=0), tmp_path / "out"
     assert shell("jaxadd", "analyse", path, *TINY, "--out", out)[0] == 0
     assert "key frequencies by logits" in (out / "report.txt").read_text()
