@@ -17,7 +17,7 @@ from jaxadd.interop import adam, archive, containers, layouts, opaque, pickling,
 from jaxadd.interop import fields as architecture
 from jaxadd.interop.adam import Adam
 from jaxadd.interop.layouts import Layout
-from jaxadd.models import Model, Transformer
+from jaxadd.models import Model, ModelConfig, Transformer
 from jaxadd.types import Params, Sizes
 
 MAX_BYTES = 2**31
@@ -48,7 +48,7 @@ class Checkpoint:
     params: Params
     optimizer: Adam | None
     rest: dict[Any, Any]
-    model: Transformer
+    model: ModelConfig
     length: int | None
     vocabulary: int
     classes: int
@@ -67,11 +67,12 @@ class Checkpoint:
         counts = (("tokens", self.vocabulary, sizes.vocabulary), ("classes", self.classes, sizes.classes))
         misfits = [f"{count} {name} and the task has {needed}" for name, count, needed in counts if count != needed]
         spare = 0 if self.length is None else self.length - sizes.length
-        if spare < 0 or (spare > 0 and self.model.attention != "causal"):
+        causal = isinstance(self.model, Transformer) and self.model.attention == "causal"
+        if spare < 0 or (spare > 0 and not causal):
             misfits.append(f"{self.length} positions and the task has {sizes.length}")
         if misfits:
             raise UserError(f"the checkpoint's network is for another task: it has {'; '.join(misfits)}")
-        if self.length is None:
+        if spare == 0:
             return self.params
         return {**self.params, "pos_embed": {"W_pos": self.params["pos_embed"]["W_pos"][: sizes.length]}}
 
@@ -97,8 +98,8 @@ def read(
       max_bytes: size of the largest file that is read, and of its parameters as float32.
 
     Raises:
-      UserError: there is no such file, it is damaged or too large, or it does not hold one network that `Transformer`
-        describes.
+      UserError: there is no such file, it is damaged or too large, or it does not hold one network that
+        `Transformer` or `PairMLP` describes.
     """
     path = Path(path)
     if not path.is_file():

@@ -12,8 +12,9 @@ from jaxadd import interop
 from jaxadd.analysis import fourier
 from jaxadd.analysis.modular import clocks, progress
 from jaxadd.cli.checkpoint import trained
-from jaxadd.models import Model
-from jaxadd.optim import scores
+from jaxadd.errors import UserError
+from jaxadd.models import Model, PairMLP
+from jaxadd.optim import losses, scores
 from jaxadd.tasks import Modular
 from jaxadd.trees import named_leaves
 from jaxadd.types import Sizes
@@ -49,6 +50,24 @@ def test_a_pizza():
     assert float(measured["distance_irrelevance"]) == pytest.approx(0.17174, abs=1e-3)
     assert float(measured["gradient_symmetricity"]) == pytest.approx(0.99367, abs=1e-3)
     assert float(measured["circularity"]) == pytest.approx(0.99782, abs=1e-3)
+
+
+def test_an_mlp_on_c113():
+    notes = []
+    network = trained(reference_data() / "C113_MLP_seed1.pt", Modular(), note=notes.append).networks[0]
+    assert network.task == Modular(p=113, equals="none")
+    assert network.config == PairMLP(d_embed=256, neurons=128)
+    batch = network.task.batch(jnp.arange(113**2), {})
+    loss = jnp.mean(losses.cross_entropy(network(batch.inputs), batch.targets))
+    assert float(loss) == pytest.approx(2.0526247e-5, rel=1e-4)
+
+
+def test_an_mlp_whose_matrices_do_not_fit_is_refused():
+    state = {"W_x": np.zeros((5, 4)), "W_y": np.zeros((5, 4)), "W": np.zeros((7, 3)), "W_U": np.zeros((3, 5))}
+    with pytest.raises(UserError, match=r"W should have shape \(8, 3\), got \(7, 3\)"):
+        interop.from_state_dict(state)
+    with pytest.raises(UserError, match="no field heads"):
+        interop.from_state_dict(state | {"W": np.zeros((8, 3))}, {"heads": 2})
 
 
 def test_a_transformer_on_c113():

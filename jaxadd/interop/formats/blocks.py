@@ -62,6 +62,7 @@ def read(state: State, stated: Fields, given: Fields) -> Found:
 
 def moments(arrays: State, found: Found) -> Params:
     """Return an optimiser's moments as the parameters of `found` are; see `Format`."""
+    assert isinstance(found.config, Transformer)  # As `read` returned it.
     layout: Layout = "mainline" if found.layout == "mainline" else "transformer-lens"
     sizes = _sizes(arrays, layout)
     if "g" in sizes or found.config.mlp == "gated":

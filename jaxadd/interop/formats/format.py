@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxadd.interop.fields import Fields
-from jaxadd.models import Transformer
+from jaxadd.models import ModelConfig, Transformer
 from jaxadd.trees import named_leaves
 from jaxadd.types import Params, Sizes
 
@@ -28,7 +28,7 @@ class Found(NamedTuple):
     """
 
     params: Params
-    config: Transformer
+    config: ModelConfig
     layout: str
     length: int | None
     vocabulary: int
