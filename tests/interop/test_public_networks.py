@@ -2,7 +2,6 @@
 
 import random
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -13,18 +12,11 @@ from jaxadd.analysis import fourier
 from jaxadd.analysis.modular import clocks, progress
 from jaxadd.cli.checkpoint import trained
 from jaxadd.errors import UserError
-from jaxadd.models import Model, PairMLP
-from jaxadd.optim import losses, scores
+from jaxadd.models import Model, Network, PairMLP
+from jaxadd.optim import losses
 from jaxadd.tasks import Modular
+from jaxadd.tasks.addition import board
 from jaxadd.trees import named_leaves
-from jaxadd.types import Sizes
-
-# The format of AdderBoard: [0] a [0][0] b [0], the units first, then the eleven digits of the sum.
-_SIZES = Sizes(length=34, classes=10, vocabulary=10, read=tuple(range(23, 34)), autoregressive=True)
-_EDGES = (
-    (0, 0), (0, 1), (9999999999, 0), (9999999999, 1), (9999999999, 9999999999), (5000000000, 5000000000),
-    (1111111111, 8888888889), (1234567890, 9876543210), (9999999999, 9999999999), (1, 9999999999),
-)  # fmt: skip
 
 
 def _measured(name):
@@ -95,29 +87,12 @@ def test_a_transformer_on_c113():
     assert sizes | {None: 512 - sum(sizes.values())} == {16: 196, 30: 103, 56: 196, None: 17}
 
 
-def _problems(count):
-    generator = random.Random(2025)
-    pairs = [*_EDGES, *((generator.randint(0, 9999999999), generator.randint(0, 9999999999)) for _ in range(10_000))]
-    return pairs[:count]
-
-
 def _correct(name, count):
-    """Which of the first problems of AdderBoard's suite a network answers correctly."""
-    checkpoint = interop.read(reference_data() / name)
-    model = Model(checkpoint.model, _SIZES)
-
-    @jax.jit
-    def answers(params, tokens):
-        return scores.free_run(lambda x, read=None: model.apply(params, x, read=read)[0], tokens, _SIZES.read)
-
-    def digits(number, count):
-        return [number // 10**i % 10 for i in range(count)]
-
-    pairs = _problems(count)
-    tokens = np.asarray([[0, *digits(a, 10), 0, 0, *digits(b, 10), 0, *[0] * 10] for a, b in pairs], np.int32)
-    expected = np.asarray([digits(a + b, 11) for a, b in pairs])
-    assert tokens.shape[1] == _SIZES.length
-    return (np.asarray(answers(checkpoint.params, tokens)) == expected).all(axis=1), checkpoint
+    """Return which of the first problems of AdderBoard's suite a network answers correctly, and its checkpoint."""
+    checkpoint, problems = interop.read(reference_data() / name), board.suite()[:count]
+    network = Network(checkpoint.params, Model(checkpoint.model, board.TASK.sizes), board.TASK)
+    batch = board.TASK.batch(problems)
+    return (np.asarray(network.answer(batch.inputs)) == np.asarray(batch.targets)).all(axis=1), checkpoint
 
 
 def test_the_adder_of_52_parameters():

@@ -47,7 +47,7 @@ class _Heads(NamedTuple):
 
 def recognises(names: Collection[str]) -> bool:
     """Return whether a state dict has tensors of these names."""
-    return any(name.endswith("q_proj.weight") for name in names) or set(_ARC) <= set(names)
+    return any(name.endswith(".q_proj.weight") for name in names) or set(_ARC) <= set(names)
 
 
 def read(state: State, stated: Fields, given: Fields) -> Found:
