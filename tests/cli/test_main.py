@@ -75,7 +75,7 @@ def test_help_explains_every_option_in_lines_that_fit(shell, command, monkeypatc
     ("words", "message"),
     [
         (["ask"], "Missing from jaxadd ask: RUN"),
-        (["analyse", "--nope"], "Missing from jaxadd analyse: RUN_OR_PTH; `jaxadd analyse --help`"),
+        (["analyse", "--nope"], "Missing from jaxadd analyse: RUN_OR_FILE; `jaxadd analyse --help`"),
         (["resume", "--nope"], "Missing from jaxadd resume: RUN; `jaxadd resume --help`"),
         (["replay", "run"], "--from INT first step to record"),
         (
