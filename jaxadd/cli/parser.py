@@ -97,7 +97,7 @@ def _message(printed: str, program: str, options: Any) -> str:
 
 
 def _shown(options: Any, name: str) -> str:
-    """Return how the help shows a positional argument, such as RUN_OR_PTH for a field `source`."""
+    """Return how the help shows a positional argument, such as RUN_OR_FILE for a field `source`."""
     hint = typing.get_type_hints(options, include_extras=True).get(name)
     shown = (getattr(note, "metavar", None) for note in getattr(hint, "__metadata__", ()))
     return next(filter(None, shown), name)
