@@ -27,6 +27,7 @@ import jax
 import pytest
 from hypothesis import settings
 
+from jaxadd.analysis.addition import exact
 from jaxadd.cli.main import main
 from jaxadd.config import RunConfig
 from jaxadd.models import Transformer
@@ -111,6 +112,13 @@ def shell(tmp_path, monkeypatch, capsys):
         return (ended.value.code or 0, *capsys.readouterr())
 
     return run
+
+
+@pytest.fixture
+def few(monkeypatch):
+    """Let exact match be measured on few problems."""
+    monkeypatch.setattr(exact, "UNIFORM", 50)
+    monkeypatch.setattr(exact, "FORCED", 10)
 
 
 @pytest.fixture(scope="session")

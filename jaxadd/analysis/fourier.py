@@ -60,6 +60,7 @@ def transform_2d(x: jax.Array) -> jax.Array:
     return transform(transform(x, 0), 1)
 
 
+@functools.partial(jax.jit, static_argnames="axis")
 def norms(x: jax.Array, axis: int = 0) -> jax.Array:
     """Compute the norm of what every frequency holds, over cosine, sine and all other axes.
 
@@ -235,6 +236,7 @@ class Clusters(NamedTuple):
     explained: jax.Array
 
 
+@jax.jit
 def neuron_fractions(activations: jax.Array) -> jax.Array:
     """Compute which fraction of each neuron's variance over (a, b) every frequency explains.
 
@@ -264,6 +266,7 @@ def neuron_fractions(activations: jax.Array) -> jax.Array:
     return jnp.minimum(_divide(jnp.sum(power, axis=1), total[None]).T, 1)
 
 
+@jax.jit
 def clusters(fractions: jax.Array, threshold: float = 0.85) -> Clusters:
     """Assign each neuron to the frequency that explains most of it, where that is more than `threshold`.
 
@@ -279,6 +282,7 @@ def clusters(fractions: jax.Array, threshold: float = 0.85) -> Clusters:
 # --- key frequencies --------------------------------------------------------------------------------------
 
 
+@jax.jit
 def keys_of_neurons(activations: jax.Array, threshold: float = 0.85, least: int = 2) -> jax.Array:
     """Find the key frequencies by rule (a): those that explain more than `threshold` of `least` neurons.
 
@@ -296,6 +300,7 @@ def keys_of_neurons(activations: jax.Array, threshold: float = 0.85, least: int 
     return jnp.sum(frequency[:, None] == jnp.arange(1, p // 2 + 1)[None], axis=0) >= least
 
 
+@jax.jit
 def keys_of_neuron_logit_map(neuron_logit_map: jax.Array, threshold: float = 0.25) -> jax.Array:
     """Find the key frequencies by rule (b), the transform of W_L = W_out W_U over the answers.
 
@@ -311,6 +316,7 @@ def keys_of_neuron_logit_map(neuron_logit_map: jax.Array, threshold: float = 0.2
     return _stand_out(norms(neuron_logit_map, axis=1), threshold)
 
 
+@jax.jit
 def keys_of_embedding(embedding: jax.Array, threshold: float = 0.25) -> jax.Array:
     """Find the key frequencies by rule (c): bool `[P//2]`.
 

@@ -203,8 +203,13 @@ def scrub(
     shown = (params, model, batch.inputs)
     with_claims, partnered = run(*_stack(scrubbed, problems, clean, shown))
     freely, _ = run(*_stack(free, problems, clean, shown))
-    loss = jnp.mean(losses.cross_entropy(clean["logits"], batch.targets), axis=-1)
+    loss = _loss(clean["logits"], batch.targets)
     return Losses(loss, with_claims, freely, partnered)
+
+
+@jax.jit
+def _loss(logits, targets):
+    return jnp.mean(losses.cross_entropy(logits, targets), axis=-1)
 
 
 @functools.partial(jax.jit, static_argnames=("names", "model"))
@@ -226,7 +231,7 @@ def _stack(claims: Sequence[tuple[Part, ...]], problems: Any, clean: Mapping[str
     for name, rows in marked.items():
         full = np.zeros((len(claims) * count, *rows.shape[1:]), bool)
         full[place] = rows
-        places[name] = jnp.asarray(full.reshape(*shape, *rows.shape[1:]))
+        places[name] = jax.device_put(full.reshape(*shape, *rows.shape[1:]))
 
     examples = len(clean["logits"])
     labels = [

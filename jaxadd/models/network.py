@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxadd.lanes import take
 from jaxadd.models.hooks import Edit
 from jaxadd.models.model import Model, ModelConfig
 from jaxadd.optim import scores
@@ -48,7 +49,7 @@ class Network:
     def data(self) -> Data:
         """The data of the network's lane, such as its train and test split."""
         data = self.task.data((self.seed,))
-        return data._replace(lane=jax.tree.map(lambda x: x[0], data.lane))
+        return data._replace(lane=take(data.lane, 0))
 
     @overload
     def __call__(

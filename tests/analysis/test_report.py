@@ -76,7 +76,7 @@ def trained(task, config, lanes=1, states=0):
     metrics["train_position_loss"] = np.ones((lanes, len(step), len(task.sizes.read)))
     metrics["evaluation/margin"] = np.ones((lanes, len(step[::50])))
     histories = tuple(
-        jax.tree.map(lambda *w: jnp.stack(w), *(drawn(model, 10 * s + i) for i in range(states)))
+        jax.tree.map(lambda *w: jax.device_put(np.stack(w)), *(drawn(model, 10 * s + i) for i in range(states)))
         for s in range(lanes)
     )
     return Trained(networks, "a title", metrics, 100 * np.arange(states), histories)

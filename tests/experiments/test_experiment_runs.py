@@ -52,7 +52,7 @@ def test_bad_idx_files(shell, tmp_path):
     assert not (tmp_path / "runs").exists()
 
 
-def test_addition_is_trained_and_drawn(shell, tmp_path):
+def test_addition_is_trained_and_drawn(few, shell, tmp_path):
     words = [*ADDITION, "--task.test-examples", 32, "--steps", 40, "--eval-every", 10, "--name", "a"]
     status, out, error = shell("digit_addition", *words)
     assert status == 0, error

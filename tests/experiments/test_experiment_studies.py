@@ -5,7 +5,7 @@ import pytest
 from jaxadd.runs import load
 
 
-def test_a_study_compares_its_runs_and_goes_on(shell, tmp_path):
+def test_a_study_compares_its_runs_and_goes_on(few, shell, tmp_path):
     words = ["--digits", 1, "--base", 3, "--d-model", 8, "--heads", 2, "--steps", 60, "--eval-every", 20]
     words += ["--batch-size", 32, "--seeds", 0, 1, "--name", "a"]
     status, out, error = shell("sequential_vs_parallel", *words)
@@ -32,7 +32,7 @@ def test_a_study_compares_its_runs_and_goes_on(shell, tmp_path):
         ("single_digit", [], "researcher"),
     ],
 )
-def test_other_studies(shell, tmp_path, study, words, found):
+def test_other_studies(few, shell, tmp_path, study, words, found):
     status, out, error = shell(study, "debug", *words, "--name", "a")
     assert status == 0, error
     assert found in out

@@ -55,13 +55,6 @@ def two():
     return lanes, analyse(lanes, lane=1)
 
 
-@pytest.fixture
-def few(monkeypatch):
-    """Let exact match be measured on few problems."""
-    monkeypatch.setattr(exact, "UNIFORM", 50)
-    monkeypatch.setattr(exact, "FORCED", 10)
-
-
 def test_how_good_every_digit_class_and_cascade_is_comes_first(two):
     lanes, report = two
     network = lanes.networks[1]

@@ -25,7 +25,7 @@ def trained(config=SMALL, lanes=1, states=0, **task):
     model = config.build(task.sizes)
     networks = tuple(Network(drawn(model, s), model, task, seed=s, step=100 * states) for s in range(lanes))
     histories = tuple(
-        jax.tree.map(lambda *w: jnp.stack(w), *(drawn(model, 10 * s + i) for i in range(states)))
+        jax.tree.map(lambda *w: jax.device_put(np.stack(w)), *(drawn(model, 10 * s + i) for i in range(states)))
         for s in range(lanes if states else 0)
     )
     return Trained(networks, "a title", {}, 100 * np.arange(states), histories)
