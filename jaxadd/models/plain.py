@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxadd.models import structure
-from jaxadd.models.fast import MASKED, slopes
+from jaxadd.models.attention import MASKED, slopes
 from jaxadd.models.model import ACTIVATIONS, Model
 from jaxadd.models.transformer import Transformer
 from jaxadd.types import Params
