@@ -21,10 +21,17 @@ MASKED = -1e10  # The attention score of a masked position, as in the published 
 
 
 class Attention(nn.Module):
-    """Multi-head attention of one block, all of its variants."""
+    """Multi-head attention of one block, all of its variants.
+
+    Attributes:
+      config: the architecture.
+      prefix: of the names of activations.
+      numbers: what rotary positions and ALiBi take for each of the T positions.
+    """
 
     config: Transformer
     prefix: str
+    numbers: tuple[int, ...]
 
     @nn.compact
     def __call__(self, stream: Stream, hooks: Hooks, at: Positions) -> jax.Array:
@@ -53,8 +60,10 @@ class Attention(nn.Module):
             return Stream(tap(hook, stream.per_example()), None) if hooks.uses(self.prefix + hook) else stream
 
         at_index, every = jnp.asarray(at), jnp.arange(len(stream.rows))
+        numbers = jnp.asarray(self.numbers)
+        at_number = numbers[at_index]
         q, k, v = project("Q", stream.at(at)), project("K", stream), project("V", stream)
-        q, k = prepared("q", q, at_index), prepared("k", k, every)
+        q, k = prepared("q", q, at_number), prepared("k", k, numbers)
         causal = c.attention == "causal"
         visible = (
             every[None] <= at_index[:, None] if causal else jnp.ones((len(at_index), len(every)), bool)
@@ -71,7 +80,7 @@ class Attention(nn.Module):
                 scores = jnp.where(visible[..., None, None], scores, MASKED)
             scores = scores / math.sqrt(k_width)
             if c.positions == "alibi":
-                distance = jnp.abs(at_index[:, None] - every[None]).astype(scores.dtype)
+                distance = jnp.abs(at_number[:, None] - numbers[None]).astype(scores.dtype)
                 scores = (
                     scores - distance[..., None, None] * jnp.asarray(slopes(c.heads), scores.dtype)[None, None, None]
                 )

@@ -47,13 +47,13 @@ class _TransformerModule(nn.Module):
             stream = Stream(embedding[None] + position[:, None], tokens.T)
         else:
             stream = Stream(jnp.broadcast_to(embedding[None], (s.length, *embedding.shape)), tokens.T)
-        unembed = _Unembed(c, s, name="unembed")
+        unembed, numbers = _Unembed(c, s, name="unembed"), c.numbered(s)
         last = f"blocks.{c.layers - 1}."
         for i in range(c.layers - 1):
             stream = Stream(
-                _Block(c, f"blocks.{i}.", name=f"blocks.{i}")(stream, hooks, tuple(range(s.length))), None
+                _Block(c, f"blocks.{i}.", numbers, name=f"blocks.{i}")(stream, hooks, tuple(range(s.length))), None
             )
-        block = _Block(c, last, name=last.removesuffix("."))
+        block = _Block(c, last, numbers, name=last.removesuffix("."))
         if _reads_out_early(c, s) and not hooks.uses(f"{last}hook_mlp_out", f"{last}hook_resid_post"):
             return unembed.biased(block(stream, hooks, read, unembed.matrix())).swapaxes(0, 1)
         x = block(stream, hooks, read)
@@ -102,6 +102,7 @@ class _Unembed(nn.Module):
 class _Block(nn.Module):
     config: Transformer
     prefix: str
+    numbers: tuple[int, ...]
 
     @nn.compact
     def __call__(self, stream: Stream, hooks: Hooks, at: Positions, readout: jax.Array | None = None) -> jax.Array:
@@ -124,7 +125,7 @@ class _Block(nn.Module):
         else:
             normed = stream.map(Norm(c, name="ln1")) if before else stream
         x = stream.at(at).per_example()
-        heads = Attention(c, f"{self.prefix}attn.", name="attn")(normed, hooks, at)
+        heads = Attention(c, f"{self.prefix}attn.", self.numbers, name="attn")(normed, hooks, at)
         x = norm("ln1", x + out("hook_attn_out", norm("ln1_post", heads, both)), after)
         if c.d_mlp:
             x = tap("hook_resid_mid", x)

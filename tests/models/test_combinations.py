@@ -18,6 +18,7 @@ from jaxadd.types import Sizes
 pytestmark = pytest.mark.jax_api
 
 EACH_COMPILES = settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+PLACES = (1, 0, 2, 1, 2)
 X = jax.random.randint(jax.random.key(7), (40, 5), 0, 7)
 
 
@@ -29,7 +30,7 @@ def assert_close(got, want):
 @EACH_COMPILES
 @given(config=transformers())
 def test_both_forward_passes_agree(classes, config):
-    sizes = Sizes(length=5, classes=classes, vocabulary=7, read=(2, 4))
+    sizes = Sizes(length=5, classes=classes, vocabulary=7, read=(2, 4), places=PLACES)
     model = config.build(sizes)
 
     @jax.jit
@@ -46,7 +47,7 @@ def test_both_forward_passes_agree(classes, config):
 @settings(max_examples=100, deadline=None)
 @given(config=transformers())
 def test_matrices_are_those_of_the_untied_network(config):
-    model = config.build(Sizes(length=5, classes=6, vocabulary=7))
+    model = config.build(Sizes(length=5, classes=6, vocabulary=7, places=PLACES))
     key = jax.eval_shape(lambda: jax.random.key(0))
     shapes = lambda tree: jax.tree.map(lambda w: (w.shape, w.dtype), tree)
     matrices = jax.eval_shape(lambda key: model.matrices(model.init(key)), key)
@@ -66,7 +67,7 @@ def test_every_activation_has_the_axes_that_analysis_expects():
 @EACH_COMPILES
 @given(config=transformers(norm_where="pre"))
 def test_contributions_add_up_to_the_logits(config):
-    model = config.build(Sizes(length=5, classes=6, vocabulary=7, read=(2, 4)))
+    model = config.build(Sizes(length=5, classes=6, vocabulary=7, read=(2, 4), places=PLACES))
     matrices = jax.jit(model.matrices)(drawn(model))
 
     @jax.jit
@@ -136,9 +137,23 @@ def test_an_arc_lies_on_a_circle_in_equal_steps():
     params = jax.jit(model.init)(jax.random.key(0))
     assert set(params["embed"]) == {"radius", "start", "stride"}
     points = np.asarray(model.matrices(params)["embed"]["W_E"])
-    np.testing.assert_allclose(np.linalg.norm(points, axis=1), 1, rtol=1e-6)
+    np.testing.assert_allclose(np.linalg.norm(points, axis=1), 2.5, rtol=1e-6)
     np.testing.assert_array_equal(points[:, 2], 0)
-    np.testing.assert_allclose(np.linalg.norm(np.diff(points, axis=0), axis=1), 2 * np.sin(np.pi / 7), rtol=1e-5)
+    chord = 2 * 2.5 * np.sin(2.6 / 7 / 2)
+    np.testing.assert_allclose(np.linalg.norm(np.diff(points, axis=0), axis=1), chord, rtol=1e-5)
+
+
+@pytest.mark.parametrize("positions", ["learned", "sinusoidal", "rope", "alibi"])
+def test_tokens_of_one_place_are_exchangeable(positions):
+    """Where every position sees every other, tokens of one place may be swapped, and tokens of two places not."""
+    model = Transformer(
+        d_model=8, heads=2, d_mlp=6, positions=positions, position_index="place", attention="bidirectional"
+    ).build(Sizes(length=5, classes=6, vocabulary=7, read=(4,), places=PLACES))
+    params, x = drawn(model), np.asarray([[1, 2, 3, 4, 5]] * 3)
+    x[1], x[2] = x[0, [3, 1, 2, 0, 4]], x[0, [1, 0, 2, 3, 4]]  # Places 1 and 1, then 1 and 0.
+    logits = np.asarray(jax.jit(lambda w, x: model.apply(w, x)[0])(params, x))
+    np.testing.assert_allclose(logits[1], logits[0], rtol=1e-4, atol=1e-5)
+    assert not np.allclose(logits[2], logits[0], rtol=1e-4, atol=1e-5)
 
 
 def test_dropout_is_a_function_of_its_key():
@@ -192,6 +207,7 @@ def test_attribution_through_norms_of_the_output_is_refused(where):
         (lambda: Weights(mlp_rank=-1), "at least 0"),
         (lambda: Weights(embed="circle"), "free, arc"),
         (lambda: Transformer(weights=Weights(unembed="embed")).build(Sizes(5, 9, 7)), "9 classes and 7 tokens"),
+        (lambda: Transformer(position_index="place").build(Sizes(5, 6, 7)), "whose input has places"),
     ],
 )
 def test_bad_configs(make, words):
