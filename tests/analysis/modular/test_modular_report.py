@@ -258,11 +258,11 @@ def test_without_neurons_the_keys_are_those_of_the_logits():
 
 
 def test_an_operation_that_is_no_sum_shows_its_errors_and_what_holds_for_any_network():
-    report = analyse(trained(operation="x2xyy2"))
+    report = analyse(trained(operation="a2+ab+b2"))
     assert [f.name for f in report.figures] == ["errors", *GENERAL]
     assert "defined for a Transformer that learns a sum or difference" in report.text
     with pytest.raises(UserError, match="key frequencies"):
-        analyse(trained(operation="x2xyy2"), keys="1")
+        analyse(trained(operation="a2+ab+b2"), keys="1")
 
 
 @pytest.mark.parametrize(

@@ -254,7 +254,7 @@ def test_table_lists_all_pairs_in_order():
 
 
 @pytest.mark.parametrize(
-    "task", [Modular(p=P, operation="x2xyy2"), Modular(p=P, operation="random"), Addition(digits=2)]
+    "task", [Modular(p=P, operation="a2+ab+b2"), Modular(p=P, operation="random"), Addition(digits=2)]
 )
 def test_only_sums_have_these_measures(task):
     with pytest.raises(UserError, match="operation is add or subtract, got"):
