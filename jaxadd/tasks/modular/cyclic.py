@@ -19,19 +19,24 @@ class CyclicProduct(NamedTuple):
       name: of the group: "additive" or "multiplicative".
       orders: n₁, …, n_r, the orders of the factors.
       generators: the residue that generates each factor.
-      elements: int32 `[M]`, M = Π nᵢ, read-only: the residues, in lexicographic order of their coordinates.
+      elements: the M = Π nᵢ residues, in lexicographic order of their coordinates.
     """
 
     name: str
     orders: tuple[int, ...]
     generators: tuple[int, ...]
-    elements: np.ndarray
+    elements: tuple[int, ...]
+
+    @property
+    def places(self) -> dict[int, int]:
+        """The index of each residue among the elements."""
+        return {element: i for i, element in enumerate(self.elements)}
 
 
 @functools.lru_cache(maxsize=64)
 def additive(p: int) -> CyclicProduct:
     """Return the residues mod P under addition."""
-    return CyclicProduct("additive", (p,), (1,), _frozen(np.arange(p)))
+    return CyclicProduct("additive", (p,), (1,), tuple(range(p)))
 
 
 @functools.lru_cache(maxsize=64)
@@ -54,8 +59,8 @@ def multiplicative(p: int) -> CyclicProduct:
             rest = p // part
             generators.append((1 + rest * (generator - 1) * pow(rest, -1, part)) % p)
     powers = [[pow(g, i, p) for i in range(n)] for g, n in zip(generators, orders, strict=True)]
-    elements = [math.prod(choice) % p for choice in itertools.product(*powers)]
-    return CyclicProduct("multiplicative", tuple(orders), tuple(generators), _frozen(np.array(elements)))
+    elements = tuple(math.prod(choice) % p for choice in itertools.product(*powers))
+    return CyclicProduct("multiplicative", tuple(orders), tuple(generators), elements)
 
 
 @functools.lru_cache(maxsize=64)

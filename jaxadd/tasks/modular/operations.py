@@ -66,7 +66,7 @@ class Operation(NamedTuple):
 
     def elements(self, p: int) -> np.ndarray:
         """Return the residues that operands take mod P, int32 `[M]`, ascending."""
-        return cyclic.units(p) if self.domain == "units" else cyclic.additive(p).elements
+        return cyclic.units(p) if self.domain == "units" else np.arange(p, dtype=np.int32)
 
     def group_mod(self, p: int) -> CyclicProduct | None:
         """Return the group mod P in which the operation is a sum or difference; None where there is none."""
