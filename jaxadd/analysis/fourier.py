@@ -300,6 +300,24 @@ def cosine_similarities(logits: jax.Array, answers: jax.Array, orders: Orders | 
     return _divide(cube_coefficients(centred, answers, orders), jnp.linalg.norm(centred))
 
 
+@functools.partial(jax.jit, static_argnames="orders")
+def answer_cosines(logits: jax.Array, answers: jax.Array, orders: Orders) -> jax.Array:
+    """Compute ⟨L, c_k⟩ / ‖L‖ with c_k ∝ cos w_k(s - c), L centred per row, for answers s of any distribution: `[K]`.
+
+    In each row the c_k are orthogonal to each other, whatever s is.
+
+    Args:
+      logits: float32 `[B, P]`.
+      answers: int `[B]`, elements of the group.
+      orders: of the group.
+    """
+    chex.assert_shape(logits, (len(answers), math.prod(orders)))
+    centred = logits - jnp.mean(logits, axis=1, keepdims=True)
+    by_offset = jnp.take_along_axis(centred, jnp.asarray(combine(orders, 1))[answers], axis=1)
+    coefficients = transform(jnp.mean(by_offset, axis=0), 0, orders)[_group(orders).cosine_rows]
+    return _divide(math.sqrt(len(answers)) * coefficients, jnp.linalg.norm(centred))
+
+
 def keep_cubes(means: jax.Array, keys: jax.Array, orders: Orders | None = None) -> jax.Array:
     """Keep only the cubes of some frequencies, in logits averaged by answer: `[P, P]`."""
     group, keys, orders = _group(orders or len(means)), jnp.asarray(keys), orders or (len(means),)

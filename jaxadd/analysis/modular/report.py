@@ -11,13 +11,13 @@ import numpy as np
 
 from jaxadd.analysis import circuits, fourier, measures
 from jaxadd.analysis.measures import Measure
-from jaxadd.analysis.modular import clocks, progress
+from jaxadd.analysis.modular import clocks, pairs, progress
+from jaxadd.analysis.modular.neurons import commitment, neurons
 from jaxadd.analysis.phases import PHASES, Phases, phases
 from jaxadd.analysis.report import analyse_task, no_keys, recorded_figures, summarize_task
 from jaxadd.analysis.trained import FRAMES, Report, Trained, as_text
 from jaxadd.errors import UserError
 from jaxadd.models import Model, Network, structure
-from jaxadd.optim import scores
 from jaxadd.pictures import Bars, FigureOf, HeatMaps, Histogram, Level, Lines, Span, Text
 from jaxadd.tables import spread
 from jaxadd.tasks import Modular
@@ -29,6 +29,7 @@ RULES = ("neurons", "neuron-logit-map", "embedding", "logits")
 _NEURONS = 6  # drawn, those that vary most
 _PAIRS = 500  # that gradients are taken at
 _NAMED_CLUSTERS = 8
+_TUNED = 0.5  # of the variance, explained by one frequency; a quadratic neuron of one wave has 0.8 at it
 _ROOM = 6_000_000  # numbers in maps over all pairs, of all frames together
 _PHASE_SERIES = ("train_loss", "test_loss", "excluded_loss_train", "sum_of_squares")
 _ALL = (*progress.MEASURES, *clocks.MEASURES)
@@ -62,43 +63,13 @@ class _State(NamedTuple):
 @summarize_task.register
 def _(task: Modular, trained: Trained) -> Report:
     """Return the first network's errors over all pairs."""
-    return Report.of(blocks=_errors(task, trained, 0))
-
-
-def _errors(task: Modular, trained: Trained, lane: int) -> list[FigureOf]:
-    """Describe the errors over all pairs; problems of more operands have no map."""
-    if task.operands != 2:
-        return []
-    network, data = trained.networks[lane], trained.networks[lane].data
-    count = len(task.elements)
-    batch = task.batch(jnp.arange(task.problems), data.shared)
-    errors = ~np.asarray(_correct(network.params, network.model, batch.inputs, batch.targets))[:, 0]
-    kind = 2 * errors.astype(int)
-    kind[np.asarray(data.lane["train"])] += 1
-    picture = HeatMaps(
-        "Errors over all pairs",
-        [network.step],
-        {"errors": kind.reshape(1, count, count).astype(np.float32)},
-        categories=("test, correct", "train, correct", "test, error", "train, error"),
-        **_over_pairs(task.elements.tolist()),
-    )
-    return [FigureOf("errors", "Errors over all pairs", [picture], trained.subject(lane))]
-
-
-@functools.partial(jax.jit, static_argnames="model")
-def _correct(params: Params, model: Model, inputs: jax.Array, targets: jax.Array) -> jax.Array:
-    return scores.correct(model.apply(params, inputs)[0], targets)
-
-
-def _over_pairs(elements: Sequence[int]) -> dict[str, Any]:
-    numbers = [str(k) for k in elements]
-    return {"row_labels": numbers, "column_labels": numbers, "xlabel": "b", "ylabel": "a"}
+    return Report.of(blocks=pairs.errors(task, trained, 0))
 
 
 def _in_order(group: CyclicProduct) -> dict[str, Any]:
     """Return the axes of a map over pairs in the order of the group."""
     return {
-        **_over_pairs(group.elements),
+        **pairs.over_pairs(group.elements),
         "note": "" if group.name == "additive" else f"Numbers are {_order(group)}.",
     }
 
@@ -117,11 +88,19 @@ def _(task: Modular, trained: Trained, lane: int, keys: str | None) -> Report:
     group = task.group
     if group is None or task.operands != 2:
         no_keys(task, keys)
+        numbers: dict[str, Any] = {}
         sentence = (
             "Key frequencies and progress measures are defined for a sum or difference in a group, of two operands."
         )
         return Report.of(
-            sentence, blocks=[Text("In short", [sentence]), *_errors(task, trained, lane), *recorded_figures(trained)]
+            sentence,
+            numbers,
+            [
+                Text("In short", [sentence]),
+                *pairs.errors(task, trained, lane),
+                *pairs.history(task, trained, lane, numbers),
+                *recorded_figures(trained),
+            ],
         )
     states = [_measure(task, network, keys) for network in trained.networks]
     state, subject = states[lane], trained.subject(lane)
@@ -133,8 +112,11 @@ def _(task: Modular, trained: Trained, lane: int, keys: str | None) -> Report:
     if group.name != "additive":
         orders = " × ".join(f"C{n}" for n in group.orders)
         words.insert(0, f"characters of the units mod {task.p}, {orders}, {_order(group)}")
-    figures = [*_errors(task, trained, lane), *_pair_figures(task, trained, lane, state)]
+    figures = [*pairs.errors(task, trained, lane), *_pair_figures(task, trained, lane, state)]
     numbers, steps, norms = dict(state.numbers), np.array([trained.networks[lane].step]), None
+    figures += pairs.history(task, trained, lane, numbers)
+    if state.activations is not None:
+        figures.append(_single_neurons(task, trained, lane, state, numbers))
     if trained.evolves:
         over = [_over_training(trained, s, one) for s, one in enumerate(states)]
         ends = [phases(trained.steps, *(measured[name] for name in _PHASE_SERIES)) for measured in over]
@@ -168,7 +150,7 @@ def _listed(keys: jax.Array, group: CyclicProduct) -> str:
 def _measure(task: Modular, network: Network, keys: str | None) -> _State:
     params, model = network.params, network.model
     table = progress.table(task, network.data.lane)
-    orders, pairs = table.orders, len(table.answers)
+    orders, count = table.orders, len(table.answers)
     logits, activations = _run(params, model, table)
     embedding = table.of_elements(structure.token_vectors(params, model))
     rules = {
@@ -185,7 +167,7 @@ def _measure(task: Modular, network: Network, keys: str | None) -> _State:
         counts = zip(*np.unique(frequency, return_counts=True), strict=True)
         numbers |= {f"neurons_{'none' if k == 0 else k}": int(n) for k, n in counts}
     chosen, mask = choose_keys(keys, rules, orders)
-    some = jax.random.choice(jax.random.key(0), pairs, (min(_PAIRS, pairs),), replace=False)
+    some = jax.random.choice(jax.random.key(0), count, (min(_PAIRS, count),), replace=False)
     values = jax.device_get(progress.measures(params, model, table, mask, some, declarations=_ALL))
     numbers |= measures.flat(_ALL, values)
     numbers |= {
@@ -413,6 +395,60 @@ def _clusters(activations: jax.Array, subject: str, group: CyclicProduct, thresh
         threshold=threshold,
     )
     return FigureOf("clusters", "Neurons by their best frequency", [picture], subject)
+
+
+def _single_neurons(task: Modular, trained: Trained, lane: int, state: _State, numbers: dict[str, Any]) -> FigureOf:
+    """Describe what single neurons read and write, and when they settled on their frequency."""
+    network = trained.networks[lane]
+    steps, known = trained.over_states(
+        lane, lambda w: jax.device_get(neurons(w, network.model, state.table)), len(trained.steps) + 1
+    )
+    final, tuned = known[-1], known[-1].explained > _TUNED
+    error = np.abs(np.asarray(final.phase_error(task.rule.sign)))[tuned]
+    numbers |= {"neuron_concentration": float(np.mean(final.concentration)), "tuned_neurons": int(np.sum(tuned))}
+    pictures = [
+        Histogram(
+            "Inverse participation ratio",
+            np.linspace(0, 1, 41),
+            {
+                "neurons": np.histogram(final.concentration[np.isfinite(final.concentration)], np.linspace(0, 1, 41))[
+                    0
+                ]
+            },
+            xlabel="Σ|û|⁴ / (Σ|û|²)² of what a neuron reads, 1 for one frequency",
+            ylabel="neurons",
+        )
+    ]
+    if np.isfinite(error).any():
+        error = error[np.isfinite(error)]
+        numbers["neuron_phase_error"] = float(np.median(error))
+        edges = np.linspace(0, np.pi, 37)
+        pictures.append(
+            Histogram(
+                "Phase written against phases read",
+                edges,
+                {f"neurons explained by more than {_TUNED}": np.histogram(error, edges)[0]},
+                xlabel=f"|ψ - (φ {'+' if task.rule.sign > 0 else '-'} χ)|, radians",
+                ylabel="neurons",
+                note="Of neurons that add, 0; of phases at random, spread evenly to π.",
+            )
+        )
+    if len(steps) > 1:
+        since = commitment(np.stack([one.frequency for one in known]), steps)[tuned]
+        since = since[np.isfinite(since)]
+        if len(since):
+            numbers["neuron_commitment_median"] = float(np.median(since))
+        edges = np.linspace(0, max(1, steps[-1]), min(41, len(steps) + 1))
+        pictures.append(
+            Histogram(
+                "Step of commitment",
+                edges,
+                {f"neurons explained by more than {_TUNED}": np.histogram(since, edges)[0]},
+                xlabel="step of the first saved state from which a neuron keeps its frequency",
+                ylabel="neurons",
+            )
+        )
+    return FigureOf("single_neurons", "What single neurons do", pictures, trained.subject(lane))
 
 
 def _embedding(state: _State, steps: np.ndarray, norms: np.ndarray | None, subject: str) -> FigureOf:

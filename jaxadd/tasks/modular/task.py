@@ -11,11 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxadd.errors import UserError, check_choices
+from jaxadd.optim import scores
 from jaxadd.tasks.modular.cyclic import CyclicProduct
 from jaxadd.tasks.modular.operations import OPERATIONS, Operation, OperationName
 from jaxadd.tasks.sampling import check_batch_size, choose
 from jaxadd.tasks.task import Task
-from jaxadd.types import Batch, Data, Sizes
+from jaxadd.types import Batch, Data, Predict, Sizes
 
 _MAX_P = 4096  # The product of two residues must stay far below 2**31.
 _MAX_PROBLEMS = _MAX_P**2  # They are listed.
@@ -52,6 +53,8 @@ class Modular(Task):
     """fraction of the train problems with a wrong label, the same in all steps; drawn by the seed of the split"""
     batch_size: int | None = None
     """examples per step; None takes the full train set"""
+    record_pairs: bool = False
+    """record at every evaluation which test problems are correct, as correct_pairs; see `unpacked`"""
 
     def __post_init__(self) -> None:
         if not 2 <= self.p <= _MAX_P:
@@ -179,6 +182,10 @@ class Modular(Task):
         """Return the held-out problems: inputs `[M^N - n, T]`, targets `[M^N - n, 1]`."""
         return self.batch(data.lane["test"], data.shared)
 
+    def measure(self, data: Data, batch: Batch, logits: jax.Array, predict: Predict) -> dict[str, jax.Array]:
+        """Return "correct_pairs" where they are to be recorded, float32 `[words]`, as `unpacked` reads them."""
+        return {"correct_pairs": _packed(scores.correct(logits, batch.targets)[:, 0])} if self.record_pairs else {}
+
     def batch(self, problems: jax.Array, shared: dict[str, jax.Array]) -> Batch:
         """Return the tokens `[B, T]` and targets `[B, 1]` of problems, int32 `[B]`, numbered as by `data`."""
         operands = list(self._operands(problems))
@@ -207,3 +214,26 @@ class Modular(Task):
         predicted = "nothing" if prediction[0] < 0 else self.token_names[prediction[0]]
         outcome = "correct" if prediction[0] == target[0] else f"the answer is {target[0]}"
         return f"{self.rule.written(inputs[: self.operands].tolist())} mod {self.p}: predicts {predicted}, {outcome}"
+
+
+_BITS = 24  # A float32 holds every whole number of so many bits, and NaN for an evaluation that was not made.
+
+
+def _packed(bits: jax.Array) -> jax.Array:
+    """Pack bits `[n]` into float32 `[ceil(n / 24)]`."""
+    padded = jnp.pad(bits, (0, -len(bits) % _BITS)).reshape(-1, _BITS)
+    return jnp.sum(jnp.where(padded, 2.0 ** np.arange(_BITS), 0), axis=1)
+
+
+def unpacked(words: np.ndarray, count: int) -> np.ndarray:
+    """Read "evaluation/correct_pairs": which of the `count` test problems, in the order of the split, are correct.
+
+    Args:
+      words: float32 `[E, words]`, finite.
+      count: number of test problems, n.
+
+    Returns:
+      bool `[E, n]`.
+    """
+    bits = np.asarray(words).astype(np.int64)[..., None] >> np.arange(_BITS) & 1
+    return bits.reshape(len(bits), -1)[:, :count].astype(bool)

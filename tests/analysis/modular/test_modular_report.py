@@ -38,13 +38,20 @@ def several():
     return two, analyse(two, lane=1)
 
 
-STATE = ["errors", "attention_pairs", "readoff", "logits", "neurons", "clusters"]
+STATE = ["errors", "attention_pairs", "readoff", "logits", "neurons", "clusters", "residues"]
 GENERAL = ["attention", "circuits", "composition", "attribution", "lens"]
 
 
 def test_a_report_has_every_measure_and_figure(several):
     two, report = several
-    assert [f.name for f in report.figures] == [*STATE, "measures", "embedding", *GENERAL]
+    assert [f.name for f in report.figures] == [
+        *STATE,
+        "graduation",
+        "single_neurons",
+        "measures",
+        "embedding",
+        *GENERAL,
+    ]
     network = two.networks[1]
     table = progress.table(network.task, network.data.lane)
     keys = fourier.mask(report.numbers["key_frequencies_neurons"], P)
@@ -260,7 +267,7 @@ def test_without_neurons_the_keys_are_those_of_the_logits():
 
 def test_an_operation_that_is_no_sum_shows_its_errors_and_what_holds_for_any_network():
     report = analyse(trained(operation="a2+ab+b2"))
-    assert [f.name for f in report.figures] == ["errors", *GENERAL]
+    assert [f.name for f in report.figures] == ["errors", "residues", *GENERAL]
     assert "defined for a sum or difference in a group, of two operands" in report.text
     with pytest.raises(UserError, match="key frequencies"):
         analyse(trained(operation="a2+ab+b2"), keys="1")
