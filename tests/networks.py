@@ -1,11 +1,14 @@
-"""Networks that tests look into: parameters drawn without compiling anything, and a circuit written by hand."""
+"""Networks that tests look into: parameters drawn without compiling anything, and circuits written by hand."""
 
+import dataclasses
 import functools
+import itertools
 
 import jax
 import numpy as np
 
-from jaxadd.models import Transformer
+from jaxadd.analysis import fourier
+from jaxadd.models import PairMLP, Transformer
 from jaxadd.tasks import Addition
 
 
@@ -57,3 +60,34 @@ def adder():
     mlp["W_out"][:20, 10:], mlp["W_out"][20:, 10:] = 12 * change, -12 * change
     params["unembed"]["W_U"][10:] = np.eye(10)
     return model, jax.device_put(params)
+
+
+QUADRATIC = PairMLP(embedding="one-hot", activation="square")
+
+
+def quadratic(task, keys, phases=None):
+    """Write Gromov's network (2023) for a sum or difference in a group: logits Σ_k cos w_k(a ± b - c), and a rest.
+
+    A neuron of frequency k is (cos(w_k a + φ) + cos(w_k b ± χ))², and writes cos(w_k c + φ + χ). Over a grid of five
+    phases φ and five χ everything but cos w_k(a ± b - c) cancels.
+
+    Args:
+      task: with two operands and no `=`.
+      keys: a frequency with a sine for each 25 neurons, or for each neuron where there are `phases`.
+      phases: φ and χ of each neuron, `[F, 2]`.
+
+    Returns:
+      the model and its parameters.
+    """
+    group, p = task.group, task.p
+    if phases is None:
+        grid = np.array(list(itertools.product(2 * np.pi * np.arange(5) / 5, repeat=2)))
+        keys, phases = np.repeat(keys, 25), np.tile(grid, (len(keys), 1))
+    angle = np.stack([fourier.angles(group.orders, k) for k in keys], axis=1)
+    phi, chi = phases.T
+    rows = list(group.elements)
+    w_in, w_u = np.zeros((2, p, len(keys)), np.float32), np.zeros((len(keys), p), np.float32)
+    w_in[0, rows], w_in[1, rows] = np.cos(angle + phi), np.cos(angle + task.rule.sign * chi)
+    w_u[:, rows] = np.cos(angle + phi + chi).T
+    model = dataclasses.replace(QUADRATIC, neurons=len(keys)).build(task.sizes)
+    return model, jax.device_put({"W_in": w_in.reshape(2 * p, -1), "W_U": w_u})

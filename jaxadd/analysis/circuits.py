@@ -133,6 +133,13 @@ def neuron_to_logit(params: Params, model: Model, layer: int) -> jax.Array:
     return einsum("fd,dc->fc", structure.mlp(params, model, layer)["W_out"], params["unembed"]["W_U"])
 
 
+def last_neurons_to_logits(params: Params, model: Model) -> jax.Array:
+    """Compute W_L of the last layer's neurons, `[F, C]`: `neuron_to_logit` of a transformer, W_U of a PairMLP."""
+    if structure.is_transformer(model):
+        return neuron_to_logit(params, model, structure.layers(model) - 1)
+    return params["W_U"]
+
+
 # --- composition ------------------------------------------------------------------------------------------
 
 

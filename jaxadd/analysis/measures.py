@@ -52,13 +52,13 @@ class Measure(NamedTuple):
 
 
 def needs_neurons(model: Model) -> bool:
-    """Apply to models whose blocks have an MLP."""
-    return structure.is_transformer(model) and structure.has_neurons(model)
+    """Apply to models with neurons: transformers whose blocks have an MLP, and PairMLP."""
+    return structure.last_neurons(model) is not None
 
 
 def needs_direct_neurons(model: Model) -> bool:
     """Apply to models in which the unembedding reads the output of neurons through no norm but the final one."""
-    return needs_neurons(model) and structure.is_linear(model)
+    return needs_neurons(model) and (not structure.is_transformer(model) or structure.is_linear(model))
 
 
 def compute(measures: Iterable[Measure], state: Any, model: Model) -> dict[str, Any]:

@@ -4,11 +4,14 @@ All code that reads weights or activations by their position in the network uses
 analysis does not cover raises UserError, so that no number is computed from a guessed structure.
 """
 
+from collections.abc import Mapping
+
 import jax
 import jax.numpy as jnp
 
 from jaxadd.errors import UserError
 from jaxadd.models.model import Model
+from jaxadd.models.pair_mlp import PairMLP
 from jaxadd.models.transformer import Transformer
 from jaxadd.types import Params
 
@@ -47,6 +50,41 @@ def heads(model: Model) -> int:
 def has_neurons(model: Model) -> bool:
     """Return whether every block has an MLP."""
     return transformer(model).d_mlp > 0
+
+
+def last_neurons(model: Model) -> str | None:
+    """Return what the activations of the last layer's neurons are called, in a PairMLP too; None without any."""
+    if isinstance(model.config, PairMLP):
+        return "mlp.hook_post"
+    return f"blocks.{layers(model) - 1}.mlp.hook_post" if has_neurons(model) else None
+
+
+def neurons_read(cache: Mapping[str, jax.Array], model: Model) -> jax.Array:
+    """Return the activations of the last layer's neurons where the first answer is read, `[B, F]`, from a cache."""
+    activations = cache[last_neurons(model) or ""]
+    return activations if isinstance(model.config, PairMLP) else activations[:, 0]
+
+
+def width(model: Model) -> int:
+    """Return how many numbers the network computes for an example at one position, beside the logits."""
+    if isinstance(model.config, PairMLP):
+        return 2 * model.config.d_embed + model.config.neurons
+    config = transformer(model)
+    return config.d_model + config.layers * config.d_mlp
+
+
+def token_vectors(params: Params, model: Model) -> jax.Array:
+    """Return what stands for each token in the first matrix product, `[V, D]`: W_E of a transformer.
+
+    In a PairMLP it is the token's row of each table, side by side; where tokens are one-hot, of each half of W_in.
+    """
+    if not isinstance(model.config, PairMLP):
+        transformer(model)
+        return params["embed"]["W_E"]
+    if model.config.embedding == "learned":
+        return jnp.concatenate([params[name] for name in ("W_a", "W_b") if name in params], axis=1)
+    count = model.sizes.vocabulary or 0
+    return jnp.concatenate(jnp.split(params["W_in"], len(params["W_in"]) // count), axis=1)
 
 
 def has_norms(model: Model) -> bool:

@@ -1,5 +1,8 @@
 """Transforms are orthonormal for any P, fast projections equal their definitions, every rule finds its keys."""
 
+import itertools
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,9 +20,9 @@ moduli = st.sampled_from([2, 3, 8, 13])
 # One compilation for each modulus, instead of one for each operation.
 transform, inverse = jax.jit(fourier.transform, static_argnums=1), jax.jit(fourier.inverse, static_argnums=1)
 norms, transform_2d = jax.jit(fourier.norms, static_argnums=1), jax.jit(fourier.transform_2d)
-project, cube_projection = jax.jit(fourier.project), jax.jit(fourier.cube_projection)
+project, cube_projection = (jax.jit(f, static_argnames="orders") for f in (fourier.project, fourier.cube_projection))
 cube_coefficients, cosine_similarities = jax.jit(fourier.cube_coefficients), jax.jit(fourier.cosine_similarities)
-neuron_fractions, keys_of_logits = jax.jit(fourier.neuron_fractions), jax.jit(fourier.keys_of_logits)
+neuron_fractions, keys_of_logits = fourier.neuron_fractions, jax.jit(fourier.keys_of_logits)
 
 
 def answers_of(p, sign=1):
@@ -148,7 +151,7 @@ def test_equal_logits_resemble_no_cube():
 
 
 def test_answers_that_are_no_sum_are_refused():
-    task = Modular(p=7, operation="x2xyy2")
+    task = Modular(p=7, operation="a2+ab+b2")
     answers = task.batch(jnp.arange(49), {}).targets[:, 0]
     with pytest.raises(UserError, match=r"exactly P times, as those of a \+ b"):
         fourier.project(normal(0, 49, 7), answers, fourier.mask([1], 7))
@@ -223,6 +226,63 @@ def test_keys_of_clock_logits_are_exact(p, sign):
     assert set(fourier.frequencies(found)) == keys
     np.testing.assert_allclose(np.asarray(cube_projection(logits, answers, found)) - logits, 0, atol=1e-4)
     np.testing.assert_allclose(np.asarray(project(logits, answers, found)) - logits, 0, atol=1e-4)
+
+
+# --- products of cyclic groups ----------------------------------------------------------------------------
+
+PRODUCTS = [(2, 4), (2, 2, 3), (4, 6)]
+
+
+def elements_of(orders):
+    return np.array(list(itertools.product(*map(range, orders))))
+
+
+@pytest.mark.parametrize("orders", PRODUCTS)
+def test_characters_of_a_product_are_an_orthonormal_basis_of_waves(orders):
+    size, x = math.prod(orders), elements_of(orders)
+    basis = fourier.basis(orders).astype(np.float64)
+    np.testing.assert_allclose(basis @ basis.T, np.eye(size), atol=1e-6)
+    assert len(fourier.names(orders)) == fourier.count(orders)
+    assert len(set(fourier.names(orders))) == fourier.count(orders)
+    assert len(fourier.row_names(orders)) == size
+    for row, k, name in zip(basis, fourier.frequency_of_row(orders), fourier.row_names(orders), strict=True):
+        if k:
+            vector = np.array(fourier.names(orders)[k - 1].strip("()").split(", "), int)
+            wave = (np.sin if name.startswith("sin") else np.cos)(2 * np.pi * (x * vector / np.array(orders)).sum(1))
+            np.testing.assert_allclose(row, unit(wave), atol=1e-6)
+    moved = fourier.combine(orders, -1)
+    np.testing.assert_array_equal(
+        fourier.combine(orders, 1)[moved, np.arange(size)], np.arange(size)[:, None] + 0 * moved
+    )
+
+
+@pytest.mark.parametrize("orders", PRODUCTS)
+def test_projections_and_neurons_of_a_product_are_their_plain_definitions(orders):
+    size = math.prod(orders)
+    answers, logits = fourier.combine(orders, 1).reshape(-1), normal(3, size**2, size)
+    keys = np.random.default_rng(1).random(fourier.count(orders)) < 0.5
+    plain, cubes, minus = np.zeros_like(logits), np.zeros_like(logits), fourier.combine(orders, -1)
+    for k in fourier.frequencies(keys):
+        for wave in fourier.waves(orders, k):
+            plain += np.outer(wave, wave @ logits)
+        cube = unit(np.cos(fourier.angles(orders, k))[minus[answers[:, None], np.arange(size)]])
+        cubes += np.sum(cube * logits) * cube
+    np.testing.assert_allclose(project(logits, answers, keys, orders=orders), plain, atol=1e-5)
+    np.testing.assert_allclose(cube_projection(logits, answers, keys, orders=orders), cubes, atol=1e-5)
+    activations = np.abs(normal(4, size**2, 3))
+    grid = (activations - activations.mean(0)).reshape(size, size, 3)
+    spectrum = np.asarray(fourier.transform_2d(grid, orders)) ** 2
+    of_row, fractions = fourier.frequency_of_row(orders), neuron_fractions(activations, orders=orders)
+    for k in range(1, fourier.count(orders) + 1):
+        block = np.flatnonzero((of_row == k) | (of_row == 0))
+        part = spectrum[np.ix_(block, block)].sum((0, 1)) / spectrum.sum((0, 1))
+        np.testing.assert_allclose(fractions[:, k - 1], part, atol=1e-5)
+
+
+def test_frequencies_of_a_product_are_numbered():
+    assert fourier.names((2, 4)) == ("(0, 1)", "(1, 1)", "(0, 2)", "(1, 0)", "(1, 2)")
+    with pytest.raises(UserError, match="frequencies of C2 × C4 are 1 to 5, got 6"):
+        fourier.mask([6], (2, 4))
 
 
 # --- numbers that are not finite ----------------------------------------------------------------------------

@@ -78,7 +78,7 @@ def test_a_sweep_has_workers_and_a_number_of_seeds():
     [
         (["slow"], "no preset is named 'slow'; there are quick, mainline"),
         (["--task.p", "1"], "p must be a modulus from 2"),
-        (["--task.operation", "divide"], "add"),
+        (["--task.operation", "power"], "add"),
         (["--task.train-fraction", "0"], "leaves 0 to train on"),
         (["--task.train-fraction", "1"], "leaves 12769 to train on"),
         (["--steps", "-4"], "steps must be at least 0 and below 2**31 - 1, got -4"),

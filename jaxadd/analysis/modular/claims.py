@@ -1,4 +1,8 @@
-"""The claims about the circuit that adds mod P (Nanda et al. 2023)."""
+"""The claims about the circuit that adds mod P (Nanda et al. 2023), or in any other group.
+
+What they say of numbers is true of the elements of the group in which the operation is a sum or difference, in its
+order: w_k a is the angle of the element a at frequency k.
+"""
 
 import functools
 from collections.abc import Sequence
@@ -12,53 +16,63 @@ from jaxadd.analysis import fourier, hypotheses
 from jaxadd.analysis.claims import Entry, Prepared, Problems, prepare
 from jaxadd.analysis.hypotheses import Claim, Kept, Part, Same
 from jaxadd.analysis.interventions import Site
+from jaxadd.analysis.modular import progress
+from jaxadd.analysis.modular.progress import Table
 from jaxadd.models import Model, Network, structure
 from jaxadd.tasks import Modular
-from jaxadd.types import Params
+from jaxadd.types import Batch, Params
 
 
 @prepare.register
 def _(task: Modular, network: Network, key: jax.Array) -> Prepared:
-    """Return the claims for a sum or difference, none for other operations; all pairs are the problems."""
-    if task.operation not in ("add", "subtract"):
+    """Return the claims about a transformer and a sum or difference in a group; all pairs are the problems."""
+    if task.group is None or task.operands != 2 or not structure.is_transformer(network.model):
         return Prepared((), None, None)
-    batch = task.batch(jnp.arange(task.p**2), {})
-    problems = Problems(batch, batch.inputs)
-    return Prepared(entries(task, network, problems), problems, problems)
+    table = progress.table(task, network.data.lane)
+    targets = jnp.asarray(table.group.elements, jnp.int32)[table.answers]
+    problems = Problems(Batch(table.inputs, targets[:, None]), table.inputs)
+    return Prepared(entries(task, network, table, problems), problems, problems)
 
 
-def entries(task: Modular, network: Network, problems: Problems) -> list[Entry]:
-    """Return the claims about one network that adds or subtracts mod P, given all pairs."""
+def entries(task: Modular, network: Network, table: Table, problems: Problems) -> list[Entry]:
+    """Return the claims about one network, given all pairs in the order of the table."""
     model = network.model
-    p, last, pairs = task.p, f"blocks.{structure.layers(model) - 1}", problems.batch
-    answers = pairs.targets[:, 0]
-    sign = "+" if task.operation == "add" else "-"
+    last, pairs, orders = f"blocks.{structure.layers(model) - 1}", problems.batch, table.orders
+    names, answers = fourier.names(orders), table.answers
+    a, b, c = ("a", "b", "c") if table.group.name == "additive" else ("log a", "log b", "log c")
+    total = f"{a} {'+' if task.rule.sign > 0 else '-'} {b}"
     claims = []
     pre, post = f"{last}.mlp.hook_pre", f"{last}.mlp.hook_post"
-    names = (post,) if structure.has_neurons(model) else ()
-    logits, cache = _run(network.params, model, pairs.inputs, names)
-    keys = np.asarray(fourier.keys_of_logits(logits[:, 0, :p], answers))
-    if names:
+    read = (post,) if structure.has_neurons(model) else ()
+    logits, cache = _run(network.params, model, pairs.inputs, read)
+    keys = np.asarray(fourier.keys_of_logits(table.of_elements(logits[:, 0], 1), answers, orders=orders))
+    if read:
         activations = cache[post][:, 0]
-        keys = np.asarray(fourier.keys_of_neurons(activations))
-        frequency = np.asarray(fourier.clusters(fourier.neuron_fractions(activations)).frequency)
+        keys = np.asarray(fourier.keys_of_neurons(activations, orders=orders))
+        frequency = np.asarray(fourier.clusters(fourier.neuron_fractions(activations, orders)).frequency)
         for k in fourier.frequencies(keys):
-            neurons = tuple(np.flatnonzero(frequency == k).tolist())
-            claim = Claim(f"cluster {k}: {len(neurons)} neurons", (Part(Site(pre, neurons=neurons), _plane(p, k)),))
-            claims.append(Entry(f"neuron cluster {k} reads only cos and sin of w_{k} a and w_{k} b", (claim,)))
+            neurons, name = tuple(np.flatnonzero(frequency == k).tolist()), names[k - 1]
+            part = Part(Site(pre, neurons=neurons), _plane(table, k))
+            claim = Claim(f"cluster {name}: {len(neurons)} neurons", (part,))
+            claims.append(
+                Entry(f"neuron cluster {name} reads only cos and sin of w_{name} {a} and w_{name} {b}", (claim,))
+            )
         rest = tuple(np.flatnonzero(~np.isin(frequency, fourier.frequencies(keys))).tolist())
         if rest:
             nothing = Claim(f"{len(rest)} neurons", (Part(Site(post, neurons=rest), Same(hypotheses.constant)),))
             claims.append(Entry("neurons outside the clusters are noise", (nothing._replace(against=(Site(post),)),)))
         by_answer = Claim("all neurons", (Part(Site(post), Same(lambda _: answers)),))
-        claims.append(Entry(f"neurons carry a {sign} b mod {p} and nothing else of a and b", (by_answer,)))
+        formula = task.rule.written("ab")
+        claims.append(Entry(f"neurons carry {formula} mod {task.p} and nothing else of a and b", (by_answer,)))
     if keys.any():
         cubes = Claim(
-            f"keys {', '.join(map(str, fourier.frequencies(keys)))}",
-            (Part(Site("logits"), _cubes(answers, keys, p)),),
+            f"keys {', '.join(names[k - 1] for k in fourier.frequencies(keys))}",
+            (Part(Site("logits"), _cubes(table, keys)),),
         )
-        claims.append(Entry(f"the logits are a sum over key frequencies of cos w_k(a {sign} b - c)", (cubes,)))
-        parts = tuple(Part(Site("hook_embed", positions=(i,)), _waves_of(p, keys, i)) for i in (0, 1))
+        claims.append(Entry(f"the logits are a sum over key frequencies of cos w_k({total} - {c})", (cubes,)))
+        parts = tuple(
+            Part(Site("hook_embed", positions=(i,)), _waves_of(table, fourier.frequencies(keys), i)) for i in (0, 1)
+        )
         claims.append(Entry("of the embedding only the key frequencies matter", (Claim("W_E of a and b", parts),)))
     if task.equals == "none":
         return claims
@@ -74,34 +88,34 @@ def _run(
     return model.apply(params, inputs, names)
 
 
-def _wave(p: int, frequencies: Sequence[int], token: jax.Array) -> jax.Array:
-    """Return cos and sin of w_k times a token, `[B, 2 · keys]`."""
-    angle = 2 * np.pi / p * (token[:, None] * jnp.asarray(frequencies, jnp.int32)[None] % p)
-    return jnp.concatenate([jnp.cos(angle), jnp.sin(angle)], axis=1)
+def _wave(table: Table, frequencies: Sequence[int], tokens: jax.Array) -> jax.Array:
+    """Return 1, and cos and sin of w_k times the element of a token, `[B, 1 + 2 · keys]`."""
+    angle = np.zeros((max(table.group.elements) + 1, len(frequencies)))
+    angle[list(table.group.elements)] = np.stack([fourier.angles(table.orders, k) for k in frequencies], axis=1)
+    rows = np.concatenate([np.ones((len(angle), 1)), np.cos(angle), np.sin(angle)], axis=1)
+    return jnp.asarray(rows, jnp.float32)[tokens]
 
 
-def _plane(p: int, k: int) -> Kept:
+def _plane(table: Table, k: int) -> Kept:
     """Return the claim that only polynomials in cos and sin of w_k a and w_k b matter, degree one in each number."""
 
     def functions(inputs: jax.Array) -> jax.Array:
-        a, b = (jnp.pad(_wave(p, [k], inputs[:, i]), [(0, 0), (1, 0)], constant_values=1) for i in (0, 1))
+        a, b = (_wave(table, [k], inputs[:, i]) for i in (0, 1))
         return (a[:, :, None] * b[:, None]).reshape(len(inputs), 9)
 
     return hypotheses.span(functions)
 
 
-def _waves_of(p: int, keys: np.ndarray, position: int) -> Kept:
-    def functions(inputs: jax.Array) -> jax.Array:
-        waves = _wave(p, fourier.frequencies(keys), inputs[:, position])
-        return jnp.pad(waves, [(0, 0), (1, 0)], constant_values=1)
-
-    return hypotheses.span(functions)
+def _waves_of(table: Table, frequencies: Sequence[int], position: int) -> Kept:
+    return hypotheses.span(lambda inputs: _wave(table, frequencies, inputs[:, position]))
 
 
-def _cubes(answers: jax.Array, keys: np.ndarray, p: int) -> Kept:
+def _cubes(table: Table, keys: np.ndarray) -> Kept:
     def part(x: jax.Array, _: Any) -> jax.Array:
-        numbers = x[:, 0, :p]
-        kept = fourier.cube_projection(numbers, answers, jnp.asarray(keys)) + jnp.mean(numbers, axis=1, keepdims=True)
-        return x.at[:, 0, :p].set(kept)  # `=` is no number; its logit is left alone.
+        numbers = table.of_elements(x[:, 0], 1)
+        kept = fourier.cube_projection(numbers, table.answers, jnp.asarray(keys), table.orders)
+        kept = kept + jnp.mean(numbers, axis=1, keepdims=True)
+        # `=` is no number; its logit is left alone.
+        return x.at[:, 0, np.array(table.group.elements)].set(kept)
 
     return Kept(part)

@@ -12,16 +12,17 @@ import math
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxadd.analysis import fourier
 from jaxadd.analysis.measures import Measure
 from jaxadd.analysis.modular import progress
 from jaxadd.analysis.modular.progress import Table
-from jaxadd.models import Model
+from jaxadd.models import Model, structure
 from jaxadd.types import Params
 
 
-def distance_irrelevance(logits: jax.Array, answers: jax.Array) -> jax.Array:
+def distance_irrelevance(logits: jax.Array, answers: jax.Array, orders: fourier.Orders | None = None) -> jax.Array:
     """Compute how little the correct logit depends on the distance a - b.
 
     Of the correct logits of the P pairs of one distance take the standard deviation; its mean over distances, by
@@ -31,6 +32,7 @@ def distance_irrelevance(logits: jax.Array, answers: jax.Array) -> jax.Array:
     Args:
       logits: float32 `[P², C]`.
       answers: int `[P²]`.
+      orders: of the group, by default that mod P.
 
     Returns:
       a scalar; NaN where all correct logits are equal.
@@ -40,14 +42,15 @@ def distance_irrelevance(logits: jax.Array, answers: jax.Array) -> jax.Array:
     correct = jnp.take_along_axis(logits, answers[:, None], axis=1)[:, 0]
     # With the answer a ± b, 2a - answer is a ∓ b. Each value has P pairs, also where P is even and sum and
     # distance together do not name a pair.
-    distance = (2 * (jnp.arange(p * p) // p) - answers) % p
+    doubled = np.diagonal(fourier.combine(orders or (p,), 1)).repeat(p)
+    distance = jnp.asarray(fourier.combine(orders or (p,), -1))[doubled, answers]
     deviation = correct - fourier.by_answer(correct, distance)[distance]
     return jnp.mean(jnp.sqrt(fourier.by_answer(deviation**2, distance))) / jnp.std(correct)
 
 
 @functools.partial(jax.jit, static_argnames="model")
 def gradient_symmetricity(
-    params: Params, model: Model, inputs: jax.Array, pairs: jax.Array | None = None
+    params: Params, model: Model, inputs: jax.Array, pairs: jax.Array | None = None, classes: jax.Array | None = None
 ) -> jax.Array:
     """Compute the mean of cos(∂L_c/∂E_a, ∂L_c/∂E_b), over pairs (a, b) and all numbers c.
 
@@ -56,6 +59,7 @@ def gradient_symmetricity(
       model: its model.
       inputs: int32 `[P², T]`, all pairs.
       pairs: int32 `[n]`, which of them count; None takes all.
+      classes: int32 `[P]`, those of the numbers; by default the first P.
 
     Returns:
       a scalar in [-1, 1], NaN where a gradient is not finite. A triple where either gradient is zero counts 0.
@@ -82,7 +86,7 @@ def gradient_symmetricity(
             # NaN stays NaN.
             return jnp.sum(weight * jnp.where(size == 0, 0, product / jnp.where(size == 0, 1, size)))
 
-        return jnp.sum(jax.lax.map(of_class, jnp.arange(p)))
+        return jnp.sum(jax.lax.map(of_class, jnp.arange(p) if classes is None else classes))
 
     # Rows of P pairs, one class after the other: the room of one backward pass. The last row is filled up.
     rows = math.ceil(len(chosen) / p)
@@ -91,7 +95,7 @@ def gradient_symmetricity(
     return jnp.sum(jax.lax.map(total, (filled.reshape(rows, p), weight.reshape(rows, p)))) / len(chosen) / p
 
 
-def circularity(embedding: jax.Array) -> jax.Array:
+def circularity(embedding: jax.Array, orders: fourier.Orders | None = None) -> jax.Array:
     """Compute how circular the embedding is: 1 where each of its main directions is one wave.
 
     Of each of the first 4 principal components, a unit vector v `[P]` over the numbers, the fraction of its best
@@ -99,6 +103,7 @@ def circularity(embedding: jax.Array) -> jax.Array:
 
     Args:
       embedding: float32 `[P, D]`, W_E of the numbers, without `=`.
+      orders: of the group, by default that mod P.
 
     Returns:
       a scalar in [0, 1]. Where P or D is below 4, the mean is over the components there are.
@@ -106,7 +111,7 @@ def circularity(embedding: jax.Array) -> jax.Array:
     chex.assert_rank(embedding, 2)
     centred = embedding - jnp.mean(embedding, axis=0, keepdims=True)
     components = jnp.linalg.svd(centred, full_matrices=False)[0][:, : min(4, len(centred) - 1)]
-    fractions = jax.vmap(fourier.norms, in_axes=1)(components)[:, 1:] ** 2
+    fractions = jax.vmap(lambda v: fourier.norms(v, 0, orders), in_axes=1)(components)[:, 1:] ** 2
     return jnp.mean(fourier.largest(fractions, axis=1))
 
 
@@ -115,19 +120,22 @@ MEASURES: tuple[Measure, ...] = (
         "distance_irrelevance",
         "mean over a - b of the std over a + b of the correct logit, by its std over all pairs",
         "0 Pizza to 1 Clock",
-        lambda s: distance_irrelevance(s.logits, s.table.answers),
+        lambda s: distance_irrelevance(s.logits, s.table.answers, s.table.orders),
     ),
     Measure(
         "gradient_symmetricity",
         "mean over triples (a, b, c) of the cosine of the gradients of logit c by the embeddings of a and b",
         "1 where only their sum matters, as in a Pizza",
-        lambda s: gradient_symmetricity(s.params, s.model, s.table.inputs, s.pairs),
+        lambda s: gradient_symmetricity(
+            s.params, s.model, s.table.inputs, s.pairs, jnp.asarray(s.table.group.elements)
+        ),
+        applies=structure.is_transformer,
     ),
     Measure(
         "circularity",
         "mean over the first 4 principal components of W_E of the fraction of their best frequency",
         "fraction",
-        lambda s: circularity(s.embedding),
+        lambda s: circularity(s.embedding, s.table.orders),
     ),
 )
 """What is measured of one state; a `progress.State`, whose `pairs` are those that gradients are taken at."""
@@ -140,8 +148,8 @@ def measures(params: Params, model: Model, table: Table, pairs: jax.Array | None
       params: of one network.
       model: its model.
       table: the problem.
-      pairs: int32 `[n]`, the pairs P·a + b that gradients are taken at, all by default. The gradients take P
+      pairs: int32 `[n]`, the pairs P·i + j that gradients are taken at, all by default. The gradients take P
         backward passes over the pairs; 500 drawn at random give the mainline's mean to about 0.01.
     """
-    no_keys = jnp.zeros(math.isqrt(len(table.answers)) // 2, bool)
+    no_keys = jnp.zeros(fourier.count(table.orders), bool)
     return progress.measures(params, model, table, no_keys, pairs, declarations=MEASURES)

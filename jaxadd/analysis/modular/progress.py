@@ -1,17 +1,22 @@
-"""Progress measures of a network that learns a + b or a - b mod P: at one state, or over all states of a run.
+"""Progress measures of a network that learns an operation mod P: at one state, or over all states of a run.
 
-Definitions: Nanda et al. 2023, "Progress measures for grokking via mechanistic interpretability"; they need an
-answer that is a sum or difference of a and b. `MEASURES` declares everything that is measured here.
+Definitions: Nanda et al. 2023, "Progress measures for grokking via mechanistic interpretability". They need an
+answer that is a sum or difference of a and b in some group, in whose characters everything is measured: a + b, or
+a · b by the discrete logarithm. The P elements of the group are listed in its order, see `tasks.modular.cyclic`;
+what is written here of numbers is true of elements, which mod P under addition are the numbers themselves. `MEASURES`
+declares everything that is measured here.
 """
 
 import functools
 import math
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxadd.analysis import circuits, fourier
 from jaxadd.analysis import measures as declared
@@ -21,6 +26,7 @@ from jaxadd.lanes import over_lanes
 from jaxadd.models import Model, structure
 from jaxadd.optim import losses, scores
 from jaxadd.tasks import Modular, Task
+from jaxadd.tasks.modular import OPERATIONS, CyclicProduct
 from jaxadd.trees import named_leaves
 from jaxadd.types import Data, Params
 
@@ -28,15 +34,22 @@ _EXPLAINED = 0.85  # of a neuron's variance, by one frequency
 _ROOM = 2**31  # bytes of activations at once, on an accelerator
 
 
-class Table(NamedTuple):
-    """The whole problem: all pairs in lexicographic order, pair (a, b) at P·a + b.
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=("inputs", "answers", "train", "test", "labels"),
+    meta_fields=("group",),
+)
+@dataclass(frozen=True)
+class Table:
+    """The whole problem: all pairs in lexicographic order of their elements, pair (i, j) at P·i + j.
 
     Attributes:
-      inputs: int32 `[P², T]`, tokens (a, b) and perhaps =.
-      answers: int32 `[P²]`, a + b or a - b mod P.
+      inputs: int32 `[P², T]`, the tokens of (a, b) and perhaps =.
+      answers: int32 `[P²]`, the index of the element a + b or a - b.
       train: int32 `[n]`, the pairs trained on.
       test: int32 `[P² - n]`, the others.
-      labels: int32 `[P²]`, the answers that are trained on, some of them wrong where there is label noise.
+      labels: int32 `[P²]`, the classes that are trained on, some of them wrong where there is label noise.
+      group: in which the answer is a sum or difference; a pytree does not count it among its arrays.
     """
 
     inputs: jax.Array
@@ -44,6 +57,19 @@ class Table(NamedTuple):
     train: jax.Array
     test: jax.Array
     labels: jax.Array
+    group: CyclicProduct
+
+    @property
+    def orders(self) -> tuple[int, ...]:
+        """The orders of the factors of the group."""
+        return self.group.orders
+
+    def of_elements(self, x: jax.Array, axis: int = 0) -> jax.Array:
+        """Return an axis of residues, and perhaps `=`, as one of the P elements in the order of the group."""
+        count = len(self.group.elements)
+        if self.group.elements == tuple(range(count)):
+            return jax.lax.slice_in_dim(x, 0, count, axis=axis)
+        return jnp.take(x, np.array(self.group.elements), axis=axis)
 
 
 @functools.singledispatch
@@ -51,25 +77,47 @@ def table(task: Task, lane: Mapping[str, jax.Array]) -> Table:
     """Return the problem of one lane, `lane` being its train and test pairs, `Network.data.lane`.
 
     Raises:
-      UserError: the task's answer is no sum or difference of a and b.
+      UserError: the task's answer is no sum or difference of two operands in a group.
     """
     raise _no_sum(type(task).__name__)
 
 
 @table.register
 def _(task: Modular, lane: Mapping[str, jax.Array]) -> Table:
-    if task.operation not in ("add", "subtract"):
+    if task.group is None:
         raise _no_sum(f"operation {task.operation}")
+    if task.operands != 2:
+        raise _no_sum(f"{task.operands} operands")
     chex.assert_rank([lane["train"], lane["test"]], 1)
-    batch = task.batch(jnp.arange(task.p**2, dtype=jnp.int32), {})
-    labels = task.labelled(jnp.arange(task.p**2, dtype=jnp.int32), Data({}, lane)).targets[:, 0]
-    return Table(batch.inputs, batch.targets[:, 0], lane["train"], lane["test"], labels)
+    count, place = len(task.elements), task.group.places
+    # From the index of an element in ascending order to that in the order of the group.
+    moved = np.array([place[element] for element in task.elements.tolist()], np.int32)
+    pairs = lambda x: jnp.asarray(moved)[x // count] * count + jnp.asarray(moved)[x % count]
+    back = np.argsort(moved).astype(np.int32)
+    listed = jnp.asarray((back[:, None] * count + back).reshape(-1))
+    batch = task.batch(listed, {})
+    labels = task.labelled(listed, Data({}, lane)).targets[:, 0]
+    answers = jnp.asarray(moved)[jnp.searchsorted(task.elements, batch.targets[:, 0])]
+    return Table(batch.inputs, answers, pairs(lane["train"]), pairs(lane["test"]), labels, task.group)
+
+
+def as_if(task: Modular, group: CyclicProduct, sign: int = 1) -> Table:
+    """Return all pairs as if the task were a sum or difference in a group, such as another one than its own.
+
+    With it a network is measured in the characters of that group. All pairs count as train and as test pairs.
+    """
+    pairs = jnp.arange(len(group.elements) ** 2, dtype=jnp.int32)
+    a, b = (jnp.asarray(group.elements, jnp.int32)[x] for x in jnp.divmod(pairs, len(group.elements)))
+    inputs = jnp.stack([a, b, jnp.full_like(a, task.p)][: task.sizes.length], axis=1)
+    answers = jnp.asarray(fourier.combine(group.orders, sign).reshape(-1), jnp.int32)
+    return Table(inputs, answers, pairs, pairs, jnp.asarray(group.elements, jnp.int32)[answers], group)
 
 
 def _no_sum(got: str) -> UserError:
+    names = [name for name, rule in OPERATIONS.items() if rule.group]
     return UserError(
-        "restricted and excluded loss, key frequencies and the other progress measures need a Modular task whose "
-        f"operation is add or subtract, got {got}"
+        "restricted and excluded loss, key frequencies and the other progress measures need a Modular task of two "
+        f"operands whose operation is {', '.join(names[:-1])} or {names[-1]}, got {got}"
     )
 
 
@@ -80,9 +128,9 @@ class State:
       params: of one network.
       model: its model.
       table: the problem.
-      keys: bool `[P//2]`, the key frequencies.
-      pairs: int32 `[n]`, the pairs P·a + b that gradients are taken at; None for all.
-      p: the modulus.
+      keys: bool `[K]`, the key frequencies.
+      pairs: int32 `[n]`, the pairs P·i + j that gradients are taken at; None for all.
+      p: the number of elements.
     """
 
     def __init__(
@@ -91,14 +139,14 @@ class State:
         self.params, self.model, self.table, self.keys, self.pairs = params, model, table, jnp.asarray(keys), pairs
         self.p = math.isqrt(len(table.answers))
         chex.assert_shape(table.inputs, (self.p**2, None))
-        chex.assert_shape(self.keys, (self.p // 2,))
+        chex.assert_shape(self.keys, (fourier.count(table.orders),))
 
     @functools.cached_property
     def _run(self) -> tuple[jax.Array, dict[str, jax.Array]]:
-        depth = structure.layers(self.model)
+        model, post = self.model, structure.last_neurons(self.model)
+        depth = structure.layers(model) if structure.is_transformer(model) else 0
         names = [f"blocks.{i}.attn.hook_pattern" for i in range(depth)]
-        names += [f"blocks.{depth - 1}.mlp.hook_post"] if structure.has_neurons(self.model) else []
-        logits, cache = self.model.apply(self.params, self.table.inputs, names)
+        logits, cache = model.apply(self.params, self.table.inputs, [*names, *([post] if post else [])])
         return logits[:, 0], cache
 
     @property
@@ -109,12 +157,12 @@ class State:
     @property
     def logits(self) -> jax.Array:
         """The logits L of the P numbers, `[P², P]`."""
-        return self._run[0][:, : self.p]
+        return self.table.of_elements(self._run[0], 1)
 
     @property
     def neurons(self) -> jax.Array:
-        """The activations of the last block's neurons at the last token, `[P², F]`."""
-        return self._run[1][f"blocks.{structure.layers(self.model) - 1}.mlp.hook_post"][:, 0]
+        """The activations of the last layer's neurons at the last token, `[P², F]`."""
+        return structure.neurons_read(self._run[1], self.model)
 
     @property
     def attention_to_equals(self) -> jax.Array:
@@ -126,22 +174,22 @@ class State:
     @property
     def embedding(self) -> jax.Array:
         """W_E of the numbers, `[P, D]`."""
-        return self.params["embed"]["W_E"][: self.p]
+        return self.table.of_elements(structure.token_vectors(self.params, self.model))
 
     @functools.cached_property
     def neuron_to_logit(self) -> jax.Array:
-        """W_L = W_out W_U of the last block, to the numbers, `[F, P]`."""
-        return circuits.neuron_to_logit(self.params, self.model, structure.layers(self.model) - 1)[:, : self.p]
+        """W_L = W_out W_U of the last layer, to the numbers, `[F, P]`."""
+        return self.table.of_elements(circuits.last_neurons_to_logits(self.params, self.model), 1)
 
     @functools.cached_property
     def explained(self) -> jax.Array:
         """What the best frequency explains of each neuron's variance, `[F]`."""
-        return fourier.clusters(fourier.neuron_fractions(self.neurons)).explained
+        return fourier.clusters(fourier.neuron_fractions(self.neurons, self.table.orders)).explained
 
     @functools.cached_property
     def cosines(self) -> jax.Array:
-        """⟨L, c_k⟩ / ‖L‖, `[P//2]`."""
-        return fourier.cosine_similarities(self.logits, self.table.answers)
+        """⟨L, c_k⟩ / ‖L‖, `[K]`."""
+        return fourier.cosine_similarities(self.logits, self.table.answers, self.table.orders)
 
     @functools.cached_property
     def means(self) -> jax.Array:
@@ -151,10 +199,12 @@ class State:
     @functools.cached_property
     def losses(self) -> dict[str, jax.Array]:
         """The loss of every pair, `[P²]`, by the kind of logits; see KINDS."""
-        answers, means, logits = self.table.answers, self.means, self.logits
+        answers, means, logits, orders = self.table.answers, self.means, self.logits, self.table.orders
+        keys = self.keys
         rest = jnp.mean(means, axis=0, keepdims=True)  # Waves have mean 0, so this is the mean of what they leave.
         result = {"full_loss": losses.cross_entropy(logits, answers)}
-        for end, kept in (("", fourier.keep(means, self.keys)), ("_3d", fourier.keep_cubes(means, self.keys))):
+        for end, keep in (("", fourier.keep), ("_3d", fourier.keep_cubes)):
+            kept = keep(means, keys, orders)
             restricted = losses.cross_entropy(kept + rest, jnp.arange(self.p))  # One for each answer.
             result[f"restricted_loss{end}"] = restricted[answers]
             result[f"excluded_loss{end}"] = losses.cross_entropy(logits - kept[answers], answers)
@@ -162,14 +212,15 @@ class State:
 
     @functools.cached_property
     def excluded(self) -> jax.Array:
-        """The train loss without each single frequency, `[P//2]`."""
+        """The train loss without each single frequency, `[K]`."""
         trained, targets = self.logits[self.table.train], self.table.answers[self.table.train]
 
         def without(key: jax.Array) -> jax.Array:
-            return jnp.mean(losses.cross_entropy(trained - fourier.keep(self.means, key)[targets], targets))
+            kept = fourier.keep(self.means, key, self.table.orders)
+            return jnp.mean(losses.cross_entropy(trained - kept[targets], targets))
 
-        # One frequency after the other: all at once would take P//2 times the room.
-        return jax.lax.map(without, jnp.eye(self.p // 2, dtype=bool))
+        # One frequency after the other: all at once would take K times the room.
+        return jax.lax.map(without, jnp.eye(fourier.count(self.table.orders), dtype=bool))
 
     def of(self, values: jax.Array, split: str) -> jax.Array:
         """Return values `[P²]` of "all", "train" or "test" pairs."""
@@ -187,7 +238,7 @@ KINDS = {
 _SPLITS = {"all": "all pairs", "train": "the train pairs", "test": "the test pairs"}
 _DRAWN = ("train_loss", "test_loss", "restricted_loss_all", "excluded_loss_train")
 LOSSES, ONE_FREQUENCY, EXPLAINED = "loss", "excluded loss of one frequency", "variance explained"
-_GINI = "Gini coefficient of the norms of {}, in the Fourier basis, one norm per cosine, sine and the constant"
+_GINI = "Gini coefficient of the norms of {}, in the basis of characters, one norm per cosine, sine and the constant"
 _EQUAL = "0 equal to 1 concentrated"
 
 
@@ -226,7 +277,7 @@ MEASURES: tuple[Measure, ...] = (
     *(_loss_of(*kind, *split) for kind in KINDS.items() for split in _SPLITS.items()),
     Measure(
         "excluded_loss_k",
-        "as excluded_loss_train, for one frequency k = 1 … P//2",
+        "as excluded_loss_train, for one frequency k = 1 … K",
         "nats",
         lambda s: s.excluded,
         entry=lambda i: f"excluded_loss_{i + 1}",
@@ -235,7 +286,7 @@ MEASURES: tuple[Measure, ...] = (
     ),
     Measure(
         "logit_cosine_k",
-        "⟨L, c_k⟩ / ‖L‖, L centred per row, for k = 1 … P//2",
+        "⟨L, c_k⟩ / ‖L‖, L centred per row, for k = 1 … K",
         "cosine",
         lambda s: s.cosines,
         entry=lambda i: f"logit_cosine_{i + 1}",
@@ -251,7 +302,7 @@ MEASURES: tuple[Measure, ...] = (
     ),
     Measure(
         "neuron_variance_explained",
-        "mean over the last block's neurons of the variance explained by one frequency, dead neurons counting 0",
+        "mean over the last layer's neurons of the variance explained by one frequency, dead neurons counting 0",
         "fraction",
         lambda s: jnp.mean(s.explained),
         panel=EXPLAINED,
@@ -259,7 +310,7 @@ MEASURES: tuple[Measure, ...] = (
     ),
     Measure(
         "neurons_explained",
-        f"fraction of the last block's neurons of whose variance one frequency explains more than {_EXPLAINED}",
+        f"fraction of the last layer's neurons of whose variance one frequency explains more than {_EXPLAINED}",
         "fraction",
         lambda s: jnp.where(jnp.any(jnp.isnan(s.explained)), jnp.nan, scores.fraction(s.explained > _EXPLAINED)),
         applies=needs_neurons,
@@ -268,24 +319,24 @@ MEASURES: tuple[Measure, ...] = (
         "gini_W_E",
         _GINI.format("W_E of the numbers"),
         _EQUAL,
-        lambda s: gini(jnp.linalg.norm(fourier.transform(s.embedding), axis=1)),
+        lambda s: gini(jnp.linalg.norm(fourier.transform(s.embedding, 0, s.table.orders), axis=1)),
         panel="Gini",
         label="Gini of W_E",
     ),
     Measure(
         "gini_W_L",
-        _GINI.format("W_L = W_out W_U of the last block"),
+        _GINI.format("W_L = W_out W_U of the last layer"),
         _EQUAL,
-        lambda s: gini(jnp.linalg.norm(fourier.transform(s.neuron_to_logit, axis=1), axis=0)),
+        lambda s: gini(jnp.linalg.norm(fourier.transform(s.neuron_to_logit, 1, s.table.orders), axis=0)),
         panel="Gini",
         label="Gini of W_L",
         applies=needs_direct_neurons,
     ),
     Measure(
         "embedding_norm_k",
-        "norm of W_E of the numbers at frequency k = 0 (constant) … P//2, cosine and sine together",
+        "norm of W_E of the numbers at frequency k = 0 (constant) … K, cosine and sine together",
         "norm",
-        lambda s: fourier.norms(s.embedding),
+        lambda s: fourier.norms(s.embedding, 0, s.table.orders),
         entry=lambda i: f"embedding_norm_{i}",
     ),
     Measure(
@@ -294,7 +345,7 @@ MEASURES: tuple[Measure, ...] = (
         "fraction",
         lambda s: s.attention_to_equals,
         entry=lambda i, h: f"attention_to_equals.L{i}H{h}",
-        applies=lambda model: model.sizes.length == 3,
+        applies=lambda model: structure.is_transformer(model) and model.sizes.length == 3,
     ),
     Measure(
         "sum_of_squares",
@@ -330,8 +381,8 @@ def measures(
       params: of one network.
       model: its model.
       table: the problem.
-      keys: bool `[P//2]`, the key frequencies, by any of the rules in `fourier`.
-      pairs: int32 `[n]`, the pairs P·a + b that gradients are taken at, for measures that need some.
+      keys: bool `[K]`, the key frequencies, by any of the rules in `fourier`.
+      pairs: int32 `[n]`, the pairs P·i + j that gradients are taken at, for measures that need some.
       declarations: what is measured.
 
     Returns:
@@ -356,15 +407,14 @@ def over_states(
       params: of one lane, every leaf with a leading axis of E states.
       model: its model.
       table: the problem.
-      keys: bool `[P//2]`, the same for all states: mostly those of the last one.
+      keys: bool `[K]`, the same for all states: mostly those of the last one.
       declarations: what is measured.
 
     Returns:
       the same measures, each with a leading axis of E.
     """
-    config = structure.transformer(model)
-    width = config.d_model + model.sizes.classes + config.layers * config.d_mlp
-    bytes_each = 32 * len(table.answers) * width  # About eight arrays of each width are alive at once.
+    # About eight arrays of each width are alive at once.
+    bytes_each = 32 * len(table.answers) * (structure.width(model) + model.sizes.classes)
     one = lambda state, *shared: declared.compute(declarations, State(state, model, *shared), model)
     return over_lanes(one, max(1, _ROOM // bytes_each))(params, shared=(table, keys))
 

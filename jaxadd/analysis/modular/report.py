@@ -11,16 +11,17 @@ import numpy as np
 
 from jaxadd.analysis import circuits, fourier, measures
 from jaxadd.analysis.measures import Measure
-from jaxadd.analysis.modular import clocks, progress
+from jaxadd.analysis.modular import clocks, pairs, progress
+from jaxadd.analysis.modular.neurons import commitment, neurons
 from jaxadd.analysis.phases import PHASES, Phases, phases
 from jaxadd.analysis.report import analyse_task, no_keys, recorded_figures, summarize_task
 from jaxadd.analysis.trained import FRAMES, Report, Trained, as_text
 from jaxadd.errors import UserError
 from jaxadd.models import Model, Network, structure
-from jaxadd.optim import scores
 from jaxadd.pictures import Bars, FigureOf, HeatMaps, Histogram, Level, Lines, Span, Text
 from jaxadd.tables import spread
 from jaxadd.tasks import Modular
+from jaxadd.tasks.modular import CyclicProduct
 from jaxadd.types import Params
 
 RULES = ("neurons", "neuron-logit-map", "embedding", "logits")
@@ -28,6 +29,7 @@ RULES = ("neurons", "neuron-logit-map", "embedding", "logits")
 _NEURONS = 6  # drawn, those that vary most
 _PAIRS = 500  # that gradients are taken at
 _NAMED_CLUSTERS = 8
+_TUNED = 0.5  # of the variance, explained by one frequency; a quadratic neuron of one wave has 0.8 at it
 _ROOM = 6_000_000  # numbers in maps over all pairs, of all frames together
 _PHASE_SERIES = ("train_loss", "test_loss", "excluded_loss_train", "sum_of_squares")
 _ALL = (*progress.MEASURES, *clocks.MEASURES)
@@ -38,10 +40,10 @@ class _State(NamedTuple):
 
     Attributes:
       table: the problem.
-      activations: `[P², F]` of the last block's neurons; None without any.
-      rules: the key frequencies by each rule, bool `[P//2]`.
+      activations: `[P², F]` of the last layer's neurons; None without any.
+      rules: the key frequencies by each rule, bool `[K]`.
       chosen: what chose the keys, in words.
-      keys: the key frequencies, bool `[P//2]`.
+      keys: the key frequencies, bool `[K]`.
       values: of all measures.
       numbers: for JSON.
     """
@@ -61,34 +63,20 @@ class _State(NamedTuple):
 @summarize_task.register
 def _(task: Modular, trained: Trained) -> Report:
     """Return the first network's errors over all pairs."""
-    return Report.of(blocks=[_errors(task, trained, 0)])
+    return Report.of(blocks=pairs.errors(task, trained, 0))
 
 
-def _errors(task: Modular, trained: Trained, lane: int) -> FigureOf:
-    network, data = trained.networks[lane], trained.networks[lane].data
-    p = task.p
-    batch = task.batch(jnp.arange(p * p), data.shared)
-    errors = ~np.asarray(_correct(network.params, network.model, batch.inputs, batch.targets))[:, 0]
-    kind = 2 * errors.astype(int)
-    kind[np.asarray(data.lane["train"])] += 1
-    picture = HeatMaps(
-        "Errors over all pairs",
-        [network.step],
-        {"errors": kind.reshape(1, p, p).astype(np.float32)},
-        categories=("test, correct", "train, correct", "test, error", "train, error"),
-        **_over_pairs(p),
-    )
-    return FigureOf("errors", "Errors over all pairs", [picture], trained.subject(lane))
+def _in_order(group: CyclicProduct) -> dict[str, Any]:
+    """Return the axes of a map over pairs in the order of the group."""
+    return {
+        **pairs.over_pairs(group.elements),
+        "note": "" if group.name == "additive" else f"Numbers are {_order(group)}.",
+    }
 
 
-@functools.partial(jax.jit, static_argnames="model")
-def _correct(params: Params, model: Model, inputs: jax.Array, targets: jax.Array) -> jax.Array:
-    return scores.correct(model.apply(params, inputs)[0], targets)
-
-
-def _over_pairs(p: int) -> dict[str, Any]:
-    numbers = [str(k) for k in range(p)]
-    return {"row_labels": numbers, "column_labels": numbers, "xlabel": "b", "ylabel": "a"}
+def _order(group: CyclicProduct) -> str:
+    powers = " and ".join(map(str, group.generators))
+    return f"in the order of powers of {powers}"
 
 
 # --- an analysis ------------------------------------------------------------------------------------------
@@ -96,30 +84,46 @@ def _over_pairs(p: int) -> dict[str, Any]:
 
 @analyse_task.register
 def _(task: Modular, trained: Trained, lane: int, keys: str | None) -> Report:
-    """Measure all lanes of a sum or difference mod P and show one; of other operations show its errors."""
-    model = trained.networks[lane].model
-    if not structure.is_transformer(model) or task.operation not in ("add", "subtract"):
+    """Measure all lanes in the characters of the operation's group and show one; without a group show its errors."""
+    group = task.group
+    if group is None or task.operands != 2:
         no_keys(task, keys)
+        numbers: dict[str, Any] = {}
         sentence = (
-            "Key frequencies and progress measures are defined for a Transformer that learns a sum or difference."
+            "Key frequencies and progress measures are defined for a sum or difference in a group, of two operands."
         )
         return Report.of(
-            sentence, blocks=[Text("In short", [sentence]), _errors(task, trained, lane), *recorded_figures(trained)]
+            sentence,
+            numbers,
+            [
+                Text("In short", [sentence]),
+                *pairs.errors(task, trained, lane),
+                *pairs.history(task, trained, lane, numbers),
+                *recorded_figures(trained),
+            ],
         )
     states = [_measure(task, network, keys) for network in trained.networks]
     state, subject = states[lane], trained.subject(lane)
     frequencies = fourier.frequencies(state.keys)
-    words = [f"key frequencies by {name}: {_listed(mask)}" for name, mask in state.rules.items()]
+    listed_keys = lambda mask: _listed(mask, group)
+    words = [f"key frequencies by {name}: {listed_keys(mask)}" for name, mask in state.rules.items()]
     if state.chosen not in RULES:
-        words.append(f"key frequencies {state.chosen}: {_listed(state.keys)}")
-    figures = [_errors(task, trained, lane), *_pair_figures(task, trained, lane, state)]
+        words.append(f"key frequencies {state.chosen}: {listed_keys(state.keys)}")
+    if group.name != "additive":
+        orders = " × ".join(f"C{n}" for n in group.orders)
+        words.insert(0, f"characters of the units mod {task.p}, {orders}, {_order(group)}")
+    figures = [*pairs.errors(task, trained, lane), *_pair_figures(task, trained, lane, state)]
     numbers, steps, norms = dict(state.numbers), np.array([trained.networks[lane].step]), None
+    figures += pairs.history(task, trained, lane, numbers)
+    if state.activations is not None:
+        figures.append(_single_neurons(task, trained, lane, state, numbers))
     if trained.evolves:
         over = [_over_training(trained, s, one) for s, one in enumerate(states)]
         ends = [phases(trained.steps, *(measured[name] for name in _PHASE_SERIES)) for measured in over]
         numbers |= {f"phase_{name}": end for name, end in ends[lane]._asdict().items()}
         words += [_end_of(what, [getattr(e, name) for e in ends]) for name, what in PHASES.items()]
-        figures.append(_progress(trained, lane, over, ends[lane], frequencies))
+        names = fourier.names(group.orders)
+        figures.append(_progress(trained, lane, over, ends[lane], frequencies, names))
         steps, norms = trained.steps, over[lane]["embedding_norm_k"]
     figures.append(_embedding(state, steps, norms, subject))
     listed = measures.explained(_ALL, _listed_entries(state, frequencies), state.values)
@@ -138,30 +142,32 @@ def _end_of(phase: str, steps: Sequence[int | None]) -> str:
     return f"{phase} ended{lanes} at step {spread(known)}"
 
 
-def _listed(keys: jax.Array) -> str:
-    return ", ".join(map(str, fourier.frequencies(keys))) or "none"
+def _listed(keys: jax.Array, group: CyclicProduct) -> str:
+    names = fourier.names(group.orders)
+    return ", ".join(names[k - 1] for k in fourier.frequencies(keys)) or "none"
 
 
 def _measure(task: Modular, network: Network, keys: str | None) -> _State:
-    params, model, p = network.params, network.model, task.p
+    params, model = network.params, network.model
     table = progress.table(task, network.data.lane)
-    logits, activations = _run(params, model, table.inputs)
+    orders, count = table.orders, len(table.answers)
+    logits, activations = _run(params, model, table)
+    embedding = table.of_elements(structure.token_vectors(params, model))
     rules = {
-        "logits": fourier.keys_of_logits(logits, table.answers),
-        "embedding": fourier.keys_of_embedding(params["embed"]["W_E"][:p]),
+        "logits": fourier.keys_of_logits(logits, table.answers, orders=orders),
+        "embedding": fourier.keys_of_embedding(embedding, orders=orders),
     }
     numbers: dict[str, Any] = {}
     if activations is not None:
-        last = structure.layers(model) - 1
-        rules["neurons"] = fourier.keys_of_neurons(activations)
-        if structure.is_linear(model):
-            to_logit = circuits.neuron_to_logit(params, model, last)[:, :p]
-            rules["neuron-logit-map"] = fourier.keys_of_neuron_logit_map(to_logit)
-        frequency = np.asarray(fourier.clusters(fourier.neuron_fractions(activations)).frequency)
+        rules["neurons"] = fourier.keys_of_neurons(activations, orders=orders)
+        if measures.needs_direct_neurons(model):
+            to_logit = table.of_elements(circuits.last_neurons_to_logits(params, model), 1)
+            rules["neuron-logit-map"] = fourier.keys_of_neuron_logit_map(to_logit, orders=orders)
+        frequency = np.asarray(fourier.clusters(fourier.neuron_fractions(activations, orders)).frequency)
         counts = zip(*np.unique(frequency, return_counts=True), strict=True)
         numbers |= {f"neurons_{'none' if k == 0 else k}": int(n) for k, n in counts}
-    chosen, mask = choose_keys(keys, rules, p)
-    some = jax.random.choice(jax.random.key(0), p * p, (min(_PAIRS, p * p),), replace=False)
+    chosen, mask = choose_keys(keys, rules, orders)
+    some = jax.random.choice(jax.random.key(0), count, (min(_PAIRS, count),), replace=False)
     values = jax.device_get(progress.measures(params, model, table, mask, some, declarations=_ALL))
     numbers |= measures.flat(_ALL, values)
     numbers |= {
@@ -171,23 +177,23 @@ def _measure(task: Modular, network: Network, keys: str | None) -> _State:
 
 
 @functools.partial(jax.jit, static_argnames="model")
-def _run(params: Params, model: Model, inputs: jax.Array) -> tuple[jax.Array, jax.Array | None]:
-    """Return the logits of the numbers, `[P², P]`, and the last block's neurons, `[P², F]`; None without any."""
-    names = [f"blocks.{structure.layers(model) - 1}.mlp.hook_post"] if structure.has_neurons(model) else []
-    logits, cache = model.apply(params, inputs, names)
-    return logits[:, 0, : math.isqrt(len(inputs))], cache[names[0]][:, 0] if names else None
+def _run(params: Params, model: Model, table: progress.Table) -> tuple[jax.Array, jax.Array | None]:
+    """Return the logits of the numbers, `[P², P]`, and the last layer's neurons, `[P², F]`; None without any."""
+    name = structure.last_neurons(model)
+    logits, cache = model.apply(params, table.inputs, [name] if name else [])
+    return table.of_elements(logits[:, 0], 1), structure.neurons_read(cache, model) if name else None
 
 
-def choose_keys(keys: str | None, rules: Mapping[str, jax.Array], p: int) -> tuple[str, jax.Array]:
+def choose_keys(keys: str | None, rules: Mapping[str, jax.Array], orders: fourier.Orders) -> tuple[str, jax.Array]:
     """Return what chose the key frequencies, in words, and the key frequencies.
 
     Args:
       keys: one of RULES, or frequencies such as "3,6,23"; None takes the neurons, or the logits without neurons.
       rules: the key frequencies by each rule that applies.
-      p: the modulus.
+      orders: of the group.
 
     Raises:
-      UserError: `keys` is neither, the rule needs neurons and there are none, or P has no such frequency.
+      UserError: `keys` is neither, the rule needs neurons and there are none, or the group has no such frequency.
     """
     if keys is None:
         keys = "neurons" if "neurons" in rules else "logits"
@@ -199,10 +205,10 @@ def choose_keys(keys: str | None, rules: Mapping[str, jax.Array], p: int) -> tup
         frequencies = sorted({int(k) for k in keys.split(",")})
     except ValueError:
         raise UserError(
-            f"keys must be a rule ({', '.join(RULES)}) or frequencies from 1 to {p // 2} with commas between them "
-            f"such as 3,6,23, got {keys!r}"
+            f"keys must be a rule ({', '.join(RULES)}) or frequencies from 1 to {fourier.count(orders)} with "
+            f"commas between them such as 3,6,23, got {keys!r}"
         ) from None
-    return "as given", jnp.asarray(fourier.mask(frequencies, p))
+    return "as given", jnp.asarray(fourier.mask(frequencies, orders))
 
 
 # --- figures ----------------------------------------------------------------------------------------------
@@ -210,40 +216,48 @@ def choose_keys(keys: str | None, rules: Mapping[str, jax.Array], p: int) -> tup
 
 @functools.partial(jax.jit, static_argnames=("model", "neurons"))
 def _maps(
-    params: Params, model: Model, inputs: jax.Array, neurons: tuple[int, ...]
-) -> tuple[jax.Array, jax.Array, jax.Array]:
+    params: Params, model: Model, table: progress.Table, neurons: tuple[int, ...]
+) -> tuple[jax.Array | None, jax.Array, jax.Array]:
     """Return over all pairs the first layer's attention from the last token, the logits' 2-D spectrum, and neurons.
 
     Returns:
-      `[H, P, P, T]`; `[P, P]` by component of a and b; and `[n, P, P]`.
+      `[H, P, P, T]`, None without attention; `[P, P]` by component of a and b; and `[n, P, P]`.
     """
-    p, length = math.isqrt(len(inputs)), model.sizes.length
-    pattern, post = "blocks.0.attn.hook_pattern", f"blocks.{structure.layers(model) - 1}.mlp.hook_post"
-    logits, cache = model.apply(params, inputs, [pattern, *([post] if neurons else [])])
-    attention = jnp.moveaxis(cache[pattern][:, :, -1], 0, 1).reshape(-1, p, p, length)
-    spectrum = jnp.linalg.norm(fourier.transform_2d(logits[:, 0, :p].reshape(p, p, p)), axis=-1)
-    active = cache[post][:, 0, jnp.array(neurons)].T.reshape(-1, p, p) if neurons else jnp.zeros((0, p, p))
+    p, orders = math.isqrt(len(table.answers)), table.orders
+    attends, post = structure.is_transformer(model), structure.last_neurons(model)
+    names = [*(["blocks.0.attn.hook_pattern"] if attends else []), *([post] if post and neurons else [])]
+    logits, cache = model.apply(params, table.inputs, names)
+    attention = None
+    if attends:
+        attention = jnp.moveaxis(cache[names[0]][:, :, -1], 0, 1).reshape(-1, p, p, model.sizes.length)
+    numbers = table.of_elements(logits[:, 0], 1).reshape(p, p, p)
+    spectrum = jnp.linalg.norm(fourier.transform_2d(numbers, orders), axis=-1)
+    active = jnp.zeros((0, p, p))
+    if neurons:
+        active = structure.neurons_read(cache, model)[:, jnp.array(neurons)].T.reshape(-1, p, p)
     return attention, spectrum, active
 
 
 def _pair_figures(task: Modular, trained: Trained, lane: int, state: _State) -> list[FigureOf]:
     """Describe what is seen over all pairs (a, b): attention, neurons and their spectra, and the logits' spectrum."""
-    network, subject = trained.networks[lane], trained.subject(lane)
-    model, p = network.model, task.p
+    network, subject, table = trained.networks[lane], trained.subject(lane), state.table
+    model, group, p = network.model, table.group, len(table.group.elements)
+    attends = structure.is_transformer(model)
     neurons: tuple[int, ...] = ()
     if state.activations is not None:
         neurons = tuple(np.argsort(-np.asarray(jnp.std(state.activations, axis=0)))[:_NEURONS].tolist())
-    most = int(np.clip(_ROOM // (p * p * (structure.heads(model) + 1 + len(neurons))), 1, FRAMES))
-    steps, maps = trained.over_states(
-        lane, lambda w: jax.device_get(_maps(w, model, state.table.inputs, neurons)), most
-    )
-    attention, spectrum, active = (np.stack(parts) for parts in zip(*maps, strict=True))
+    heads = structure.heads(model) if attends else 0
+    most = int(np.clip(_ROOM // (p * p * (heads + 1 + len(neurons))), 1, FRAMES))
+    steps, maps = trained.over_states(lane, lambda w: jax.device_get(_maps(w, model, table, neurons)), most)
+    spectrum, active = (np.stack([one[i] for one in maps]) for i in (1, 2))
     frequencies = fourier.frequencies(state.keys)
-    figures = [_attention(attention, steps, subject, task)]
-    readable = structure.is_bilinear(model) and structure.is_linear(model)
-    if task.equals != "none" and "hook_pos_embed" in model.names and readable:
-        figures.append(_readoff(network, p, subject))
-    waves = _wave_names(p)
+    figures = []
+    if attends:
+        figures.append(_attention(np.stack([one[0] for one in maps]), steps, subject, task, group))
+        readable = structure.is_bilinear(model) and structure.is_linear(model)
+        if task.equals != "none" and "hook_pos_embed" in model.names and readable:
+            figures.append(_readoff(network, task, table, subject))
+    waves = fourier.row_names(group.orders)
     logits = HeatMaps(
         "2-D Fourier spectrum of the logits",
         steps,
@@ -254,15 +268,20 @@ def _pair_figures(task: Modular, trained: Trained, lane: int, state: _State) -> 
         ylabel="frequency along a",
         unit="norm over classes",
         power=0.5,
-        marks=_marks(frequencies),
+        marks=_marks(frequencies, group),
     )
     figures.append(FigureOf("logits", "2-D Fourier spectrum of the logits", [logits], subject))
     if state.activations is not None:
-        figures += [_neurons(neurons, active, steps, subject, p), _clusters(state.activations, subject)]
+        figures += [
+            _neurons(neurons, active, steps, subject, group),
+            _clusters(state.activations, subject, group),
+        ]
     return figures
 
 
-def _attention(attention: np.ndarray, steps: np.ndarray, subject: str, task: Modular) -> FigureOf:
+def _attention(
+    attention: np.ndarray, steps: np.ndarray, subject: str, task: Modular, group: CyclicProduct
+) -> FigureOf:
     heads, last = range(attention.shape[1]), task.position_names[-1]
     pictures = [
         HeatMaps(
@@ -271,27 +290,28 @@ def _attention(attention: np.ndarray, steps: np.ndarray, subject: str, task: Mod
             {f"L0H{h}": attention[:, h, ..., 0] for h in heads},
             unit="attention to a",
             limits=(0, 1),
-            **_over_pairs(task.p),
+            **_in_order(group),
         ),
         HeatMaps(
             f"Attention from {last} to {last}",
             steps[-1:],
             {f"L0H{h}": attention[-1:, h, ..., -1] for h in heads},
             unit=f"attention to {last}",
-            **_over_pairs(task.p),
+            **_in_order(group),
         ),
     ]
     return FigureOf("attention_pairs", "Attention over all pairs", pictures, subject)
 
 
-def _readoff(network: Network, p: int, subject: str) -> FigureOf:
+def _readoff(network: Network, task: Modular, table: progress.Table, subject: str) -> FigureOf:
     # In the first layer all that `=` attends by is its own embedding there; later ones see what was written to it.
-    scores = np.asarray(circuits.attention_readoff(network.params, network.model, 0, p, 2))[:, :p]
+    scores = circuits.attention_readoff(network.params, network.model, 0, task.p, 2)
+    scores = np.asarray(table.of_elements(scores, 1))
     picture = Bars(
         "Attention scores of = for each number",
         [network.step],
         {f"L0H{h}": row[None] for h, row in enumerate(scores)},
-        [str(k) for k in range(p)],
+        [str(k) for k in table.group.elements],
         xlabel="number attended to",
         ylabel="score",
         note="q · k of the first layer, without the position of the number.",
@@ -299,14 +319,17 @@ def _readoff(network: Network, p: int, subject: str) -> FigureOf:
     return FigureOf("readoff", "Attention scores of = for each number", [picture], subject)
 
 
-def _neurons(neurons: Sequence[int], active: np.ndarray, steps: np.ndarray, subject: str, p: int) -> FigureOf:
+def _neurons(
+    neurons: Sequence[int], active: np.ndarray, steps: np.ndarray, subject: str, group: CyclicProduct
+) -> FigureOf:
     """Describe a few neurons over all pairs, and the 2-D transform of each, cut where nothing is left."""
-    spectra = np.stack([np.abs(np.asarray(fourier.transform_2d(m))) for m in active[-1]])
+    spectra = np.stack([np.abs(np.asarray(fourier.transform_2d(m, group.orders))) for m in active[-1]])
     known = np.where(np.isfinite(spectra), spectra, 0)
     end = max(_extent(power) for power in known)
     ridges = np.maximum(known.max(axis=1), known.max(axis=2))[:, 1:]
-    best = sorted({int(np.argmax(ridge)) // 2 + 1 for ridge in ridges if ridge.any()})
-    waves = _wave_names(p)[:end]
+    of_row = fourier.frequency_of_row(group.orders)[1:]
+    best = sorted({int(of_row[np.argmax(ridge)]) for ridge in ridges if ridge.any()})
+    waves = fourier.row_names(group.orders)[:end]
     names = [f"neuron {i}" for i in neurons]
     pictures = [
         HeatMaps(
@@ -315,7 +338,7 @@ def _neurons(neurons: Sequence[int], active: np.ndarray, steps: np.ndarray, subj
             {name: active[:, n] for n, name in enumerate(names)},
             unit="activation",
             separate=True,
-            **_over_pairs(p),
+            **_in_order(group),
         ),
         HeatMaps(
             "Their 2-D Fourier transforms",
@@ -328,7 +351,7 @@ def _neurons(neurons: Sequence[int], active: np.ndarray, steps: np.ndarray, subj
             unit="norm",
             power=0.5,
             separate=True,
-            marks=[mark for mark in _marks(best) if mark.value < end],
+            marks=[mark for mark in _marks(best, group) if mark.value < end],
             note="Up to the last component that reaches 5 % of the largest.",
         ),
     ]
@@ -342,23 +365,23 @@ def _extent(power: np.ndarray) -> int:
     return min(len(power), 2 * (int(present.max(initial=8)) // 2 + 3) + 1)
 
 
-def _wave_names(p: int) -> list[str]:
-    return ["constant", *(f"{wave} {k}" for k in range(1, p // 2 + 1) for wave in ("cos", "sin"))][:p]
-
-
-def _marks(frequencies: Sequence[int]) -> list[Level]:
+def _marks(frequencies: Sequence[int], group: CyclicProduct) -> list[Level]:
     """Return where frequencies stand among the components, between cosine and sine."""
-    return [Level(0, "const."), *(Level(2 * k - 0.5, str(k)) for k in frequencies)]
+    of_row, names = fourier.frequency_of_row(group.orders), fourier.names(group.orders)
+    places = ((float(np.mean(np.flatnonzero(of_row == k))), names[k - 1]) for k in frequencies)
+    return [Level(0, "const."), *(Level(place, name) for place, name in places)]
 
 
-def _clusters(activations: jax.Array, subject: str, threshold: float = 0.85) -> FigureOf:
+def _clusters(activations: jax.Array, subject: str, group: CyclicProduct, threshold: float = 0.85) -> FigureOf:
     """Describe how many neurons are explained how well by one frequency, by that frequency."""
-    frequency, explained = map(np.asarray, fourier.clusters(fourier.neuron_fractions(activations), threshold))
+    names = ("none", *fourier.names(group.orders))
+    fractions = fourier.neuron_fractions(activations, group.orders)
+    frequency, explained = map(np.asarray, fourier.clusters(fractions, threshold))
     found, counts = np.unique(frequency[frequency > 0], return_counts=True)
     largest_first = found[np.argsort(-counts, kind="stable")]
     named = largest_first if len(found) <= _NAMED_CLUSTERS else largest_first[: _NAMED_CLUSTERS - 1]
     parts = {f"none: {np.sum(frequency == 0):,}": frequency == 0}
-    parts |= {f"k = {k}: {np.sum(frequency == k):,}": frequency == k for k in sorted(named)}
+    parts |= {f"k = {names[k]}: {np.sum(frequency == k):,}": frequency == k for k in sorted(named)}
     if len(named) < len(found):
         rest = (frequency > 0) & ~np.isin(frequency, named)
         parts[f"{len(found) - len(named)} others: {np.sum(rest):,}"] = rest
@@ -374,18 +397,74 @@ def _clusters(activations: jax.Array, subject: str, threshold: float = 0.85) -> 
     return FigureOf("clusters", "Neurons by their best frequency", [picture], subject)
 
 
+def _single_neurons(task: Modular, trained: Trained, lane: int, state: _State, numbers: dict[str, Any]) -> FigureOf:
+    """Describe what single neurons read and write, and when they settled on their frequency."""
+    network = trained.networks[lane]
+    steps, known = trained.over_states(
+        lane, lambda w: jax.device_get(neurons(w, network.model, state.table)), len(trained.steps) + 1
+    )
+    final, tuned = known[-1], known[-1].explained > _TUNED
+    error = np.abs(np.asarray(final.phase_error(task.rule.sign)))[tuned]
+    numbers |= {"neuron_concentration": float(np.mean(final.concentration)), "tuned_neurons": int(np.sum(tuned))}
+    pictures = [
+        Histogram(
+            "Inverse participation ratio",
+            np.linspace(0, 1, 41),
+            {
+                "neurons": np.histogram(final.concentration[np.isfinite(final.concentration)], np.linspace(0, 1, 41))[
+                    0
+                ]
+            },
+            xlabel="Σ|û|⁴ / (Σ|û|²)² of what a neuron reads, 1 for one frequency",
+            ylabel="neurons",
+        )
+    ]
+    if np.isfinite(error).any():
+        error = error[np.isfinite(error)]
+        numbers["neuron_phase_error"] = float(np.median(error))
+        edges = np.linspace(0, np.pi, 37)
+        pictures.append(
+            Histogram(
+                "Phase written against phases read",
+                edges,
+                {f"neurons explained by more than {_TUNED}": np.histogram(error, edges)[0]},
+                xlabel=f"|ψ - (φ {'+' if task.rule.sign > 0 else '-'} χ)|, radians",
+                ylabel="neurons",
+                note="Of neurons that add, 0; of phases at random, spread evenly to π.",
+            )
+        )
+    if len(steps) > 1:
+        since = commitment(np.stack([one.frequency for one in known]), steps)[tuned]
+        since = since[np.isfinite(since)]
+        if len(since):
+            numbers["neuron_commitment_median"] = float(np.median(since))
+        edges = np.linspace(0, max(1, steps[-1]), min(41, len(steps) + 1))
+        pictures.append(
+            Histogram(
+                "Step of commitment",
+                edges,
+                {f"neurons explained by more than {_TUNED}": np.histogram(since, edges)[0]},
+                xlabel="step of the first saved state from which a neuron keeps its frequency",
+                ylabel="neurons",
+            )
+        )
+    return FigureOf("single_neurons", "What single neurons do", pictures, trained.subject(lane))
+
+
 def _embedding(state: _State, steps: np.ndarray, norms: np.ndarray | None, subject: str) -> FigureOf:
     norms = np.asarray(state.values["embedding_norm_k"])[None] if norms is None else norms
+    group = state.table.group
+    names = fourier.names(group.orders)
     picture = Bars(
         "Fourier norms of the numbers' embeddings",
         steps,
         {"norm": norms},
-        [str(k) for k in range(norms.shape[1])],
+        ["0", *names],
         xlabel="frequency k",
         ylabel="norm",
-        highlight=[str(k) for k in fourier.frequencies(state.keys)],
+        highlight=[names[k - 1] for k in fourier.frequencies(state.keys)],
         note=f"Key frequencies {state.chosen if state.chosen == 'as given' else f'by {state.chosen}'}: "
-        f"{_listed(state.keys)}.",
+        f"{_listed(state.keys, group)}.",
     )
     return FigureOf("embedding", "Fourier norms of the numbers' embeddings", [picture], subject)
 
@@ -406,7 +485,12 @@ def _over_training(trained: Trained, lane: int, state: _State) -> dict[str, np.n
 
 
 def _progress(
-    trained: Trained, lane: int, over: Sequence[Mapping[str, np.ndarray]], ends: Phases, frequencies: Sequence[int]
+    trained: Trained,
+    lane: int,
+    over: Sequence[Mapping[str, np.ndarray]],
+    ends: Phases,
+    frequencies: Sequence[int],
+    names: Sequence[str],
 ) -> FigureOf:
     """Describe the measures over training, one picture for a panel, with the lane's phases."""
     spans, start = [], 0
@@ -421,7 +505,7 @@ def _progress(
         start = end
     pictures = measures.curves(_OVER_TRAINING, trained.steps, over, spans)
     if frequencies:
-        single = {f"k = {k}": over[lane]["excluded_loss_k"][:, k - 1] for k in frequencies}
+        single = {f"k = {names[k - 1]}": over[lane]["excluded_loss_k"][:, k - 1] for k in frequencies}
         one = Lines(progress.ONE_FREQUENCY, trained.steps, single, "nats", log_x=True, log_y=True, spans=spans)
         pictures.insert(1, one)
     several = len(trained.networks) > 1

@@ -8,6 +8,7 @@ from networks import drawn
 
 from jaxadd.analysis import claims
 from jaxadd.analysis.hypotheses import Kept
+from jaxadd.analysis.modular import progress
 from jaxadd.analysis.modular.claims import _plane
 from jaxadd.models import Network, Transformer
 from jaxadd.tasks import Modular
@@ -19,7 +20,7 @@ def network(operation):
     return Network(drawn(model), model, task)
 
 
-@pytest.mark.parametrize(("operation", "sign"), [("add", "+"), ("subtract", "-")])
+@pytest.mark.parametrize(("operation", "sign"), [("add", "+"), ("subtract", "-"), ("multiply", "×"), ("divide", "÷")])
 def test_claims_about_modular_networks_follow_the_operation(operation, sign):
     entries = claims.prepare(network(operation).task, network(operation), jax.random.key(1)).entries
     texts = [entry.text for entry in entries]
@@ -35,7 +36,7 @@ def test_every_claim_about_a_modular_network_gets_a_verdict():
 
 
 def test_nothing_is_claimed_of_an_operation_that_is_no_sum():
-    assert claims.assess(network("x2xyy2"), jax.random.key(1)) == []
+    assert claims.assess(network("a2+ab+b2"), jax.random.key(1)) == []
 
 
 def test_spans_of_waves_keep_waves_and_nothing_else():
@@ -43,7 +44,7 @@ def test_spans_of_waves_keep_waves_and_nothing_else():
     inputs = task.batch(jnp.arange(121), {}).inputs
     a, b = np.asarray(inputs[:, 0]), np.asarray(inputs[:, 1])
     wave = lambda k, n: np.cos(2 * np.pi * k * n / 11 + 0.3)
-    plane = _plane(11, 3)
+    plane = _plane(progress.table(task, {name: pairs[0] for name, pairs in task.data([0]).lane.items()}), 3)
     assert isinstance(plane, Kept)
     x = np.stack([wave(3, a + b), wave(3, a) * wave(3, b), wave(3, a) + 2, wave(2, a + b), wave(3, 2 * a)], axis=1)
     kept = jax.jit(plane.part)(x, inputs)

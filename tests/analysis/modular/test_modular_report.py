@@ -14,6 +14,7 @@ from jaxadd.analysis.report import Trained, analyse, summarize
 from jaxadd.errors import UserError
 from jaxadd.models import Network, Transformer
 from jaxadd.tasks import Modular
+from jaxadd.tasks.modular import additive
 from jaxadd.views.figures import render
 
 P = 7
@@ -37,13 +38,20 @@ def several():
     return two, analyse(two, lane=1)
 
 
-STATE = ["errors", "attention_pairs", "readoff", "logits", "neurons", "clusters"]
+STATE = ["errors", "attention_pairs", "readoff", "logits", "neurons", "clusters", "residues"]
 GENERAL = ["attention", "circuits", "composition", "attribution", "lens"]
 
 
 def test_a_report_has_every_measure_and_figure(several):
     two, report = several
-    assert [f.name for f in report.figures] == [*STATE, "measures", "embedding", *GENERAL]
+    assert [f.name for f in report.figures] == [
+        *STATE,
+        "graduation",
+        "single_neurons",
+        "measures",
+        "embedding",
+        *GENERAL,
+    ]
     network = two.networks[1]
     table = progress.table(network.task, network.data.lane)
     keys = fourier.mask(report.numbers["key_frequencies_neurons"], P)
@@ -116,7 +124,7 @@ def test_measures_go_to_the_panels_that_they_declare(several):
 def test_phases_are_named_with_their_ends(phases, want):
     one = trained(states=9)
     over = [{"train_loss": np.ones(9)}]
-    figure = modular._progress(one, 0, over, Phases(*phases), ())
+    figure = modular._progress(one, 0, over, Phases(*phases), (), ())
     spans = figure.pictures[0].spans
     assert [span.name for span in spans] == want
     ends = [*(end for end in phases if end is not None), *([800] if "not ended" in want[-1] else [])]
@@ -129,7 +137,7 @@ def test_neuron_spectra_show_all_that_is_there_and_name_its_frequency():
     a = np.arange(p)
     wave = np.maximum(np.cos(2 * np.pi * k * a / p)[:, None] + np.cos(2 * np.pi * k * a / p), 0)
     transform = np.abs(fourier.basis(p) @ wave @ fourier.basis(p).T)
-    figure = modular._neurons([7], wave[None, None].astype(np.float32), np.array([4]), "subject", p)
+    figure = modular._neurons([7], wave[None, None].astype(np.float32), np.array([4]), "subject", additive(p))
     activation, spectrum = figure.pictures
     np.testing.assert_array_equal(activation.frames["neuron 7"][0], wave.astype(np.float32))
     shown = spectrum.frames["neuron 7"][0]
@@ -140,7 +148,7 @@ def test_neuron_spectra_show_all_that_is_there_and_name_its_frequency():
     assert left_out.max() < 0.05 * transform.max()
     assert [(mark.name, mark.value) for mark in spectrum.marks] == [("const.", 0), ("6", 2 * k - 0.5)]
     assert spectrum.row_labels[2 * k - 1] == "cos 6"
-    dead = modular._neurons([3], np.zeros((1, 1, 5, 5), np.float32), np.array([4]), "subject", 5)
+    dead = modular._neurons([3], np.zeros((1, 1, 5, 5), np.float32), np.array([4]), "subject", additive(5))
     assert [mark.name for mark in dead.pictures[1].marks] == ["const."]
 
 
@@ -154,7 +162,7 @@ def clusters(frequency, explained):
         wave = np.cos(2 * np.pi * max(k, 1) * pairs[0] / p)
         rest = noise - noise.mean()
         columns.append(np.sqrt(part) * wave / wave.std() + np.sqrt(1 - part) * rest / rest.std())
-    return modular._clusters(jnp.asarray(np.stack(columns, 1), jnp.float32), "subject").pictures[0]
+    return modular._clusters(jnp.asarray(np.stack(columns, 1), jnp.float32), "subject", additive(31)).pictures[0]
 
 
 def test_clusters_are_counted():
@@ -210,7 +218,7 @@ RULES = {name: fourier.mask([1 + i % 3], P) for i, name in enumerate(modular.RUL
     ],
 )
 def test_keys_are_a_rule_or_a_list(keys, chosen, frequencies):
-    words, mask = modular.choose_keys(keys, RULES, P)
+    words, mask = modular.choose_keys(keys, RULES, (P,))
     assert (words, fourier.frequencies(mask)) == (chosen, frequencies)
 
 
@@ -229,7 +237,7 @@ def test_keys_are_a_rule_or_a_list(keys, chosen, frequencies):
 )
 def test_keys_that_cannot_be_read_are_refused_in_one_line(keys, words):
     with pytest.raises(UserError) as error:
-        modular.choose_keys(keys, RULES, P)
+        modular.choose_keys(keys, RULES, (P,))
     assert words in str(error.value)
     assert "\n" not in str(error.value)
 
@@ -258,11 +266,11 @@ def test_without_neurons_the_keys_are_those_of_the_logits():
 
 
 def test_an_operation_that_is_no_sum_shows_its_errors_and_what_holds_for_any_network():
-    report = analyse(trained(operation="x2xyy2"))
-    assert [f.name for f in report.figures] == ["errors", *GENERAL]
-    assert "defined for a Transformer that learns a sum or difference" in report.text
+    report = analyse(trained(operation="a2+ab+b2"))
+    assert [f.name for f in report.figures] == ["errors", "residues", *GENERAL]
+    assert "defined for a sum or difference in a group, of two operands" in report.text
     with pytest.raises(UserError, match="key frequencies"):
-        analyse(trained(operation="x2xyy2"), keys="1")
+        analyse(trained(operation="a2+ab+b2"), keys="1")
 
 
 @pytest.mark.parametrize(

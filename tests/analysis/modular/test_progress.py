@@ -253,9 +253,7 @@ def test_table_lists_all_pairs_in_order():
     assert len(TABLE.train) == TASK.train_size
 
 
-@pytest.mark.parametrize(
-    "task", [Modular(p=P, operation="x2xyy2"), Modular(p=P, operation="random"), Addition(digits=2)]
-)
+@pytest.mark.parametrize("task", [Modular(p=P, operation="a2+ab+b2"), Modular(p=P, operands=3), Addition(digits=2)])
 def test_only_sums_have_these_measures(task):
-    with pytest.raises(UserError, match="operation is add or subtract, got"):
+    with pytest.raises(UserError, match="operation is add, subtract, multiply or divide, got"):
         progress.table(task, {})

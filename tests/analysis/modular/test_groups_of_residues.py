@@ -1,0 +1,155 @@
+"""Measures in the characters of the group in which an operation is a sum: planted networks, and relabelled ones."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from networks import drawn, quadratic
+
+from jaxadd.analysis import fourier
+from jaxadd.analysis.modular import clocks, progress
+from jaxadd.analysis.report import Trained, analyse
+from jaxadd.models import Network, Transformer
+from jaxadd.optim import scores
+from jaxadd.tasks import Modular
+from jaxadd.tasks.modular import additive, multiplicative
+from jaxadd.views.figures import render
+
+
+def task_of(operation, p):
+    return Modular(p=p, operation=operation, train_fraction=0.5, equals="none")
+
+
+def table_of(task):
+    return progress.table(task, {name: pairs[0] for name, pairs in task.data([0]).lane.items()})
+
+
+@pytest.mark.parametrize(
+    ("operation", "p", "keys"),
+    [
+        ("add", 29, [3, 7, 11, 12]),
+        ("subtract", 29, [3, 7, 11, 12]),
+        ("multiply", 29, [2, 5, 11, 13]),
+        ("divide", 29, [2, 5, 11, 13]),
+        ("multiply", 35, [1, 4, 5, 9]),  # C4 × C6
+    ],
+)
+def test_a_planted_network_is_simple_in_its_own_characters_alone(operation, p, keys):
+    task = task_of(operation, p)
+    model, params = quadratic(task, keys)
+    table, group = table_of(task), task.group
+    mask = fourier.mask(keys, group.orders)
+    found = progress.flat(progress.measures(params, model, table, mask))
+    assert found["all_accuracy"] == 1
+    assert found["logit_variance_explained"] == pytest.approx(1, abs=1e-5)
+    assert found["restricted_loss_all"] == pytest.approx(found["full_loss_all"], rel=1e-4)
+    assert found["excluded_loss_all"] == pytest.approx(np.log(len(group.elements)), rel=1e-4)
+    rows = params["W_in"][jnp.array(group.elements)]
+    assert fourier.frequencies(fourier.keys_of_embedding(rows, orders=group.orders)) == tuple(keys)
+    other = additive(p) if group.name == "multiplicative" else multiplicative(p)
+    everything = jnp.ones(fourier.count(other.orders), bool)
+    there = progress.flat(progress.measures(params, model, progress.as_if(task, other), everything))
+    here = progress.flat(progress.measures(params, model, progress.as_if(task, group, task.rule.sign), mask))
+    assert here["logit_variance_explained"] == pytest.approx(1, abs=1e-5)
+    assert there["logit_variance_explained"] < 0.05
+    # Eight rows of the basis, cosine and sine of each key, hold all of W_E in equal parts.
+    assert here["gini_W_E"] == pytest.approx(1 - 8 / len(group.elements), abs=1e-5)
+    assert there["gini_W_E"] < 0.4
+    assert there["neuron_variance_explained"] < 0.5 < 0.79 < here["neuron_variance_explained"]
+
+
+def test_gromovs_network_is_correct_on_all_pairs_and_its_measures_are_exact():
+    """Neurons are 1 + ½ cos(2w a + 2φ) + ½ cos(2w b + 2χ) + cos(w(a + b) + φ + χ) + cos(w(a - b) + φ - χ)."""
+    task, generator = task_of("add", 97), np.random.default_rng(0)
+    keys = generator.integers(1, 49, 500)
+    model, params = quadratic(task, keys, generator.uniform(0, 2 * np.pi, (500, 2)))
+    table = table_of(task)
+    logits, cache = jax.jit(model.apply, static_argnames="names")(params, table.inputs, names=("mlp.hook_post",))
+    assert scores.correct(logits, table.labels[:, None]).all()
+    fractions = np.asarray(fourier.neuron_fractions(cache["mlp.hook_post"]))
+    doubled = np.minimum(2 * keys, 97 - 2 * keys)
+    np.testing.assert_allclose(fractions[np.arange(500), keys - 1], 0.8, atol=1e-4)
+    np.testing.assert_allclose(fractions[np.arange(500), doubled - 1], 0.2, atol=1e-4)
+    found = progress.measures(params, model, table, np.ones(48, bool))
+    numbers = np.asarray(logits[:, 0], np.float64)
+    numbers -= numbers.mean(axis=1, keepdims=True)
+    offset = (np.asarray(table.answers)[:, None] - np.arange(97)) % 97
+    by_offset = np.array([numbers[offset == d].sum() for d in range(97)])
+    for k in (1, 20, 48):
+        wave = np.cos(2 * np.pi * k * np.arange(97) / 97)
+        cosine = wave @ by_offset / np.sqrt(97**3 / 2) / np.linalg.norm(numbers)
+        np.testing.assert_allclose(found["logit_cosine_k"][k - 1], cosine, atol=1e-5)
+    squares = np.array([np.sum(np.asarray(params["W_in"]) ** 2), np.sum(np.asarray(params["W_U"]) ** 2)])
+    np.testing.assert_allclose(found["sum_of_squares"], squares.sum(), rtol=1e-5)
+    counts = np.bincount(keys, minlength=49)[1:]
+    np.testing.assert_allclose(found["embedding_norm_k"][1:], np.sqrt(97 * counts), rtol=1e-4)
+
+
+SMALL = Transformer(d_model=8, heads=2, d_mlp=12)
+
+
+@pytest.mark.parametrize(("sum_of", "product"), [("add", "multiply"), ("subtract", "divide")])
+def test_products_are_measured_as_the_sums_of_their_logarithms(sum_of, product):
+    """A network for sums mod 12 whose tokens are renamed to the powers of 2 mod 13 has every measure of before."""
+    plain, renamed = (Modular(p=p, operation=name, train_fraction=0.5) for p, name in ((12, sum_of), (13, product)))
+    places = np.array([*renamed.group.elements, 13])  # of `=` too
+    model, other = SMALL.build(plain.sizes), SMALL.build(renamed.sizes)
+    params = drawn(model)
+    w_e, w_u = np.zeros((14, 8), np.float32), np.zeros((8, 14), np.float32)
+    w_e[places], w_u[:, places] = params["embed"]["W_E"], params["unembed"]["W_U"]
+    moved = {**params, "embed": {"W_E": jnp.asarray(w_e)}, "unembed": {"W_U": jnp.asarray(w_u)}}
+    one, two = table_of(plain), table_of(renamed)
+    np.testing.assert_array_equal(one.answers, two.answers)
+    keys = fourier.mask([2, 6], 12)
+    before = progress.flat(progress.measures(params, model, one, keys))
+    after = progress.flat(progress.measures(moved, other, two, keys))
+    assert before.keys() == after.keys()
+    for name, value in before.items():
+        # Losses over all classes count a class more; the lanes' splits differ.
+        if not name.endswith(("_loss", "_train", "_test", "_accuracy")) and not name.startswith("excluded_loss_"):
+            assert after[name] == pytest.approx(value, rel=1e-4, abs=1e-6), name
+    np.testing.assert_allclose(
+        clocks.measures(moved, other, two)["gradient_symmetricity"],
+        clocks.measures(params, model, one)["gradient_symmetricity"],
+        rtol=1e-4,
+    )
+
+
+def test_train_and_test_pairs_are_found_in_the_order_of_the_group():
+    task = Modular(p=13, operation="divide", train_fraction=0.5, label_noise=0.2)
+    data = task.data([0])
+    lane = jax.tree.map(lambda x: x[0], data.lane)
+    table = progress.table(task, lane)
+    for part in ("train", "test"):
+        expected = task.batch(lane[part], {})
+        np.testing.assert_array_equal(table.inputs[getattr(table, part)], expected.inputs)
+    labels = task.labelled(lane["train"], data._replace(lane=lane)).targets[:, 0]
+    np.testing.assert_array_equal(table.labels[table.train], labels)
+    answers = task.batch(lane["test"], {}).targets[:, 0]
+    np.testing.assert_array_equal(np.array(table.group.elements)[table.answers[table.test]], answers)
+
+
+def test_a_report_on_products_names_the_group_and_every_figure_is_drawn():
+    task = Modular(p=15, operation="multiply", train_fraction=0.5)
+    model = SMALL.build(task.sizes)
+    states = jax.tree.map(lambda *w: jax.device_put(np.stack(w)), *(drawn(model, i) for i in range(2)))
+    network = Network(drawn(model, 2), model, task, step=200)
+    report = analyse(Trained((network,), "title", {}, np.array([0, 100]), (states,)), keys="1,3")
+    assert "characters of the units mod 15, C2 × C4, in the order of powers of 11 and 7" in report.text
+    assert "key frequencies as given: (0, 1), (0, 2)" in report.text
+    figures = {figure.name: figure for figure in report.figures}
+    assert list(figures["attention_pairs"].pictures[0].row_labels)[:5] == ["1", "7", "4", "13", "11"]
+    assert {"errors", "logits", "neurons", "clusters", "measures", "embedding"} <= figures.keys()
+    for name in ("errors", "neurons", "embedding"):
+        render(figures[name])
+
+
+def test_a_pair_mlp_is_analysed_without_attention():
+    task = task_of("add", 11)
+    model, params = quadratic(task, [2, 3])
+    report = analyse(Trained((Network(params, model, task),), "title"))
+    names = [figure.name for figure in report.figures]
+    assert "attention_pairs" not in names
+    assert {"errors", "logits", "neurons", "clusters", "embedding"} <= set(names)
+    assert report.numbers["key_frequencies_embedding"] == [2, 3]
+    assert "gradient_symmetricity" not in report.numbers
