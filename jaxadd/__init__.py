@@ -10,7 +10,7 @@ Layers, from the bottom up; imports never run upwards:
 
     types, errors, trees, lanes, files, tables, pictures    what everything shares
     optim        losses, scores, optimisers, gradient filters
-    tasks        what is learned: modular arithmetic, groups, n-digit addition, handwritten digits, or a task of your own
+    tasks        what is learned: modular arithmetic, groups, n-digit addition, handwritten digits, or your own task
     models       transformers and MLPs, activations by name, the plain forward pass, structure
     analysis     pure functions of (params, model, batch); what is measured and claimed of each task's networks
     interop      checkpoints from elsewhere, in and out

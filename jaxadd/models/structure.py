@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from jaxadd.errors import UserError
 from jaxadd.models.model import Model
+from jaxadd.models.pair_mlp import PairMLP
 from jaxadd.models.transformer import Transformer
 from jaxadd.types import Params
 
@@ -104,6 +105,33 @@ def mlp(params: Params, model: Model, layer: int) -> Params:
     if not has_neurons(model):
         raise UserError("this network has no MLP (d_mlp is 0), so it has no neurons to read")
     return block(params, model, layer)["mlp"]
+
+
+def last_neurons(model: Model) -> str | None:
+    """Return the name, without `.hook_pre` or `.hook_post`, of the neurons that the logits read; None without any."""
+    if isinstance(model.config, PairMLP):
+        return "mlp"
+    return f"blocks.{layers(model) - 1}.mlp" if has_neurons(model) else None
+
+
+def token_matrices(params: Params, model: Model) -> dict[str, jax.Array]:
+    """Return the matrices with a row for each of the V tokens, or for each of the C classes, by name.
+
+    Of a transformer these are W_E and W_U; of a PairMLP the embeddings of a and b, these as its neurons read them,
+    such as W_a W_in, and W_U.
+    """
+    config = model.config
+    if not isinstance(config, PairMLP):
+        return {"W_E": params["embed"]["W_E"], "W_U": params["unembed"]["W_U"].T} if transformer(model) else {}
+    result = {}
+    width = config.d_embed if config.embedding == "learned" else model.sizes.vocabulary
+    for name, half in {"a": params["W_in"][:width], "b": params["W_in"][-width:]}.items():
+        if config.embedding == "one-hot":
+            result[f"W_in_{name}"] = half
+            continue
+        table = params["W_b" if name == "b" and config.tables == "two" else "W_a"]
+        result |= {f"W_{name}": table, f"W_{name}_W_in": jnp.matmul(table, half, precision="highest")}
+    return result | {"W_U": params["W_U"].T}
 
 
 def activation_axes(name: str) -> tuple[str, ...]:

@@ -27,7 +27,7 @@ class Pairs(Task):
     train_fraction: float = 0.3
     """fraction of all pairs in the train set"""
     equals: Literal["class", "token", "none"] = "class"
-    """class: the input ends in =, which is a class too; token: it ends in =, which is no class; none: there is no ="""
+    """class: the input ends in =, which is a class too; token: it ends in =, with n classes; none: there is no ="""
     split: Literal["python", "keyed"] = "python"
     """how the split is drawn: python for random.shuffle, as published; keyed for a permutation drawn by JAX"""
     split_seed: int | None = None

@@ -2,10 +2,12 @@
 
 Sums over a conjugacy class and its inverses commute with each other and are symmetric, so one eigenproblem of their
 size has all real characters as its eigenvectors (Burnside's method, for real representations). The matrices of an
-irrep ρ are the action from the left on one eigenspace, within the functions that ρ's matrix entries span, of a random
-symmetric element that acts from the right. Nothing is tabulated. Serre 1977, "Linear Representations of Finite Groups".
+irrep ρ are the action from the left on one eigenspace, within the functions that ρ's matrix entries span, of a
+random symmetric element that acts from the right. Nothing is tabulated. Serre 1977, "Linear Representations of
+Finite Groups".
 """
 
+import functools
 import math
 from typing import NamedTuple
 
@@ -52,6 +54,7 @@ def span(group: FiniteGroup, irrep: Irrep) -> np.ndarray:
     return projector(group, irrep.character, irrep.dimension / irrep.commutant / group.order)
 
 
+@functools.lru_cache(maxsize=16)
 def irreps(group: FiniteGroup) -> tuple[Irrep, ...]:
     """Compute all irreducible real representations of a group, by dimension, the trivial one first.
 
@@ -162,7 +165,7 @@ def matrices(group: FiniteGroup, irrep: Irrep) -> np.ndarray:
 
 
 def _fewest_fixed(group: FiniteGroup, irrep: Irrep) -> tuple[np.ndarray, int]:
-    """Return the powers of an element that leaves a subspace of ρ fixed, as small a one as there is, and its dimension.
+    """Return the powers of an element that leaves a subspace of ρ fixed, the smallest there is, and its dimension.
 
     Functions that are the same on all s hᵏ hold few copies of ρ, which makes the eigenproblem small.
     """

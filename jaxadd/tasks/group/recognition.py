@@ -51,7 +51,7 @@ def isomorphism(group: FiniteGroup, other: FiniteGroup) -> np.ndarray | None:
 def _extend(
     group: FiniteGroup, other: FiniteGroup, chosen: list[int], allowed: list[list[int]], images: tuple[int, ...]
 ) -> np.ndarray | None:
-    """Map the remaining generators, and return the image of each element of `other`; None where that is impossible."""
+    """Map the remaining generators; returns the image of each element of `other`, None where that is impossible."""
     at = len(images)
     if at == len(chosen):
         return _homomorphism(group, other, chosen, images)
@@ -70,7 +70,7 @@ def _extend(
 def _homomorphism(
     group: FiniteGroup, other: FiniteGroup, chosen: list[int], images: tuple[int, ...]
 ) -> np.ndarray | None:
-    """Return the images of what some elements of `other` generate, -1 elsewhere; None where no injection maps them."""
+    """Return the images of what some elements of `other` generate, -1 elsewhere; None where none are possible."""
     result = np.full(other.order, -1)
     result[other.identity] = group.identity
     new = np.array([other.identity])

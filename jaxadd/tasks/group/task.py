@@ -1,4 +1,4 @@
-"""Multiplication in a finite group on tokens `(a, b, =)` or `(a, b)`, as Power et al. 2022 and Chughtai et al. 2023."""
+"""Multiplication in a finite group, on tokens `(a, b, =)` or `(a, b)`: Power et al. 2022, Chughtai et al. 2023."""
 
 import functools
 import math
