@@ -23,6 +23,7 @@ _EXPLAINED = 0.85  # of a neuron's variance, by one irrep
 _LISTED = 12  # irreps in a table: those used, and others by their logit similarity
 _NAMED = 8  # irreps with a colour of their own
 _NOTHING = "none"
+_OPERANDS = {"a": "a", "b": "b", "ab": "answer"}
 
 
 class _Neurons(NamedTuple):
@@ -41,8 +42,17 @@ class _Neurons(NamedTuple):
     subgroup: np.ndarray
 
 
-class _State(NamedTuple):
-    """One lane as it is analysed: its irreps, those it uses, its measures, numbers for JSON, table and neurons."""
+class State(NamedTuple):
+    """One network as it is analysed.
+
+    Attributes:
+      irreps: of its group, K.
+      used: bool `[K]`, those that it uses: of a logit similarity above `progress.USED`.
+      values: of all measures.
+      numbers: for JSON.
+      table: of its answers.
+      neurons: what they do; None without any.
+    """
 
     irreps: tuple[Irrep, ...]
     used: np.ndarray
@@ -50,6 +60,11 @@ class _State(NamedTuple):
     numbers: dict[str, Any]
     table: Cayley
     neurons: _Neurons | None
+
+    @property
+    def used_names(self) -> list[str]:
+        """The names of the irreps that it uses."""
+        return [irrep.name for irrep, used in zip(self.irreps, self.used, strict=True) if used]
 
 
 @performance.train_set.register
@@ -112,7 +127,7 @@ def _errors(task: Group, trained: Trained, lane: int) -> FigureOf:
 def _(task: Group, trained: Trained, lane: int, keys: str | None) -> Report:
     """Measure all lanes, and show one."""
     no_keys(task, keys)
-    states = [_measure(task, network) for network in trained.networks]
+    states = [measure(network) for network in trained.networks]
     state, subject = states[lane], trained.subject(lane)
     names = [irrep.name for irrep in state.irreps]
     words = [
@@ -145,7 +160,10 @@ def _(task: Group, trained: Trained, lane: int, keys: str | None) -> Report:
     return Report.of(text, state.numbers, [Text("In short", words), *figures, by_irrep, table])
 
 
-def _measure(task: Group, network: Network) -> _State:
+def measure(network: Network) -> State:
+    """Measure a network that learned a `Group`: everything that `jaxadd analyse` says of it in numbers."""
+    task = network.task
+    assert isinstance(task, Group)
     problem, declared = _problem(task, network)
     irreps = progress.irreps(task.known)
     values = jax.device_get(progress.measures(network.params, network.model, problem, declarations=declared))
@@ -162,7 +180,7 @@ def _measure(task: Group, network: Network) -> _State:
                 numbers[f"neurons_by_{what}.{_NOTHING if k < 0 else of[k]}"] = int(count)
         numbers["neurons_on_cosets"] = float(np.mean(neurons.subgroup >= 0))
         numbers["neurons_of_one_irrep"] = float(np.mean(neurons.irrep >= 0))
-    return _State(irreps, used, values, numbers, table, neurons)
+    return State(irreps, used, values, numbers, table, neurons)
 
 
 def _table_numbers(table: Cayley) -> dict[str, Any]:
@@ -226,7 +244,7 @@ def _counts(found: np.ndarray, names: Sequence[str], before: str = "") -> str:
     return ": " + ", ".join(f"{counts[i]} {before}{names[kinds[i]]}" for i in order) if len(kinds) else ""
 
 
-def _by_irrep(state: _State) -> Table:
+def _by_irrep(state: State) -> Table:
     """Return the measures of each irrep as a table: of those used, and of others up to `_LISTED`."""
     values, numbers = state.values, range(len(state.irreps))
     similarity = np.nan_to_num(values["logit_similarity"])
@@ -238,9 +256,7 @@ def _by_irrep(state: _State) -> Table:
             "restricted_loss_of": "restricted loss",
             "excluded_loss_of": "excluded loss",
             **{f"fraction_{name}": f"of {name.replace('_W_in', ' W_in')}" for name in progress.MATRICES},
-            "neuron_fraction_a": "of neurons, a",
-            "neuron_fraction_b": "of neurons, b",
-            "neuron_fraction_ab": "of neurons, answer",
+            **{f"neuron_fraction_{of}": f"of neurons, {words}" for of, words in _OPERANDS.items()},
         }.items()
         if measure in values
     }
@@ -261,15 +277,14 @@ def _by_irrep(state: _State) -> Table:
 # --- figures ----------------------------------------------------------------------------------------------
 
 
-def _irreps(state: _State, over: Mapping[str, np.ndarray], steps: np.ndarray, subject: str) -> FigureOf:
+def _irreps(state: State, over: Mapping[str, np.ndarray], steps: np.ndarray, subject: str) -> FigureOf:
     """Describe how much of the logits, weights and neurons is in each irrep."""
     names = [irrep.name for irrep in state.irreps]
     used = [name for name, one in zip(names, state.used, strict=True) if one]
     by_step = lambda name: np.asarray(over[name]).reshape(len(steps), -1)
     parts = {f"fraction_{name}": name.replace("_W_in", " W_in") for name in progress.MATRICES}
-    parts |= {
-        f"neuron_fraction_{of}": f"neurons, {words}" for of, words in (("a", "a"), ("b", "b"), ("ab", "answer"))
-    }
+    parts |= {f"neuron_fraction_{of}": f"neurons, {words}" for of, words in _OPERANDS.items()}
+    parts = {name: words for name, words in parts.items() if name in over}
     pictures = [
         Bars(
             "Similarity of the logits to each irrep",
@@ -280,14 +295,19 @@ def _irreps(state: _State, over: Mapping[str, np.ndarray], steps: np.ndarray, su
             ylabel="cosine",
             highlight=used,
         ),
-        Bars(
+        HeatMaps(
             "What is in each irrep",
             steps,
-            {words: by_step(name) for name, words in parts.items() if name in over},
+            {"fraction": np.stack([by_step(name) for name in parts], axis=2)},
             names,
-            xlabel="irrep",
-            ylabel="fraction",
-            highlight=used,
+            list(parts.values()),
+            ylabel="irrep",
+            unit="fraction",
+            numbers=len(names) <= _LISTED,
+            least=5e-4,
+            limits=(0, 1),
+            power=0.5,
+            note="Of the matrices' squares, and of the variance of all neurons as functions of a, b or the answer.",
         ),
     ]
     return FigureOf("irreps", "Irreps", pictures, subject)
@@ -335,7 +355,7 @@ def _neurons(neurons: _Neurons, names: Sequence[str], step: int, subject: str) -
 # --- over training ----------------------------------------------------------------------------------------
 
 
-def _over_training(task: Group, trained: Trained, lane: int, state: _State) -> dict[str, np.ndarray]:
+def _over_training(task: Group, trained: Trained, lane: int, state: State) -> dict[str, np.ndarray]:
     """Return a lane's measures at all known states, with the irreps that it uses in the end."""
     network = trained.networks[lane]
     problem, declared = _problem(task, network)
@@ -348,7 +368,7 @@ def _over_training(task: Group, trained: Trained, lane: int, state: _State) -> d
 
 
 def _progress(
-    trained: Trained, lane: int, over: Sequence[Mapping[str, np.ndarray]], names: Sequence[str], state: _State
+    trained: Trained, lane: int, over: Sequence[Mapping[str, np.ndarray]], names: Sequence[str], state: State
 ) -> FigureOf:
     """Describe the measures over training."""
     declared = progress.declarations(tuple(names))

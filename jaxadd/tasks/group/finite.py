@@ -180,6 +180,8 @@ def _read_table(path: str, modified: int, size: int) -> np.ndarray:
         else:
             lines = Path(path).read_text().replace(",", " ").splitlines()
             rows = [[int(word) for word in line.split()] for line in lines if line.strip()]
+            if not rows:
+                raise ValueError("it is empty")
             if len({len(row) for row in rows}) > 1:
                 raise ValueError("its rows differ in length")
             table = np.array(rows)

@@ -96,7 +96,8 @@ class Group(Pairs):
     @property
     def title(self) -> str:
         """The task in a few words, for figures."""
-        return f"{self._formula('a', 'b')} in {self.group.name}, {self.train_fraction:.0%} trained on"
+        formula = OPERATIONS[self.operation].symbol.format(a="a", b="b")
+        return f"{formula} in {self.group.name}, {self.train_fraction:.0%} trained on"
 
     @property
     def token_names(self) -> tuple[str, ...]:
@@ -108,8 +109,7 @@ class Group(Pairs):
         names = (*self.group.elements, "=")
         predicted = "nothing" if prediction[0] < 0 else names[prediction[0]]
         outcome = "correct" if prediction[0] == target[0] else f"the answer is {names[target[0]]}"
-        a, b = (names[i] for i in inputs[:2])
-        return f"{self._formula(a, b)} in {self.group.name}: predicts {predicted}, {outcome}"
+        return f"{self.formula(*inputs[:2])} in {self.group.name}: predicts {predicted}, {outcome}"
 
     def parse(self, text: str) -> np.ndarray:
         """Return the elements a and b of a problem such as "(1 2)*(2 3)" or "r^2 s · r", int `[2]`.
@@ -124,8 +124,9 @@ class Group(Pairs):
             raise UserError(f"{text!r} is no problem in {self.group.name}; write a and b such as '{first} * {last}'")
         return np.array([numbers[word] for word in words])
 
-    def _formula(self, a: str, b: str) -> str:
-        return OPERATIONS[self.operation].symbol.format(a=a, b=b)
+    def formula(self, a: int, b: int) -> str:
+        """Return what is computed of two elements, such as "(1 2)·(2 3)"."""
+        return OPERATIONS[self.operation].symbol.format(a=self.group.elements[a], b=self.group.elements[b])
 
 
 def _plain(name: str) -> str:

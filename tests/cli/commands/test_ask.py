@@ -54,4 +54,4 @@ def test_what_is_no_problem_is_said(run, shell, words, message):
 def test_problems_of_another_task_cannot_be_typed(complete, shell):
     status, _, error = shell("jaxadd", "ask", complete, "3+4=")
     assert status == 2
-    assert_one_line(error, "ask needs a run of addition; this one was trained on the task modular")
+    assert_one_line(error, "ask needs a run of addition or of a group; this one was trained on the task modular")
