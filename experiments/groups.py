@@ -17,7 +17,7 @@ import numpy as np
 
 from jaxadd.analysis.group.report import State, measure
 from jaxadd.cli.experiment import Findings, Session, main
-from jaxadd.config import RunConfig
+from jaxadd.config import RunConfig, Stop
 from jaxadd.errors import UserError
 from jaxadd.models import ModelConfig, PairMLP, Transformer
 from jaxadd.optim.optimizers import AdamW
@@ -44,12 +44,14 @@ class Study:
     """fraction of the products in the train set"""
     lr: float = 1e-2
     """learning rate of AdamW"""
-    weight_decay: float = 1.0
+    weight_decay: float = 2.0
     """weight decay of AdamW"""
     width: int = 1
     """multiplies the widths of the networks"""
     steps: int = 1_500
-    """updates of each network"""
+    """most updates of each network"""
+    stop: Stop = LEARNED["test"]
+    """where a lane ends"""
     seeds: tuple[int, ...] = (0, 1, 2)
     """lanes of each network"""
 
@@ -75,6 +77,7 @@ class Study:
                 model=models[name],
                 optimizer=AdamW(lr=self.lr, weight_decay=self.weight_decay),
                 steps=self.steps,
+                stop=self.stop,
                 seeds=self.seeds,
                 eval_every=max(1, self.steps // 60),
                 checkpoint_every=max(1, self.steps // 6),
