@@ -10,7 +10,7 @@ Layers, from the bottom up; imports never run upwards:
 
     types, errors, trees, lanes, files, tables, pictures    what everything shares
     optim        losses, scores, optimisers, gradient filters
-    tasks        what is learned: modular arithmetic, n-digit addition, handwritten digits, or a task of your own
+    tasks        what is learned: modular arithmetic, groups, n-digit addition, handwritten digits, or your own task
     models       transformers and MLPs, activations by name, the plain forward pass, structure
     analysis     pure functions of (params, model, batch); what is measured and claimed of each task's networks
     interop      checkpoints from elsewhere, in and out
@@ -37,7 +37,7 @@ _PUBLIC = {
     "jaxadd.config": ("RunConfig", "Stop"),
     "jaxadd.errors": ("UserError",),
     "jaxadd.types": ("Batch", "Data", "Sizes"),
-    "jaxadd.tasks": ("Addition", "Curriculum", "HandwrittenDigits", "Mixture", "Modular", "Task"),
+    "jaxadd.tasks": ("Addition", "Curriculum", "Group", "HandwrittenDigits", "Mixture", "Modular", "Task"),
     "jaxadd.models": ("MLP", "Model", "Network", "PairMLP", "Transformer", "Weights"),
     "jaxadd.optim.optimizers": ("SGD", "Adam", "AdamW", "Lion", "Muon"),
     "jaxadd.optim.losses": ("CrossEntropy", "LabelSmoothing", "MeanSquaredError", "StableMax"),
@@ -85,7 +85,7 @@ if TYPE_CHECKING:
     from jaxadd.optim.optimizers import SGD, Adam, AdamW, Lion, Muon
     from jaxadd.optim.schedules import Constant, Cosine, Linear
     from jaxadd.runs import Run, load, replay, train
-    from jaxadd.tasks import Addition, Curriculum, HandwrittenDigits, Mixture, Modular, Task
+    from jaxadd.tasks import Addition, Curriculum, Group, HandwrittenDigits, Mixture, Modular, Task
     from jaxadd.types import Batch, Data, Sizes
     from jaxadd.views import figures
 

@@ -9,12 +9,17 @@ import jax
 import numpy as np
 
 from jaxadd import interop
+from jaxadd.analysis.group import cayley
 from jaxadd.analysis.report import Trained
 from jaxadd.errors import UserError
 from jaxadd.interop import Checkpoint
 from jaxadd.models import Network
-from jaxadd.tasks import Modular, Task
+from jaxadd.tasks import Group, Modular, Task
+from jaxadd.tasks.group.finite import violation
+from jaxadd.tasks.group.task import of_table
 from jaxadd.types import Metrics
+
+_MOST = 1024  # classes of a network whose own answers are read for its task
 
 
 def trained(
@@ -30,8 +35,8 @@ def trained(
 
     Args:
       path: of the file.
-      task: what it was trained on. Where that is `Modular()`, the default, and the network is for another modulus or
-        input, the task is inferred from the network.
+      task: what it was trained on. Where that is `Modular()`, the default, or `Group()`, it is inferred from the
+        sizes of the network and from its answers.
       seed: names its split of the task's data; by default the task's own seed of the split if it has one, or else 0.
       key: where the state dict is in the file; by default it is searched for.
       fields: fields of the architecture that the file does not state.
@@ -44,14 +49,14 @@ def trained(
     for line in checkpoint.notes:
         note(f"{path.name}: {line}")
     try:
-        if task == Modular() and (guess := inferred(checkpoint)) is not None:
-            if guess != task:
-                note(_said(path, checkpoint, guess))
-            task = guess
+        task, line = _task_of(checkpoint, task)
+        if line:
+            note(f"{path.name}: {line}")
         params = checkpoint.params_for(task.sizes)
     except UserError as error:
         raise UserError(
-            f"{path}: {error}; describe the task that it was trained on, such as --task modular --task.p 113"
+            f"{path}: {error}; describe the task that it was trained on, such as --task modular --task.p 113 or "
+            "--task group --task.name S5"
         ) from error
     if seed is None:
         seed = getattr(task, "split_seed", None) or 0
@@ -78,13 +83,57 @@ def inferred(checkpoint: Checkpoint) -> Modular | None:
     return None
 
 
-def _said(path: Path, checkpoint: Checkpoint, task: Modular) -> str:
+def _task_of(checkpoint: Checkpoint, task: Task) -> tuple[Task, str]:
+    """Return the task of a network, and what was inferred, in a line; "" where nothing was.
+
+    A default task is inferred from the sizes of the network, and from its own answers where they are the table of a
+    group. A group that is given by its name has the network's order of elements.
+    """
+    guess = inferred(checkpoint) if task in (Modular(), Group()) else None
+    if guess is not None:
+        group = _learned(checkpoint, Group(equals=guess.equals), guess)
+        if group is not None:
+            line = f"inferred {_read_as(group.title.partition(',')[0], checkpoint, guess)}, and from its own answers"
+            return group, f"{line}, which are the table of a group; {_NO_SPLIT}"
+        if isinstance(task, Modular):
+            line = f"inferred {_read_as(f'a + b mod {guess.p}', checkpoint, guess)}; {_NO_SPLIT}"
+            return guess, line if guess != task else ""
+    if isinstance(task, Group) and not (task.table or task.file) and task.operation == "product":
+        group = _learned(checkpoint, task, None)
+        if group is not None and group.group.name == task.group.name:
+            return group, f"its tokens are the elements of {group.group.name} in an order inferred from its answers"
+    return task, ""
+
+
+_NO_SPLIT = "the file does not hold the split, so train and test are those of the task"
+
+
+def _learned(checkpoint: Checkpoint, task: Group, guess: Modular | None) -> Group | None:
+    """Return a task with the group whose table a network's answers are, where this is another than is known.
+
+    Args:
+      checkpoint: with the network.
+      task: all but the table.
+      guess: the addition mod P that the sizes are those of, and that the answers may be; None to compare with `task`.
+    """
+    sizes = (guess or task).sizes
+    if (checkpoint.vocabulary, checkpoint.classes) != (sizes.vocabulary, sizes.classes) or sizes.classes > _MOST:
+        return None
+    params, model = checkpoint.params_for(sizes), checkpoint.model.build(sizes)
+    table = cayley.learned(params, model)
+    numbers = np.arange(len(table))
+    known = (numbers[:, None] + numbers) % len(table) if guess else task.group.table
+    if np.mean(table == known) > 0.5 or violation(table) is not None:
+        return None
+    return of_table(table, task)
+
+
+def _read_as(formula: str, checkpoint: Checkpoint, task: Modular) -> str:
     inputs = {"none": "inputs a, b", "token": "inputs a, b, = and no class for =", "class": "inputs a, b, ="}
     positions = "" if checkpoint.length is None else f"{checkpoint.length} positions, "
     return (
-        f"{path.name}: inferred a + b mod {task.p}, {inputs[task.equals]}, from {positions}"
-        f"{checkpoint.vocabulary} tokens and {checkpoint.classes} classes; the file does not hold the split, so "
-        "train and test are those of the task"
+        f"{formula}, {inputs[task.equals]}, from {positions}{checkpoint.vocabulary} tokens and "
+        f"{checkpoint.classes} classes"
     )
 
 

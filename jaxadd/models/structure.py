@@ -144,6 +144,26 @@ def mlp(params: Params, model: Model, layer: int) -> Params:
     return block(params, model, layer)["mlp"]
 
 
+def token_matrices(params: Params, model: Model) -> dict[str, jax.Array]:
+    """Return the matrices with a row for each of the V tokens, or for each of the C classes, by name.
+
+    Of a transformer these are W_E and W_U; of a PairMLP the embeddings of a and b, these as its neurons read them,
+    such as W_a W_in, and W_U.
+    """
+    config = model.config
+    if not isinstance(config, PairMLP):
+        return {"W_E": params["embed"]["W_E"], "W_U": params["unembed"]["W_U"].T} if transformer(model) else {}
+    result = {}
+    width = config.d_embed if config.embedding == "learned" else model.sizes.vocabulary
+    for name, half in {"a": params["W_in"][:width], "b": params["W_in"][-width:]}.items():
+        if config.embedding == "one-hot":
+            result[f"W_in_{name}"] = half
+            continue
+        table = params["W_b" if name == "b" and config.tables == "two" else "W_a"]
+        result |= {f"W_{name}": table, f"W_{name}_W_in": jnp.matmul(table, half, precision="highest")}
+    return result | {"W_U": params["W_U"].T}
+
+
 def activation_axes(name: str) -> tuple[str, ...]:
     """Return the axes of an activation after the batch: "positions", "heads", "neurons", "sources", or ""."""
     return _AXES.get(name.rpartition(".")[2], ("positions", ""))

@@ -4,10 +4,11 @@
 """
 
 from jaxadd.tasks.addition import Addition, Curriculum, Mixture
+from jaxadd.tasks.group import Group
 from jaxadd.tasks.handwritten_digits import HandwrittenDigits
 from jaxadd.tasks.modular import Modular
 from jaxadd.tasks.task import Task
 
-TASKS: tuple[type[Task], ...] = (Modular, Addition, HandwrittenDigits)
+TASKS: tuple[type[Task], ...] = (Modular, Group, Addition, HandwrittenDigits)
 
-__all__ = ["TASKS", "Addition", "Curriculum", "HandwrittenDigits", "Mixture", "Modular", "Task"]
+__all__ = ["TASKS", "Addition", "Curriculum", "Group", "HandwrittenDigits", "Mixture", "Modular", "Task"]

@@ -12,7 +12,8 @@ from jaxadd import interop
 from jaxadd.cli import checkpoint
 from jaxadd.errors import UserError
 from jaxadd.models import Transformer
-from jaxadd.tasks import Modular
+from jaxadd.tasks import Group, Modular
+from jaxadd.tasks.group import families
 
 TASK = Modular(p=7, train_fraction=0.6)
 CONFIG = Transformer(d_model=16, heads=2, d_mlp=8)
@@ -109,6 +110,46 @@ def test_a_network_of_the_default_task_needs_no_word(tmp_path):
     interop.write(tmp_path / "x.pth", model.init(jax.random.key(0)), model)
     assert checkpoint.trained(tmp_path / "x.pth", Modular(), note=notes.append).networks[0].task == Modular()
     assert notes == []
+
+
+def _lookup(folder, table):
+    """Write an MLP in Chughtai et al.'s format with a ReLU neuron for each pair, which answers by a table."""
+    n = len(table)
+    a, b = np.divmod(np.arange(n * n), n)
+    w = np.concatenate([np.eye(n)[:, a], np.eye(n)[:, b]]) - 0.5
+    state = {"W_x": np.eye(n), "W_y": np.eye(n), "W": w, "W_U": 20 * np.eye(n)[np.ravel(table)]}
+    np.savez(folder / "x.npz", **{name: matrix.astype(np.float32) for name, matrix in state.items()})
+    return folder / "x.npz"
+
+
+@pytest.mark.parametrize("name", ["D4", "Q8", "C7"])
+def test_the_group_is_inferred_from_the_answers_of_a_network(tmp_path, name):
+    table = families.named(name).table
+    order = np.random.default_rng(0).permutation(len(table))
+    table = np.argsort(order)[table[np.ix_(order, order)]]
+    for given in (Modular(), Group()):
+        notes = []
+        task = checkpoint.trained(_lookup(tmp_path, table), given, note=notes.append).networks[0].task
+        np.testing.assert_array_equal(task.group.table, table)
+        assert (task.group.name, task.equals) == (name, "none")
+        assert f"inferred a·b in {name}, inputs a, b" in notes[0]
+    given = Group(name=name, equals="none", train_fraction=0.5)
+    notes = []
+    task = checkpoint.trained(_lookup(tmp_path, table), given, note=notes.append).networks[0].task
+    np.testing.assert_array_equal(task.group.table, table)
+    assert task.train_fraction == 0.5
+    assert notes == [f"x.npz: its tokens are the elements of {name} in an order inferred from its answers"]
+
+
+def test_addition_stays_addition_and_a_group_of_another_order_is_refused(tmp_path):
+    numbers = np.arange(6)
+    path = _lookup(tmp_path, (numbers[:, None] + numbers) % 6)
+    assert checkpoint.trained(path, Modular()).networks[0].task == Modular(p=6, equals="none")
+    with pytest.raises(UserError, match=r"6 tokens and the task has 24.*or --task group --task.name S5") as raised:
+        checkpoint.trained(path, Group(name="S4", equals="none"))
+    assert "\n" not in str(raised.value)
+    no_group = _lookup(tmp_path, (numbers[:, None] - numbers) % 6)
+    assert checkpoint.trained(no_group, Modular()).networks[0].task == Modular(p=6, equals="none")
 
 
 def test_operands_with_tokens_of_their_own_are_no_such_task(tmp_path):

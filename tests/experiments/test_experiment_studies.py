@@ -1,6 +1,7 @@
 """Experiments of several runs: they compare them, and go on."""
 
 import pytest
+from lines import assert_one_line
 
 from jaxadd.runs import load
 
@@ -22,6 +23,18 @@ def test_a_study_compares_its_runs_and_goes_on(few, shell, tmp_path):
     assert status == 0, error
     assert (folder / "parallel-msd" / "figures" / "digits.png").is_file()
     assert load(folder / "parallel-msd").config.steps == 80
+
+
+def test_a_group_is_learned_by_two_networks(shell, tmp_path):
+    words = ["debug", "--steps", 20, "--networks", "mlp", "--name", "a"]
+    status, out, error = shell("groups", *words)
+    assert status == 0, error
+    assert "a·b in S3, 80% trained on" in out
+    assert "irreps used" in out
+    assert (tmp_path / "runs" / "groups" / "a" / "figures" / "groups.png").is_file()
+    status, _, error = shell("groups", "debug", "--group", "S20")
+    assert status == 2
+    assert_one_line(error, "S20 has 2.4e+18 elements")
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """Published networks compute what is published of them; skipped without the reference data."""
 
 import random
+import time
 
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +10,7 @@ from needs import reference_data
 
 from jaxadd import interop
 from jaxadd.analysis import fourier
+from jaxadd.analysis.group import report as group_report
 from jaxadd.analysis.modular import clocks, progress
 from jaxadd.cli.checkpoint import trained
 from jaxadd.errors import UserError
@@ -52,6 +54,38 @@ def test_an_mlp_on_c113():
     batch = network.task.batch(jnp.arange(113**2), {})
     loss = jnp.mean(losses.cross_entropy(network(batch.inputs), batch.targets))
     assert float(loss) == pytest.approx(2.0526247e-5, rel=1e-4)
+
+
+def test_an_mlp_on_s5_needs_no_order_of_elements():
+    notes = []
+    network = trained(reference_data() / "S5_MLP_seed1.pt", Modular(), note=notes.append).networks[0]
+    assert network.task.group.name == "S5"
+    assert len(notes) == 1
+    assert (
+        "inferred a·b in S5, inputs a, b, from 2 positions, 120 tokens and 120 classes, and from its own" in notes[0]
+    )
+    clock = time.process_time()
+    numbers = group_report.measure(network).numbers
+    compiled, clock = time.process_time() - clock, time.process_time()
+    group_report.measure(network)
+    assert time.process_time() - clock < 2, compiled
+    published = {
+        "all_loss": 1.96804e-5,
+        **{"logit_similarity.sign": 0.308995, "logit_similarity.standard": 0.410855},
+        **{"fraction_W_a_W_in.sign": 0.0374, "fraction_W_b_W_in.sign": 0.0376, "fraction_W_U.sign": 0.0520},
+        **{"fraction_W_a_W_in.trivial": 1.0e-6, "fraction_W_b_W_in.trivial": 4.7e-6, "fraction_W_U.trivial": 0.0410},
+        "table_commuting_fraction": 7 / 120,
+    }
+    for name, value in published.items():
+        assert numbers[name] == pytest.approx(value, rel=1e-5 if value > 0.1 else 0.05 if value < 1e-5 else 2e-3), (
+            name
+        )
+    assert numbers["irreps_used"] == ["sign", "standard", "standard⊗sign", "5-dim 2"]
+    assert (numbers["table_latin_square"], numbers["table_associative"]) == (True, True)
+    assert numbers["table_group"] == "S5"
+    # Both accounts of Chughtai et al. and of Stander et al.: irreps, and cosets of subgroups that go with them.
+    assert [numbers[f"neurons_by_irrep.{name}"] for name in numbers["irreps_used"]] == [3, 31, 58, 35]
+    assert [numbers[f"neurons_by_cosets.{name}"] for name in ("A5", "S4", "A4", "order 20")] == [3, 31, 56, 30]
 
 
 def test_an_mlp_whose_matrices_do_not_fit_is_refused():

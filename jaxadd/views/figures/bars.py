@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 _PLAIN = "#b8c4d6"
 _ACROSS = 4
+_TICKS = 16  # that are named
+_LETTER = 0.07  # inches
 
 
 def bars(picture: Bars) -> Drawing:
@@ -38,9 +40,15 @@ def bars(picture: Bars) -> Drawing:
     width = float(np.clip(0.1 * count + 0.8, 2.6, 7.5 if panels == 1 else 3.4))
     columns = min(panels, _ACROSS)
     rows = -(-panels // columns)
+    under = _LETTER * max(map(len, picture.labels)) if _upright(picture) else 0
     return Drawing(
-        columns * width + 0.3, rows * (2.6 if panels == 1 else 1.9) + 0.3, lambda part: _still(part, picture)
+        columns * width + 0.3, rows * (2.6 if panels == 1 else 1.9) + under + 0.3, lambda part: _still(part, picture)
     )
+
+
+def _upright(picture: Bars) -> bool:
+    """Return whether there are few bars with long names: these are then written upright, below the bars alone."""
+    return len(picture.labels) <= _TICKS and sum(map(len, picture.labels)) > 3 * _TICKS
 
 
 def _still(part: SubFigure, picture: Bars) -> None:
@@ -64,6 +72,9 @@ def _still(part: SubFigure, picture: Bars) -> None:
             ax.tick_params(labelbottom=True)
         if marked:
             ax.margins(y=0.14)
+        if _upright(picture):
+            ax.tick_params(axis="x", labelrotation=90)
+            continue
         for group in together(marked, gap=len(picture.labels) / 28):
             places = [marked[j] for j in group]
             ax.annotate(
@@ -79,7 +90,7 @@ def _still(part: SubFigure, picture: Bars) -> None:
 
 def _ticks(ax: Axes, picture: Bars) -> None:
     count = len(picture.labels)
-    every = next(n for n in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 10_000) if count / n <= 16)
+    every = next(n for n in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 10_000) if count / n <= _TICKS)
     ax.set_xticks(range(0, count, every), [picture.labels[i] for i in range(0, count, every)])
 
 

@@ -138,12 +138,16 @@ def heat(
 
 
 def write_values(ax: Axes, values: np.ndarray, image: ScalarMappable, *, size: float = 7, least: float = 0) -> None:
-    """Write every number of a matrix into its cell, none where it is NaN, and 0 for one smaller than `least`."""
+    """Write every number of a matrix into its cell, none where it is NaN, and 0 for one smaller than `least`.
+
+    Where all are whole, as counts are, they are written as such.
+    """
+    write = "{:,.0f}".format if (values[np.isfinite(values)] % 1 == 0).all() else brief
     for (row, column), value in np.ndenumerate(values):
         if np.isfinite(value):
             brightness = np.dot(image.to_rgba(value)[:3], (0.3, 0.59, 0.11))
             colour = "white" if brightness < 0.5 else "#222222"
-            text, colour = (brief(value), colour) if abs(value) >= least else ("0", "#b0b0b0")
+            text, colour = (write(value), colour) if abs(value) >= least else ("0", "#b0b0b0")
             ax.text(column, row, text, ha="center", va="center", fontsize=size, color=colour)
 
 

@@ -4,10 +4,10 @@ import pytest
 from lines import assert_one_line
 
 from jaxadd.config import RunConfig
-from jaxadd.models import Transformer
+from jaxadd.models import PairMLP, Transformer
 from jaxadd.optim.optimizers import AdamW
 from jaxadd.runs import train
-from jaxadd.tasks import Addition
+from jaxadd.tasks import Addition, Group
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,25 @@ def test_what_is_no_problem_is_said(run, shell, words, message):
     assert_one_line(error, message)
 
 
+def test_products_in_a_group_are_answered(shell, tmp_path):
+    config = RunConfig(
+        Group(name="S3", equals="none", train_fraction=0.9),
+        PairMLP(d_embed=16, neurons=32),
+        AdamW(lr=2e-2),
+        steps=300,
+        eval_every=100,
+        checkpoint_every=300,
+    )
+    train(config, tmp_path / "group", note=lambda _: None)
+    status, out, error = shell("jaxadd", "ask", tmp_path / "group", "(1 2) * (2 3)", "e·e=")
+    assert status == 0, error
+    assert [line[:14] for line in out.splitlines()] == ["seed 0  (1 2)·", "seed 0  e·e" + out.splitlines()[1][11:14]]
+    status, _, error = shell("jaxadd", "ask", tmp_path / "group", "(1 2) * (2 4)")
+    assert status == 2
+    assert_one_line(error, "'(1 2) * (2 4)' is no problem in S3; write a and b such as")
+
+
 def test_problems_of_another_task_cannot_be_typed(complete, shell):
     status, _, error = shell("jaxadd", "ask", complete, "3+4=")
     assert status == 2
-    assert_one_line(error, "ask needs a run of addition; this one was trained on the task modular")
+    assert_one_line(error, "ask needs a run of addition or of a group; this one was trained on the task modular")

@@ -1,0 +1,178 @@
+"""The irreducible real representations of a finite group, computed from its Cayley table in float64.
+
+Sums over a conjugacy class and its inverses commute with each other and are symmetric, so one eigenproblem of their
+size has all real characters as its eigenvectors (Burnside's method, for real representations). The matrices of an
+irrep ρ are the action from the left on one eigenspace, within the functions that ρ's matrix entries span, of a
+random symmetric element that acts from the right. Nothing is tabulated. Serre 1977, "Linear Representations of
+Finite Groups".
+"""
+
+import functools
+import math
+from typing import NamedTuple
+
+import chex
+import numpy as np
+
+from jaxadd.tasks.group.finite import FiniteGroup, generated, generators
+
+_TRIES = 8  # Random elements, of which that with the best separated eigenvalues is taken.
+_APART = 1e-2  # Of the range of eigenvalues, how far one at least is from the others.
+_KINDS = {1: ("real", 1), 0: ("complex", 2), -1: ("quaternionic", 4)}
+
+
+class Irrep(NamedTuple):
+    """An irreducible real representation ρ.
+
+    Attributes:
+      name: trivial, sign, standard, standard⊗sign, or its dimension and an index such as "5-dim 2".
+      dimension: d, of the real representation.
+      kind: "real"; "complex" or "quaternionic" where it is two complex irreps, conjugate or equal, of dimension d/2.
+      commutant: e, the dimension of what commutes with it: 1, 2 or 4 by its kind.
+      character: tr ρ(g), float64 `[n]`.
+    """
+
+    name: str
+    dimension: int
+    kind: str
+    commutant: int
+    character: np.ndarray
+
+    @property
+    def entries(self) -> int:
+        """The dimension d²/e of the functions of g that the matrix entries of ρ(g) span."""
+        return self.dimension**2 // self.commutant
+
+
+def projector(group: FiniteGroup, character: np.ndarray, weight: float) -> np.ndarray:
+    """Return the matrix with weight·χ(s t⁻¹) at (s, t), float64 `[n, n]`."""
+    return weight * character[group.table[:, group.inverse]]
+
+
+def span(group: FiniteGroup, irrep: Irrep) -> np.ndarray:
+    """Return the projection of functions on G on the span of an irrep's matrix entries, float64 `[n, n]`."""
+    return projector(group, irrep.character, irrep.dimension / irrep.commutant / group.order)
+
+
+@functools.lru_cache(maxsize=16)
+def irreps(group: FiniteGroup) -> tuple[Irrep, ...]:
+    """Compute all irreducible real representations of a group, by dimension, the trivial one first.
+
+    Raises:
+      ArithmeticError: they do not satisfy Σ d²/e = n, or are not orthogonal, to 1e-6.
+    """
+    characters, kinds = _characters(group)
+    found = []
+    for character, kind in zip(characters, kinds, strict=True):
+        words, commutant = _KINDS[kind]
+        dimension = round(math.sqrt(commutant) * character[group.identity])
+        found.append(("", dimension, words, commutant, math.sqrt(commutant) * character))
+    _check(group, found)
+    # By dimension, and then from the largest character of the first class in which they differ.
+    found.sort(key=lambda irrep: (irrep[1], *(-np.round(irrep[4], 6))))
+    names = _names(group, [Irrep(*irrep) for irrep in found])
+    return tuple(Irrep(name, *irrep[1:]) for name, irrep in zip(names, found, strict=True))
+
+
+def _characters(group: FiniteGroup) -> tuple[np.ndarray, np.ndarray]:
+    """Return the real characters divided by √e, so that their mean square is 1, `[k, n]`; and their indicators."""
+    n, classes = group.order, group.classes
+    merged = np.unique(np.minimum(classes, classes[group.inverse]), return_inverse=True)[1]
+    sizes = np.bincount(merged)
+    count = len(sizes)
+    first = np.unique(merged, return_index=True)[1]
+    # At (j, c): how often each class leads from the first element of class j to class c, by right multiplication.
+    target = merged[group.table[first]]
+    scale = np.sqrt(sizes[:, None] / sizes)
+    best, vectors = -1.0, np.ones((count, count))
+    for seed in range(_TRIES):
+        weights = np.random.default_rng(seed).normal(size=count)[merged]
+        matrix = np.stack([np.bincount(row, weights, count) for row in target]) * scale
+        values, found = np.linalg.eigh((matrix + matrix.T) / 2)
+        gap = np.min(np.diff(values), initial=np.inf) / max(np.ptp(values), 1e-300) if count > 1 else 1.0
+        if gap > best:
+            best, vectors = gap, found
+    characters = (math.sqrt(n) * vectors / np.sqrt(sizes)[:, None]).T[:, merged]
+    characters *= np.sign(characters[:, [group.identity]])
+    squares = group.table[np.arange(n), np.arange(n)]
+    return characters, np.rint(np.mean(characters[:, squares], axis=1)).astype(int)
+
+
+def _check(group: FiniteGroup, found: list) -> None:
+    total = sum(dimension**2 // commutant for _, dimension, _, commutant, _ in found)
+    characters = np.stack([character / math.sqrt(commutant) for *_, commutant, character in found])
+    error = np.abs(characters @ characters.T / group.order - np.eye(len(found))).max()
+    if total != group.order or error > 1e-6:
+        raise ArithmeticError(
+            f"the irreps of {group.name} were not found: Σ d²/e is {total} of {group.order}, and characters are "
+            f"orthogonal to {error:.1e}"
+        )
+
+
+def _names(group: FiniteGroup, found: list[Irrep]) -> list[str]:
+    """Name irreps: sign is the only other one of dimension 1, standard that of permuted points."""
+    names = {0: "trivial"}
+    lines = [i for i, irrep in enumerate(found) if irrep.dimension == 1]
+    if len(lines) == 2:
+        names[lines[1]] = "sign"
+    if group.points is not None:
+        fixed = np.sum(group.points == np.arange(group.points.shape[1]), axis=1) - 1.0
+        wanted = {"standard": fixed}
+        if len(lines) == 2:
+            wanted["standard⊗sign"] = fixed * found[lines[1]].character
+        for name, character in wanted.items():
+            for i, irrep in enumerate(found):
+                if i not in names and np.abs(irrep.character - character).max() < 1e-6:
+                    names[i] = name
+    result, counts = [], dict.fromkeys((irrep.dimension for irrep in found), 0)
+    for i, irrep in enumerate(found):
+        if i not in names:
+            counts[irrep.dimension] += 1
+        result.append(names.get(i, f"{irrep.dimension}-dim {counts[irrep.dimension]}"))
+    return result
+
+
+def matrices(group: FiniteGroup, irrep: Irrep) -> np.ndarray:
+    """Compute the orthogonal matrices ρ(g) of an irrep, float64 `[n, d, d]`, with ρ(g h) = ρ(g) ρ(h)."""
+    chex.assert_shape(irrep.character, (group.order,))
+    n, d = group.order, irrep.dimension
+    rng = np.random.default_rng(0)
+    powers, fixed = _fewest_fixed(group, irrep)
+    size = d * fixed // irrep.commutant
+    some = rng.normal(size=(n, size))[group.table[:, powers]].mean(axis=1)  # The same on all s hᵏ.
+    basis = np.linalg.qr(span(group, irrep) @ some)[0]
+    best, chosen = -1.0, basis
+    while size > d and best < _APART:  # Otherwise there is one copy alone.
+        weights = rng.normal(size=n)
+        symmetric = (weights + weights[group.inverse])[group.table[group.inverse]]  # r(s⁻¹ t) at (s, t)
+        values, vectors = np.linalg.eigh(basis.T @ symmetric @ basis)
+        means = values.reshape(-1, d).mean(axis=1)  # Every eigenspace is one copy of ρ.
+        gaps = np.diff(np.concatenate([[-np.inf], means, [np.inf]]))
+        apart = np.minimum(gaps[:-1], gaps[1:]) / np.ptp(means)
+        copy = int(np.argmax(apart))
+        best, chosen = apart[copy], basis @ vectors[:, copy * d : (copy + 1) * d]
+    result = np.zeros((n, d, d))
+    result[group.identity] = np.eye(d)
+    known = np.arange(n) == group.identity
+    steps = generators(group.table)
+    acting = [chosen.T @ chosen[group.table[group.inverse[g]]] for g in steps]
+    while not known.all():  # The other elements are products of the generators.
+        for g, matrix in zip(steps, acting, strict=True):
+            before = np.flatnonzero(known & ~known[group.table[:, g]])
+            result[group.table[before, g]] = result[before] @ matrix
+            known[group.table[before, g]] = True
+    return result
+
+
+def _fewest_fixed(group: FiniteGroup, irrep: Irrep) -> tuple[np.ndarray, int]:
+    """Return the powers of an element that leaves a subspace of ρ fixed, the smallest there is, and its dimension.
+
+    Functions that are the same on all s hᵏ hold few copies of ρ, which makes the eigenproblem small.
+    """
+    best, fewest = np.array([group.identity]), irrep.dimension
+    for h in np.unique(group.classes, return_index=True)[1]:
+        powers = np.flatnonzero(generated(group.table, [h]))
+        fixed = round(irrep.character[powers].mean())
+        if 0 < fixed < fewest:
+            best, fewest = powers, fixed
+    return best, fewest

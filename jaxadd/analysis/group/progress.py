@@ -1,0 +1,515 @@
+"""Measures per irrep of a network that multiplies in a finite group: at one state, or over all states of a run.
+
+Definitions: Chughtai et al. 2023, "A toy model of universality". Logits are those of the n elements. They are read as
+a function of the answer s of a pair, such as a·b, and of c: tr ρ(s c⁻¹) is tr(ρ(a) ρ(b) ρ(c⁻¹)) for a product. Each
+answer has n pairs, one for each a, so a projection along s is one of the mean over these pairs.
+"""
+
+import functools
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxadd.analysis import measures as declared
+from jaxadd.analysis.group import irreps as representations
+from jaxadd.analysis.group.irreps import Irrep
+from jaxadd.analysis.measures import Measure
+from jaxadd.lanes import over_lanes
+from jaxadd.models import Model, structure
+from jaxadd.optim import losses, scores
+from jaxadd.tasks import Group
+from jaxadd.tasks.group.finite import FiniteGroup
+from jaxadd.tasks.group.task import Known
+from jaxadd.types import Data, Params
+
+USED = 0.05  # The least logit similarity of an irrep that a network uses.
+_ROOM = 2**24  # numbers in the logits and activations that are computed at once
+_MOST_SINGLES = 2e10  # exponentials, for the excluded loss of every single irrep
+
+
+class Problem(NamedTuple):
+    """The whole problem: all pairs in lexicographic order, pair (a, b) at n·a + b; and the group's representations.
+
+    Attributes:
+      inputs: int32 `[n², T]`.
+      answers: int32 `[n²]`.
+      labels: int32 `[n²]`, the answers that are trained on, some of them wrong where there is label noise.
+      train: int32 `[m]`, the pairs trained on.
+      test: int32 `[n² - m]`, the others.
+      basis: float32 `[n, n]`, orthonormal functions on the group, a column each.
+      irrep: int32 `[n]`, the irrep whose matrix entries span the space that each column is in, of K.
+      characters: float32 `[K, n]`.
+      quotients: int32 `[n, n]`, s c⁻¹ at (s, c).
+    """
+
+    inputs: jax.Array
+    answers: jax.Array
+    labels: jax.Array
+    train: jax.Array
+    test: jax.Array
+    basis: jax.Array
+    irrep: jax.Array
+    characters: jax.Array
+    quotients: jax.Array
+
+
+def irreps(known: Known) -> tuple[Irrep, ...]:
+    """Return the irreps of a task's group; in the order and with the names of the named group that it is like."""
+    found = representations.irreps(known.named or known.group)
+    return tuple(irrep._replace(character=irrep.character[known.to]) for irrep in found)
+
+
+@functools.lru_cache(maxsize=4)
+def _basis(group: FiniteGroup) -> tuple[np.ndarray, np.ndarray]:
+    """Return orthonormal functions on a group, `[n, n]`, and the irrep of each, `[n]`, in the order of `irreps`."""
+    found = representations.irreps(group)
+    # The projections on the irreps are the eigenspaces of one symmetric matrix, with eigenvalues 0, 1, 2, …
+    weights = sum(k * irrep.dimension / irrep.commutant * irrep.character for k, irrep in enumerate(found))
+    values, basis = np.linalg.eigh(representations.projector(group, weights, 1 / group.order))
+    return basis, np.rint(values).astype(int)
+
+
+def problem(task: Group, lane: Mapping[str, jax.Array]) -> Problem:
+    """Return the problem of one lane, `lane` being its train and test pairs, `Network.data.lane`."""
+    chex.assert_rank([lane["train"], lane["test"]], 1)
+    known = task.known
+    group, n = known.group, known.group.order
+    basis, irrep = _basis(known.named or group)
+    pairs, answers = jnp.arange(n * n, dtype=jnp.int32), jnp.asarray(task.answers())
+    data = Data({"table": answers}, lane)
+    return Problem(
+        task.batch(pairs, data.shared).inputs,
+        answers,
+        task.labelled(pairs, data).targets[:, 0],
+        lane["train"],
+        lane["test"],
+        jnp.asarray(basis[known.to], jnp.float32),
+        jnp.asarray(irrep, jnp.int32),
+        jnp.asarray(np.stack([one.character for one in irreps(known)]), jnp.float32),
+        jnp.asarray(group.table[:, group.inverse]),
+    )
+
+
+class Pass(NamedTuple):
+    """Sums over all pairs, from one pass of the network.
+
+    Attributes:
+      loss: `[n²]`, of each pair over all classes, as in training.
+      correct: bool `[n²]`.
+      full: `[n²]`, the loss over the n elements.
+      means: `[n, n]`, the mean of the logits over the pairs of each answer.
+      square: the sum of squares of the logits, centred per row.
+      neurons: by "a", "b" and "ab", the mean activation `[n, F]` for each left element, right element and answer;
+        empty without neurons, as all that follows.
+      variance: `[F]`, of each neuron's activation.
+      before: the same means of what goes into the neurons.
+    """
+
+    loss: jax.Array
+    correct: jax.Array
+    full: jax.Array
+    means: jax.Array
+    square: jax.Array
+    neurons: dict[str, jax.Array]
+    variance: jax.Array
+    before: dict[str, jax.Array]
+
+
+class State:
+    """One state of a network over all pairs. What several measures need is computed once, when it is first used.
+
+    Attributes:
+      params: of one network.
+      model: its model.
+      problem: the problem.
+      used: bool `[K]`, the irreps whose restricted and excluded loss is measured; None for those of `similarity`.
+      n: the order of the group.
+    """
+
+    def __init__(self, params: Params, model: Model, problem: Problem, used: jax.Array | None = None) -> None:
+        self.params, self.model, self.problem = params, model, problem
+        self.n, self.count = len(problem.basis), len(problem.characters)
+        chex.assert_shape(problem.inputs, (self.n**2, model.sizes.length))
+        self.used = self.similarity > USED if used is None else jnp.asarray(used)
+        chex.assert_shape(self.used, (self.count,))
+
+    # --- all pairs, some at a time ---------------------------------------------------------------------------
+
+    @property
+    def _rows(self) -> int:
+        """How many left elements are computed at once: a divisor of n."""
+        width = self.n * (self.model.sizes.classes + 4 * getattr(self.model.config, "neurons", 512))
+        return max(r for r in range(1, self.n + 1) if self.n % r == 0 and (r == 1 or r * width <= _ROOM))
+
+    def _blocks(self, values: jax.Array) -> jax.Array:
+        return values.reshape(self.n // self._rows, self._rows * self.n, *values.shape[1:])
+
+    def _logits(self, inputs: jax.Array, names: tuple[str, ...] = ()) -> tuple[jax.Array, list[jax.Array]]:
+        logits, cache = self.model.apply(self.params, inputs, names)
+        return logits[:, 0], [cache[name].reshape(len(inputs), -1) for name in names]
+
+    @functools.cached_property
+    def run(self) -> Pass:
+        """The sums over all pairs."""
+        n, p, rows = self.n, self.problem, self._rows
+        post = structure.last_neurons(self.model)
+        names = () if post is None else (post.replace("hook_post", "hook_pre"), post)
+
+        def compute(part: tuple[jax.Array, ...]) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
+            """Return what is summed over all pairs, and what is known of these pairs or left elements alone."""
+            inputs, answers, labels = part
+            logits, active = self._logits(inputs, names)
+            elements = logits[:, :n]
+            centred = elements - jnp.mean(elements, axis=1, keepdims=True)
+            added = {"means": jnp.zeros((n, n)).at[answers].add(elements) / n, "square": jnp.sum(centred**2)}
+            out = {
+                "loss": losses.cross_entropy(logits, labels),
+                "correct": scores.correct(logits, labels),
+                "full": losses.cross_entropy(elements, answers),
+            }
+            for name, x in zip(("pre", "post"), active, strict=False):
+                by_pair = x.reshape(rows, n, -1)
+                out[f"{name}_a"] = jnp.mean(by_pair, axis=1)
+                added[f"{name}_b"] = jnp.sum(by_pair, axis=0) / n
+                added[f"{name}_ab"] = jnp.zeros((n, x.shape[1])).at[answers].add(x) / n
+                added[f"{name}_squares"] = jnp.sum(x**2, axis=0) / n**2
+            return added, out
+
+        def block(sums: dict[str, jax.Array], part: tuple[jax.Array, ...]) -> tuple[dict, dict]:
+            added, out = compute(part)
+            return jax.tree.map(jnp.add, sums, added), out
+
+        parts = tuple(self._blocks(x) for x in (p.inputs, p.answers, p.labels))
+        shapes = jax.eval_shape(compute, tuple(x[0] for x in parts))[0]
+        sums, out = jax.lax.scan(block, jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes), parts)
+        out = {name: x.reshape(-1, *x.shape[2:]) for name, x in out.items()}
+        flat = out["loss"], out["correct"], out["full"], sums["means"], sums["square"]
+        if neurons is None:
+            return Pass(*flat, {}, jnp.zeros(0), {})
+        active, before = (
+            {"a": out[f"{name}_a"], "b": sums[f"{name}_b"], "ab": sums[f"{name}_ab"]} for name in ("post", "pre")
+        )
+        variance = sums["post_squares"] - jnp.mean(active["a"], axis=0) ** 2
+        return Pass(*flat, active, variance, before)
+
+    # --- logits ----------------------------------------------------------------------------------------------
+
+    @functools.cached_property
+    def _centred(self) -> jax.Array:
+        """The mean of the row-centred logits over the pairs of each answer, `[n, n]`."""
+        return self.run.means - jnp.mean(self.run.means, axis=1, keepdims=True)
+
+    @functools.cached_property
+    def similarity(self) -> jax.Array:
+        """The cosine between the row-centred logits and tr ρ(s c⁻¹), `[K]`."""
+        p = self.problem
+        by_quotient = jnp.zeros(self.n).at[p.quotients].add(self._centred)
+        products = self.n * jnp.matmul(p.characters, by_quotient, precision="highest")
+        norms = jnp.linalg.norm(p.characters, axis=1) * self.n
+        return _divide(products, norms * jnp.sqrt(self.run.square))
+
+    @functools.cached_property
+    def logit_fractions(self) -> jax.Array:
+        """The fraction of the row-centred logits' squares in the span of each irrep's entries of ρ(s), `[K]`."""
+        return _divide(self.n * self.squares(self._centred), self.run.square)
+
+    def squares(self, values: jax.Array) -> jax.Array:
+        """Return the sum of squares of functions on the group `[n, ...]` in each irrep's span, `[K]`."""
+        return jnp.zeros(self.count).at[self.problem.irrep].add(jnp.sum(self._coefficients(values) ** 2, axis=1))
+
+    def _coefficients(self, values: jax.Array) -> jax.Array:
+        return jnp.matmul(self.problem.basis.T, values.reshape(self.n, -1), precision="highest")
+
+    def keep(self, used: jax.Array) -> jax.Array:
+        """Return the part of the mean logits `[n, n]`, a row for each answer, in the span of some irreps."""
+        kept = jnp.where(used[self.problem.irrep][:, None], self._coefficients(self.run.means), 0)
+        return jnp.matmul(self.problem.basis, kept, precision="highest")
+
+    def keep_traces(self, used: jax.Array) -> jax.Array:
+        """Return the part of the mean logits `[n, n]` along tr ρ(s c⁻¹) of some irreps."""
+        characters = self.problem.characters
+        scale = self.similarity * jnp.sqrt(self.run.square) / (self.n * jnp.linalg.norm(characters, axis=1))
+        weights = jnp.matmul(jnp.where(used, scale, 0), characters, precision="highest")
+        return weights[self.problem.quotients]
+
+    def restricted(self, kept: jax.Array) -> jax.Array:
+        """Return the loss of each answer, `[n]`, of kept logits and the mean over (a, b) of the rest."""
+        rest = jnp.mean(self.run.means - kept, axis=0, keepdims=True)
+        return losses.cross_entropy(kept + rest, jnp.arange(self.n))
+
+    def excluded(self, kept: jax.Array) -> jax.Array:
+        """Return the loss of each pair, `[X, n²]`, of the logits without each of X parts `[X, n, n]`."""
+
+        def block(part: tuple[jax.Array, jax.Array]) -> jax.Array:
+            inputs, answers = part
+            elements = self._logits(inputs)[0][:, : self.n]
+            return jax.lax.map(lambda one: losses.cross_entropy(elements - one[answers], answers), kept)
+
+        found = jax.lax.map(block, (self._blocks(self.problem.inputs), self._blocks(self.problem.answers)))
+        return jnp.moveaxis(found, 1, 0).reshape(len(kept), -1)
+
+    @functools.cached_property
+    def kept(self) -> dict[str, jax.Array]:
+        """What is kept and excluded, `[n, n]` by answer, by the end of the measure's name."""
+        return {"": self.keep(self.used), "_trace": self.keep_traces(self.used)}
+
+    @functools.cached_property
+    def losses(self) -> dict[str, jax.Array]:
+        """The loss of every pair, `[n²]`, by the kind of logits; see KINDS."""
+        excluded = self.excluded(jnp.stack(list(self.kept.values())))
+        result = {"full_loss": self.run.full}
+        for (end, kept), without in zip(self.kept.items(), excluded, strict=True):
+            result[f"restricted_loss{end}"] = self.restricted(kept)[self.problem.answers]
+            result[f"excluded_loss{end}"] = without
+        return result
+
+    @functools.cached_property
+    def singles(self) -> jax.Array:
+        """The part of the mean logits in each irrep's span, `[K, n, n]`."""
+        return jax.lax.map(self.keep, jnp.eye(self.count, dtype=bool))
+
+    def of(self, values: jax.Array, split: str) -> jax.Array:
+        """Return values `[n²]` of "all", "train" or "test" pairs."""
+        return values if split == "all" else values[getattr(self.problem, split)]
+
+    # --- weights and neurons ---------------------------------------------------------------------------------
+
+    def fractions(self, values: jax.Array) -> jax.Array:
+        """Return the fraction of the squares of functions on the group `[n, ...]` in each irrep's span, `[K]`."""
+        return _divide(self.squares(values), jnp.sum(values**2))
+
+    def neuron_fractions(self, of: str) -> jax.Array:
+        """Return the fraction of all neurons' variance that entries of ρ(a), ρ(b) or ρ(s) explain, `[K]`."""
+        values = self.run.neurons[of]
+        centred = values - jnp.mean(values, axis=0, keepdims=True)
+        return _divide(self.squares(centred) / self.n, jnp.sum(self.run.variance))
+
+
+def _divide(x: jax.Array, by: jax.Array) -> jax.Array:
+    """Divide by what is at least 0; 0 where that is 0, NaN where it is NaN."""
+    return jnp.where(by == 0, 0, x / jnp.where(by == 0, 1, by))
+
+
+KINDS = {
+    "full_loss": "the logits L as they are",
+    "restricted_loss": "the part of L that entries of ρ(s) span, s the answer, + the mean over (a, b) of the rest, "
+    "over the irreps used",
+    "restricted_loss_trace": "the part of L along tr ρ(s c⁻¹) + the mean over (a, b) of the rest, over the irreps "
+    "used",
+    "excluded_loss": "L without the part that entries of ρ(s) span, over the irreps used",
+    "excluded_loss_trace": "L without the part along tr ρ(s c⁻¹), over the irreps used",
+}
+"""Losses over the n elements, and the logits that they are of."""
+_SPLITS = {"all": "all pairs", "train": "the train pairs", "test": "the test pairs"}
+_DRAWN = ("train_loss", "test_loss", "restricted_loss_all", "excluded_loss_train")
+SIMILARITY, LOSSES = "logit similarity", "loss"
+_OPERANDS = {"a": "a", "b": "b", "ab": "the answer"}
+
+
+def _loss(split: str, pairs: str) -> Measure:
+    return Measure(
+        f"{split}_loss",
+        f"mean cross-entropy of {pairs} over all classes, as in training",
+        "nats",
+        lambda s: jnp.mean(s.of(s.run.loss, split)),
+        panel=LOSSES if f"{split}_loss" in _DRAWN else None,
+    )
+
+
+def _accuracy(split: str, pairs: str) -> Measure:
+    return Measure(
+        f"{split}_accuracy",
+        f"fraction of {pairs} that is correct, among all classes; a tie is an error",
+        "fraction",
+        lambda s: scores.fraction(s.of(s.run.correct, split)),
+    )
+
+
+def _loss_of(kind: str, logits: str, split: str, pairs: str) -> Measure:
+    return Measure(
+        name := f"{kind}_{split}",
+        f"mean cross-entropy of {pairs} over the n elements, without `=`, of {logits}",
+        "nats",
+        lambda s: jnp.mean(s.of(s.losses[kind], split)),
+        panel=LOSSES if name in _DRAWN else None,
+    )
+
+
+@functools.cache
+def declarations(names: tuple[str, ...]) -> tuple[Measure, ...]:
+    """Return everything that is measured of one state, see `measures.Measure`, for irreps of these names.
+
+    The entry of a measure per irrep ends in the irrep's name: "logit_similarity.standard".
+    """
+    by_irrep = {"comparable": False}
+
+    def entry(measure: str) -> Any:
+        return lambda k: f"{measure}.{names[k]}"
+
+    def neurons(of: str, words: str) -> Measure:
+        return Measure(
+            f"neuron_fraction_{of}",
+            f"fraction of all neurons' variance that the matrix entries of ρ explain as functions of {words}",
+            "fraction",
+            lambda s: s.neuron_fractions(of),
+            entry=entry(f"neuron_fraction_{of}"),
+            applies=has_neurons,
+            **by_irrep,
+        )
+
+    def matrix(matrix: str, words: str) -> Measure:
+        return Measure(
+            f"fraction_{matrix}",
+            f"fraction of the squares of {words}, a row for each element, in the span of ρ's matrix entries",
+            "fraction",
+            lambda s: s.fractions(structure.token_matrices(s.params, s.model)[matrix][: s.n]),
+            entry=entry(f"fraction_{matrix}"),
+            applies=lambda model: matrix in matrix_names(model),
+            **by_irrep,
+        )
+
+    return (
+        *(_loss(*split) for split in _SPLITS.items()),
+        *(_accuracy(*split) for split in _SPLITS.items()),
+        *(_loss_of(*kind, *split) for kind in KINDS.items() for split in _SPLITS.items()),
+        Measure(
+            "logit_similarity",
+            "cosine between the row-centred logits and tr ρ(s c⁻¹), s the answer",
+            "cosine",
+            lambda s: s.similarity,
+            entry=entry("logit_similarity"),
+            panel=SIMILARITY,
+            **by_irrep,
+        ),
+        Measure(
+            "logit_fraction",
+            "fraction of the squares of the row-centred logits in the span of ρ(s)'s matrix entries, s the answer",
+            "fraction",
+            lambda s: s.logit_fractions,
+            entry=entry("logit_fraction"),
+            **by_irrep,
+        ),
+        Measure(
+            "restricted_loss_of",
+            "as restricted_loss_all, for one irrep",
+            "nats",
+            lambda s: jax.lax.map(lambda kept: jnp.mean(s.restricted(kept)), s.singles),
+            entry=entry("restricted_loss"),
+            **by_irrep,
+        ),
+        Measure(
+            "excluded_loss_of",
+            "as excluded_loss_all, for one irrep; left out for large groups of many irreps",
+            "nats",
+            lambda s: jnp.mean(s.excluded(s.singles), axis=1),
+            entry=entry("excluded_loss"),
+            applies=lambda model: len(names) * model.sizes.classes**3 <= _MOST_SINGLES,
+            **by_irrep,
+        ),
+        *(matrix(name, words) for name, words in MATRICES.items()),
+        *(neurons(*of) for of in _OPERANDS.items()),
+        Measure(
+            "logit_variance_explained",
+            "fraction of the logits' squares, centred per row, that Σ_ρ α_ρ tr ρ(s c⁻¹) explains, α free, over the "
+            "irreps used",
+            "fraction",
+            lambda s: jnp.sum(jnp.where(s.used, s.similarity, 0) ** 2),
+            panel="variance explained",
+        ),
+        Measure(
+            "sum_of_squares",
+            "sum of squares of all parameters",
+            "sum",
+            lambda s: sum(jnp.sum(w**2) for w in jax.tree.leaves(s.params)),
+            panel="sum of squares",
+        ),
+    )
+
+
+MATRICES = {
+    "W_E": "W_E",
+    "W_a": "the embedding of a",
+    "W_b": "the embedding of b",
+    "W_a_W_in": "the embedding of a as neurons read it",
+    "W_b_W_in": "the embedding of b as neurons read it",
+    "W_in_a": "what neurons read of a",
+    "W_in_b": "what neurons read of b",
+    "W_U": "W_U",
+}
+"""The matrices of `structure.token_matrices`, in words."""
+
+
+def has_neurons(model: Model) -> bool:
+    """Apply to models with neurons."""
+    return structure.last_neurons(model) is not None
+
+
+@functools.lru_cache(maxsize=64)
+def matrix_names(model: Model) -> frozenset[str]:
+    """Return which of MATRICES a model has."""
+    return frozenset(jax.eval_shape(lambda params: structure.token_matrices(params, model), model.shapes()))
+
+
+@functools.partial(jax.jit, static_argnames=("model", "declarations"))
+def measures(
+    params: Params,
+    model: Model,
+    problem: Problem,
+    used: jax.Array | None = None,
+    *,
+    declarations: tuple[Measure, ...],
+) -> dict[str, Any]:
+    """Measure one state.
+
+    Args:
+      params: of one network.
+      model: its model.
+      problem: the problem.
+      used: bool `[K]`, the irreps of restricted and excluded loss; None takes those of a logit similarity above USED.
+      declarations: what is measured.
+
+    Returns:
+      float32 by the names declared: scalars, and `[K]` for measures per irrep.
+    """
+    return declared.compute(declarations, State(params, model, problem, used), model)
+
+
+@functools.partial(jax.jit, static_argnames=("model", "declarations"))
+def over_states(
+    params: Params, model: Model, problem: Problem, used: jax.Array, *, declarations: tuple[Measure, ...]
+) -> dict[str, Any]:
+    """Measure E states in one compiled call, as `measures` does one; leaves of `params` have a leading E axis."""
+    one = lambda state, *shared: declared.compute(declarations, State(state, model, *shared), model)
+    return over_lanes(one, 1)(params, shared=(problem, used))
+
+
+@functools.partial(jax.jit, static_argnames="model")
+def overview(params: Params, model: Model, problem: Problem) -> Pass:
+    """Return the sums over all pairs of one state."""
+    return State(params, model, problem, jnp.zeros(len(problem.characters), bool)).run
+
+
+@functools.partial(jax.jit, static_argnames="model")
+def neurons_by_irrep(params: Params, model: Model, problem: Problem) -> jax.Array:
+    """Compute which fraction of each neuron's variance over (a, b) every irrep explains, `[F, K]`.
+
+    It is the fraction in the span of the products of 1 or a matrix entry of ρ(a) with 1 or one of ρ(b), as the 3 × 3
+    block of a frequency is for addition; 0 for a neuron that is the same everywhere.
+    """
+    name = structure.last_neurons(model) or ""
+    n, basis, count = len(problem.basis), problem.basis, len(problem.characters)
+    activations = model.apply(params, problem.inputs, (name,))[1][name].reshape(n, n, -1)
+    pairs = problem.irrep[:, None] * count + problem.irrep[None]  # The trivial irrep, 1, is 0.
+
+    def fractions(values: jax.Array) -> jax.Array:
+        transformed = jnp.matmul(jnp.matmul(basis.T, values, precision="highest"), basis, precision="highest")
+        blocks = jnp.zeros(count * count).at[pairs].add(transformed**2).reshape(count, count)
+        k = jnp.arange(count)
+        explained = (blocks[k, k] + blocks[0] + blocks[:, 0]).at[0].set(0)
+        return _divide(explained, jnp.sum(blocks) - blocks[0, 0])
+
+    return jax.lax.map(fractions, jnp.moveaxis(activations, 2, 0))

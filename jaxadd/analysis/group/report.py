@@ -1,0 +1,381 @@
+"""What is measured and shown of a network that multiplies in a finite group."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxadd.analysis import measures, performance
+from jaxadd.analysis.group import cayley, progress
+from jaxadd.analysis.group.cayley import Cayley
+from jaxadd.analysis.group.irreps import Irrep
+from jaxadd.analysis.group.subgroups import ON_COSETS, Subgroups, concentrations, subgroups
+from jaxadd.analysis.report import analyse_task, no_keys, summarize_task
+from jaxadd.analysis.trained import Report, Trained, as_text
+from jaxadd.models import Network
+from jaxadd.pictures import Bars, FigureOf, HeatMaps, Histogram, Lines, Table, Text
+from jaxadd.tasks import Group
+from jaxadd.types import Batch, Data
+
+_EXPLAINED = 0.85  # of a neuron's variance, by one irrep
+_LISTED = 12  # irreps in a table: those used, and others by their logit similarity
+_NAMED = 8  # irreps with a colour of their own
+_NOTHING = "none"
+_OPERANDS = {"a": "a", "b": "b", "ab": "answer"}
+
+
+class _Neurons(NamedTuple):
+    """What single neurons do.
+
+    Attributes:
+      explained: float32 `[F, K]`, the fraction of each neuron's variance that each irrep explains.
+      irrep: int `[F]`, the irrep that explains most, where that is enough; -1 for others.
+      classes: conjugacy classes of subgroups.
+      subgroup: int `[F]`, the class of the largest subgroups whose cosets a neuron reads; -1 for none.
+    """
+
+    explained: np.ndarray
+    irrep: np.ndarray
+    classes: Sequence[Subgroups]
+    subgroup: np.ndarray
+
+
+class State(NamedTuple):
+    """One network as it is analysed.
+
+    Attributes:
+      irreps: of its group, K.
+      used: bool `[K]`, those that it uses: of a logit similarity above `progress.USED`.
+      values: of all measures.
+      numbers: for JSON.
+      table: of its answers.
+      neurons: what they do; None without any.
+    """
+
+    irreps: tuple[Irrep, ...]
+    used: np.ndarray
+    values: Mapping[str, Any]
+    numbers: dict[str, Any]
+    table: Cayley
+    neurons: _Neurons | None
+
+    @property
+    def used_names(self) -> list[str]:
+        """The names of the irreps that it uses."""
+        return [irrep.name for irrep, used in zip(self.irreps, self.used, strict=True) if used]
+
+
+@performance.train_set.register
+def _(task: Group, data: Data) -> Batch | None:
+    return task.labelled(data.lane["train"], data)
+
+
+# --- a finished run ---------------------------------------------------------------------------------------
+
+
+@summarize_task.register
+def _(task: Group, trained: Trained) -> Report:
+    """Return the irreps that each network uses, and the first network's errors over all pairs."""
+    problem, declared = _problem(task, trained.networks[0])
+    similar = next(measure for measure in declared if measure.name == "logit_similarity")
+    names = [irrep.name for irrep in progress.irreps(task.known)]
+    lines = []
+    for network in trained.networks:
+        own = problem._replace(train=network.data.lane["train"], test=network.data.lane["test"])
+        values = progress.measures(network.params, network.model, own, declarations=(similar,))
+        used = np.asarray(values["logit_similarity"]) > progress.USED
+        lines.append(f"seed {network.seed} uses {_listed(names, used)}")
+    return Report.of("\n".join(lines), blocks=[_errors(task, trained, 0)])
+
+
+def _problem(task: Group, network: Network) -> tuple[progress.Problem, tuple[measures.Measure, ...]]:
+    names = tuple(irrep.name for irrep in progress.irreps(task.known))
+    return progress.problem(task, network.data.lane), progress.declarations(names)
+
+
+def _listed(names: Sequence[str], used: np.ndarray) -> str:
+    return ", ".join(np.array(names)[np.asarray(used)]) or _NOTHING
+
+
+def _errors(task: Group, trained: Trained, lane: int) -> FigureOf:
+    network, data = trained.networks[lane], trained.networks[lane].data
+    n = task.count
+    problem = progress.problem(task, data.lane)
+    seen = progress.overview(network.params, network.model, problem)
+    kind = 2 * (1 - np.asarray(seen.correct, int))
+    kind[np.asarray(data.lane["train"])] += 1
+    names = task.group.elements
+    picture = HeatMaps(
+        "Errors over all pairs",
+        [network.step],
+        {"errors": kind.reshape(1, n, n).astype(np.float32)},
+        names,
+        names,
+        xlabel="b",
+        ylabel="a",
+        categories=("test, correct", "train, correct", "test, error", "train, error"),
+    )
+    return FigureOf("errors", "Errors over all pairs", [picture], trained.subject(lane))
+
+
+# --- an analysis ------------------------------------------------------------------------------------------
+
+
+@analyse_task.register
+def _(task: Group, trained: Trained, lane: int, keys: str | None) -> Report:
+    """Measure all lanes, and show one."""
+    no_keys(task, keys)
+    states = [measure(network) for network in trained.networks]
+    state, subject = states[lane], trained.subject(lane)
+    names = [irrep.name for irrep in state.irreps]
+    words = [
+        f"irreps used (logit similarity above {progress.USED:g}): {_listed(names, state.used)}",
+        *_table_in_words(state.table, task),
+        *([] if state.neurons is None else _neurons_in_words(state.neurons, names)),
+    ]
+    if len(states) > 1:
+        words += [
+            f"seed {network.seed} uses {_listed(names, one.used)}"
+            for network, one in zip(trained.networks, states, strict=True)
+        ]
+    figures = [_errors(task, trained, lane)]
+    steps, over = np.array([trained.networks[lane].step]), [state.values]
+    if trained.evolves:
+        over = [_over_training(task, trained, s, one) for s, one in enumerate(states)]
+        steps = trained.steps
+        figures.append(_progress(trained, lane, over, names, state))
+    figures.append(_irreps(state, over[lane], steps, subject))
+    if state.neurons is not None:
+        figures.append(_neurons(state.neurons, names, trained.networks[lane].step, subject))
+    _, declared = _problem(task, trained.networks[lane])
+    scalars = tuple(measure for measure in declared if measure.entry is None)
+    entries = measures.explained(scalars, state.numbers, state.values)
+    table = measures.table(
+        "Measures", [one.numbers for one in states], lane, f"seed {trained.networks[lane].seed}", entries
+    )
+    by_irrep = _by_irrep(state)
+    text = "\n".join([*words, "", as_text(by_irrep), "", as_text(table)])
+    return Report.of(text, state.numbers, [Text("In short", words), *figures, by_irrep, table])
+
+
+def measure(network: Network) -> State:
+    """Measure a network that learned a `Group`: everything that `jaxadd analyse` says of it in numbers."""
+    task = network.task
+    assert isinstance(task, Group)
+    problem, declared = _problem(task, network)
+    irreps = progress.irreps(task.known)
+    values = jax.device_get(progress.measures(network.params, network.model, problem, declarations=declared))
+    used = values["logit_similarity"] > progress.USED
+    neurons = _of_neurons(task, network, problem) if progress.has_neurons(network.model) else None
+    table = cayley.describe(cayley.learned(network.params, network.model), task)
+    names = np.array([irrep.name for irrep in irreps])
+    numbers: dict[str, Any] = {"irreps_used": names[used].tolist(), **_table_numbers(table)}
+    numbers |= measures.flat(declared, values)
+    if neurons is not None:
+        groups = [one.name for one in neurons.classes]
+        for what, found, of in (("irrep", neurons.irrep, names), ("cosets", neurons.subgroup, groups)):
+            for k, count in zip(*np.unique(found, return_counts=True), strict=True):
+                numbers[f"neurons_by_{what}.{_NOTHING if k < 0 else of[k]}"] = int(count)
+        numbers["neurons_on_cosets"] = float(np.mean(neurons.subgroup >= 0))
+        numbers["neurons_of_one_irrep"] = float(np.mean(neurons.irrep >= 0))
+    return State(irreps, used, values, numbers, table, neurons)
+
+
+def _table_numbers(table: Cayley) -> dict[str, Any]:
+    return {
+        "table_latin_square": table.latin,
+        "table_associative": table.associative,
+        "table_associative_fraction": table.associative_fraction,
+        "table_triples_tried": table.triples,
+        "table_identity": table.identity,
+        "table_commuting_fraction": table.commuting,
+        "table_group": None if table.known is None else table.known.group.name,
+    }
+
+
+def _table_in_words(table: Cayley, task: Group) -> list[str]:
+    latin = "is a Latin square" if table.latin else "is no Latin square"
+    associative = (
+        "associative"
+        if table.associative
+        else f"associative for {performance.percent(table.associative_fraction)} of "
+        + (f"{table.triples:,} triples drawn" if table.sampled else f"all {table.triples:,} triples")
+    )
+    commuting = f"{performance.percent(table.commuting)} of pairs commute"
+    identity = "no identity" if table.identity is None else f"the identity {task.group.elements[table.identity]}"
+    which = (
+        f"it is no group: {table.violation}"
+        if table.known is None
+        else f"it is the table of {table.known.group.name}"
+        + ("" if table.known.named is not None else ", of no family that has a name here")
+    )
+    return [f"the table of its answers {latin}, has {identity} and is {associative}; {commuting}", which]
+
+
+def _of_neurons(task: Group, network: Network, problem: progress.Problem) -> _Neurons:
+    explained = np.asarray(progress.neurons_by_irrep(network.params, network.model, problem))
+    best = explained.argmax(axis=1)
+    irrep = np.where(explained.max(axis=1) > _EXPLAINED, best, -1)
+    known = task.known
+    base = known.named or known.group
+    classes = [one._replace(members=one.members[:, known.to]) for one in subgroups(base)]
+    before = progress.overview(network.params, network.model, problem).before
+    found = concentrations(known.group, classes, *(np.asarray(before[of]) for of in "ab")) >= ON_COSETS
+    rank = np.arange(1, len(classes) + 1)[:, None] * found
+    subgroup = rank.max(axis=0, initial=0) - 1
+    return _Neurons(explained, irrep, classes, subgroup)
+
+
+def _neurons_in_words(neurons: _Neurons, names: Sequence[str]) -> list[str]:
+    count = len(neurons.irrep)
+    return [
+        f"{np.sum(neurons.irrep >= 0)} of {count} neurons have over {_EXPLAINED:.0%} of their variance in one irrep"
+        f"{_counts(neurons.irrep, names)}",
+        f"{np.sum(neurons.subgroup >= 0)} of {count} neurons read cosets, concentrated to {ON_COSETS:g} or more"
+        f"{_counts(neurons.subgroup, [one.name for one in neurons.classes], 'of ')}",
+    ]
+
+
+def _counts(found: np.ndarray, names: Sequence[str], before: str = "") -> str:
+    kinds, counts = np.unique(found[found >= 0], return_counts=True)
+    order = np.argsort(-counts, kind="stable")
+    return ": " + ", ".join(f"{counts[i]} {before}{names[kinds[i]]}" for i in order) if len(kinds) else ""
+
+
+def _by_irrep(state: State) -> Table:
+    """Return the measures of each irrep as a table: of those used, and of others up to `_LISTED`."""
+    values, numbers = state.values, range(len(state.irreps))
+    similarity = np.nan_to_num(values["logit_similarity"])
+    shown = sorted(numbers, key=lambda k: (not state.used[k], -similarity[k]))[: max(_LISTED, int(state.used.sum()))]
+    columns = {
+        name: values[measure]
+        for measure, name in {
+            "logit_similarity": "logit similarity",
+            "restricted_loss_of": "restricted loss",
+            "excluded_loss_of": "excluded loss",
+            **{f"fraction_{name}": f"of {name.replace('_W_in', ' W_in')}" for name in progress.MATRICES},
+            **{f"neuron_fraction_{of}": f"of neurons, {words}" for of, words in _OPERANDS.items()},
+        }.items()
+        if measure in values
+    }
+    rows = [
+        [
+            state.irreps[k].name,
+            str(state.irreps[k].dimension),
+            state.irreps[k].kind,
+            *(f"{column[k]:.4g}" for column in columns.values()),
+        ]
+        for k in shown
+    ]
+    left = len(state.irreps) - len(shown)
+    note = f"The {left} other irreps have a smaller logit similarity." if left else ""
+    return Table("Irreps", ["irrep", "dimension", "kind", *columns], rows, note)
+
+
+# --- figures ----------------------------------------------------------------------------------------------
+
+
+def _irreps(state: State, over: Mapping[str, np.ndarray], steps: np.ndarray, subject: str) -> FigureOf:
+    """Describe how much of the logits, weights and neurons is in each irrep."""
+    names = [irrep.name for irrep in state.irreps]
+    used = [name for name, one in zip(names, state.used, strict=True) if one]
+    by_step = lambda name: np.asarray(over[name]).reshape(len(steps), -1)
+    parts = {f"fraction_{name}": name.replace("_W_in", " W_in") for name in progress.MATRICES}
+    parts |= {f"neuron_fraction_{of}": f"neurons, {words}" for of, words in _OPERANDS.items()}
+    parts = {name: words for name, words in parts.items() if name in over}
+    pictures = [
+        Bars(
+            "Similarity of the logits to each irrep",
+            steps,
+            {"logits": by_step("logit_similarity")},
+            names,
+            xlabel="irrep",
+            ylabel="cosine",
+            highlight=used,
+        ),
+        HeatMaps(
+            "What is in each irrep",
+            steps,
+            {"fraction": np.stack([by_step(name) for name in parts], axis=2)},
+            names,
+            list(parts.values()),
+            ylabel="irrep",
+            unit="fraction",
+            numbers=len(names) <= _LISTED,
+            least=5e-4,
+            limits=(0, 1),
+            power=0.5,
+            note="Of the matrices' squares, and of the variance of all neurons as functions of a, b or the answer.",
+        ),
+    ]
+    return FigureOf("irreps", "Irreps", pictures, subject)
+
+
+def _neurons(neurons: _Neurons, names: Sequence[str], step: int, subject: str) -> FigureOf:
+    """Describe neurons by both accounts: the irrep that explains them, and the cosets that they read."""
+    kinds, counts = np.unique(neurons.irrep, return_counts=True)
+    common = [k for k in kinds[np.argsort(-counts, kind="stable")] if k >= 0][:_NAMED]
+    edges = np.linspace(0, 1, 41)
+    best = neurons.explained.max(axis=1)
+    parts = {f"none: {np.sum(neurons.irrep < 0)}": neurons.irrep < 0}
+    parts |= {f"{names[k]}: {np.sum(neurons.irrep == k)}": neurons.irrep == k for k in common}
+    if (rest := (neurons.irrep >= 0) & ~np.isin(neurons.irrep, common)).any():
+        parts[f"others: {rest.sum()}"] = rest
+    pictures: list = [
+        Histogram(
+            "Neurons by their best irrep",
+            edges,
+            {name: np.histogram(best[part], edges)[0] for name, part in parts.items()},
+            xlabel="fraction of variance explained by the neuron's best irrep",
+            ylabel="neurons",
+            threshold=_EXPLAINED,
+        )
+    ]
+    rows = [k for k in np.unique(neurons.irrep) if (neurons.irrep == k).any()]
+    columns = [k for k in np.unique(neurons.subgroup) if (neurons.subgroup == k).any()]
+    both = np.array([[np.sum((neurons.irrep == i) & (neurons.subgroup == j)) for j in columns] for i in rows])
+    pictures.append(
+        HeatMaps(
+            "Neurons by irrep and by cosets",
+            [step],
+            {"neurons": both[None].astype(np.float32)},
+            [_NOTHING if k < 0 else names[k] for k in rows],
+            [_NOTHING if k < 0 else neurons.classes[k].name for k in columns],
+            xlabel="largest subgroups whose cosets are read",
+            ylabel="irrep",
+            unit="neurons",
+            numbers=True,
+        )
+    )
+    return FigureOf("neurons", "What single neurons read", pictures, subject)
+
+
+# --- over training ----------------------------------------------------------------------------------------
+
+
+def _over_training(task: Group, trained: Trained, lane: int, state: State) -> dict[str, np.ndarray]:
+    """Return a lane's measures at all known states, with the irreps that it uses in the end."""
+    network = trained.networks[lane]
+    problem, declared = _problem(task, network)
+    drawn = tuple(m for m in declared if m.panel or m.name.startswith(("fraction_", "neuron_fraction_")))
+    return jax.device_get(
+        progress.over_states(
+            trained.histories[lane], network.model, problem, jnp.asarray(state.used), declarations=drawn
+        )
+    )
+
+
+def _progress(
+    trained: Trained, lane: int, over: Sequence[Mapping[str, np.ndarray]], names: Sequence[str], state: State
+) -> FigureOf:
+    """Describe the measures over training."""
+    declared = progress.declarations(tuple(names))
+    pictures = measures.curves(declared, trained.steps, over)
+    shown = np.flatnonzero(state.used) if state.used.any() else np.arange(min(len(names), _NAMED))
+    similar = {names[k]: over[lane]["logit_similarity"][:, k] for k in shown}
+    pictures.insert(1, Lines(progress.SIMILARITY, trained.steps, similar, "cosine", log_x=True))
+    several = len(trained.networks) > 1
+    note = f"Similarities are those of seed {trained.networks[lane].seed}." if several else ""
+    return FigureOf("measures", "Progress measures", pictures, trained.title, note)

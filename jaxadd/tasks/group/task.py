@@ -1,0 +1,162 @@
+"""Multiplication in a finite group, on tokens `(a, b, =)` or `(a, b)`: Power et al. 2022, Chughtai et al. 2023."""
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from jaxadd.errors import UserError, check_choices
+from jaxadd.tasks.group import families, recognition
+from jaxadd.tasks.group.finite import FiniteGroup, check_order, read_table, violation
+from jaxadd.tasks.pairs import Pairs
+
+
+class Operation(NamedTuple):
+    """What is computed of two elements: how it is written, and a function of the group that returns `[n, n]`."""
+
+    symbol: str
+    answers: Callable[[FiniteGroup], np.ndarray]
+
+
+OPERATIONS: dict[str, Operation] = {
+    "product": Operation("{a}·{b}", lambda g: g.table),
+    "conjugate": Operation("{a}·{b}·{a}⁻¹", lambda g: g.conjugates),
+    "aba": Operation("{a}·{b}·{a}", lambda g: g.table[g.table, np.arange(g.order)[:, None]]),
+}
+"""The operations by name; for each a, every answer has one b."""
+
+
+class Known(NamedTuple):
+    """A group as a task has it: with the order of its elements, and the named group that it is isomorphic to.
+
+    Attributes:
+      group: its tokens are its elements.
+      named: the named group; None where there is none.
+      to: the number of each element there, int `[n]`.
+    """
+
+    group: FiniteGroup
+    named: FiniteGroup | None
+    to: np.ndarray
+
+
+@dataclass(frozen=True)
+class Group(Pairs):
+    """Predict a·b, a·b·a⁻¹ or a·b·a in a finite group; every pair is either in the train or in the test set.
+
+    Tokens are elements: permutations in lexicographic order and cycle notation ((1 2)·(2 3) is (2 3) first), rᵏ and
+    then rᵏ s of dihedral and dicyclic groups, numbers of cyclic groups, tuples of products.
+    """
+
+    name: str = "S5"
+    """the group: Sn, An, Dn of 2n elements, Cn, Qn (dicyclic) or products such as C2xC4; ignored with a table"""
+    operation: Literal["product", "conjugate", "aba"] = "product"
+    """what is computed: a·b, a·b·a⁻¹ or a·b·a"""
+    file: str | None = None
+    """file with a Cayley table, .npy or text with a row of numbers for each line, in place of a name"""
+    table: tuple[int, ...] = ()
+    """the Cayley table itself, row after row, in place of a name"""
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+        if self.file and self.table:
+            raise UserError("file and table both name the Cayley table; leave one of them out")
+        self.known  # noqa: B018 (it raises UserError where there is no such group)
+        super().__post_init__()
+
+    @property
+    def known(self) -> Known:
+        """The group with its named counterpart."""
+        if self.table:
+            return _known(_square(self.table).tobytes())
+        if self.file:
+            return _known(read_table(self.file).astype(np.int32).tobytes())
+        group = families.named(self.name)
+        return Known(group, group, np.arange(group.order))
+
+    @property
+    def group(self) -> FiniteGroup:
+        """The group whose elements are the tokens."""
+        return self.known.group
+
+    @property
+    def count(self) -> int:
+        """The number n of elements."""
+        if not (self.table or self.file):
+            return math.prod(families.FAMILIES[letter].order(n) for letter, n in families.parse(self.name))
+        return self.group.order
+
+    def answers(self) -> np.ndarray:
+        """Return the answer of each pair, int32 `[n²]`, pair (a, b) at n·a + b."""
+        return OPERATIONS[self.operation].answers(self.group).astype(np.int32).ravel()
+
+    @property
+    def title(self) -> str:
+        """The task in a few words, for figures."""
+        formula = OPERATIONS[self.operation].symbol.format(a="a", b="b")
+        return f"{formula} in {self.group.name}, {self.train_fraction:.0%} trained on"
+
+    @property
+    def token_names(self) -> tuple[str, ...]:
+        """The elements, and `=` where the input has it."""
+        return (*self.group.elements, "=")[: self.sizes.vocabulary]
+
+    def describe(self, inputs: np.ndarray, target: np.ndarray, prediction: np.ndarray) -> str:
+        """Describe one prediction, such as "(1 2) · (2 3) in S5: predicts e, the answer is (1 2 3)"."""
+        names = (*self.group.elements, "=")
+        predicted = "nothing" if prediction[0] < 0 else names[prediction[0]]
+        outcome = "correct" if prediction[0] == target[0] else f"the answer is {names[target[0]]}"
+        return f"{self.formula(*inputs[:2])} in {self.group.name}: predicts {predicted}, {outcome}"
+
+    def parse(self, text: str) -> np.ndarray:
+        """Return the elements a and b of a problem such as "(1 2)*(2 3)" or "r^2 s · r", int `[2]`.
+
+        Raises:
+          UserError: it is no such problem.
+        """
+        numbers = {_plain(name): i for i, name in enumerate(self.group.elements)}
+        words = [_plain(word) for word in text.replace("·", "*").removesuffix("=").split("*")]
+        if len(words) != 2 or not all(word in numbers for word in words):
+            first, last = self.group.elements[min(1, self.group.order - 1)], self.group.elements[-1]
+            raise UserError(f"{text!r} is no problem in {self.group.name}; write a and b such as '{first} * {last}'")
+        return np.array([numbers[word] for word in words])
+
+    def formula(self, a: int, b: int) -> str:
+        """Return what is computed of two elements, such as "(1 2)·(2 3)"."""
+        return OPERATIONS[self.operation].symbol.format(a=self.group.elements[a], b=self.group.elements[b])
+
+
+def _plain(name: str) -> str:
+    return name.replace(" ", "")
+
+
+def of_table(table: np.ndarray, task: Group) -> Group:
+    """Return a task with another Cayley table, `[n, n]`, and otherwise the same fields."""
+    return replace(task, file=None, table=tuple(map(int, np.asarray(table).ravel())))
+
+
+def _square(table: Sequence[int]) -> np.ndarray:
+    n = math.isqrt(len(table))
+    if n * n != len(table):
+        raise UserError(f"a Cayley table has n² entries, row after row, and this one has {len(table)}")
+    check_order("the table's group", n)
+    return np.array(table, np.int32).reshape(n, n)
+
+
+@functools.lru_cache(maxsize=8)
+def _known(cells: bytes) -> Known:
+    """Return the group of a table, whose elements have the names of the named group that it is isomorphic to."""
+    flat = np.frombuffer(cells, np.int32)
+    n = math.isqrt(len(flat))
+    table = flat.reshape(n, n)
+    if (problem := violation(table)) is not None:
+        raise UserError(f"the table is not that of a group: {problem}")
+    unnamed = FiniteGroup(f"a group of order {n}", table, tuple(map(str, range(n))))
+    found = recognition.recognise(unnamed)
+    if found is None:
+        return Known(unnamed, None, np.arange(n))
+    names = tuple(found.group.elements[i] for i in found.to)
+    return Known(FiniteGroup(found.group.name, table, names), found.group, found.to)
