@@ -188,7 +188,7 @@ class State:
         sums, out = jax.lax.scan(block, jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes), parts)
         out = {name: x.reshape(-1, *x.shape[2:]) for name, x in out.items()}
         flat = out["loss"], out["correct"], out["full"], sums["means"], sums["square"]
-        if neurons is None:
+        if post is None:
             return Pass(*flat, {}, jnp.zeros(0), {})
         active, before = (
             {"a": out[f"{name}_a"], "b": sums[f"{name}_b"], "ab": sums[f"{name}_ab"]} for name in ("post", "pre")
