@@ -30,7 +30,7 @@ from jaxadd.views import figures
 class Moduli:
     """Networks that differ in the modulus alone."""
 
-    moduli: tuple[int, ...] = (17, 23, 31, 43, 59, 83, 113)
+    moduli: tuple[int, ...] = (17, 23, 31, 43, 59, 83)
     """moduli P"""
     train_fraction: float = 0.5
     """fraction of the pairs in the train set"""
@@ -40,7 +40,7 @@ class Moduli:
     """learning rate of AdamW"""
     weight_decay: float = 3.0
     """weight decay of AdamW"""
-    steps: int = 400
+    steps: int = 300
     """updates of each run"""
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     """lanes of each run"""

@@ -20,8 +20,8 @@ def measures(network: Network, group: CyclicProduct) -> dict[str, float]:
     """Measure one network of two operands in the characters of a group of residues.
 
     Returns:
-      those of MEASURED that apply; "logit_variance_explained", see there; and "key_frequencies_embedding" and, with
-      neurons, "key_frequencies_neurons", how many there are by these rules.
+      those of MEASURED that apply; what `logits_explained` returns; and how many key frequencies there are by two
+      rules, "key_frequencies_embedding" and, with neurons, "key_frequencies_neurons".
     """
     task = network.task
     assert isinstance(task, Modular)
@@ -30,7 +30,7 @@ def measures(network: Network, group: CyclicProduct) -> dict[str, float]:
     declared = tuple(measure for measure in progress.MEASURES if measure.name in MEASURED)
     values = progress.measures(network.params, network.model, table, everything, declarations=declared)
     numbers = progress.flat(values, declared)
-    numbers["logit_variance_explained"] = logit_variance_explained(network, group)
+    numbers |= logits_explained(network, group)
     embedding, activations = _seen(network.params, network.model, table)
     rules = {"embedding": fourier.keys_of_embedding(embedding, orders=group.orders)}
     if activations is not None:
@@ -47,12 +47,17 @@ def _seen(params: Params, model: Model, table: progress.Table) -> tuple[jax.Arra
     return embedding, structure.neurons_read(model.apply(params, table.inputs, [name])[1], model)
 
 
-def logit_variance_explained(network: Network, group: CyclicProduct) -> float:
-    """Compute which fraction of the logits' variance Σ_k α_k cos w_k(answer - c) explains, α free, k all frequencies.
+def logits_explained(network: Network, group: CyclicProduct) -> dict[str, float]:
+    """Compute how much of the logits depends on the answer minus the class alone, in a group, for any operation.
 
-    It asks only how the logits depend on the answer and the class, so it is defined for any operation. Rows are the
-    task's pairs whose answer is in the group, and classes c its elements, centred per row. Logits that are equal for
-    all wrong classes are explained in every group.
+    Rows are the task's pairs whose answer is in the group, classes c its elements.
+
+    Returns:
+      "logit_variance_explained", the fraction of the logits' variance, centred per row, that Σ_k α_k cos w_k(answer -
+      c) explains, α free, k all frequencies. A logit that is larger for the correct class alone is explained in every
+      group: with n of K frequencies of one group, n/K of the variance is explained in another.
+      "wrong_logits_explained", the fraction of the variance of the logits of wrong classes, centred per row, that a
+      function of answer - c explains; near 0 in a group to which they are not related.
     """
     task = network.task
     assert isinstance(task, Modular)
@@ -61,11 +66,20 @@ def logit_variance_explained(network: Network, group: CyclicProduct) -> float:
     place[list(group.elements)] = np.arange(len(group.elements))
     answers = place[np.asarray(batch.targets)[:, 0]]
     rows = np.flatnonzero(answers >= 0)
-    logits = _logits(network.params, network.model, batch.inputs[rows], np.array(group.elements))
-    cosines = fourier.answer_cosines(logits, jnp.asarray(answers[rows]), group.orders)
-    return float(jnp.sum(cosines**2))
+    values = _explained(network.params, network.model, batch.inputs[rows], jnp.asarray(answers[rows]), group)
+    return {name: float(value) for name, value in values.items()}
 
 
-@functools.partial(jax.jit, static_argnames="model")
-def _logits(params: Params, model: Model, inputs: jax.Array, classes: jax.Array) -> jax.Array:
-    return model.apply(params, inputs)[0][:, 0, classes]
+@functools.partial(jax.jit, static_argnames=("model", "group"))
+def _explained(
+    params: Params, model: Model, inputs: jax.Array, answers: jax.Array, group: CyclicProduct
+) -> dict[str, jax.Array]:
+    logits = model.apply(params, inputs)[0][:, 0, np.array(group.elements)]
+    cosines = fourier.answer_cosines(logits, answers, group.orders)
+    wrong = jnp.take_along_axis(logits, jnp.asarray(fourier.combine(group.orders, 1))[answers], axis=1)[:, 1:]
+    wrong = wrong - jnp.mean(wrong, axis=1, keepdims=True)
+    by_offset = jnp.mean(wrong, axis=0)
+    return {
+        "logit_variance_explained": jnp.sum(cosines**2),
+        "wrong_logits_explained": len(inputs) * jnp.sum(by_offset**2) / jnp.sum(wrong**2),
+    }

@@ -7,7 +7,7 @@ import pytest
 from networks import drawn, quadratic
 
 from jaxadd.analysis import fourier
-from jaxadd.analysis.modular import clocks, progress
+from jaxadd.analysis.modular import bases, clocks, progress
 from jaxadd.analysis.report import Trained, analyse
 from jaxadd.models import Network, Transformer
 from jaxadd.optim import scores
@@ -153,3 +153,28 @@ def test_a_pair_mlp_is_analysed_without_attention():
     assert {"errors", "logits", "neurons", "clusters", "embedding"} <= set(names)
     assert report.numbers["key_frequencies_embedding"] == [2, 3]
     assert "gradient_symmetricity" not in report.numbers
+
+
+@pytest.mark.parametrize(("operation", "own"), [("add", additive), ("divide", multiplicative)])
+def test_logits_are_explained_in_the_characters_of_the_operation(operation, own):
+    task = task_of(operation, 29)
+    model, params = quadratic(task, [2, 5, 11, 13])
+    network, other = Network(params, model, task), multiplicative if own is additive else additive
+    here, there = (bases.measures(network, group(29)) for group in (own, other))
+    assert here["logit_variance_explained"] == pytest.approx(1, abs=1e-5)
+    assert here["wrong_logits_explained"] == pytest.approx(1, abs=1e-5)
+    assert there["wrong_logits_explained"] < 0.02
+    # Four of fourteen frequencies make the correct logit larger, which every group explains.
+    assert there["logit_variance_explained"] == pytest.approx(4 / 14, abs=0.03)
+    assert here["key_frequencies_embedding"] == 4
+    assert there["key_frequencies_embedding"] > 8
+    assert here["gini_W_E"] > 2 * there["gini_W_E"]
+
+
+def test_cosines_by_answer_need_no_equal_numbers_of_pairs():
+    generator, answers = np.random.default_rng(0), np.array([0, 0, 3, 1, 0, 5, 5])
+    logits = generator.normal(size=(7, 6)).astype(np.float32)
+    centred = logits - logits.mean(axis=1, keepdims=True)
+    waves = [np.cos(2 * np.pi * k * (answers[:, None] - np.arange(6)) / 6) for k in (1, 2, 3)]
+    plain = [np.sum(centred * w) / np.linalg.norm(w) / np.linalg.norm(centred) for w in waves]
+    np.testing.assert_allclose(fourier.answer_cosines(logits, jnp.asarray(answers), (6,)), plain, atol=1e-5)
