@@ -59,7 +59,9 @@ class PairMLP(ModelConfig):
         """Raise UserError where the input is not two tokens."""
         if sizes.vocabulary is None or sizes.length != 2:
             got = "real-valued" if sizes.vocabulary is None else f"{sizes.length} tokens"
-            raise UserError(f"a PairMLP reads two tokens, and this task's input is {got}; Modular needs equals none")
+            raise UserError(
+                f"a PairMLP reads two tokens, and this task's input is {got}; Modular and Group need equals none"
+            )
 
     def activation_names(self) -> tuple[str, ...]:
         """Return the names of all activations but the logits."""

@@ -154,8 +154,9 @@ def token_matrices(params: Params, model: Model) -> dict[str, jax.Array]:
     if not isinstance(config, PairMLP):
         return {"W_E": params["embed"]["W_E"], "W_U": params["unembed"]["W_U"].T} if transformer(model) else {}
     result = {}
-    width = config.d_embed if config.embedding == "learned" else model.sizes.vocabulary
-    for name, half in {"a": params["W_in"][:width], "b": params["W_in"][-width:]}.items():
+    rows = len(params["W_in"])
+    width = rows // 2 if config.combine == "concatenate" else rows
+    for name, half in {"a": params["W_in"][:width], "b": params["W_in"][rows - width :]}.items():
         if config.embedding == "one-hot":
             result[f"W_in_{name}"] = half
             continue

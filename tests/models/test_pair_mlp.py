@@ -84,7 +84,7 @@ def test_the_quadratic_network_generalises_in_fifty_steps(seeds, steps):
         (lambda: PairMLP(neurons=0), "neurons must be at least 1"),
         (lambda: PairMLP(init_std=0.0), "init_std must be above 0"),
         (lambda: PairMLP(combine="product"), "concatenate, sum"),
-        (lambda: PairMLP().build(Modular(p=7).sizes), "3 tokens; Modular needs equals none"),
+        (lambda: PairMLP().build(Modular(p=7).sizes), "3 tokens; Modular and Group need equals none"),
         (lambda: PairMLP().build(Sizes(length=2, classes=3)), "real-valued"),
     ],
 )

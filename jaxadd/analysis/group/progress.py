@@ -68,7 +68,7 @@ def _basis(group: FiniteGroup) -> tuple[np.ndarray, np.ndarray]:
     """Return orthonormal functions on a group, `[n, n]`, and the irrep of each, `[n]`, in the order of `irreps`."""
     found = representations.irreps(group)
     # The projections on the irreps are the eigenspaces of one symmetric matrix, with eigenvalues 0, 1, 2, …
-    weights = sum(k * irrep.dimension / irrep.commutant * irrep.character for k, irrep in enumerate(found))
+    weights = np.sum([k * one.dimension / one.commutant * one.character for k, one in enumerate(found)], axis=0)
     values, basis = np.linalg.eigh(representations.projector(group, weights, 1 / group.order))
     return basis, np.rint(values).astype(int)
 
@@ -345,7 +345,6 @@ def declarations(names: tuple[str, ...]) -> tuple[Measure, ...]:
 
     The entry of a measure per irrep ends in the irrep's name: "logit_similarity.standard".
     """
-    by_irrep = {"comparable": False}
 
     def entry(measure: str) -> Any:
         return lambda k: f"{measure}.{names[k]}"
@@ -358,7 +357,7 @@ def declarations(names: tuple[str, ...]) -> tuple[Measure, ...]:
             lambda s: s.neuron_fractions(of),
             entry=entry(f"neuron_fraction_{of}"),
             applies=has_neurons,
-            **by_irrep,
+            comparable=False,
         )
 
     def matrix(matrix: str, words: str) -> Measure:
@@ -369,7 +368,7 @@ def declarations(names: tuple[str, ...]) -> tuple[Measure, ...]:
             lambda s: s.fractions(structure.token_matrices(s.params, s.model)[matrix][: s.n]),
             entry=entry(f"fraction_{matrix}"),
             applies=lambda model: matrix in matrix_names(model),
-            **by_irrep,
+            comparable=False,
         )
 
     return (
@@ -383,7 +382,7 @@ def declarations(names: tuple[str, ...]) -> tuple[Measure, ...]:
             lambda s: s.similarity,
             entry=entry("logit_similarity"),
             panel=SIMILARITY,
-            **by_irrep,
+            comparable=False,
         ),
         Measure(
             "logit_fraction",
@@ -391,7 +390,7 @@ def declarations(names: tuple[str, ...]) -> tuple[Measure, ...]:
             "fraction",
             lambda s: s.logit_fractions,
             entry=entry("logit_fraction"),
-            **by_irrep,
+            comparable=False,
         ),
         Measure(
             "restricted_loss_of",
@@ -399,7 +398,7 @@ def declarations(names: tuple[str, ...]) -> tuple[Measure, ...]:
             "nats",
             lambda s: jax.lax.map(lambda kept: jnp.mean(s.restricted(kept)), s.singles),
             entry=entry("restricted_loss"),
-            **by_irrep,
+            comparable=False,
         ),
         Measure(
             "excluded_loss_of",
@@ -408,7 +407,7 @@ def declarations(names: tuple[str, ...]) -> tuple[Measure, ...]:
             lambda s: jnp.mean(s.excluded(s.singles), axis=1),
             entry=entry("excluded_loss"),
             applies=lambda model: len(names) * model.sizes.classes**3 <= _MOST_SINGLES,
-            **by_irrep,
+            comparable=False,
         ),
         *(matrix(name, words) for name, words in MATRICES.items()),
         *(neurons(*of) for of in _OPERANDS.items()),

@@ -15,7 +15,7 @@ from jaxadd.analysis.group.subgroups import ON_COSETS, Subgroups, concentrations
 from jaxadd.analysis.report import analyse_task, no_keys, summarize_task
 from jaxadd.analysis.trained import Report, Trained, as_text
 from jaxadd.models import Network
-from jaxadd.pictures import Bars, FigureOf, HeatMaps, Histogram, Lines, Table, Text
+from jaxadd.pictures import Bars, FigureOf, HeatMaps, Histogram, Lines, Picture, Table, Text
 from jaxadd.tasks import Group
 from jaxadd.types import Batch, Data
 
@@ -285,7 +285,7 @@ def _irreps(state: State, over: Mapping[str, np.ndarray], steps: np.ndarray, sub
     parts = {f"fraction_{name}": name.replace("_W_in", " W_in") for name in progress.MATRICES}
     parts |= {f"neuron_fraction_{of}": f"neurons, {words}" for of, words in _OPERANDS.items()}
     parts = {name: words for name, words in parts.items() if name in over}
-    pictures = [
+    pictures: list[Picture] = [
         Bars(
             "Similarity of the logits to each irrep",
             steps,
@@ -323,7 +323,7 @@ def _neurons(neurons: _Neurons, names: Sequence[str], step: int, subject: str) -
     parts |= {f"{names[k]}: {np.sum(neurons.irrep == k)}": neurons.irrep == k for k in common}
     if (rest := (neurons.irrep >= 0) & ~np.isin(neurons.irrep, common)).any():
         parts[f"others: {rest.sum()}"] = rest
-    pictures: list = [
+    pictures: list[Picture] = [
         Histogram(
             "Neurons by their best irrep",
             edges,
@@ -373,7 +373,7 @@ def _progress(
     """Describe the measures over training."""
     declared = progress.declarations(tuple(names))
     pictures = measures.curves(declared, trained.steps, over)
-    shown = np.flatnonzero(state.used) if state.used.any() else np.arange(min(len(names), _NAMED))
+    shown = [int(k) for k in np.flatnonzero(state.used)] or range(min(len(names), _NAMED))
     similar = {names[k]: over[lane]["logit_similarity"][:, k] for k in shown}
     pictures.insert(1, Lines(progress.SIMILARITY, trained.steps, similar, "cosine", log_x=True))
     several = len(trained.networks) > 1

@@ -147,10 +147,7 @@ def concentrations(group: FiniteGroup, classes: Sequence[Subgroups], a: np.ndarr
     """
     result = []
     for one in classes:
-        sides = zip((a, b), ("right", "left"), strict=True)
-        best = [
-            np.max([concentration(group, mask, values, side) for mask in one.members], axis=0)
-            for values, side in sides
-        ]
-        result.append(np.minimum(*best))
+        of_a = np.max([concentration(group, mask, a, "right") for mask in one.members], axis=0)
+        of_b = np.max([concentration(group, mask, b, "left") for mask in one.members], axis=0)
+        result.append(np.minimum(of_a, of_b))
     return np.array(result).reshape(len(classes), a.shape[1])

@@ -33,7 +33,9 @@ class Options:
     attribution and logit lens. Of modular addition: key frequencies, restricted and excluded loss and the other
     progress measures of Nanda et al. (2023), over all saved states with the three phases, and Clock or Pizza. Of
     n-digit addition: how good it is by carry class and cascade, and what every head, neuron group and position is
-    for, by mean ablation.
+    for, by mean ablation. Of a finite group: the irreps used, how much of logits, weights and neurons is in each
+    (Chughtai et al. 2023), the cosets that neurons read (Stander et al. 2024), and which group the table of the
+    network's own answers is of.
 
     Everything goes to RUN/analysis, or to CHECKPOINT-analysis in the current folder: report.html to look at, figures,
     report.txt, and analysis.json with all numbers in one flat object.
@@ -56,7 +58,8 @@ class Options:
     key: str | None = None
     """where in a checkpoint the state dict is, if it holds several"""
     task: Task = field(default=Modular())
-    """task of a checkpoint; by default addition mod the P of its sizes. A run knows its own"""
+    """task of a checkpoint; by default addition mod the P of its sizes, or the group of its own answers. A run knows
+    its own"""
 
 
 def run(options: Options) -> int:

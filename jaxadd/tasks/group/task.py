@@ -67,7 +67,7 @@ class Group(Pairs):
         self.known  # noqa: B018 (it raises UserError where there is no such group)
         super().__post_init__()
 
-    @property
+    @functools.cached_property
     def known(self) -> Known:
         """The group with its named counterpart."""
         if self.table:
