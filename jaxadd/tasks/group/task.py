@@ -6,12 +6,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxadd.errors import UserError, check_choices
 from jaxadd.tasks.group import families, recognition
 from jaxadd.tasks.group.finite import FiniteGroup, check_order, read_table, violation
-from jaxadd.tasks.pairs import Pairs
+from jaxadd.tasks.listed import Listed
 
 
 class Operation(NamedTuple):
@@ -44,7 +46,7 @@ class Known(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Group(Pairs):
+class Group(Listed):
     """Predict a·b, a·b·a⁻¹ or a·b·a in a finite group; every pair is either in the train or in the test set.
 
     Tokens are elements: permutations in lexicographic order and cycle notation ((1 2)·(2 3) is (2 3) first), rᵏ and
@@ -59,13 +61,25 @@ class Group(Pairs):
     """file with a Cayley table, .npy or text with a row of numbers for each line, in place of a name"""
     table: tuple[int, ...] = ()
     """the Cayley table itself, row after row, in place of a name"""
+    train_fraction: float = 0.3
+    """fraction of the pairs in the train set"""
+    equals: Literal["class", "token", "none"] = "class"
+    """class: the input ends in =, which is a class too; token: it ends in =, with n classes; none: there is no ="""
+    split: Literal["python", "keyed"] = "python"
+    """how the split is drawn: python for random.shuffle, as published; keyed for a permutation drawn by JAX"""
+    split_seed: int | None = None
+    """seed of the train-test split in every lane; None takes the seed of the lane"""
+    label_noise: float = 0.0
+    """fraction of the train pairs with a wrong label, the same in all steps; drawn by the seed of the split"""
+    batch_size: int | None = None
+    """examples per step; None takes the full train set"""
 
     def __post_init__(self) -> None:
         check_choices(self)
         if self.file and self.table:
             raise UserError("file and table both name the Cayley table; leave one of them out")
         self.known  # noqa: B018 (it raises UserError where there is no such group)
-        super().__post_init__()
+        self.check_listed()
 
     @functools.cached_property
     def known(self) -> Known:
@@ -88,6 +102,19 @@ class Group(Pairs):
         if not (self.table or self.file):
             return math.prod(families.FAMILIES[letter].order(n) for letter, n in families.parse(self.name))
         return self.group.order
+
+    @property
+    def elements(self) -> np.ndarray:
+        """The elements as tokens, int32 `[n]`."""
+        return np.arange(self.count, dtype=np.int32)
+
+    def results(self, operands: list[jax.Array], problems: jax.Array, shared: dict[str, jax.Array]) -> jax.Array:
+        """Return the answers, int32 `[B]`, to pairs, int32 `[B]` as n·a + b."""
+        return shared["table"][problems]
+
+    def tables(self) -> dict[str, jax.Array]:
+        """Return "table", int32 `[n²]`, the answer of each pair."""
+        return {"table": jnp.asarray(self.answers())}
 
     def answers(self) -> np.ndarray:
         """Return the answer of each pair, int32 `[n²]`, pair (a, b) at n·a + b."""
