@@ -29,7 +29,7 @@ def test_a_group_is_learned_by_two_networks(shell, tmp_path):
     words = ["debug", "--steps", 20, "--networks", "mlp", "--name", "a"]
     status, out, error = shell("groups", *words)
     assert status == 0, error
-    assert "a·b in S3, 80% trained on" in out
+    assert "a·b in S3, trained on 80%" in out
     assert "irreps used" in out
     assert (tmp_path / "runs" / "groups" / "a" / "figures" / "groups.png").is_file()
     status, _, error = shell("groups", "debug", "--group", "S20")

@@ -109,7 +109,7 @@ def test_a_table_is_read_from_a_file(form, tmp_path):
         path.write_text("\n".join((", " if "csv" in form else " ").join(row) for row in rows) + "\n\n")
     task = Group(file=str(path), train_fraction=0.5)
     np.testing.assert_array_equal(task.group.table, table)
-    assert task.title == "a·b in S3, 50% trained on"
+    assert task.title == "a·b in S3, trained on 50%"
     assert set(task.group.elements) == set(families.named("S3").elements)
 
 
@@ -190,7 +190,7 @@ def test_a_group_of_no_family_has_no_name():
     maps = [(m, t) for m in (1, 2, 4) for t in range(7)]
     cells = [maps.index((m * k % 7, (m * u + t) % 7)) for m, t in maps for k, u in maps]
     task = Group(table=tuple(cells), train_fraction=0.5)
-    assert task.title == "a·b in a group of order 21, 50% trained on"
+    assert task.title == "a·b in a group of order 21, trained on 50%"
     assert task.known.named is None
     assert task.group.elements[:2] == ("0", "1")
 

@@ -124,7 +124,7 @@ class Group(Listed):
     def title(self) -> str:
         """The task in a few words, for figures."""
         formula = OPERATIONS[self.operation].symbol.format(a="a", b="b")
-        return f"{formula} in {self.group.name}, {self.train_fraction:.0%} trained on"
+        return f"{formula} in {self.group.name}, trained on {self.train_fraction:.0%}"
 
     @property
     def token_names(self) -> tuple[str, ...]:

@@ -107,7 +107,7 @@ class Modular(Listed):
     def title(self) -> str:
         """The task in a few words, for figures."""
         letters = string.ascii_lowercase[: self.operands]
-        return f"{self.rule.written(letters)} mod {self.p}, {self.train_fraction:.0%} trained on"
+        return f"{self.rule.written(letters)} mod {self.p}, trained on {self.train_fraction:.0%}"
 
     @property
     def token_names(self) -> tuple[str, ...]:
