@@ -221,11 +221,11 @@ def test_layouts_of_12_and_95(fields, inputs, targets, read):
 @pytest.mark.parametrize(
     ("fields", "places"),
     [
-        ({}, [2, 1, 0, 2, 1, 3, 2, 1]),  # a1 a0 + b1 b0 = A2 A1
-        ({"target": "single", "digit": 1}, [2, 1, 0, 2, 1, 2]),
-        ({"answer_order": "lsd", "operand_order": "lsd"}, [1, 2, 0, 1, 2, 1, 2, 3]),
+        ({}, [2, 1, 0, 2, 1, 4, 3, 2]),  # a1 a0 + b1 b0 = A2 A1
+        ({"target": "single", "digit": 1}, [2, 1, 0, 2, 1, 3]),
+        ({"answer_order": "lsd", "operand_order": "lsd"}, [1, 2, 0, 1, 2, 0, 1, 2]),
         # 0 a0 a1 0 0 b0 b1 0 A0 A1, where the zeros stand for the digits beside a number.
-        ({"answer_order": "lsd", "operand_order": "lsd", "separators": "zeros"}, [0, 1, 2, 3, 0, 1, 2, 1, 2, 3]),
+        ({"answer_order": "lsd", "operand_order": "lsd", "separators": "zeros"}, [0, 1, 2, 3, 0, 1, 2, 0, 1, 2]),
     ],
 )
 def test_places_of_digits_are_the_same_in_every_number(fields, places):

@@ -164,18 +164,19 @@ class Addition(Task):
 
     @property
     def _places(self) -> tuple[int, ...]:
-        """The place of each input position, from 1 for the units: that of its digit, or of the digit read there.
+        """The place of each input position, 1 for the units; 0 and N + 1 for the digit 0 beside a number, and 0 for +.
 
-        Separators have 0; where they are the digit 0, those above a number's highest digit have the place above it.
+        The token at which the answer begins has the place before that of the first answer digit, so that every answer
+        digit is read as far from its own place.
         """
-        digits = list(range(1, self.digits + 1))
-        below, above = 0, self.digits + 1 if self.separators == "zeros" else 0
-        ends = [below, above]
+        digits = [0, *range(1, self.digits + 1), self.digits + 1]
+        if self.separators == "signs":
+            digits[0] = digits[-1] = 0
         if self.operand_order == "msd":
-            digits, ends = digits[::-1], ends[::-1]
-        operand = [*ends[:1][: self._before], *digits, ends[1]]
-        question = operand * self.operands
-        return (*question[:-1], *(digit + 1 for digit in self.read_digits))
+            digits.reverse()
+        question = digits[1 - self._before :] * self.operands
+        first, step = self.read_digits[0] + 1, 1 if self.answer_order == "lsd" else -1
+        return (*question[:-1], first - step, *(digit + 1 for digit in self.read_digits[:-1]))
 
     @property
     def title(self) -> str:
