@@ -164,7 +164,7 @@ class Addition(Task):
 
     @property
     def _places(self) -> tuple[int, ...]:
-        """The place of each input position, 1 for the units; 0 and N + 1 for the digit 0 beside a number, and 0 for +.
+        """The place of each input position: 1 for the units, 0 and N + 1 for the digit 0 beside a number, 0 for +.
 
         The token at which the answer begins has the place before that of the first answer digit, so that every answer
         digit is read as far from its own place.
