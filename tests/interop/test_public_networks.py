@@ -110,12 +110,7 @@ def test_a_transformer_on_c113():
     assert [float(values["logit_cosine_k"][k - 1]) for k in (16, 30, 56)] == pytest.approx(
         [0.777973, 0.517671, 0.308732], abs=1e-5
     )
-    # The published 3-D form has the three cubes alone.
-    means = fourier.by_answer(logits, table.answers)
-    kept = np.asarray(fourier.keep_cubes(means, keys), np.float64)
-    margins = kept - np.diagonal(kept)[:, None]
-    restricted = np.mean(np.log1p(np.sum(np.exp(margins), axis=1) - 1))
-    assert restricted == pytest.approx(4.12621e-8, rel=1e-4)
+    assert float(values["restricted_loss_3d_all"]) == pytest.approx(4.12621e-8, rel=1e-4)
     found = fourier.clusters(fourier.neuron_fractions(neurons))
     sizes = {k: int(np.sum((found.frequency == k) & (found.explained > 0.85))) for k in (16, 30, 56)}
     assert sizes | {None: 512 - sum(sizes.values())} == {16: 196, 30: 103, 56: 196, None: 17}

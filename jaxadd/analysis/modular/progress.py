@@ -203,9 +203,10 @@ class State:
         keys = self.keys
         rest = jnp.mean(means, axis=0, keepdims=True)  # Waves have mean 0, so this is the mean of what they leave.
         result = {"full_loss": losses.cross_entropy(logits, answers)}
-        for end, keep in (("", fourier.keep), ("_3d", fourier.keep_cubes)):
+        # The 3-D form is that of Chughtai et al., which has the cubes alone.
+        for end, keep, beside in (("", fourier.keep, rest), ("_3d", fourier.keep_cubes, jnp.zeros_like(rest))):
             kept = keep(means, keys, orders)
-            restricted = losses.cross_entropy(kept + rest, jnp.arange(self.p))  # One for each answer.
+            restricted = losses.cross_entropy(kept + beside, jnp.arange(self.p))  # One for each answer.
             result[f"restricted_loss{end}"] = restricted[answers]
             result[f"excluded_loss{end}"] = losses.cross_entropy(logits - kept[answers], answers)
         return result
@@ -230,7 +231,7 @@ class State:
 KINDS = {
     "full_loss": "the logits L as they are",
     "restricted_loss": "Σ_k P_k L + the mean over (a, b) of the rest, over the key frequencies k",
-    "restricted_loss_3d": "Σ_k ⟨L, c_k⟩ c_k + the mean over (a, b) of the rest, c_k ∝ cos w_k(a + b - c)",
+    "restricted_loss_3d": "Σ_k ⟨L, c_k⟩ c_k alone, c_k ∝ cos w_k(a + b - c)",
     "excluded_loss": "L - Σ_k P_k L, over the key frequencies k",
     "excluded_loss_3d": "L - Σ_k ⟨L, c_k⟩ c_k, over the key frequencies k",
 }

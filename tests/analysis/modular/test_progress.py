@@ -63,7 +63,7 @@ def plain_losses(logits, table, keys, sign):
     found = {"full_loss": logits}
     for end, parts in (("", waves), ("_3d", cubes)):
         kept = sum(parts[k] for k in fourier.frequencies(keys))
-        found[f"restricted_loss{end}"] = kept + (logits - kept).mean(0)
+        found[f"restricted_loss{end}"] = kept if end else kept + (logits - kept).mean(0)
         found[f"excluded_loss{end}"] = logits - kept
     rows = {"all": slice(None), "train": np.asarray(table.train), "test": np.asarray(table.test)}
     found = {f"{n}_{s}": plain_loss(x, answers)[rows[s]].mean() for n, x in found.items() for s in SPLITS}
