@@ -6,10 +6,13 @@ in the networks that learned, and their number is fitted by a line in log P and 
 on two cores, `debug` seconds.
 """
 
+import functools
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxadd.analysis import fourier
@@ -17,12 +20,13 @@ from jaxadd.analysis.modular import progress
 from jaxadd.cli.experiment import Findings, Session, main
 from jaxadd.config import RunConfig
 from jaxadd.errors import UserError
-from jaxadd.models import Network, Transformer
+from jaxadd.models import Model, Network, Transformer
 from jaxadd.optim.optimizers import AdamW
 from jaxadd.pictures import FigureOf, Lines
 from jaxadd.runs.summary import LEARNED, step_of
 from jaxadd.tables import spread, table
 from jaxadd.tasks import Modular
+from jaxadd.types import Params
 from jaxadd.views import figures
 
 
@@ -106,13 +110,18 @@ def conduct(study: Moduli, session: Session) -> Findings:
 def counted(network: Network) -> dict[str, int]:
     """Count the key frequencies of one network, by rule."""
     table = progress.table(network.task, network.data.lane)
-    state = progress.State(network.params, network.model, table, np.zeros(fourier.count(table.orders), bool))
-    found = {
-        "neurons": fourier.keys_of_neurons(state.neurons),
-        "logits": fourier.keys_of_logits(state.logits, table.answers),
-        "embedding": fourier.keys_of_embedding(state.embedding),
-    }
-    return {rule: int(np.sum(keys)) for rule, keys in found.items()}
+    return {rule: int(count) for rule, count in _counted(network.params, network.model, table).items()}
+
+
+@functools.partial(jax.jit, static_argnames="model")
+def _counted(params: Params, model: Model, table: progress.Table) -> dict[str, jax.Array]:
+    state = progress.State(params, model, table, jnp.zeros(fourier.count(table.orders), bool))
+    found = (
+        fourier.keys_of_neurons(state.neurons),
+        fourier.keys_of_logits(state.logits, table.answers),
+        fourier.keys_of_embedding(state.embedding),
+    )
+    return {rule: jnp.sum(keys) for rule, keys in zip(RULES, found, strict=True)}
 
 
 def fit(x: Sequence[float] | np.ndarray, y: np.ndarray) -> tuple[float, float, float, float]:

@@ -17,7 +17,7 @@ from jaxadd.cli.experiment import Findings, Session, main
 from jaxadd.config import RunConfig
 from jaxadd.models import Transformer
 from jaxadd.optim.optimizers import AdamW
-from jaxadd.pictures import Bars, FigureOf, Lines
+from jaxadd.pictures import FigureOf, HeatMaps, Lines
 from jaxadd.runs import Run
 from jaxadd.runs.summary import LEARNED, step_of
 from jaxadd.tables import spread, table
@@ -94,16 +94,18 @@ def conduct(study: Operations, session: Session) -> Findings:
         f"in the group\n{table(cells)}"
     )
     title = f"operations mod {study.p}, {len(study.seeds)} seeds"
-    medians = {
-        kind: np.array([[np.median([x["wrong_logits_explained"] for x in measured[name][kind]]) for name in runs]])
-        for kind in groups
-    }
-    explained = Bars(
-        "Fraction of the variance of wrong logits that is explained, median over seeds",
+    medians = np.array(
+        [[np.median([x["wrong_logits_explained"] for x in measured[name][kind]]) for kind in groups] for name in runs]
+    )
+    explained = HeatMaps(
+        "Wrong logits explained, median over seeds",
         [study.steps],
-        medians,
+        {"fraction of variance": medians[None]},
         list(written.values()),
-        ylabel="fraction",
+        list(groups),
+        limits=(0, 1),
+        numbers=True,
+        unit="fraction of variance",
     )
     return Findings(
         {

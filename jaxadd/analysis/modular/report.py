@@ -415,7 +415,7 @@ def _single_neurons(task: Modular, trained: Trained, lane: int, state: _State, n
                     0
                 ]
             },
-            xlabel="Σ|û|⁴ / (Σ|û|²)² of what a neuron reads, 1 for one frequency",
+            xlabel="Σ|û|⁴ / (Σ|û|²)² of what a neuron reads",
             ylabel="neurons",
         )
     ]
@@ -427,10 +427,10 @@ def _single_neurons(task: Modular, trained: Trained, lane: int, state: _State, n
             Histogram(
                 "Phase written against phases read",
                 edges,
-                {f"neurons explained by more than {_TUNED}": np.histogram(error, edges)[0]},
+                {"tuned neurons": np.histogram(error, edges)[0]},
                 xlabel=f"|ψ - (φ {'+' if task.rule.sign > 0 else '-'} χ)|, radians",
                 ylabel="neurons",
-                note="Of neurons that add, 0; of phases at random, spread evenly to π.",
+                note="0 for neurons that add.",
             )
         )
     if len(steps) > 1:
@@ -443,12 +443,15 @@ def _single_neurons(task: Modular, trained: Trained, lane: int, state: _State, n
             Histogram(
                 "Step of commitment",
                 edges,
-                {f"neurons explained by more than {_TUNED}": np.histogram(since, edges)[0]},
-                xlabel="step of the first saved state from which a neuron keeps its frequency",
+                {"tuned neurons": np.histogram(since, edges)[0]},
+                xlabel="step, of the saved states",
                 ylabel="neurons",
             )
         )
-    return FigureOf("single_neurons", "What single neurons do", pictures, trained.subject(lane))
+    note = (
+        f"Tuned neurons: one frequency explains more than {_TUNED}. Commitment: from there they keep their frequency."
+    )
+    return FigureOf("single_neurons", "What single neurons do", pictures, trained.subject(lane), note)
 
 
 def _embedding(state: _State, steps: np.ndarray, norms: np.ndarray | None, subject: str) -> FigureOf:
