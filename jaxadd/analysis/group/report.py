@@ -20,7 +20,7 @@ from jaxadd.tasks import Group
 from jaxadd.types import Batch, Data
 
 _EXPLAINED = 0.85  # of a neuron's variance, by one irrep
-_LISTED = 12  # irreps in a table: those used, and others by their logit similarity
+_LISTED = 16  # irreps in a table or map
 _NAMED = 8  # irreps with a colour of their own
 _NOTHING = "none"
 _OPERANDS = {"a": "a", "b": "b", "ab": "answer"}
@@ -215,7 +215,7 @@ def _table_in_words(table: Cayley, task: Group) -> list[str]:
 
 
 def _of_neurons(task: Group, network: Network, problem: progress.Problem) -> _Neurons:
-    explained = np.asarray(progress.neurons_by_irrep(network.params, network.model, problem))
+    explained = np.clip(np.asarray(progress.neurons_by_irrep(network.params, network.model, problem)), 0, 1)
     best = explained.argmax(axis=1)
     irrep = np.where(explained.max(axis=1) > _EXPLAINED, best, -1)
     known = task.known
@@ -244,11 +244,15 @@ def _counts(found: np.ndarray, names: Sequence[str], before: str = "") -> str:
     return ": " + ", ".join(f"{counts[i]} {before}{names[kinds[i]]}" for i in order) if len(kinds) else ""
 
 
+def _shown(state: State) -> list[int]:
+    """Return the irreps that are listed: those of the largest logit similarity, in the order of all."""
+    similarity = np.nan_to_num(state.values["logit_similarity"])
+    return sorted(np.argsort(-similarity, kind="stable")[:_LISTED].tolist())
+
+
 def _by_irrep(state: State) -> Table:
-    """Return the measures of each irrep as a table: of those used, and of others up to `_LISTED`."""
-    values, numbers = state.values, range(len(state.irreps))
-    similarity = np.nan_to_num(values["logit_similarity"])
-    shown = sorted(numbers, key=lambda k: (not state.used[k], -similarity[k]))[: max(_LISTED, int(state.used.sum()))]
+    """Return the measures of each irrep as a table."""
+    values, shown = state.values, _shown(state)
     columns = {
         name: values[measure]
         for measure, name in {
@@ -279,7 +283,7 @@ def _by_irrep(state: State) -> Table:
 
 def _irreps(state: State, over: Mapping[str, np.ndarray], steps: np.ndarray, subject: str) -> FigureOf:
     """Describe how much of the logits, weights and neurons is in each irrep."""
-    names = [irrep.name for irrep in state.irreps]
+    names, shown = [irrep.name for irrep in state.irreps], _shown(state)
     used = [name for name, one in zip(names, state.used, strict=True) if one]
     by_step = lambda name: np.asarray(over[name]).reshape(len(steps), -1)
     parts = {f"fraction_{name}": name.replace("_W_in", " W_in") for name in progress.MATRICES}
@@ -298,12 +302,12 @@ def _irreps(state: State, over: Mapping[str, np.ndarray], steps: np.ndarray, sub
         HeatMaps(
             "What is in each irrep",
             steps,
-            {"fraction": np.stack([by_step(name) for name in parts], axis=2)},
-            names,
+            {"fraction": np.stack([by_step(name)[:, shown] for name in parts], axis=2)},
+            [names[k] for k in shown],
             list(parts.values()),
             ylabel="irrep",
             unit="fraction",
-            numbers=len(names) <= _LISTED,
+            numbers=True,
             least=5e-4,
             limits=(0, 1),
             power=0.5,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -29,6 +30,7 @@ _PLAIN = "#b8c4d6"
 _ACROSS = 4
 _TICKS = 16  # that are named
 _LETTER = 0.07  # inches
+_SIDE_BY_SIDE = 6  # the most neighbours that are all named
 
 
 def bars(picture: Bars) -> Drawing:
@@ -46,9 +48,19 @@ def bars(picture: Bars) -> Drawing:
     )
 
 
+def _named(count: int, most: float) -> range:
+    """Return which of some bars are named on the axis, evenly spread."""
+    every = next(n for n in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 10_000) if count / n <= most)
+    return range(0, count, every)
+
+
 def _upright(picture: Bars) -> bool:
-    """Return whether there are few bars with long names: these are then written upright, below the bars alone."""
-    return len(picture.labels) <= _TICKS and sum(map(len, picture.labels)) > 3 * _TICKS
+    """Return whether the names on the axis are long, and are written upright."""
+    return sum(len(picture.labels[i]) for i in _named(len(picture.labels), _TICKS)) > 3 * _TICKS
+
+
+def _joined(labels: Sequence[str]) -> str:
+    return ", ".join(labels) if len(labels) <= _SIDE_BY_SIDE else f"{labels[0]} … {labels[-1]}"
 
 
 def _still(part: SubFigure, picture: Bars) -> None:
@@ -72,13 +84,12 @@ def _still(part: SubFigure, picture: Bars) -> None:
             ax.tick_params(labelbottom=True)
         if marked:
             ax.margins(y=0.14)
-        if _upright(picture):
-            ax.tick_params(axis="x", labelrotation=90)
-            continue
+        if _upright(picture) and len(picture.labels) <= _TICKS:
+            continue  # All are named on the axis.
         for group in together(marked, gap=len(picture.labels) / 28):
             places = [marked[j] for j in group]
             ax.annotate(
-                ", ".join(picture.labels[j] for j in places),
+                _joined([picture.labels[j] for j in places]),
                 (float(np.mean(places)), float(np.nanmax(np.append(frames[-1][places], 0)))),
                 xytext=(0, 2),
                 textcoords="offset points",
@@ -89,9 +100,8 @@ def _still(part: SubFigure, picture: Bars) -> None:
 
 
 def _ticks(ax: Axes, picture: Bars) -> None:
-    count = len(picture.labels)
-    every = next(n for n in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 10_000) if count / n <= _TICKS)
-    ax.set_xticks(range(0, count, every), [picture.labels[i] for i in range(0, count, every)])
+    named = _named(len(picture.labels), _TICKS)
+    ax.set_xticks(named, [picture.labels[i] for i in named], rotation=90 if _upright(picture) else 0)
 
 
 def _bar_colours(picture: Bars) -> list[str]:
@@ -120,12 +130,12 @@ def _over_training(part: SubFigure, picture: Bars, height: float) -> None:
         top = largest(frames[-1])
         last.set(xlabel=picture.ylabel, title=f"step {steps[-1]:,}", ylim=(-0.7, count - 0.3), xlim=(0, 1.25 * top))
         last.grid(visible=False, axis="y")
-        every = next(n for n in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 10_000) if count / n <= 4 * height)
-        over.set_yticks(range(0, count, every), [picture.labels[i] for i in range(0, count, every)])
+        named = _named(count, 4 * height)
+        over.set_yticks(named, [picture.labels[i] for i in named])
         for group in together(marked, gap=count / (9 * height)):
             places = [marked[j] for j in group]
             last.annotate(
-                ", ".join(picture.labels[j] for j in places),
+                _joined([picture.labels[j] for j in places]),
                 (float(np.nanmax(np.append(frames[-1][places], 0))), float(np.mean(places))),
                 xytext=(3, 0),
                 textcoords="offset points",
