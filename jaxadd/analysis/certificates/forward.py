@@ -1,0 +1,308 @@
+"""The forward pass in float64 with what float32 may add to it, see `rounding`.
+
+The formula is that of `models.plain`, which the tests compare it with; the allowance also covers the order of
+operations of `models.fast`, which multiplies W_out W_U first. Axes: B batch, T tokens, R positions read, V
+vocabulary, D model, H heads, K head, F mlp, C classes.
+"""
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from jaxadd.analysis.certificates import rounding
+from jaxadd.analysis.certificates.rounding import Rounded
+from jaxadd.errors import UserError
+from jaxadd.models import Model, PairMLP, Transformer
+from jaxadd.models.fast import slopes
+from jaxadd.types import Params
+
+
+class WeightErrors(NamedTuple):
+    """The errors of attention weights, kept apart from others: what they do is small where values are alike.
+
+    Weights sum to one but for their own rounding, so a change of them moves Σ p y by at most Σ |δp| |y - c| for any c.
+
+    Attributes:
+      error: `[B, H, R, T]`, bounds on the errors of the weights.
+      tokens: int `[B, T]`.
+      written: `[V, T, H, D]`, what a head writes where it attends to one token alone.
+    """
+
+    error: np.ndarray
+    tokens: np.ndarray
+    written: np.ndarray
+
+    def through(self, w: np.ndarray) -> np.ndarray:
+        """Return a bound on what the errors change in what is written times `w` `[D, F]`: `[B, R, F]`."""
+        y = np.einsum("vthd,df->htvf", self.written, w, optimize=True)
+        centre = (y.max(axis=(1, 2), keepdims=True) + y.min(axis=(1, 2), keepdims=True)) / 2
+        distance, length = np.abs(y - centre), y.shape[1]
+        total = rounding.gamma(length + 3) * np.abs(centre).sum(axis=0)[0, 0]
+        batch, heads, read, _ = self.error.shape
+        result = np.full((batch, read, w.shape[1]), total)
+        for h in range(heads):
+            for t in range(length):
+                result += self.error[:, h, :, t, None] * distance[h, t][self.tokens[:, t]][:, None]
+        return result
+
+
+class Heads(NamedTuple):
+    """What attention reads: queries, keys and values `[B, T, H, K]`."""
+
+    q: Rounded
+    k: Rounded
+    v: Rounded
+
+    def at(self, tokens: np.ndarray, read: Sequence[int]) -> "Heads":
+        """Look up every example, int `[B, T]`, where the batch of this value is the vocabulary; queries at `read`."""
+        every, chosen = np.arange(tokens.shape[1]), np.asarray(read)
+        look = lambda x, where: x.map(lambda y: y[tokens[:, where], where])
+        return Heads(look(self.q, chosen), look(self.k, every), look(self.v, every))
+
+
+def logits(params: Params, model: Model, tokens: np.ndarray) -> Rounded:
+    """Compute the logits at the scored positions, `[B, R, C]`, for int tokens `[B, T]`.
+
+    Raises:
+      UserError: for an architecture that is neither a transformer nor a PairMLP, or with a dtype or precision below
+        float32.
+    """
+    check_covered(model)
+    params = _float64(params)
+    if isinstance(model.config, PairMLP):
+        return _pair_mlp(model.config, params, tokens)
+    return _transformer(model, params, tokens)
+
+
+def check_covered(model: Model) -> None:
+    """Raise UserError where the rounding of a network is not covered."""
+    config = model.config
+    if not isinstance(config, Transformer | PairMLP):
+        raise UserError(f"certify covers Transformer and PairMLP, got {type(config).__name__}")
+    if getattr(config, "dropout", 0):
+        raise UserError(f"certify covers networks without dropout, got dropout {config.dropout:g}")
+    if config.dtype != "float32" or config.precision != "highest":
+        raise UserError(
+            f"certify covers float32 with matrix products of precision highest, got dtype {config.dtype} and "
+            f"precision {config.precision}"
+        )
+
+
+def _float64(params: Params) -> Params:
+    return {name: _float64(w) if isinstance(w, dict) else np.asarray(w, np.float64) for name, w in params.items()}
+
+
+def _transformer(model: Model, params: Params, tokens: np.ndarray) -> Rounded:
+    config, read = model.config, model.sizes.read
+    assert isinstance(config, Transformer)
+    every = tuple(range(tokens.shape[1]))
+    x = embedded(config, params, model)
+    for i in range(config.layers):
+        last = i == config.layers - 1
+        block, at = params[f"blocks.{i}"], read if last else every
+        heads = queries_keys_values(config, block, x)
+        values = heads.v.value
+        if i == 0:  # The first block reads functions of (token, position), computed once per vocabulary entry.
+            heads = heads.at(tokens, at)
+            x = x.map(lambda y, at=at: y[tokens[:, list(at)], list(at)])
+        else:
+            heads = heads._replace(q=heads.q.map(lambda y, at=at: y[:, list(at)]))
+            x = x.map(lambda y, at=at: y[:, list(at)])
+        pattern = weights(config, heads, at)
+        errors = None
+        if config.layers == 1 and config.norm == "none":
+            written_by = np.einsum("vthk,hkd->vthd", values, block["attn"]["W_O"])
+            errors = WeightErrors(pattern.error, tokens, written_by)
+            pattern = pattern._replace(error=np.zeros_like(pattern.error))
+        x = attended(config, block, x, attention(block["attn"], pattern, heads.v))
+        if last:
+            return read_out(config, params, x, errors)
+        x = _after_mlp(config, block, x)
+    raise AssertionError("a transformer has a layer")
+
+
+def embedded(config: Transformer, params: Params, model: Model) -> Rounded:
+    """Return the stream of every token at every position, `[V, T, D]`."""
+    w = params["embed"]["W_E"][:, None]
+    if config.positions == "learned":
+        return rounding.add(rounding.exact(w), rounding.exact(params["pos_embed"]["W_pos"][None]))
+    return rounding.exact(np.broadcast_to(w, (len(w), model.sizes.length, w.shape[-1])))
+
+
+def queries_keys_values(config: Transformer, block: Params, x: Rounded) -> Heads:
+    """Return what attention reads of the stream `[B, T, D]`."""
+    x = _norm(config, block.get("ln1"), x) if config.norm_where != "post" else x
+    attn = block["attn"]
+
+    def project(name: str) -> Rounded:
+        w = attn[f"W_{name}"]
+        flat = w.transpose(1, 0, 2).reshape(w.shape[1], -1)
+        bias = attn[f"b_{name}"].reshape(-1) if config.attention_bias else None
+        y = rounding.linear(x, flat, bias)
+        return y.map(lambda z: z.reshape(*z.shape[:-1], config.heads, config.head_width))
+
+    q, k, v = (project(name) for name in "QKV")
+    if config.qk_norm:
+        q, k = (
+            rounding.scaled(y, attn.get(f"{name}_norm", {}).get("w"), config.norm_epsilon)
+            for name, y in (("q", q), ("k", k))
+        )
+    if config.positions == "rope":
+        q, k = _rotated(config, q), _rotated(config, k)
+    return Heads(q, k, v)
+
+
+def _rotated(config: Transformer, x: Rounded) -> Rounded:
+    """Rotate queries or keys `[B, T, H, K]`, whose angles, sines and cosines are float32 too."""
+    half, length = config.head_width // 2, x.value.shape[1]
+    angle = np.outer(np.arange(length), config.rope_theta ** (-np.arange(half) / half))[:, None]
+    error = np.abs(angle) * 2 * rounding.FUNCTION + rounding.FUNCTION
+    cos, sin = Rounded(np.cos(angle), error), Rounded(np.sin(angle), error)
+    interleaved = config.rope_pairs == "interleaved"
+    first, second = (slice(0, None, 2), slice(1, None, 2)) if interleaved else (slice(0, half), slice(half, None))
+    a, b = (x.map(lambda y, part=part: y[..., part]) for part in (first, second))
+    minus = b._replace(value=-b.value)
+    parts = (
+        rounding.add(rounding.product(a, cos), rounding.product(minus, sin)),
+        rounding.add(rounding.product(a, sin), rounding.product(b, cos)),
+    )
+    join = lambda y, z: (
+        np.stack([y, z], axis=-1).reshape(x.value.shape) if interleaved else np.concatenate([y, z], axis=-1)
+    )
+    return Rounded(*(join(y, z) for y, z in zip(parts[0][:2], parts[1][:2], strict=True)))
+
+
+def scores(config: Transformer, q: Rounded, k: Rounded, at: Sequence[int]) -> Rounded:
+    """Return the scores `[B, H, R, T]` of queries `[B, R, H, K]` at positions `at` and keys `[B, T, H, K]`."""
+    q, k = (x.map(lambda y: y.swapaxes(1, 2)) for x in (q, k))
+    s = rounding.matmul(q, k.map(lambda y: y.swapaxes(-1, -2)))
+    return _shifted(config, s, at)
+
+
+def _shifted(config: Transformer, s: Rounded, at: Sequence[int]) -> Rounded:
+    """Divide scores `[B, H, R, T]` by √K, and lower those of far keys where positions are alibi."""
+    root = math.sqrt(config.head_width)
+    s = Rounded(s.value / root, s.error / root + 3 * rounding.UNIT * s.magnitude / root + rounding.TINY)
+    if config.positions != "alibi":
+        return s
+    distance = np.abs(np.asarray(at)[:, None] - np.arange(s.value.shape[-1]))
+    away = -np.asarray(slopes(config.heads))[:, None, None] * distance
+    return rounding.add(s, Rounded(away[None], 2 * rounding.UNIT * np.abs(away[None])))
+
+
+def weights(config: Transformer, heads: Heads, at: Sequence[int]) -> Rounded:
+    """Return the attention weights `[B, H, R, T]` of positions `at`; queries are those at these positions."""
+    length = heads.k.value.shape[1]
+    causal = config.attention == "causal"
+    visible = np.arange(length) <= np.asarray(at)[:, None] if causal else np.ones((len(at), length), bool)
+    pattern = rounding.softmax(scores(config, heads.q, heads.k, at), visible)
+    if config.attention_mix == 1:
+        return pattern
+    mix, ones = config.attention_mix, (1 - config.attention_mix) * visible
+    value = mix * pattern.value + ones
+    return Rounded(value, mix * pattern.error + 4 * rounding.UNIT * (value + ones))
+
+
+def attention(attn: Params, pattern: Rounded, v: Rounded) -> Rounded:
+    """Return what all heads write, `[B, R, D]`, for weights `[B, H, R, T]` and values `[B, T, H, K]`."""
+    z = rounding.matmul(pattern, v.map(lambda y: y.swapaxes(1, 2)))
+    return written(attn, z.map(lambda y: y.swapaxes(1, 2).reshape(y.shape[0], y.shape[2], -1)))
+
+
+def written(attn: Params, z: Rounded) -> Rounded:
+    """Return what the heads write, `[..., D]`, for the weighted values of all heads `[..., H K]`."""
+    return rounding.linear(z, attn["W_O"].reshape(-1, attn["W_O"].shape[-1]), attn.get("b_O"))
+
+
+def attended(config: Transformer, block: Params, x: Rounded, out: Rounded) -> Rounded:
+    """Return the stream after attention wrote `out`, both `[..., D]`."""
+    return _after(config, block, "ln1", x, out)
+
+
+def _after(config: Transformer, block: Params, name: str, x: Rounded, out: Rounded) -> Rounded:
+    if config.norm_where == "both":
+        out = _norm(config, block.get(f"{name}_post"), out)
+    x = rounding.add(x, out)
+    return _norm(config, block.get(name), x) if config.norm_where == "post" else x
+
+
+def _norm(config: Transformer, params: Params | None, x: Rounded) -> Rounded:
+    if config.norm == "none":
+        return x
+    params = params or {}
+    x = rounding.centred(x) if config.norm == "layernorm" else x
+    x = rounding.scaled(x, params.get("w"), config.norm_epsilon)
+    return rounding.add(x, rounding.exact(params["b"])) if "b" in params else x
+
+
+def neurons(config: Transformer, block: Params, x: Rounded, errors: WeightErrors | None = None) -> Rounded:
+    """Return the activations of the neurons `[..., F]` for the stream `[..., D]`."""
+    x = _norm(config, block.get("ln2"), x) if config.norm_where != "post" else x
+    mlp = block["mlp"]
+
+    def inputs(name: str, bias: np.ndarray | None) -> Rounded:
+        pre = rounding.linear(x, mlp[name], bias)
+        return pre if errors is None else pre._replace(error=pre.error + errors.through(mlp[name]))
+
+    pre = inputs("W_in", mlp.get("b_in"))
+    if config.mlp == "gated":
+        return rounding.product(rounding.activation(config.activation, inputs("W_gate", None)), pre)
+    return rounding.activation(config.activation, pre)
+
+
+def _after_mlp(config: Transformer, block: Params, x: Rounded) -> Rounded:
+    if not config.d_mlp:
+        return x
+    mlp = block["mlp"]
+    return _after(config, block, "ln2", x, rounding.linear(neurons(config, block, x), mlp["W_out"], mlp.get("b_out")))
+
+
+def read_out(config: Transformer, params: Params, x: Rounded, errors: WeightErrors | None = None) -> Rounded:
+    """Return the logits `[..., C]` for the stream `[..., D]` after attention of the last block.
+
+    Errors of attention weights may be given apart from those of x, where there are no norms.
+    """
+    block, w_u, b_u = params[f"blocks.{config.layers - 1}"], params["unembed"]["W_U"], params["unembed"].get("b_U")
+    direct = config.norm == "none" or (config.norm_where == "pre" and not config.final_norm)
+    if not (config.d_mlp and direct):
+        x = _after_mlp(config, block, x)
+        x = _norm(config, params.get("ln_final"), x) if config.final_norm else x
+        read = rounding.linear(x, w_u, b_u)
+        return read if errors is None else read._replace(error=read.error + errors.through(w_u))
+    # Either (x + post W_out + b_out) W_U or x W_U + post (W_out W_U) + b_out W_U: both have at most F + D + 4
+    # roundings on the way of any product to the sum.
+    post, mlp = neurons(config, block, x, errors), block["mlp"]
+    w, b = mlp["W_out"] @ w_u, mlp.get("b_out", np.zeros(len(w_u)))
+    exact_sum = rounding.linear(x, w_u).value + rounding.linear(post, w).value + b @ w_u
+    radius: np.ndarray | float = 0.0
+    if isinstance(x.radius, np.ndarray):
+        assert isinstance(post.radius, np.ndarray)
+        radius = x.radius @ np.abs(w_u) + post.radius @ np.abs(w)
+    n = sum(mlp["W_out"].shape) + 4
+    passed = x.error @ np.abs(w_u) + post.error @ np.abs(w) + (0 if errors is None else errors.through(w_u))
+    sizes = (x.magnitude + post.magnitude @ np.abs(mlp["W_out"]) + np.abs(b)) @ np.abs(w_u)
+    error = passed + rounding.gamma(n) * sizes + n * rounding.TINY
+    if b_u is not None:
+        exact_sum, error = exact_sum + b_u, error + rounding.gamma(n) * np.abs(b_u)
+    return rounding.limited(Rounded(exact_sum, error, radius))
+
+
+def _pair_mlp(config: PairMLP, params: Params, tokens: np.ndarray) -> Rounded:
+    """Return the logits `[B, 1, C]` for tokens `[B, 2]`."""
+    w_in = params["W_in"]
+    vocabulary = int(tokens.max()) + 1 if config.embedding == "one-hot" else len(params["W_a"])
+    names = ("W_a", "W_a" if config.tables == "one" else "W_b")
+    rows = [np.eye(vocabulary) if config.embedding == "one-hot" else params[name] for name in names]
+    width = len(w_in) if config.combine == "sum" else len(w_in) // 2
+    rows = [row if row.shape[1] == width else np.eye(len(row), width) for row in rows]
+    halves = (w_in[:width], w_in[-width:])
+    tables = [rounding.linear(rounding.exact(row), half) for row, half in zip(rows, halves, strict=True)]
+    look: Callable = lambda table, i: table.map(lambda y: y[tokens[:, i]])
+    pre = functools.reduce(rounding.add, (look(table, i) for i, table in enumerate(tables)))
+    if config.bias:
+        pre = rounding.add(pre, rounding.exact(params["b_in"]))
+    post = rounding.activation(config.activation, pre)
+    return rounding.linear(post, params["W_U"], params.get("b_U")).map(lambda y: y[:, None])
