@@ -13,8 +13,9 @@ from jaxadd.models import Model
 from jaxadd.types import Params
 
 FORMAT = 1
+NOTHING = -1e9  # Nats, where there is no bound: JSON has no infinity.
 Verdict = Literal["proven", "refuted", "unknown"]
-Method = Literal["exhaustive", "bounds"]
+Method = Literal["exhaustive", "bounds", "search"]
 
 
 @dataclass(frozen=True)
@@ -26,16 +27,18 @@ class Certificate:
       architecture: the config of the network, in words.
       space: what the problems are; see `spaces.Space`.
       problems: the number of problems.
-      method: exhaustive, or bounds.
+      method: exhaustive; bounds; or search, which can refute and not prove.
       assumptions: what is assumed of the arithmetic.
       verdict: proven, where the network answers every problem correctly; refuted, where it does not, with a problem
         that the network was run on; unknown otherwise.
-      margin: nats, exact arithmetic: the least difference between the correct logit and another one over all problems,
-        for bounds a lower bound of it.
+      margin: nats, in exact arithmetic: the least difference between the correct logit and another one over all
+        problems; for bounds a lower bound of it.
       slack: nats, the least difference of a margin and its allowance for float32; above 0 where proven.
       where: the problem or case with the least slack.
       proven: the fraction of the space that is proven.
       counterexample: the problem, what the network says and what is correct; empty if not refuted.
+      statistics: exact intervals of the error rate by kind of problem, where nothing is proven; see `search.Found`.
+      reason: why no bound was computed, where the method is search.
       parts: what was computed for each part of the space.
       seconds: time of the computation.
       environment: versions and device.
@@ -53,6 +56,8 @@ class Certificate:
     where: str
     proven: float
     counterexample: dict[str, Any]
+    statistics: tuple[dict[str, Any], ...]
+    reason: str
     parts: tuple[dict[str, Any], ...]
     seconds: float
     environment: dict[str, str] = field(default_factory=dict)
@@ -68,7 +73,7 @@ class Certificate:
         names = set(cls.__dataclass_fields__)
         if not isinstance(data, dict) or data.keys() != names or data.get("format") != FORMAT:
             raise UserError("this is no certificate that `jaxadd certify` of this version wrote")
-        sequences = {name: tuple(data[name]) for name in ("assumptions", "parts")}
+        sequences = {name: tuple(data[name]) for name in ("assumptions", "parts", "statistics")}
         return cls(**{**data, **sequences})
 
 
@@ -94,5 +99,5 @@ def _leaves(params: Params, prefix: str = "") -> Iterator[tuple[str, Any]]:
 def rounded_down(value: float, step: float = 1e-4) -> float:
     """Return the largest multiple of a step that is not above a value, as it is written in a certificate."""
     if not math.isfinite(value):
-        return -1e9
+        return NOTHING
     return round(math.floor(value / step) * step, 6)

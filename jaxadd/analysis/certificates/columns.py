@@ -7,6 +7,7 @@ digit k - 1, which says whether column k - 1 was carried into. All other digits 
 from collections.abc import Iterator
 from typing import NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 
 from jaxadd.errors import UserError
@@ -38,7 +39,9 @@ class Cases(NamedTuple):
 
     def take(self, chosen: np.ndarray) -> "Cases":
         """Return some of the cases."""
-        return self._replace(**{name: getattr(self, name)[chosen] for name in ("tokens", "carry", "target", "weight")})
+        return self._replace(
+            **{name: getattr(self, name)[chosen] for name in ("tokens", "carry", "target", "weight")}
+        )
 
 
 class Layout(NamedTuple):
@@ -68,7 +71,7 @@ def layout(task: Addition) -> Layout:
     at = lambda letter, count: np.asarray([names.index(f"{letter}{k}") for k in range(count)])
     operands = np.stack([at("a", task.digits), at("b", task.digits)])
     answers = at("A", task.answer_length - 1)
-    zero = np.zeros((2, task.digits), np.int32)
+    zero = jnp.zeros((2, task.digits), jnp.int32)
     tokens = np.asarray(task.encode(zero))
     held = {*operands.ravel().tolist(), *answers.tolist()}
     constants = {p: int(tokens[p]) for p in range(len(names)) if p not in held}

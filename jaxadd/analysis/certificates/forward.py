@@ -23,7 +23,7 @@ from jaxadd.types import Params
 class WeightErrors(NamedTuple):
     """The errors of attention weights, kept apart from others: what they do is small where values are alike.
 
-    Weights sum to one but for their own rounding, so a change of them moves Σ p y by at most Σ |δp| |y - c| for any c.
+    Weights sum to one but for their own rounding, so changes of them move Σ p y by at most Σ |δp| |y - c|, c any.
 
     Attributes:
       error: `[B, H, R, T]`, bounds on the errors of the weights.
@@ -58,9 +58,8 @@ class Heads(NamedTuple):
 
     def at(self, tokens: np.ndarray, read: Sequence[int]) -> "Heads":
         """Look up every example, int `[B, T]`, where the batch of this value is the vocabulary; queries at `read`."""
-        every, chosen = np.arange(tokens.shape[1]), np.asarray(read)
-        look = lambda x, where: x.map(lambda y: y[tokens[:, where], where])
-        return Heads(look(self.q, chosen), look(self.k, every), look(self.v, every))
+        every = range(tokens.shape[1])
+        return Heads(_looked_up(self.q, tokens, read), *(_looked_up(x, tokens, every) for x in (self.k, self.v)))
 
 
 def logits(params: Params, model: Model, tokens: np.ndarray) -> Rounded:
@@ -71,7 +70,7 @@ def logits(params: Params, model: Model, tokens: np.ndarray) -> Rounded:
         float32.
     """
     check_covered(model)
-    params = _float64(params)
+    params = float64(params)
     if isinstance(model.config, PairMLP):
         return _pair_mlp(model.config, params, tokens)
     return _transformer(model, params, tokens)
@@ -82,7 +81,7 @@ def check_covered(model: Model) -> None:
     config = model.config
     if not isinstance(config, Transformer | PairMLP):
         raise UserError(f"certify covers Transformer and PairMLP, got {type(config).__name__}")
-    if getattr(config, "dropout", 0):
+    if isinstance(config, Transformer) and config.dropout:
         raise UserError(f"certify covers networks without dropout, got dropout {config.dropout:g}")
     if config.dtype != "float32" or config.precision != "highest":
         raise UserError(
@@ -91,8 +90,9 @@ def check_covered(model: Model) -> None:
         )
 
 
-def _float64(params: Params) -> Params:
-    return {name: _float64(w) if isinstance(w, dict) else np.asarray(w, np.float64) for name, w in params.items()}
+def float64(params: Params) -> Params:
+    """Return parameters as float64 arrays of NumPy."""
+    return {name: float64(w) if isinstance(w, dict) else np.asarray(w, np.float64) for name, w in params.items()}
 
 
 def _transformer(model: Model, params: Params, tokens: np.ndarray) -> Rounded:
@@ -107,10 +107,9 @@ def _transformer(model: Model, params: Params, tokens: np.ndarray) -> Rounded:
         values = heads.v.value
         if i == 0:  # The first block reads functions of (token, position), computed once per vocabulary entry.
             heads = heads.at(tokens, at)
-            x = x.map(lambda y, at=at: y[tokens[:, list(at)], list(at)])
+            x = _looked_up(x, tokens, at)
         else:
-            heads = heads._replace(q=heads.q.map(lambda y, at=at: y[:, list(at)]))
-            x = x.map(lambda y, at=at: y[:, list(at)])
+            heads, x = heads._replace(q=_chosen(heads.q, at)), _chosen(x, at)
         pattern = weights(config, heads, at)
         errors = None
         if config.layers == 1 and config.norm == "none":
@@ -122,6 +121,15 @@ def _transformer(model: Model, params: Params, tokens: np.ndarray) -> Rounded:
             return read_out(config, params, x, errors)
         x = _after_mlp(config, block, x)
     raise AssertionError("a transformer has a layer")
+
+
+def _looked_up(x: Rounded, tokens: np.ndarray, at: Sequence[int]) -> Rounded:
+    """Return for every example what `x` `[V, T, ...]` holds of its tokens at some positions."""
+    return x.map(lambda y: y[tokens[:, list(at)], list(at)])
+
+
+def _chosen(x: Rounded, at: Sequence[int]) -> Rounded:
+    return x.map(lambda y: y[:, list(at)])
 
 
 def embedded(config: Transformer, params: Params, model: Model) -> Rounded:
@@ -163,7 +171,7 @@ def _rotated(config: Transformer, x: Rounded) -> Rounded:
     cos, sin = Rounded(np.cos(angle), error), Rounded(np.sin(angle), error)
     interleaved = config.rope_pairs == "interleaved"
     first, second = (slice(0, None, 2), slice(1, None, 2)) if interleaved else (slice(0, half), slice(half, None))
-    a, b = (x.map(lambda y, part=part: y[..., part]) for part in (first, second))
+    a, b = x.map(lambda y: y[..., first]), x.map(lambda y: y[..., second])
     minus = b._replace(value=-b.value)
     parts = (
         rounding.add(rounding.product(a, cos), rounding.product(minus, sin)),
@@ -215,6 +223,52 @@ def attention(attn: Params, pattern: Rounded, v: Rounded) -> Rounded:
 def written(attn: Params, z: Rounded) -> Rounded:
     """Return what the heads write, `[..., D]`, for the weighted values of all heads `[..., H K]`."""
     return rounding.linear(z, attn["W_O"].reshape(-1, attn["W_O"].shape[-1]), attn.get("b_O"))
+
+
+def scores_of_tokens(config: Transformer, heads: Heads, read: int, own: int) -> Rounded:
+    """Return the scores of the token `own` at position `read` with every token before it, `[H, P, V]`.
+
+    Args:
+      config: the architecture.
+      heads: of every token at every position.
+      read: the position; P = read + 1 positions are seen.
+      own: the token there.
+    """
+    query = heads.q.map(lambda y: np.broadcast_to(y[own, read], (len(y), 1, *y.shape[2:])))
+    s = scores(config, query, heads.k.map(lambda y: y[:, : read + 1]), [read])  # [V, H, 1, P]
+    return s.map(lambda y: y[:, :, 0].transpose(1, 2, 0))
+
+
+def allowances(
+    config: Transformer, params: Params, stream: Rounded, heads: Heads, read: int, own: int, possible: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Bound the errors of float32 at one position over all tokens before it, for one layer without norms.
+
+    Args:
+      config, params: the network.
+      stream, heads: of every token at every position.
+      read, own: the position and the token there.
+      possible: bool `[P, V]`, the tokens that may be at each position.
+
+    Returns:
+      float64 `[H]`, the largest relative error of an attention weight; and float64 `[classes]`, the largest error of
+      a logit for exact weights.
+    """
+    s, seen = scores_of_tokens(config, heads, read, own), read + 1
+    high, low = (np.where(possible, sign * s.value, -np.inf).max(axis=(1, 2)) for sign in (1, -1))
+    slip = np.where(possible, s.error, 0).max(axis=(1, 2))
+    moved = slip + 2 * rounding.UNIT * (np.minimum(high + low, 100) + slip)
+    relative = np.expm1(np.minimum(2 * moved + 2 * rounding.FUNCTION + rounding.gamma(seen + 3), 100))
+    v, attn = heads.v.map(lambda y: y[:, :seen]), params["blocks.0"]["attn"]
+    size, gamma = np.abs(v.value) + v.error, rounding.gamma(seen)
+    error = (1 + gamma) * v.error + gamma * size + seen * rounding.TINY * (1 + size)
+    there = np.broadcast_to(possible.T[..., None, None], v.value.shape)
+    most, least = (np.where(there, sign * v.value, -np.inf).max(axis=(0, 1)).ravel() for sign in (1, -1))
+    error = np.where(there, error, 0).max(axis=(0, 1)).ravel()
+    z = Rounded((most - least) / 2, error, (most + least) / 2)
+    x = stream.map(lambda y: y[own, read])._replace(radius=np.zeros(stream.value.shape[-1]))
+    x = attended(config, params["blocks.0"], x, written(attn, z))
+    return relative, read_out(config, params, x).error
 
 
 def attended(config: Transformer, block: Params, x: Rounded, out: Rounded) -> Rounded:

@@ -36,7 +36,7 @@ def space(task: Task, data: Data) -> Space:
       UserError: the task has no finite space of problems.
     """
     raise UserError(
-        f"certify covers tasks with a finite space of problems, modular arithmetic and addition; {task.title} has none"
+        f"certify covers tasks with a finite space of problems, modular and addition; {task.title} has none"
     )
 
 
