@@ -248,27 +248,28 @@ class Bounds:
         along = lambda x: np.einsum("cjd,chd->hcj", direction, x)
         centre, rest = along(a.centre), along(a.rest)
         least, most, scale, spread = (x.T[..., None] for x in (a.least, a.most, a.scale, a.spread))  # [H, C, 1]
-        joint = np.zeros((count, rivals, a.e.shape[1], base))
+        joint = np.zeros((count, rivals, base, a.e.shape[2]))
         normalised = rounding.gamma(tables.e.shape[1] + 3)
         separate, size, wobble = (np.zeros((count, rivals)) for _ in range(3))
         for h in range(len(a.e)):
-            weighted = (a.e[h, ..., None] * a.o[h]).reshape(-1, width)  # [P V, D]
+            weighted = (a.e[h, ..., None] * a.o[h]).reshape(-1, width)  # [V P, D]
             terms = (direction.reshape(-1, width) @ weighted.T).reshape(joint.shape)
             terms -= centre[h][..., None, None] * a.e[h]
-            under = rest[h] + terms.min(axis=-1).sum(axis=-1)
-            above = rest[h] + terms.max(axis=-1).sum(axis=-1)
+            lowest, highest = terms.min(axis=-2), terms.max(axis=-2)  # [C, J, P]
+            under, above = rest[h] + lowest.sum(axis=-1), rest[h] + highest.sum(axis=-1)
             separate += under / np.where(under < 0, least[h], most[h])
             size += spread[h] * scale[h] * np.maximum(np.abs(under), np.abs(above))
-            far = np.abs(terms).max(axis=-1).sum(axis=-1)
+            far = np.maximum(highest, -lowest).sum(axis=-1)
             for p in range(a.fixed_e.shape[2]):
                 there = (direction @ a.fixed_o[:, h, p, :, None])[..., 0] - centre[h]
                 far += a.fixed_e[:, h, p, None] * np.abs(there)
             wobble += tables.relative[h] * (far / least[h]) + normalised * np.abs(centre[h])
-            joint += scale[h][..., None, None] * terms
-        lowest = joint.min(axis=-1)  # [C, J, P]
+            terms *= scale[h][..., None, None]
+            joint += terms
+        lowest = joint.min(axis=-2)
         together = (scale * rest).sum(axis=0) + lowest.sum(axis=-1) - size
         margin += centre.sum(axis=0) + np.maximum(separate, together)
-        costs = joint.max(axis=-1) - lowest
+        costs = joint.max(axis=-2) - lowest
         allowed = tables.allowance[group.target][:, None] + tables.allowance[self.rivals[group.target]]
         slack = np.where(np.isfinite(margin), margin - allowed - wobble, -np.inf)
         worst = slack.argmin(axis=1)[:, None]
@@ -287,10 +288,11 @@ class Bounds:
         fixed_o = np.stack([o[:, p][:, t].swapaxes(0, 1) for p, t in tokens.items()], axis=2)
         total, written = fixed_e.sum(axis=2), np.einsum("chp,chpd->chd", fixed_e, fixed_o)
         base = self.task.base
-        e_free, o_free = e[:, free, :base], o[:, free, :base]
-        least, most = (total + x.sum(axis=-1) for x in (e_free.min(axis=-1), e_free.max(axis=-1)))  # [C, H]
-        usual = e_free.mean(axis=-1).sum(axis=-1)
-        moved = (e_free[..., None] * o_free).mean(axis=2).sum(axis=1)
+        # Tokens before positions: NumPy takes extremes over few tokens of many positions much faster.
+        e_free, o_free = (x[:, free, :base].swapaxes(1, 2) for x in (e, o))
+        least, most = (total + x.sum(axis=-1) for x in (e_free.min(axis=1), e_free.max(axis=1)))  # [C, H]
+        usual = e_free.mean(axis=1).sum(axis=-1)
+        moved = (e_free[..., None] * o_free).mean(axis=1).sum(axis=1)
         with np.errstate(divide="ignore", invalid="ignore"):
             centre = (written + moved) / (total + usual)[..., None]
             scale, spread = 2 / (least + most), (most - least) / 2 / least
@@ -312,18 +314,18 @@ class Bounds:
         centres, values = [], []
         for h in range(len(a.e)):
             m, rest = a.centre[:, h] @ self.w_in, a.rest[:, h] @ self.w_in  # [C, F]
-            g = np.einsum("pvd,df->fpv", a.o[h], self.w_in)
+            g = np.einsum("vpd,df->fvp", a.o[h], self.w_in)
             begin, end = m.min(axis=0), m.max(axis=0)
             knots = begin + np.linspace(0, 1, _KNOTS)[:, None] * (end - begin)  # [G, F]
-            terms = a.e[h] * (g - knots[..., None, None])  # [G, F, P, V]
+            terms = a.e[h] * (g - knots[..., None, None])  # [G, F, V, P]
+            lowest, highest = terms.min(axis=-2), terms.max(axis=-2)
             with np.errstate(divide="ignore", invalid="ignore"):
                 place = np.where(end > begin, (m - begin) / (end - begin), 0) * (_KNOTS - 1)
             left = np.clip(np.floor(place), 0, _KNOTS - 2).astype(int)
             part, neuron = place - left, np.arange(neurons)
             at = lambda x: x[left, neuron] * (1 - part) + x[left + 1, neuron] * part  # noqa: B023
-            up = rest + at(terms.max(axis=-1).sum(axis=-1))
-            down = rest + at(terms.min(axis=-1).sum(axis=-1))
-            far = at(np.abs(terms).max(axis=-1).sum(axis=-1))
+            up, down = rest + at(highest.sum(axis=-1)), rest + at(lowest.sum(axis=-1))
+            far = at(np.maximum(highest, -lowest).sum(axis=-1))
             for p in range(a.fixed_e.shape[2]):
                 far += a.fixed_e[:, h, p, None] * np.abs(a.fixed_o[:, h, p] @ self.w_in - m)
             wobble += tables.relative[h] * far / a.least[:, h, None] + normalised * np.abs(m)
@@ -338,7 +340,7 @@ class Bounds:
         for f in range(neurons):
             terms = (a.scale @ np.stack([v[f].ravel() for v in values])).reshape(shape)
             terms -= (np.stack([c[:, f] for c in centres], axis=1) @ a.e.reshape(len(a.e), -1)).reshape(shape)
-            together = terms.max(axis=-1).sum(axis=-1), terms.min(axis=-1).sum(axis=-1)
+            together = terms.max(axis=-2).sum(axis=-1), terms.min(axis=-2).sum(axis=-1)
             above[:, f] = np.minimum(above[:, f], rests[:, f] + together[0] + size[:, f])
             under[:, f] = np.maximum(under[:, f], rests[:, f] + together[1] - size[:, f])
         return middle + under, middle + above, wobble
@@ -348,7 +350,7 @@ class Attention(NamedTuple):
     """What attention writes in a group of cases: for head h, centre + (rest + Σ_free e (o - centre)) / total weight.
 
     Attributes:
-      e, o: of the free positions, `[H, P, V]` and `[H, P, V, D]`.
+      e, o: of the free positions, `[H, V, P]` and `[H, V, P, D]`.
       fixed_e, fixed_o: of the fixed positions, `[C, H, P]` and `[C, H, P, D]`.
       centre: `[C, H, D]`, what the head writes for average free digits.
       rest: `[C, H, D]`, Σ_fixed e (o - centre).

@@ -6,14 +6,14 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import numpy as np
 import tyro
 
 from jaxadd.analysis.certificates import check as checking
 from jaxadd.analysis.certificates import search, spaces
-from jaxadd.analysis.certificates.certificate import Certificate
+from jaxadd.analysis.certificates.certificate import Certificate, Method
 from jaxadd.analysis.certificates.certify import Certification, certify
 from jaxadd.analysis.certificates.search import Found
 from jaxadd.cli import checkpoint
@@ -27,6 +27,8 @@ from jaxadd.tables import table
 from jaxadd.tasks import Addition, Modular, Task
 from jaxadd.views import terminal
 from jaxadd.views.terminal import INDENT
+
+FILE = "certificate.json"
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ class Options:
     """saved step of a run; by default its end"""
     seed: int | None = None
     """seed of the network in a run, by default the first"""
-    method: Literal["exhaustive", "bounds", "search"] | None = None
+    method: Method | None = None
     """exhaustive, bounds or search; by default the first of them that covers the network"""
     check: Path | None = None
     """certificate to verify for this network instead of making one"""
@@ -76,18 +78,28 @@ def run(options: Options) -> int:
         else options.source / ("certificate" if options.seed is None else f"certificate-seed{options.seed}")
     )
     start = time.monotonic()
-    identity = Certification(network, options.method).identity
-    make_folder(folder)
-    with _progress(folder, identity) as (done, watch):
-        certificate, found = certify(network, options.method, done=done, watch=watch)
-    target = folder / "certificate.json"
-    write_text(target, json.dumps(certificate.to_json(), allow_nan=False, separators=(",", ":")) + "\n")
+    certificate, found = certify_in(folder, network, options.method)
     print(f"\n{network.task.title}, seed {network.seed}, step {network.step:,}\n{describe(certificate)}")
     print(f"{'time':<{INDENT}}{time.monotonic() - start:.1f} s")
-    print(f"{'certificate':<{INDENT}}{target}")
+    print(f"{'certificate':<{INDENT}}{folder / FILE}")
     if options.problems is not None:
         _save_problems(options.problems, network, certificate, found)
     return 0
+
+
+def certify_in(folder: Path, network: Network, method: Method | None = None) -> tuple[Certificate, Found | None]:
+    """Certify a network with its progress shown and kept, and write the certificate to a folder.
+
+    Returns:
+      the certificate, and what a search found; see `certificates.certify`.
+    """
+    identity = Certification(network, method).identity
+    make_folder(folder)
+    with _progress(folder, identity) as (done, watch):
+        certificate, found = certify(network, method, done=done, watch=watch)
+    text = json.dumps(certificate.to_json(), allow_nan=False, separators=(",", ":"))
+    write_text(folder / FILE, text + "\n")
+    return certificate, found
 
 
 def describe(certificate: Certificate) -> str:
