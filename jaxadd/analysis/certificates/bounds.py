@@ -159,6 +159,8 @@ class Bounds:
 
     def _explore(self, group: Cases, tables: Tables, depth: int) -> tuple[list[Any], np.ndarray, np.ndarray]:
         """Return the tree, the least bound and the least slack of every case, `[C]`."""
+        if not len(group.target):  # No problem has the digits that were fixed.
+            return [], np.zeros(0), np.zeros(0)
         self.spent += len(group.target)
         bounds, slacks, costs = self.bound(group, tables)
         trees: list[Any] = [rounded_down(bound) for bound in bounds]

@@ -20,7 +20,7 @@ from jaxadd.analysis.certificates.certificate import NOTHING, Certificate, finge
 from jaxadd.analysis.certificates.spaces import Space, space
 from jaxadd.errors import UserError
 from jaxadd.models import Network, Transformer, plain
-from jaxadd.tasks import Addition
+from jaxadd.tasks import Addition, Modular
 
 _TOLERANCE = 0.02  # Nats, and a part of the bound: the search interpolates some bounds from below.
 _SAMPLE = 64
@@ -40,7 +40,7 @@ def check(certificate: Certificate, network: Network, watch: Watch = lambda done
             f"has {here.description}, {here.size} problems"
         )
     if certificate.verdict == "refuted":
-        _check_counterexample(certificate, network)
+        _check_counterexample(certificate, network, here)
         return
     if certificate.method == "search":
         _require(certificate.verdict == "unknown" and not certificate.parts, "a search proves nothing")
@@ -73,12 +73,15 @@ def _close(claimed: float, computed: float) -> bool:
     return -1e-6 <= computed - claimed <= _TOLERANCE * (1 + abs(computed)) or computed < claimed == NOTHING
 
 
-def _check_counterexample(certificate: Certificate, network: Network) -> None:
+def _check_counterexample(certificate: Certificate, network: Network, here: Space) -> None:
     example = certificate.counterexample
     inputs, correct = (np.asarray([example[name]]) for name in ("inputs", "correct"))
     answers = np.asarray(network.answer(inputs))
     _require((answers[0] == example["says"]).all(), f"the network says {answers[0].tolist()}")
     _require((answers != correct).any(), "the network is correct on the problem that is said to refute it")
+    if isinstance(network.task, Modular):
+        number = np.asarray([inputs[0, 0] * network.task.p + inputs[0, 1]], np.int64)
+        _require(bool((here.batch(number)[1] == correct).all()), "its correct answer is not correct")
     if isinstance(network.task, Addition) and network.task.target != "single":
         tokens = np.concatenate([inputs[:, : network.model.sizes.read[0] + 1], correct], axis=1)
         operands, answer = network.task.decode(jnp.asarray(tokens))

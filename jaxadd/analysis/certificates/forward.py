@@ -115,10 +115,10 @@ def _transformer(model: Model, params: Params, tokens: np.ndarray) -> Rounded:
         if config.layers == 1 and config.norm == "none":
             written_by = np.einsum("vthk,hkd->vthd", values, block["attn"]["W_O"])
             errors = WeightErrors(pattern.error, tokens, written_by)
-            pattern = pattern._replace(error=np.zeros_like(pattern.error))
-        x = attended(config, block, x, attention(block["attn"], pattern, heads.v))
+        out = attention(block["attn"], pattern, heads.v, apart=errors is not None)
+        x = attended(config, block, x, out)
         if last:
-            return read_out(config, params, x, errors)
+            return read_out(config, params, x, errors)._replace(radius=0.0)
         x = _after_mlp(config, block, x)
     raise AssertionError("a transformer has a layer")
 
@@ -214,9 +214,18 @@ def weights(config: Transformer, heads: Heads, at: Sequence[int]) -> Rounded:
     return Rounded(value, mix * pattern.error + 4 * rounding.UNIT * (value + ones))
 
 
-def attention(attn: Params, pattern: Rounded, v: Rounded) -> Rounded:
-    """Return what all heads write, `[B, R, D]`, for weights `[B, H, R, T]` and values `[B, T, H, K]`."""
-    z = rounding.matmul(pattern, v.map(lambda y: y.swapaxes(1, 2)))
+def attention(attn: Params, pattern: Rounded, v: Rounded, *, apart: bool = False) -> Rounded:
+    """Return what all heads write, `[B, R, D]`, for weights `[B, H, R, T]` and values `[B, T, H, K]`.
+
+    With `apart`, the errors of the weights are left out of the error, see `WeightErrors`; the radius holds what they
+    may change, so that the roundings of everything after are bounded for the weights of float32.
+    """
+    v = v.map(lambda y: y.swapaxes(1, 2))
+    if apart:
+        z = rounding.matmul(pattern._replace(error=np.zeros_like(pattern.error)), v)
+        z = z._replace(radius=pattern.error @ (np.abs(v.value) + v.error))
+    else:
+        z = rounding.matmul(pattern, v)
     return written(attn, z.map(lambda y: y.swapaxes(1, 2).reshape(y.shape[0], y.shape[2], -1)))
 
 
@@ -261,11 +270,15 @@ def allowances(
     relative = np.expm1(np.minimum(2 * moved + 2 * rounding.FUNCTION + rounding.gamma(seen + 3), 100))
     v, attn = heads.v.map(lambda y: y[:, :seen]), params["blocks.0"]["attn"]
     size, gamma = np.abs(v.value) + v.error, rounding.gamma(seen)
-    error = (1 + gamma) * v.error + gamma * size + seen * rounding.TINY * (1 + size)
+    error = (1 + rounding.gamma(2 * seen + 3)) * v.error + gamma * size + seen * rounding.TINY * (1 + size)
     there = np.broadcast_to(possible.T[..., None, None], v.value.shape)
     most, least = (np.where(there, sign * v.value, -np.inf).max(axis=(0, 1)).ravel() for sign in (1, -1))
     error = np.where(there, error, 0).max(axis=(0, 1)).ravel()
-    z = Rounded((most - least) / 2, error, (most + least) / 2)
+    # What exact sums with the weights of float32 may be.
+    beyond = np.repeat(relative + rounding.gamma(seen + 3), config.head_width) * np.maximum(
+        np.abs(most), np.abs(least)
+    )
+    z = Rounded((most - least) / 2, error, (most + least) / 2 + beyond)
     x = stream.map(lambda y: y[own, read])._replace(radius=np.zeros(stream.value.shape[-1]))
     x = attended(config, params["blocks.0"], x, written(attn, z))
     return relative, read_out(config, params, x).error
