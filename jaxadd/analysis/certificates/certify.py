@@ -37,7 +37,7 @@ class Certification:
           UserError: the task has no finite space, or the method does not cover the network.
         """
         forward.check_covered(network.model)
-        self.network, self.space, self.reason = network, space(network.task, network.data), ""
+        self.network, self.space, self.reason = network, space(network.task, network), ""
         logits = exhaustive.logits(self.space, network)
         self.method: Method = method or ("exhaustive" if logits <= exhaustive.MOST_LOGITS else "bounds")
         self.parts: list[Any] = []

@@ -31,7 +31,7 @@ Watch = Callable[[int, int], None]
 
 def check(certificate: Certificate, network: Network, watch: Watch = lambda done, total: None) -> None:
     """Verify a certificate of a network; raises UserError, which says what does not hold."""
-    here = space(network.task, network.data)
+    here = space(network.task, network)
     if certificate.network != fingerprint(network.params, network.model):
         raise UserError("the certificate is of another network: the hash of the parameters and architecture differs")
     if certificate.space != here.description or certificate.problems != here.size:

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxadd.errors import UserError
+from jaxadd.models import Network
 from jaxadd.tasks import Addition, Modular, Task
-from jaxadd.types import Data
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,8 @@ class Space:
 
 
 @functools.singledispatch
-def space(task: Task, data: Data) -> Space:
-    """Return the space of a task; a task whose problems can be listed registers itself here.
+def space(task: Task, network: Network) -> Space:
+    """Return the space of the task of a network; a task whose problems can be listed registers itself here.
 
     Raises:
       UserError: the task has no finite space of problems.
@@ -41,9 +41,11 @@ def space(task: Task, data: Data) -> Space:
 
 
 @space.register
-def _(task: Modular, data: Data) -> Space:
+def _(task: Modular, network: Network) -> Space:
+    shared = network.data.shared
+
     def batch(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        inputs, targets = task.batch(jnp.asarray(numbers, jnp.int32), data.shared)
+        inputs, targets = task.batch(jnp.asarray(numbers, jnp.int32), shared)
         return np.asarray(inputs), np.asarray(targets)
 
     described = {"task": "Modular", "p": task.p, "operation": task.operation, "equals": task.equals}
@@ -53,7 +55,7 @@ def _(task: Modular, data: Data) -> Space:
 
 
 @space.register
-def _(task: Addition, data: Data) -> Space:
+def _(task: Addition, network: Network) -> Space:
     def batch(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         inputs, targets = task.batch(jnp.asarray(problems(task, numbers)))
         return np.asarray(inputs), np.asarray(targets)

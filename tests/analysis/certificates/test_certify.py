@@ -35,7 +35,7 @@ def damaged(network, scale, seed):
 
 def exact_margin(network):
     """Return the least margin over all problems, in float64."""
-    space = spaces.space(network.task, network.data)
+    space = spaces.space(network.task, network)
     return min(exhaustive.examine(network, space, part)["margin"] for part in exhaustive.parts(network, space))
 
 
@@ -120,9 +120,7 @@ def test_every_case_is_below_the_margins_of_its_problems():
     problems = rng.integers(0, 3, (400, 2, 3)).astype(np.int32)
     batch = task.batch(jax.numpy.asarray(problems))
     inputs, targets = np.asarray(batch.inputs), np.asarray(batch.targets)
-    margins, _ = exhaustive.margins_of(
-        exhaustive.forward.logits(network.params, network.model, inputs), targets
-    )
+    margins, _ = exhaustive.margins_of(exhaustive.forward.logits(network.params, network.model, inputs), targets)
     covered = np.zeros(margins.shape, bool)
     for digit in range(task.answer_length):
         for group in columns.cases(task, digit):
