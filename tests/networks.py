@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from jaxadd.analysis import fourier
-from jaxadd.models import PairMLP, Transformer
+from jaxadd.models import Network, PairMLP, Transformer
 from jaxadd.tasks import Addition
 
 
@@ -91,3 +91,58 @@ def quadratic(task, keys, phases=None):
     w_u[:, rows] = np.cos(angle + phi + chi).T
     model = dataclasses.replace(QUADRATIC, neurons=len(keys)).build(task.sizes)
     return model, jax.device_put({"W_in": w_in.reshape(2 * p, -1), "W_U": w_u})
+
+
+def column_adder(task, *, sharpness=20, fires_at=None):
+    """Write a network that adds two numbers, the least significant digit first, correctly; returns it.
+
+    Head 0 reads the two digits of the column, head 1 those of the column below; x = a + b - (answer digit) of the
+    column below is 0 or -1 without a carry, and base or base - 1 with one, so the sum of the column plus x / base is
+    at most 1 / base below the sum with its carry. Neurons in pairs are steps in between, and the logits add them up.
+
+    Args:
+      task: Addition in sequence, two operands.
+      sharpness: how much higher the scores of the places are that a head reads; 20 leaves 1e-9 to all others.
+      fires_at: a sum of all operand digits from which on one more neuron, which reads them by a third head, spoils
+        the units digit; None for no such neuron.
+    """
+    base, length, read = task.base, task.sizes.length, task.sizes.read
+    names = list(task.position_names)
+    value, here, below, classes = length, length + 1, length + 2, length + 4
+    steps = np.arange(2 * base)
+    model = Transformer(layers=1, d_model=classes + base, heads=3, d_head=length, d_mlp=4 * base + 1)
+    model = model.build(task.sizes)
+    params = jax.tree.map(lambda w: np.zeros(w.shape, np.float32), _shapes(model))
+    params["embed"]["W_E"][:base, value] = np.arange(base)
+    params["pos_embed"]["W_pos"][:, :length] = np.eye(length)
+    attention, mlp = params["blocks.0"]["attn"], params["blocks.0"]["mlp"]
+    every = [names.index(f"{x}{k}") for x in "ab" for k in range(task.digits)]
+    for head in range(3):
+        attention["W_K"][head, :length] = np.eye(length)
+        attention["W_V"][head, value, 0] = 1
+        attention["W_O"][head, 0, (here, below, length + 3)[head]] = len(every) if head == 2 else 2
+        for k, position in enumerate(read):
+            column = k - head
+            inside = 0 <= column < task.digits
+            places = [names.index(f"{x}{column}") for x in "ab"] if inside else [task.digits, 2 * task.digits + 1]
+            attention["W_Q"][head, position, every if head == 2 else places] = sharpness * np.sqrt(length)
+    mlp["W_in"][here, :-1] = 1
+    mlp["W_in"][below, :-1] = 1 / base
+    mlp["W_in"][value, :-1] = -1 / base  # The answer digit below, which the position itself holds.
+    width = 0.4 * (1 - 1 / base)
+    middle = steps - (1 + 1 / base) / 2
+    mlp["b_in"][: 2 * base], mlp["b_in"][2 * base : -1] = -(middle - width / 2), -(middle + width / 2)
+    change = np.zeros((2 * base, base), np.float32)
+    change[steps, steps % base] += 1
+    change[steps[1:], (steps[1:] - 1) % base] -= 1
+    mlp["W_out"][: 2 * base, classes:], mlp["W_out"][2 * base : -1, classes:] = (
+        8 * change / width,
+        -8 * change / width,
+    )
+    if fires_at is not None:
+        mlp["W_in"][length + 3, -1], mlp["W_in"][read[0], -1] = 1, 0
+        mlp["b_in"][-1] = -(fires_at - 0.5)
+        mlp["W_in"][list(read[1:]), -1] = -1000  # Only where the units are read.
+        mlp["W_out"][-1, classes] = 100
+    params["unembed"]["W_U"][classes:] = np.eye(base)
+    return Network(jax.device_put(params), model, task)

@@ -15,6 +15,7 @@ COMMANDS = {
     "analyse": "measure a trained network: numbers, figures and a page to explore",
     "hypotheses": "test the claims that are made about networks of its task",
     "spike": "find the loss spikes of a run and look into the largest, step by step",
+    "certify": "prove a network correct on every problem, or find one that it gets wrong",
     "ask": "let a trained network solve problems of your own",
     "export": "write a trained network as a torch checkpoint",
     "resume": "go on with a run that was killed, or make a complete one longer",

@@ -116,6 +116,34 @@ def progress_bar(total: int, label: str = "") -> Iterator[tuple[Callable[[Progre
             raise
 
 
+@contextlib.contextmanager
+def counting(label: str) -> Iterator[Callable[[int, int], None]]:
+    """Show how many parts of some work are done; yields a function of the number done and of all.
+
+    A terminal shows a bar; elsewhere a line is added now and then.
+    """
+    if sys.stderr.isatty():
+        from tqdm import tqdm
+
+        with tqdm(desc=label, unit=" parts", dynamic_ncols=True, leave=False) as bar:
+
+            def watch(done: int, total: int) -> None:
+                bar.total = total
+                bar.update(done - bar.n)
+
+            yield watch
+        return
+    printed = time.monotonic()
+
+    def lines(done: int, total: int) -> None:
+        nonlocal printed
+        if time.monotonic() - printed >= _SECONDS_A_LINE:
+            printed = time.monotonic()
+            print(f"{label}: {done:,} of {total:,} parts", file=sys.stderr, flush=True)
+
+    yield lines
+
+
 def _lines(total: int, label: str) -> tuple[Callable[[Progress], None], Callable[[str], None]]:
     """Return `watch` and `note` that print whole lines: of progress at most one every half minute."""
     printed = time.monotonic()

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxadd.errors import UserError
 from jaxadd.tasks import Addition, Mixture
 from jaxadd.tasks.addition.carries import carries
 
@@ -108,3 +109,22 @@ def test_weights_of_a_mixture(operands):
     for found, fraction in ((enriched, 2 / 6), (cascade, 3 / 6), (~enriched & ~cascade, 1 / 6)):
         # One uniform problem in 200 at most looks forced.
         assert found.mean() == pytest.approx(fraction, abs=5 * np.sqrt(fraction * (1 - fraction) / count) + 1 / 1200)
+
+
+def test_listed_problems_are_drawn_beside_the_others():
+    mixture = Mixture(uniform=1, listed=1, problems=("012+345=0357", "999+001"))
+    drawn = np.asarray(mixture.draw(jax.random.key(0), (1000, 2, 3), 10))
+    for listed in ([[2, 1, 0], [5, 4, 3]], [[9, 9, 9], [1, 0, 0]]):
+        assert 0.2 < (drawn == np.asarray(listed)).all(axis=(1, 2)).mean() < 0.3
+
+
+@pytest.mark.parametrize("text", ["12+345", "012", "012+34x", "012+345+678"])
+def test_a_listed_problem_has_to_fit_the_task(text):
+    with pytest.raises(UserError, match="a listed problem must have 2 numbers of 3 digits"):
+        Addition(digits=3, mixture=Mixture(listed=1, problems=(text,)))
+
+
+def test_listed_problems_need_a_weight():
+    for fields in ({"listed": 1.0}, {"problems": ("1+2",)}):
+        with pytest.raises(UserError, match="listed"):
+            Mixture(**fields)

@@ -6,20 +6,21 @@ Problems are operand digits, int32 `[B, M, N]`, units first.
 import functools
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxadd.errors import UserError
+from jaxadd.tasks.addition import numerals
 
 _MAX_LISTED = 2**20  # Spaces of up to so many problems are shuffled; from larger ones, problems are drawn.
 
 
 @dataclass(frozen=True)
 class Mixture:
-    """The distribution of problems: the weights of three kinds."""
+    """The distribution of problems: the weights of three kinds, and of problems that are listed."""
 
     uniform: float = 1.0
     """weight of problems with independent, uniform digits"""
@@ -27,6 +28,10 @@ class Mixture:
     """weight of problems in which some columns are forced to sum to base - 1"""
     cascades: float = 0.0
     """weight of problems with a forced carry cascade: a column that carries, then columns that sum to base - 1"""
+    listed: float = 0.0
+    """weight of the problems in `problems`"""
+    problems: tuple[str, ...] = ()
+    """sums such as 12345+67890, two operands with all their digits: the errors of another network, to train on"""
     enriched_fraction: float = 0.4
     """fraction of the columns of an enriched problem that is forced to sum to base - 1"""
     cascade_length: int | None = None
@@ -35,8 +40,14 @@ class Mixture:
     """column in which a forced cascade begins, 0 for the units; None draws any column that fits"""
 
     def __post_init__(self) -> None:
-        if not all(math.isfinite(w) and w >= 0 for w in self.weights) or sum(self.weights) == 0:
-            raise UserError(f"the weights of a mixture must be at least 0 and one above 0, got {self.weights}")
+        weights = (*self.weights, *([self.listed] if self.listed else []))
+        if not all(math.isfinite(w) and w >= 0 for w in weights) or sum(weights) == 0:
+            raise UserError(f"the weights of a mixture must be at least 0 and one above 0, got {weights}")
+        if (self.listed > 0) != bool(self.problems):
+            raise UserError(
+                f"listed, the weight of the listed problems, must be above 0 where there are any, got {self.listed} "
+                f"and {len(self.problems)} problems"
+            )
         if not 0 <= self.enriched_fraction <= 1:
             raise UserError(f"enriched_fraction must be from 0 to 1, got {self.enriched_fraction}")
         for name in ("cascade_length", "cascade_start"):
@@ -69,6 +80,15 @@ class Mixture:
           int32 `[B, M, N]`.
         """
         batch, _, digits = shape
+        if self.listed:
+            listed_key, choice_key, key = jax.random.split(key, 3)
+            table = jnp.asarray(self.table(shape[1:], base))
+            chosen = table[jax.random.randint(choice_key, (batch,), 0, len(table))]
+            if not any(self.weights):
+                return chosen
+            others = replace(self, listed=0.0, problems=()).draw(key, shape, base)
+            fraction = self.listed / (sum(self.weights) + self.listed)
+            return jnp.where(jax.random.bernoulli(listed_key, fraction, (batch, 1, 1)), chosen, others)
         kind_key, digit_key, enriched_key, cascade_key = jax.random.split(key, 4)
         operands = _uniform(digit_key, shape, base)
         if self.enriched == self.cascades == 0:
@@ -87,6 +107,19 @@ class Mixture:
             operands = jnp.where(mask, _propagating(digit_key, shape, base), operands)
         return operands
 
+    def table(self, shape: tuple[int, int], base: int) -> np.ndarray:
+        """Return the listed problems, int32 `[n, M, N]`, units first; raises UserError where one is none of them."""
+        rows = []
+        for text in self.problems:
+            operands = [numerals.read(part.strip(), base) for part in text.partition("=")[0].split("+")]
+            if len(operands) != shape[0] or any(x is None or len(x) != shape[1] for x in operands):
+                raise UserError(
+                    f"a listed problem must have {shape[0]} numbers of {shape[1]} digits of base {base} joined by +, "
+                    f"got {text!r}"
+                )
+            rows.append(np.stack([x for x in operands if x is not None]))
+        return np.stack(rows).astype(np.int32)
+
     def draw_distinct(
         self, key: jax.Array, shape: tuple[int, int, int], base: int, without: np.ndarray | None = None
     ) -> np.ndarray:
@@ -100,7 +133,7 @@ class Mixture:
         problems = np.zeros((0, operands, digits), np.int32) if without is None else without
         before = len(problems)
         rounds: Iterable[np.ndarray]
-        if space <= _MAX_LISTED and self.enriched == self.cascades == 0:
+        if space <= _MAX_LISTED and self.enriched == self.cascades == self.listed == 0:
             numbers = np.asarray(jax.random.permutation(key, space))[:, None]
             powers = base ** np.arange(operands * digits)
             rounds = [(numbers // powers % base).reshape(-1, operands, digits)]

@@ -89,6 +89,8 @@ class Addition(Task):
         if self.digit and self.target != "single":
             raise UserError(f"digit is for target single only; target {self.target} predicts all digits")
         self.mixture.check_fits(self.digits)
+        if self.mixture.problems:
+            self.mixture.table((self.operands, self.digits), self.base)
         if any(length > self.digits for length in self.curriculum.lengths):
             raise UserError(
                 f"the curriculum has operands longer than {self.digits} digits: {self.curriculum.lengths}"

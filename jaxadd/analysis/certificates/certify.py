@@ -1,0 +1,169 @@
+"""Certification: choose a method, examine the parts of the space, and state the verdict."""
+
+import platform
+import time
+from collections.abc import Callable, Iterable
+from typing import Any, cast
+
+import jax
+import numpy as np
+
+from jaxadd.analysis.certificates import bounds, exhaustive, forward, search
+from jaxadd.analysis.certificates.certificate import NOTHING, Certificate, Method, Verdict, fingerprint
+from jaxadd.analysis.certificates.rounding import ASSUMPTIONS
+from jaxadd.analysis.certificates.spaces import space
+from jaxadd.errors import UserError
+from jaxadd.models import Network
+from jaxadd.tasks import Addition
+
+Part = dict[str, Any]
+
+
+class Certification:
+    """The certification of one network, part by part, so that it can be shown, stopped and resumed.
+
+    Attributes:
+      network: what is certified.
+      space: all problems of its task.
+      method: exhaustive where the space is small enough, or else bounds, or else search.
+      reason: why no bound is computed, where the method is search.
+      parts: of the space, in the order in which they are examined.
+    """
+
+    def __init__(self, network: Network, method: Method | None = None):
+        """Choose a method, or check that the given one covers the network.
+
+        Raises:
+          UserError: the task has no finite space, or the method does not cover the network.
+        """
+        forward.check_covered(network.model)
+        self.network, self.space, self.reason = network, space(network.task, network), ""
+        logits = exhaustive.logits(self.space, network)
+        self.method: Method = method or ("exhaustive" if logits <= exhaustive.MOST_LOGITS else "bounds")
+        self.parts: list[Any] = []
+        if self.method == "exhaustive":
+            if logits > exhaustive.MOST_LOGITS:
+                raise UserError(
+                    f"exhaustive certification covers up to {exhaustive.MOST_LOGITS:.0e} logits, and this space has "
+                    f"{float(logits):.1e}; leave --method out"
+                )
+            self.parts = exhaustive.parts(network, self.space)
+        elif self.method == "bounds":
+            try:
+                bounds.check_covered(network)
+                self._bounds = bounds.Bounds(network)
+                self.parts = self._bounds.parts
+            except UserError as error:
+                if method is not None or not isinstance(network.task, Addition):
+                    raise
+                self.method, self.reason = "search", str(error)
+        elif not isinstance(network.task, Addition):
+            raise UserError(f"search covers addition, got {network.task.title}; leave --method out")
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What is certified and how; results of parts may only be put together where this is equal."""
+        return {
+            "network": fingerprint(self.network.params, self.network.model),
+            "space": self.space.description,
+            "method": self.method,
+        }
+
+    def examine(self, part: Any) -> Part:
+        """Return what holds on one part of the space, as plain data, with the seconds that it took."""
+        start = time.monotonic()
+        if self.method == "bounds":
+            found = self._bounds.examine(part)
+        else:
+            found = exhaustive.examine(self.network, self.space, part)
+        return {**found, "seconds": round(time.monotonic() - start, 3)}
+
+    def conclude(self, parts: list[Part], found: search.Found | None = None) -> Certificate:
+        """Return the certificate.
+
+        Args:
+          parts: what `examine` returned, in order. Where one is missing, the verdict is not proven.
+          found: what a search found.
+        """
+        counterexample = self._counterexample(parts, found)
+        complete = bool(parts) and [part["part"] for part in parts] == [list(part) for part in self.parts]
+        worst = min(parts, key=lambda part: part["slack"], default=None)
+        closed = complete and all(part["slack"] > 0 and not part["open"] for part in parts)
+        verdict: Verdict = "refuted" if counterexample else "proven" if closed else "unknown"
+        return Certificate(
+            **self.identity,
+            architecture=repr(self.network.config),
+            problems=self.space.size,
+            assumptions=ASSUMPTIONS,
+            verdict=verdict,
+            margin=min((part["margin"] for part in parts), default=NOTHING),
+            slack=worst["slack"] if worst else NOTHING,
+            where=worst["where"] if worst else "",
+            proven=self._proven(parts, closed),
+            counterexample=counterexample,
+            statistics=() if found is None or verdict == "proven" else found.statistics,
+            reason=self.reason,
+            parts=tuple(parts),
+            seconds=round(sum(part["seconds"] for part in parts), 3),
+            environment={"jax": jax.__version__, "numpy": np.__version__, "machine": platform.machine()},
+        )
+
+    def _counterexample(self, parts: list[Part], found: search.Found | None) -> dict[str, Any]:
+        """Run the network itself on problems that are not proven; returns one that it gets wrong."""
+        if found is not None and len(found.errors):
+            batch = cast(Addition, self.network.task).batch(found.errors[:1])
+            return exhaustive.described(self.network, np.asarray(batch.inputs), np.asarray(batch.targets))
+        for part in sorted(parts, key=lambda part: part["slack"]):
+            if part.get("suspects"):
+                inputs, targets = self.space.batch(np.asarray(part["suspects"]))
+                answers = np.asarray(self.network.answer(inputs))
+                wrong = np.flatnonzero((answers != targets).any(axis=1))
+                if wrong.size:
+                    return exhaustive.described(self.network, inputs[wrong[:1]], targets[wrong[:1]])
+        return {}
+
+    def _proven(self, parts: list[Part], closed: bool) -> float:
+        if closed:
+            return 1.0
+        if self.method == "bounds":
+            return self._bounds.fraction(parts)
+        return sum(part["problems"] - part["open"] for part in parts) / self.space.size
+
+
+def certify(
+    network: Network,
+    method: Method | None = None,
+    *,
+    done: Iterable[Part] = (),
+    watch: Callable[[int, int, Part | None], None] = lambda done, total, part: None,
+) -> tuple[Certificate, search.Found | None]:
+    """Certify a network on every problem of its task's space.
+
+    Networks of addition that are not enumerated are searched for errors first; where one is found, the network is
+    refuted and no bound is computed.
+
+    Args:
+      network: one-layer transformers where the space is large, any transformer or PairMLP where it is small.
+      method: by default exhaustive where there are at most `exhaustive.MOST_LOGITS` logits, bounds where they cover
+        the network, and search otherwise.
+      done: results of parts from an earlier call for the same network, space and method.
+      watch: called with the number of parts done, that of all, and the result of the last one.
+
+    Returns:
+      the certificate, and what the search found; None where there was none.
+
+    Raises:
+      UserError: the task has no finite space, or the given method does not cover the network.
+    """
+    certification = Certification(network, method)
+    found = None if certification.method == "exhaustive" else search.search(network)
+    if found is not None and len(found.errors):
+        return certification.conclude([], found), found
+    known = {tuple(part["part"]): part for part in done}
+    parts, total = [], len(certification.parts)
+    watch(0, total, None)
+    for i, part in enumerate(certification.parts, 1):
+        fresh = part not in known
+        parts.append(certification.examine(part) if fresh else known[part])
+        watch(i, total, parts[-1] if fresh else None)
+    return certification.conclude(parts, found), found

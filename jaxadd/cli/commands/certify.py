@@ -1,0 +1,200 @@
+"""Certify a network: correct on every problem of its task's space, or a problem that it gets wrong."""
+
+import contextlib
+import json
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import tyro
+
+from jaxadd.analysis.certificates import check as checking
+from jaxadd.analysis.certificates import search, spaces
+from jaxadd.analysis.certificates.certificate import Certificate, Method
+from jaxadd.analysis.certificates.certify import Certification, certify
+from jaxadd.analysis.certificates.search import Found
+from jaxadd.cli import checkpoint
+from jaxadd.cli.guard import note
+from jaxadd.errors import UserError
+from jaxadd.files import make_folder, write_text
+from jaxadd.lanes import find
+from jaxadd.models import Network
+from jaxadd.runs import load
+from jaxadd.tables import table
+from jaxadd.tasks import Addition, Modular, Task
+from jaxadd.views import terminal
+from jaxadd.views.terminal import INDENT
+
+FILE = "certificate.json"
+
+
+@dataclass(frozen=True)
+class Options:
+    """Certify a network: correct on every problem of its task's space, or a problem that it gets wrong.
+
+    The verdict is proven; refuted, with a problem that the network was run on; or unknown, with the fraction of the
+    space that is proven and the tightest open case. Modular arithmetic and short additions are enumerated. For
+    additions of any length, one layer and the least significant digit first, sound bounds are computed over all
+    problems at once. Every margin is reduced by an allowance for float32, for any order of summation. Other networks
+    that add are searched for errors.
+
+    The certificate goes to RUN/certificate, or to CHECKPOINT-certificate in the current folder. A certification that
+    was killed goes on where it was.
+    """
+
+    source: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN_OR_FILE")]
+    """run folder, or a checkpoint of torch, NumPy or safetensors; see `jaxadd.interop`"""
+    step: int | None = None
+    """saved step of a run; by default its end"""
+    seed: int | None = None
+    """seed of the network in a run, by default the first"""
+    method: Method | None = None
+    """exhaustive, bounds or search; by default the first of them that covers the network"""
+    check: Path | None = None
+    """certificate to verify for this network instead of making one"""
+    problems: Path | None = None
+    """file for the errors found, a sum in each line, as training and `ask` read them"""
+    out: Path | None = None
+    """folder for the certificate"""
+    fields: tuple[str, ...] = ()
+    """fields of a checkpoint's architecture that its file does not say, such as heads=4 rope_theta=3"""
+    key: str | None = None
+    """where in a checkpoint the state dict is, if it holds several"""
+    task: Task = field(default=Modular())
+    """task of a checkpoint; by default addition mod the P of its sizes. A run knows its own"""
+
+
+def run(options: Options) -> int:
+    """Certify or check, print and write; returns the exit status."""
+    network = _network(options)
+    if options.check is not None:
+        return _check(network, options.check)
+    folder = options.out or (
+        Path(f"{options.source.stem}-certificate")
+        if options.source.is_file()
+        else options.source / ("certificate" if options.seed is None else f"certificate-seed{options.seed}")
+    )
+    start = time.monotonic()
+    certificate, found = certify_in(folder, network, options.method)
+    print(f"\n{network.task.title}, seed {network.seed}, step {network.step:,}\n{describe(certificate)}")
+    print(f"{'time':<{INDENT}}{time.monotonic() - start:.1f} s")
+    print(f"{'certificate':<{INDENT}}{folder / FILE}")
+    if options.problems is not None:
+        _save_problems(options.problems, network, certificate, found)
+    return 0
+
+
+def certify_in(folder: Path, network: Network, method: Method | None = None) -> tuple[Certificate, Found | None]:
+    """Certify a network with its progress shown and kept, and write the certificate to a folder.
+
+    Returns:
+      the certificate, and what a search found; see `certificates.certify`.
+    """
+    identity = Certification(network, method).identity
+    make_folder(folder)
+    with _progress(folder, identity) as (done, watch):
+        certificate, found = certify(network, method, done=done, watch=watch)
+    text = json.dumps(certificate.to_json(), allow_nan=False, separators=(",", ":"))
+    write_text(folder / FILE, text + "\n")
+    return certificate, found
+
+
+def describe(certificate: Certificate) -> str:
+    """Return a certificate in words."""
+    c, count = certificate, certificate.problems
+    total = f"{count:,}" if count < 10**12 else f"{float(count):.0e}"
+    lines = {
+        "proven": f"proven: all {total} problems are answered correctly",
+        "refuted": f"refuted: {c.counterexample.get('words')}",
+        "unknown": f"unknown: {c.proven:.4%} of {total} problems are proven",
+    }
+    rows = [lines[c.verdict], f"{'method':<{INDENT}}{c.method}"]
+    if c.parts:
+        kind = "margin" if c.method == "exhaustive" else "bound"
+        rows.append(
+            f"{kind:<{INDENT}}{c.margin:.4f} nats; {c.slack:.4f} above the allowance for float32, at {c.where}"
+        )
+    if c.reason:
+        rows.append(f"{'not proven':<{INDENT}}{c.reason}")
+    if c.statistics:
+        cells = [("problems drawn at random", "number", "errors", "error rate, 95 % interval")]
+        cells += [
+            (row["kind"], f"{row['problems']:,}", f"{row['errors']:,}", f"{row['low']:.2e} to {row['high']:.2e}")
+            for row in c.statistics
+        ]
+        rows += ["", table(cells), ""]
+    return "\n".join(rows)
+
+
+def _network(options: Options) -> Network:
+    if options.source.is_file():
+        trained = checkpoint.trained(
+            options.source,
+            options.task,
+            options.seed,
+            key=options.key,
+            fields=checkpoint.parsed(options.fields),
+            note=note,
+        )
+        return trained.networks[0]
+    if not options.source.exists():
+        raise UserError(f"there is no {options.source}; name a run folder or a torch checkpoint")
+    run = load(options.source)
+    return run.networks(options.step)[find(run.config.seeds, options.seed)]
+
+
+def _check(network: Network, path: Path) -> int:
+    try:
+        certificate = Certificate.from_json(json.loads(path.read_text()))
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path} is no certificate: {error}") from error
+    with terminal.counting("checking") as watch:
+        checking.check(certificate, network, watch)
+    print(f"{path} holds: {certificate.verdict}\n{describe(certificate)}")
+    return 0
+
+
+@contextlib.contextmanager
+def _progress(
+    folder: Path, identity: dict[str, Any]
+) -> Iterator[tuple[list[dict[str, Any]], Callable[[int, int, Any], None]]]:
+    """Keep the results of parts in a file while a certification runs; yields those of an earlier one, and `watch`."""
+    path = folder / "progress.jsonl"
+    head = json.dumps(identity, sort_keys=True)
+    lines = path.read_text().splitlines() if path.is_file() else []
+    done = []
+    if lines and lines[0] == head:
+        for line in lines[1:]:
+            with contextlib.suppress(json.JSONDecodeError):  # The last line of a process that was killed.
+                done.append(json.loads(line))
+    write_text(path, "\n".join([head, *map(json.dumps, done)]) + "\n")
+    if done:
+        note(f"{len(done)} parts were examined before")
+    with path.open("a", encoding="utf-8") as file, terminal.counting("certifying") as count:
+
+        def watch(made: int, total: int, part: dict[str, Any] | None) -> None:
+            count(made, total)
+            if part is not None:
+                file.write(json.dumps(part) + "\n")
+                file.flush()
+
+        yield done, watch
+    path.unlink()
+
+
+def _save_problems(path: Path, network: Network, certificate: Certificate, found: Found | None) -> None:
+    task = network.task
+    if not isinstance(task, Addition):
+        raise UserError(f"--problems is for addition; {task.title} has its errors in the certificate")
+    if found is None:
+        numbers = [number for part in certificate.parts for number in part["suspects"]]
+        errors = spaces.problems(task, np.asarray(numbers, np.int64))
+        errors = errors[search.judge(network, errors)] if len(errors) else errors
+    else:
+        errors = found.errors
+    answers = np.asarray(task.features(errors).answer) if len(errors) else ()
+    write_text(path, "".join(f"{task.text(p, a)}\n" for p, a in zip(errors, answers, strict=True)))
+    print(f"{'problems':<{INDENT}}{len(errors)} errors in {path}")

@@ -1,0 +1,298 @@
+"""Certificates never contradict enumeration, and a changed certificate is rejected."""
+
+import dataclasses
+import functools
+import json
+
+import jax
+import numpy as np
+import pytest
+from networks import column_adder, drawn
+
+from jaxadd.analysis.certificates import bounds, columns, exhaustive, search, spaces
+from jaxadd.analysis.certificates.certificate import Certificate
+from jaxadd.analysis.certificates.certify import certify
+from jaxadd.analysis.certificates.check import check
+from jaxadd.errors import UserError
+from jaxadd.models import MLP, Network, Transformer
+from jaxadd.tasks import Addition, HandwrittenDigits, Modular
+
+
+def task_of(digits, base, **more):
+    return Addition(digits=digits, base=base, answer_order="lsd", operand_order="lsd", **more)
+
+
+@functools.cache
+def adder(digits, base, **more):
+    return column_adder(task_of(digits, base), **more)
+
+
+def damaged(network, scale, seed):
+    rng = np.random.default_rng(seed)
+    noise = lambda w: w + scale * rng.normal(size=w.shape).astype(np.float32)
+    return dataclasses.replace(network, params=jax.tree.map(lambda w: noise(np.asarray(w)), network.params))
+
+
+def exact_margin(network):
+    """Return the least margin over all problems, in float64."""
+    space = spaces.space(network.task, network)
+    return min(exhaustive.examine(network, space, part)["margin"] for part in exhaustive.parts(network, space))
+
+
+def bounded(network, budget=20_000):
+    found = bounds.Bounds(network, budget)
+    return [found.examine(part) for part in found.parts]
+
+
+# --- exhaustive ------------------------------------------------------------------------------------------------
+
+
+def test_an_adder_written_by_hand_is_proven_by_both_methods():
+    network = adder(2, 4)
+    enumerated, found = certify(network)
+    assert (enumerated.verdict, enumerated.method, enumerated.proven, found) == ("proven", "exhaustive", 1.0, None)
+    proven, _ = certify(network, "bounds")
+    assert (proven.verdict, proven.method) == ("proven", "bounds")
+    assert 0 < proven.slack <= proven.margin <= enumerated.margin + 1e-4
+    assert proven.problems == enumerated.problems == 4**4
+
+
+def test_one_wrong_problem_of_many_is_found_by_enumeration_and_never_proven():
+    # Only if all six digits are the largest is the units digit wrong: one problem of 15,625.
+    network = adder(3, 5, fires_at=24)
+    enumerated, _ = certify(network)
+    assert enumerated.verdict == "refuted"
+    assert sum(part["open"] for part in enumerated.parts) == 1
+    assert "444+444" in enumerated.counterexample["words"]
+    assert enumerated.counterexample["says"] != enumerated.counterexample["correct"]
+    assert min(part["slack"] for part in bounded(network)) < 0
+    check(enumerated, network)
+
+
+def test_a_margin_below_the_allowance_is_unknown():
+    network = adder(1, 3)
+    params = jax.tree.map(np.asarray, network.params)
+    # All logits are nearly equal: what is correct in float64 may not be in another order of float32.
+    params["unembed"]["W_U"] = params["unembed"]["W_U"] * 1e-8
+    params["unembed"]["W_U"][: network.task.sizes.length] += 1  # At every position.
+    certificate, _ = certify(dataclasses.replace(network, params=params))
+    assert certificate.verdict == "unknown"
+    assert certificate.margin >= 0 > certificate.slack
+
+
+def test_modular_addition_is_enumerated_with_its_margin():
+    task = Modular(p=7, train_fraction=0.6)
+    model = Transformer(d_model=16, heads=2, d_mlp=32).build(task.sizes)
+    network = Network(drawn(model), model, task)
+    certificate, _ = certify(network)
+    assert certificate.verdict == "refuted"
+    inputs = np.asarray([certificate.counterexample["inputs"]])
+    assert np.asarray(network.answer(inputs))[0].tolist() == certificate.counterexample["says"]
+
+
+# --- soundness of the bounds ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("digits", "base"), [(1, 2), (1, 5), (2, 2), (2, 3)])
+def test_bounds_never_contradict_enumeration(digits, base):
+    good = adder(digits, base, sharpness=6)
+    model = good.model
+    networks = [damaged(good, scale, seed) for seed in range(4) for scale in (0, 0.001, 0.003, 0.1)]
+    networks += [Network(drawn(model, seed, 0.5), model, good.task) for seed in range(2)]
+    verdicts = []
+    for network in networks:
+        margin = exact_margin(network)
+        parts = bounded(network, budget=2_000)
+        least, slack = (min(part[name] for part in parts) for name in ("margin", "slack"))
+        assert least <= margin + 1e-4
+        assert slack <= least
+        verdicts.append((slack > 0, margin > 0))
+    assert (True, True) in verdicts
+    assert (False, False) in verdicts
+    # No bound is useless: most networks that add correctly, damaged as they are, are proven.
+    assert sum(proven for proven, correct in verdicts if correct) >= 0.5 * sum(correct for _, correct in verdicts)
+
+
+def test_every_case_is_below_the_margins_of_its_problems():
+    network = damaged(adder(3, 3, sharpness=4), 0.02, 1)
+    task, rng = network.task, np.random.default_rng(0)
+    found = bounds.Bounds(network, 0)
+    problems = rng.integers(0, 3, (400, 2, 3)).astype(np.int32)
+    batch = task.batch(jax.numpy.asarray(problems))
+    inputs, targets = np.asarray(batch.inputs), np.asarray(batch.targets)
+    margins, _ = exhaustive.margins_of(exhaustive.forward.logits(network.params, network.model, inputs), targets)
+    covered = np.zeros(margins.shape, bool)
+    for digit in range(task.answer_length):
+        for group in columns.cases(task, digit):
+            lower, slack, _ = found.bound(group, found.tables(digit, group.own))
+            for fixed, target, bound, least in zip(group.tokens, group.target, lower, slack, strict=True):
+                among = (inputs[:, group.positions] == fixed).all(axis=1)
+                assert (targets[among, digit] == target).all()
+                assert (margins[among, digit] >= bound - 1e-9).all()
+                assert bound - least > 0
+                covered[among, digit] = True
+    assert covered.all()
+
+
+@pytest.mark.parametrize(
+    "fields", [{"positions": "rope"}, {"positions": "alibi", "attention_bias": True}, {"d_mlp": 0}]
+)
+def test_other_architectures_are_bounded_too(fields):
+    task = task_of(2, 2)
+    model = Transformer(**{"d_model": 8, "heads": 2, "d_mlp": 10, **fields}).build(task.sizes)
+    network = Network(drawn(model, 0, 0.5), model, task)
+    least = min(part["margin"] for part in bounded(network, 2_000))
+    margin = exact_margin(network)
+    assert margin - 5 < least <= margin + 1e-4
+
+
+def test_the_weights_of_all_cases_sum_to_one():
+    task = task_of(3, 4)
+    for digit in range(task.answer_length):
+        groups = list(columns.cases(task, digit))
+        assert sum(group.weight.sum() for group in groups) == pytest.approx(1)
+    first = next(iter(columns.cases(task, 2)))
+    wider, number = columns.split(task, first, columns.layout(task).operands[0, 0])
+    assert (number.max(axis=1) >= 0).all()
+    assert len(wider.target) == (number >= 0).sum()
+
+
+def test_digitwise_addition_is_bounded_without_carries():
+    task = task_of(2, 3, operation="digitwise")
+    assert len(list(columns.cases(task, 1))) == 3
+    assert task.answer_length == 2
+
+
+# --- search and statistics ---------------------------------------------------------------------------------------
+
+
+def test_a_network_that_misses_a_cascade_is_refuted_by_the_search():
+    task = Addition(digits=6, answer_order="msd", operand_order="lsd")
+    model = Transformer(d_model=8, heads=2, d_mlp=8).build(task.sizes)
+    certificate, found = certify(Network(drawn(model), model, task))
+    assert (certificate.method, certificate.verdict) == ("search", "refuted")
+    assert "least significant digit first" in certificate.reason
+    assert search.judge(Network(drawn(model), model, task), found.errors[:5]).all()
+
+
+def test_clopper_pearson_intervals_have_their_tail_probabilities():
+    assert search.interval(0, 1000) == (0.0, pytest.approx(-np.log(0.05) / 1000, rel=2e-3))
+    assert search.interval(3, 3)[0] == pytest.approx(0.05 ** (1 / 3))
+    # The published interval of 4 of 20 (Clopper & Pearson 1934).
+    assert search.interval(4, 20) == (pytest.approx(0.0573, abs=1e-4), pytest.approx(0.4366, abs=1e-4))
+
+
+# --- checks ------------------------------------------------------------------------------------------------------
+
+
+@functools.cache
+def leaky():
+    """Return a network that adds correctly, whose heads also see a little of other columns."""
+    return damaged(adder(2, 3, sharpness=6), 0.003, 0)
+
+
+@functools.cache
+def certified(method):
+    return certify(leaky(), method)[0]
+
+
+def changed(certificate, change):
+    data = json.loads(json.dumps(certificate.to_json()))
+    change(data)
+    return Certificate.from_json(data)
+
+
+@pytest.mark.parametrize("method", ["exhaustive", "bounds"])
+def test_a_certificate_holds_after_it_was_written_and_read(method):
+    certificate = certified(method)
+    network = leaky()
+    assert certificate.verdict == "proven"
+    check(changed(certificate, lambda data: None), network)
+
+
+def raise_bound(data):
+    data["parts"][1]["bounds"]["1"][0] = 100.0
+
+
+def lower_bound(data):
+    data["parts"][1]["bounds"]["1"][0] -= 1.0
+
+
+def drop_case(data):
+    data["parts"][1]["bounds"]["1"].pop()
+
+
+def drop_token(data):
+    del data["parts"][1]["bounds"]["1"]
+
+
+def drop_part(data):
+    data["parts"].pop()
+
+
+def exclude_case(data):
+    data["parts"][2]["bounds"]["0"][0] = [0, [None, 1.0, 1.0]]
+
+
+def raise_margin(data):
+    data["margin"] += 1
+    data["parts"][0]["margin"] += 1
+
+
+def widen_space(data):
+    data["space"]["digits"] += 1
+
+
+@pytest.mark.parametrize(
+    ("method", "change", "says"),
+    [
+        ("bounds", raise_bound, "the bound of A1"),
+        ("bounds", lower_bound, "the bound of A1"),
+        ("bounds", drop_case, "are not all there"),
+        ("bounds", drop_token, "are not all there"),
+        ("bounds", drop_part, "not all of the space"),
+        ("bounds", exclude_case, "is left out"),
+        ("bounds", widen_space, "another space"),
+        ("exhaustive", raise_margin, "margin"),
+        ("exhaustive", drop_part, "not all of the space"),
+        ("exhaustive", widen_space, "another space"),
+    ],
+)
+def test_a_changed_certificate_is_rejected(method, change, says):
+    with pytest.raises(UserError, match=says):
+        check(changed(certified(method), change), leaky())
+
+
+def test_a_certificate_of_another_network_is_rejected():
+    network = leaky()
+    params = jax.tree.map(np.array, network.params)
+    params["embed"]["W_E"][0, 0] += 1e-6
+    with pytest.raises(UserError, match="another network"):
+        check(certified("bounds"), dataclasses.replace(network, params=params))
+
+
+# --- bad input ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"layers": 3}, "one layer .* 3 layers"),
+        ({"norm": "rmsnorm"}, "no norms"),
+        ({"activation": "gelu"}, "relu neurons"),
+        ({"dropout": 0.1}, "without dropout"),
+        ({"dtype": "bfloat16"}, "float32"),
+    ],
+)
+def test_what_the_bounds_do_not_cover_is_said_in_a_line(fields, says):
+    task = task_of(6, 10)
+    model = Transformer(**{"d_model": 8, "heads": 2, "d_mlp": 8, **fields}).build(task.sizes)
+    with pytest.raises(UserError, match=says):
+        certify(Network(drawn(model), model, task), "bounds")
+
+
+def test_a_task_without_a_space_is_refused():
+    task = HandwrittenDigits()
+    model = MLP().build(task.sizes)
+    with pytest.raises(UserError, match="certify covers"):
+        certify(Network(drawn(model), model, task))

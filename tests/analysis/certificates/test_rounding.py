@@ -1,0 +1,95 @@
+"""The float64 pass is the plain one, and float32 results of both passes stay within what is allowed for them."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from networks import drawn
+
+from jaxadd.analysis.certificates import forward, rounding
+from jaxadd.analysis.certificates.rounding import Rounded
+from jaxadd.models import PairMLP, Transformer, plain
+from jaxadd.tasks import Addition, Modular
+
+TASK = Addition(digits=2, base=4, answer_order="lsd")
+ARCHITECTURES = {
+    "plain": {},
+    "two layers": {"layers": 2},
+    "gated": {"mlp": "gated", "activation": "silu", "norm": "rmsnorm", "positions": "rope", "qk_norm": True},
+    "post": {"norm": "layernorm", "norm_where": "post", "attention_mix": 0.4, "activation": "gelu"},
+    "both": {"norm": "layernorm", "norm_where": "both", "positions": "alibi", "position_index": "place"},
+    "square": {"positions": "rope", "position_index": "place", "rope_pairs": "interleaved", "activation": "square"},
+    "biases": {"attention_bias": True, "unembed_bias": True},
+    "no MLP": {"d_mlp": 0, "positions": "none"},
+    "sine": {"activation": "sin", "norm": "rmsnorm", "final_norm": False},
+}
+
+
+@pytest.mark.parametrize("fields", ARCHITECTURES.values(), ids=ARCHITECTURES)
+def test_float32_stays_within_its_allowance(fields):
+    model = Transformer(**{"d_model": 8, "heads": 2, "d_mlp": 12, **fields}).build(TASK.sizes).untied
+    params = drawn(model)
+    tokens = np.asarray(TASK.batch(TASK.draw(jax.random.key(0), 32)).inputs)
+    found = forward.logits(params, model, tokens)
+    read = list(TASK.sizes.read)
+    with jax.enable_x64(True):
+        double = jax.tree.map(lambda w: jnp.asarray(np.asarray(w, np.float64)), params)
+        exact = np.asarray(plain.forward(double, model, jnp.asarray(tokens)))[:, read]
+    assert exact.dtype == np.float64
+    np.testing.assert_allclose(found.value, exact, atol=1e-12)
+    for single in (
+        plain.forward(params, model, jnp.asarray(tokens))[:, jnp.asarray(read)],
+        model.apply(params, tokens)[0],
+    ):
+        assert (np.abs(np.asarray(single) - exact) <= found.error).all()
+    # float32 errs by something, which shows that the comparison is with float32.
+    assert np.abs(np.asarray(single) - exact).max() > 1e-8
+
+
+def test_a_pair_mlp_stays_within_its_allowance():
+    task = Modular(p=11, equals="none")
+    for config in (
+        PairMLP(d_embed=6, neurons=10, bias=True),
+        PairMLP(embedding="one-hot", activation="square", neurons=10),
+        PairMLP(tables="one", combine="sum", d_embed=6, neurons=10),
+    ):
+        model = config.build(task.sizes)
+        params = drawn(model)
+        tokens = np.asarray(task.batch(jnp.arange(121), {}).inputs)
+        found = forward.logits(params, model, tokens)
+        single = np.asarray(model.apply(params, tokens)[0])
+        error = np.abs(single - found.value)
+        assert (error <= found.error).all()
+        assert found.error.max() < 1e-3
+
+
+@pytest.mark.parametrize("name", ["relu", "gelu", "silu", "square", "abs", "sin", "identity"])
+def test_activations_of_intervals_hold_every_value(name):
+    rng = np.random.default_rng(0)
+    centre, radius = rng.normal(0, 2, 50), rng.uniform(0, 2, 50)
+    found = rounding.activation(name, Rounded(centre, np.full(50, 1e-3), radius))
+    for part in np.linspace(-1, 1, 41):
+        point = rounding.activation(name, rounding.exact(centre + part * radius))
+        assert (found.low <= point.value + 1e-12).all()
+        assert (point.value - 1e-12 <= found.high).all()
+        for shift in (-1e-3, 1e-3):
+            moved = rounding.activation(name, rounding.exact(centre + part * radius + shift)).value
+            assert (np.abs(moved - point.value) <= found.error + 1e-12).all()
+
+
+def test_scaled_intervals_hold_every_value():
+    rng = np.random.default_rng(1)
+    centre, radius = rng.normal(size=(40, 3)), rng.uniform(0, 1, (40, 3))
+    found = rounding.scaled(Rounded(centre, np.full((40, 3), 1e-3), radius), None, 1e-3)
+    for _ in range(100):
+        x = centre + rng.uniform(-1, 1, (40, 3)) * radius
+        y = rounding.scaled(rounding.exact(x), None, 1e-3).value
+        assert (found.low <= y + 1e-12).all()
+        assert (y - 1e-12 <= found.high).all()
+        moved = rounding.scaled(rounding.exact(x + rng.uniform(-1, 1, (40, 3)) * 1e-3), None, 1e-3).value
+        assert (np.abs(moved - y) <= found.error).all()
+
+
+def test_a_result_that_may_overflow_has_no_bound():
+    huge = rounding.exact(np.full(3, 1e30))
+    assert np.isinf(rounding.product(huge, huge).error).all()
