@@ -64,8 +64,13 @@ def recipe(model: Transformer, steps: int = 60_000, lr: float = 0.02) -> RunConf
     )
 
 
+_BY_PLACE = replace(
+    _BLOCK, d_model=3, d_head=4, position_index="place", weights=Weights(embed="arc", unembed="embed")
+)
+
 PRESETS = {
-    "p450": recipe(replace(_BLOCK, d_model=6, d_head=6, d_mlp=12)),
+    "p86": recipe(replace(_BY_PLACE, d_mlp=2), steps=24_000, lr=0.01),
+    "p95": recipe(replace(_BY_PLACE, d_mlp=3), steps=24_000, lr=0.01),
     "p122": recipe(replace(_BLOCK, d_model=3, d_head=4, d_mlp=3)),
     "p52": recipe(replace(_BLOCK, d_model=3, d_head=4, d_mlp=2, rope_pairs="interleaved", weights=_TIED)),
     "debug": recipe(replace(_BLOCK, d_model=3, d_head=4, d_mlp=3), steps=60),
