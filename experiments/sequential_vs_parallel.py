@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from jaxadd.analysis.addition.exact import FORCED, UNIFORM, exact_matches
-from jaxadd.analysis.shelves import steps_to_reach
+from jaxadd.analysis.plateaus import steps_to_reach
 from jaxadd.cli.experiment import Findings, Session, main
 from jaxadd.config import RunConfig
 from jaxadd.models import Transformer

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from jaxadd.analysis.shelves import steps_to_reach
+from jaxadd.analysis.plateaus import steps_to_reach
 from jaxadd.cli.experiment import Findings, Session, main
 from jaxadd.config import RunConfig
 from jaxadd.errors import UserError
@@ -68,7 +68,7 @@ class Row:
 
 
 TENS = (
-    Row(1, 128, 4, 2_000, "yes, by 2k; shelf at 0.8", True, every=20),
+    Row(1, 128, 4, 2_000, "yes, by 2k; plateau at 0.8", True, every=20),
     Row(1, 128, 2, 2_000, "yes, by 2k", True, every=20),
     Row(1, 128, 1, 2_000, "never", False, every=20),
 )

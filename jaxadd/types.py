@@ -31,6 +31,8 @@ class Sizes:
       read: the R positions whose logits are scored, ascending.
       autoregressive: whether the input after a scored position is the answer at that position, so that a model
         with bidirectional attention would see what it has to predict.
+      places: for each input position, which place of a number it is about: digits of one place share one, from 0 on;
+        empty where the input has no places.
     """
 
     length: int
@@ -38,6 +40,7 @@ class Sizes:
     vocabulary: int | None = None
     read: tuple[int, ...] = (0,)
     autoregressive: bool = False
+    places: tuple[int, ...] = ()
 
 
 class Batch(NamedTuple):

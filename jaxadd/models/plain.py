@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxadd.models import structure
-from jaxadd.models.fast import MASKED, slopes
+from jaxadd.models.attention import MASKED, slopes
 from jaxadd.models.model import ACTIVATIONS, Model
 from jaxadd.models.transformer import Transformer
 from jaxadd.types import Params
@@ -26,12 +26,12 @@ def forward(params: Params, model: Model, tokens: jax.Array) -> jax.Array:
     Raises UserError for an architecture that is not a transformer.
     """
     config, params = structure.transformer(model.untied), model.matrices(params)
-    x = params["embed"]["W_E"][tokens]
+    x, numbers = params["embed"]["W_E"][tokens], jnp.asarray(config.numbered(model.sizes))
     if config.positions == "learned":
         x = x + params["pos_embed"]["W_pos"]
     for i in range(config.layers):
         block = params[f"blocks.{i}"]
-        x = sublayer(config, block, "ln1", x, lambda y, block=block: attention(config, block["attn"], y))
+        x = sublayer(config, block, "ln1", x, lambda y, block=block: attention(config, block["attn"], y, numbers))
         if config.d_mlp:
             x = sublayer(config, block, "ln2", x, lambda y, block=block: mlp(config, block["mlp"], y))
     if config.final_norm:
@@ -49,8 +49,8 @@ def sublayer(config: Transformer, block: Params, name: str, x: jax.Array, functi
     return x + out
 
 
-def attention(config: Transformer, params: Params, x: jax.Array) -> jax.Array:
-    """Return the sum of the outputs of all heads of a layer, `[B, T, D]`."""
+def attention(config: Transformer, params: Params, x: jax.Array, numbers: jax.Array) -> jax.Array:
+    """Return the sum of the outputs of all heads of a layer, `[B, T, D]`; `numbers` `[T]` stand for positions."""
     q, k, v = (
         einsum("btd,hdk->bhtk", x, params[f"W_{name}"])
         + (params[f"b_{name}"][:, None] if config.attention_bias else 0)
@@ -59,24 +59,23 @@ def attention(config: Transformer, params: Params, x: jax.Array) -> jax.Array:
     if config.qk_norm:
         q, k = (scaled(config, params.get(name), x) for name, x in (("q_norm", q), ("k_norm", k)))
     if config.positions == "rope":
-        q, k = rotated(config, q), rotated(config, k)
+        q, k = rotated(config, q, numbers), rotated(config, k, numbers)
     scores = einsum("bhqk,bhsk->bhqs", q, k)
     length = x.shape[1]
     causal = config.attention == "causal"
     visible = jnp.tri(length, dtype=bool) if causal else jnp.ones((length, length), bool)
     scores = jnp.where(visible, scores, MASKED) / math.sqrt(config.head_width)
     if config.positions == "alibi":
-        place = jnp.arange(length)
-        scores = scores - jnp.asarray(slopes(config.heads))[:, None, None] * abs(place[:, None] - place)
+        scores = scores - jnp.asarray(slopes(config.heads))[:, None, None] * abs(numbers[:, None] - numbers)
     pattern = config.attention_mix * jax.nn.softmax(scores, axis=-1) + (1 - config.attention_mix) * visible
     z = einsum("bhqs,bhsk->bhqk", pattern, v)
     return einsum("bhqk,hkd->bqd", z, params["W_O"]) + params.get("b_O", 0)
 
 
-def rotated(config: Transformer, x: jax.Array) -> jax.Array:
+def rotated(config: Transformer, x: jax.Array, numbers: jax.Array) -> jax.Array:
     """Rotate queries or keys `[B, H, T, K]`: pairs of coordinates as complex numbers, times e^(i · angle)."""
     half = config.head_width // 2
-    angle = jnp.outer(jnp.arange(x.shape[2]), config.rope_theta ** (-jnp.arange(half) / half))
+    angle = jnp.outer(numbers, config.rope_theta ** (-jnp.arange(half) / half))
     interleaved = config.rope_pairs == "interleaved"
     pairs = x.reshape(*x.shape[:-1], half, 2) if interleaved else x.reshape(*x.shape[:-1], 2, half).swapaxes(-1, -2)
     turned = (pairs[..., 0] + 1j * pairs[..., 1]) * jnp.exp(1j * angle)

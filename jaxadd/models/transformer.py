@@ -51,6 +51,8 @@ class Transformer(ModelConfig):
     """queries and keys of each head are divided by their root mean square, with a learned weight if norm_weight"""
     positions: Literal["learned", "sinusoidal", "rope", "alibi", "none"] = "learned"
     """learned or sinusoidal: vectors added to the stream; rope: rotated queries and keys; alibi: far keys lose"""
+    position_index: Literal["sequence", "place"] = "sequence"
+    """what positions count: tokens, or the places of digits, the same in every number (McLeish et al. 2024)"""
     rope_theta: float = 10_000.0
     """base of the wavelengths of rope and of sinusoidal positions"""
     rope_pairs: Literal["half", "interleaved"] = "half"
@@ -117,17 +119,25 @@ class Transformer(ModelConfig):
     def check_fits(self, sizes: Sizes) -> None:
         """Raise UserError where the task's input or classes do not fit the network.
 
-        That is real-valued input, bidirectional attention that would see the answers, and a W_U tied to the embedding
-        of fewer tokens than there are classes.
+        That is real-valued input, bidirectional attention that would see the answers, positions by place where the
+        input has no places, and a W_U tied to the embedding of fewer tokens than there are classes.
         """
         if sizes.vocabulary is None:
             raise UserError("a transformer reads tokens, and this task's input is real-valued; use an MLP")
         if sizes.autoregressive and self.attention != "causal":
             raise UserError("this task's input holds the answers, so attention must be causal, not bidirectional")
+        if self.position_index == "place" and not sizes.places:
+            raise UserError(
+                "position_index place is for tasks whose input has places, such as addition; use sequence"
+            )
         if self.weights.unembed == "embed" and sizes.classes > sizes.vocabulary:
             raise UserError(
                 f"W_U cannot be the embedding's transpose: {sizes.classes} classes and {sizes.vocabulary} tokens"
             )
+
+    def numbered(self, sizes: Sizes) -> tuple[int, ...]:
+        """Return the number that stands for each of the T positions: its index, or the place of its digit."""
+        return sizes.places if self.position_index == "place" else tuple(range(sizes.length))
 
     def activation_names(self) -> tuple[str, ...]:
         """Return the names of all activations but the logits, those of TransformerLens where it has one."""
@@ -151,12 +161,13 @@ class Transformer(ModelConfig):
 
     def untied(self) -> "Transformer":
         """Return the same network with every matrix a parameter of its own."""
-        positions = "learned" if self.positions == "sinusoidal" else self.positions
-        return replace(self, weights=Weights(), kv_heads=None, positions=positions)
+        if self.positions in ("learned", "sinusoidal"):  # A row of W_pos for each position.
+            return replace(self, weights=Weights(), kv_heads=None, positions="learned", position_index="sequence")
+        return replace(self, weights=Weights(), kv_heads=None)
 
     def free(self, key: jax.Array, matrices: Params, sizes: Sizes) -> Params:
         """Return the initial trained parameters, given those of the untied network."""
-        return weights.free(self, key, matrices)
+        return weights.free(self, key, matrices, sizes)
 
     def matrices(self, params: Params, sizes: Sizes) -> Params:
         """Return the parameters of the untied network, functions of those that are trained."""

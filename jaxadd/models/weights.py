@@ -5,7 +5,7 @@ Training sees the parameters, so that gradients, weight decay and the count of p
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -22,6 +22,7 @@ _ATTENTION = ("W_Q", "W_K", "W_V", "W_O")
 _MLP = ("W_gate", "W_in", "W_out")
 _GROUPED = ("W_K", "W_V", "b_K", "b_V")  # Shared by several query heads where kv_heads is below heads.
 _HEAD_NORMS = ("q_norm", "k_norm")
+_RADIUS, _ARC = 2.5, 2.6  # Of an arc at first; radians.
 
 
 @dataclass(frozen=True)
@@ -65,23 +66,26 @@ def check(config: "Transformer") -> None:
             raise UserError(f"{name} must be at most {most}, the rank of a full matrix, got {rank}")
 
 
-def free(config: "Transformer", key: jax.Array, matrices: Params) -> Params:
+def free(config: "Transformer", key: jax.Array, matrices: Params, sizes: Sizes) -> Params:
     """Return the initial trained parameters, given initial matrices of the untied network.
 
     Args:
       config: the architecture.
       key: typed key, from which factors and the arc are drawn.
       matrices: as `matrices` returns them; what is not free is dropped.
+      sizes: of the task.
     """
     tied = config.weights
     params: dict[str, Any] = {name: dict(part) for name, part in matrices.items()}
     if config.positions == "sinusoidal":
         del params["pos_embed"]
+    elif config.positions == "learned" and config.position_index == "place":
+        params["pos_embed"] = {"W_pos": params["pos_embed"]["W_pos"][: max(sizes.places) + 1]}
     if tied.embed == "arc":
-        # Spread over the circle, from a random start.
+        # From a random start. An arc has a mean direction, with which keys can ignore the digit; a circle has none.
         start = jax.random.uniform(jax.random.fold_in(key, 0), (), maxval=2 * math.pi)
-        stride = jnp.float32(2 * math.pi / len(matrices["embed"]["W_E"]))
-        params["embed"] = {"radius": jnp.float32(1), "start": start, "stride": stride}
+        stride = jnp.float32(_ARC / len(matrices["embed"]["W_E"]))
+        params["embed"] = {"radius": jnp.float32(_RADIUS), "start": start, "stride": stride}
     if tied.unembed == "embed":
         del params["unembed"]["W_U"]
         if not params["unembed"]:
@@ -105,7 +109,9 @@ def matrices(config: "Transformer", params: Params, sizes: Sizes) -> Params:
     tied = config.weights
     full = {name: dict(part) for name, part in params.items() if name not in ("norm", "head_norm")}
     if config.positions == "sinusoidal":
-        full["pos_embed"] = {"W_pos": sinusoids(sizes.length, config.d_model, config.rope_theta)}
+        full["pos_embed"] = {"W_pos": sinusoids(config.numbered(sizes), config.d_model, config.rope_theta)}
+    elif config.positions == "learned" and config.position_index == "place":
+        full["pos_embed"] = {"W_pos": params["pos_embed"]["W_pos"][jnp.asarray(sizes.places)]}
     if tied.embed == "arc":
         full["embed"] = {"W_E": _arc(params["embed"], sizes.vocabulary or 0, config.d_model)}
     if tied.unembed == "embed":
@@ -118,10 +124,10 @@ def matrices(config: "Transformer", params: Params, sizes: Sizes) -> Params:
     return full
 
 
-def sinusoids(length: int, width: int, theta: float) -> jax.Array:
+def sinusoids(numbers: Sequence[int], width: int, theta: float) -> jax.Array:
     """Return the positions of Vaswani et al. 2017, `[T, D]`: sines in even coordinates, cosines in odd ones."""
     coordinate = jnp.arange(width)
-    angle = jnp.outer(jnp.arange(length), theta ** (-(coordinate // 2 * 2) / width))
+    angle = jnp.outer(jnp.asarray(numbers), theta ** (-(coordinate // 2 * 2) / width))
     return jnp.where(coordinate[None] % 2 == 0, jnp.sin(angle), jnp.cos(angle))
 
 

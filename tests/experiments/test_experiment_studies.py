@@ -28,8 +28,9 @@ def test_a_study_compares_its_runs_and_goes_on(few, shell, tmp_path):
 @pytest.mark.parametrize(
     ("study", "words", "found"),
     [
-        ("shelf_law", ["--bases", 2, 3, 5, "--widths", "--digits", 1, "--d-model", 8], "base^"),
+        ("plateau_law", ["--bases", 2, 3, 5, "--widths", "--digits", 1, "--d-model", 8], "base^"),
         ("single_digit", [], "researcher"),
+        ("architectures", ["--blocks", "qwen", "--seeds", 0, "--steps", 10], "qwen   2,752"),
     ],
 )
 def test_other_studies(few, shell, tmp_path, study, words, found):

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import jax
 import numpy as np
 import pytest
 from checkpoints import bits, file, network, refused, sized
@@ -52,12 +53,8 @@ def test_matrices_are_transposed_and_grouped_heads_repeated(kv_heads):
     assert (found.length, found.vocabulary, found.classes, found.layout, found.notes) == (None, 7, 7, "qwen", ())
     tokens = np.random.default_rng(0).integers(7, size=(3, 4))
     model = sized(CONFIG, **SIZES)
-    np.testing.assert_allclose(
-        model.apply(found.params_for(model.sizes), tokens)[0],
-        forward(params, model, tokens)[:, -1:],
-        rtol=1e-4,
-        atol=1e-4,
-    )
+    compute = jax.jit(lambda ours, theirs: (model.apply(ours, tokens)[0], forward(theirs, model, tokens)[:, -1:]))
+    np.testing.assert_allclose(*compute(found.params_for(model.sizes), params), rtol=1e-4, atol=1e-4)
 
 
 def test_what_a_config_states_is_used_and_what_it_does_not_is_said(tmp_path):

@@ -29,6 +29,7 @@ def transformers(draw, attention=("causal", "bidirectional"), **fixed):
         "norm_epsilon": choose(1e-6, 1e-2),
         "qk_norm": choose(True, False),
         "positions": choose("learned", "sinusoidal", "rope", "alibi", "none"),
+        "position_index": choose("sequence", "place"),
         "rope_theta": choose(3.0, 10_000.0),
         "rope_pairs": choose("half", "interleaved"),
         "attention": choose(*attention),

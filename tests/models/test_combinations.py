@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from combinations import transformers
 from hypothesis import HealthCheck, given, settings
+from networks import drawn
 
 from jaxadd.analysis import attribution, circuits
 from jaxadd.errors import UserError
@@ -17,14 +18,8 @@ from jaxadd.types import Sizes
 pytestmark = pytest.mark.jax_api
 
 EACH_COMPILES = settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+PLACES = (1, 0, 2, 1, 2)
 X = jax.random.randint(jax.random.key(7), (40, 5), 0, 7)
-
-
-def moved(model, seed=0):
-    """Draw parameters and move all of them, so that biases and the weights of norms take part."""
-    params = model.init(jax.random.key(seed))
-    shift = lambda w: w + 0.1 * jax.random.normal(jax.random.key(w.size), w.shape)
-    return jax.tree.map(shift, params)
 
 
 def assert_close(got, want):
@@ -35,7 +30,7 @@ def assert_close(got, want):
 @EACH_COMPILES
 @given(config=transformers())
 def test_both_forward_passes_agree(classes, config):
-    sizes = Sizes(length=5, classes=classes, vocabulary=7, read=(2, 4))
+    sizes = Sizes(length=5, classes=classes, vocabulary=7, read=(2, 4), places=PLACES)
     model = config.build(sizes)
 
     @jax.jit
@@ -43,7 +38,7 @@ def test_both_forward_passes_agree(classes, config):
         looked_at, seen = model.apply(params, X, names=model.names)
         return model.apply(params, X)[0], looked_at, plain.forward(params, model, X)[:, jnp.asarray(sizes.read)], seen
 
-    logits, looked_at, want, seen = compute(moved(model))
+    logits, looked_at, want, seen = compute(drawn(model))
     assert_close(logits, want)
     assert_close(looked_at, want)
     assert seen.keys() == set(model.names)
@@ -52,7 +47,7 @@ def test_both_forward_passes_agree(classes, config):
 @settings(max_examples=100, deadline=None)
 @given(config=transformers())
 def test_matrices_are_those_of_the_untied_network(config):
-    model = config.build(Sizes(length=5, classes=6, vocabulary=7))
+    model = config.build(Sizes(length=5, classes=6, vocabulary=7, places=PLACES))
     key = jax.eval_shape(lambda: jax.random.key(0))
     shapes = lambda tree: jax.tree.map(lambda w: (w.shape, w.dtype), tree)
     matrices = jax.eval_shape(lambda key: model.matrices(model.init(key)), key)
@@ -65,20 +60,26 @@ def test_every_activation_has_the_axes_that_analysis_expects():
         d_model=8, heads=2, d_mlp=6, norm="rmsnorm", norm_where="both", positions="rope", mlp="gated"
     )
     model = config.build(Sizes(length=5, classes=6, vocabulary=7))
-    _, seen = jax.jit(lambda w: model.apply(w, X, names=model.names))(model.init(jax.random.key(0)))
+    _, seen = jax.jit(lambda w: model.apply(w, X, names=model.names))(drawn(model))
     assert {name: 1 + len(structure.activation_axes(name)) for name in seen} == {n: x.ndim for n, x in seen.items()}
 
 
 @EACH_COMPILES
 @given(config=transformers(norm_where="pre"))
 def test_contributions_add_up_to_the_logits(config):
-    model = config.build(Sizes(length=5, classes=6, vocabulary=7, read=(2, 4)))
-    matrices = jax.jit(model.matrices)(moved(model))
-    parts = attribution.attribution(matrices, model.untied, X)
-    want = np.asarray(jax.jit(lambda w: model.untied.apply(w, X)[0])(matrices))
-    assert_close(sum(parts.values()), want)
-    lens = attribution.logit_lens(matrices, model.untied, X)
-    assert_close(lens[f"blocks.{config.layers - 1}.hook_resid_post"], want)
+    model = config.build(Sizes(length=5, classes=6, vocabulary=7, read=(2, 4), places=PLACES))
+    matrices = jax.jit(model.matrices)(drawn(model))
+
+    @jax.jit
+    def compute(matrices):
+        parts = attribution.attribution(matrices, model.untied, X)
+        lens = attribution.logit_lens(matrices, model.untied, X)
+        last = lens[f"blocks.{config.layers - 1}.hook_resid_post"]
+        return model.untied.apply(matrices, X)[0], sum(parts.values()), last
+
+    want, total, last = map(np.asarray, compute(matrices))
+    assert_close(total, want)
+    assert_close(last, want)
 
 
 TIES = {
@@ -133,20 +134,34 @@ def test_ranks_are_those_asked_for():
 
 def test_an_arc_lies_on_a_circle_in_equal_steps():
     model = Transformer(d_model=3, heads=1, d_head=2, d_mlp=0, weights=Weights(embed="arc")).build(Sizes(5, 6, 7))
-    params = model.init(jax.random.key(0))
+    params = jax.jit(model.init)(jax.random.key(0))
     assert set(params["embed"]) == {"radius", "start", "stride"}
     points = np.asarray(model.matrices(params)["embed"]["W_E"])
-    np.testing.assert_allclose(np.linalg.norm(points, axis=1), 1, rtol=1e-6)
+    np.testing.assert_allclose(np.linalg.norm(points, axis=1), 2.5, rtol=1e-6)
     np.testing.assert_array_equal(points[:, 2], 0)
-    np.testing.assert_allclose(np.linalg.norm(np.diff(points, axis=0), axis=1), 2 * np.sin(np.pi / 7), rtol=1e-5)
+    chord = 2 * 2.5 * np.sin(2.6 / 7 / 2)
+    np.testing.assert_allclose(np.linalg.norm(np.diff(points, axis=0), axis=1), chord, rtol=1e-5)
+
+
+@pytest.mark.parametrize("positions", ["learned", "sinusoidal", "rope", "alibi"])
+def test_tokens_of_one_place_are_exchangeable(positions):
+    """Where every position sees every other, tokens of one place may be swapped, and tokens of two places not."""
+    model = Transformer(
+        d_model=8, heads=2, d_mlp=6, positions=positions, position_index="place", attention="bidirectional"
+    ).build(Sizes(length=5, classes=6, vocabulary=7, read=(4,), places=PLACES))
+    params, x = drawn(model), np.asarray([[1, 2, 3, 4, 5]] * 3)
+    x[1], x[2] = x[0, [3, 1, 2, 0, 4]], x[0, [1, 0, 2, 3, 4]]  # Places 1 and 1, then 1 and 0.
+    logits = np.asarray(jax.jit(lambda w, x: model.apply(w, x)[0])(params, x))
+    np.testing.assert_allclose(logits[1], logits[0], rtol=1e-4, atol=1e-5)
+    assert not np.allclose(logits[2], logits[0], rtol=1e-4, atol=1e-5)
 
 
 def test_dropout_is_a_function_of_its_key():
     model = Transformer(d_model=16, heads=2, d_mlp=24, dropout=0.25).build(Sizes(5, 6, 7, read=(4,)))
-    params = model.init(jax.random.key(0))
-    run = jax.jit(lambda key: model.apply(params, X, ["blocks.0.hook_mlp_out"], dropout_key=key))
+    params = drawn(model)
+    run = jax.jit(lambda key=None: model.apply(params, X, ["blocks.0.hook_mlp_out"], dropout_key=key))
     (logits, seen), (again, _), (other, _) = (run(jax.random.key(i)) for i in (1, 1, 2))
-    without, kept = model.apply(params, X, ["blocks.0.hook_mlp_out"])
+    without, kept = run()
     np.testing.assert_array_equal(logits, again)
     assert not np.allclose(logits, other)
     assert not np.allclose(logits, without)
@@ -165,7 +180,7 @@ def test_dropout_is_a_function_of_its_key():
 )
 def test_a_qk_circuit_that_is_not_bilinear_is_refused(fields, what):
     model = Transformer(d_model=8, heads=2, d_mlp=6, **fields).build(Modular(p=7).sizes)
-    params = model.init(jax.random.key(0))
+    params = drawn(model)
     for circuit in (lambda: circuits.qk(params, model, 0), lambda: circuits.composition(params, model)):
         with pytest.raises(UserError, match=f"is not defined with {what}"):
             circuit()
@@ -174,7 +189,7 @@ def test_a_qk_circuit_that_is_not_bilinear_is_refused(fields, what):
 @pytest.mark.parametrize("where", ["post", "both"])
 def test_attribution_through_norms_of_the_output_is_refused(where):
     model = Transformer(d_model=8, heads=2, d_mlp=6, norm="rmsnorm", norm_where=where).build(Sizes(5, 6, 7))
-    params = model.init(jax.random.key(0))
+    params = drawn(model)
     for compute in (lambda: attribution.attribution(params, model, X), lambda: structure.folded(params, model)):
         with pytest.raises(UserError, match=f"norms on the output of attention and MLP \\({where}\\)"):
             compute()
@@ -192,6 +207,7 @@ def test_attribution_through_norms_of_the_output_is_refused(where):
         (lambda: Weights(mlp_rank=-1), "at least 0"),
         (lambda: Weights(embed="circle"), "free, arc"),
         (lambda: Transformer(weights=Weights(unembed="embed")).build(Sizes(5, 9, 7)), "9 classes and 7 tokens"),
+        (lambda: Transformer(position_index="place").build(Sizes(5, 6, 7)), "whose input has places"),
     ],
 )
 def test_bad_configs(make, words):

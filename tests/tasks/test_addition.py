@@ -218,6 +218,20 @@ def test_layouts_of_12_and_95(fields, inputs, targets, read):
     assert task.sizes.read == read
 
 
+@pytest.mark.parametrize(
+    ("fields", "places"),
+    [
+        ({}, [2, 1, 0, 2, 1, 3, 2, 1]),  # a1 a0 + b1 b0 = A2 A1
+        ({"target": "single", "digit": 1}, [2, 1, 0, 2, 1, 2]),
+        ({"answer_order": "lsd", "operand_order": "lsd"}, [1, 2, 0, 1, 2, 1, 2, 3]),
+        # 0 a0 a1 0 0 b0 b1 0 A0 A1, where the zeros stand for the digits beside a number.
+        ({"answer_order": "lsd", "operand_order": "lsd", "separators": "zeros"}, [0, 1, 2, 3, 0, 1, 2, 1, 2, 3]),
+    ],
+)
+def test_places_of_digits_are_the_same_in_every_number(fields, places):
+    assert Addition(digits=2, **fields).sizes.places == tuple(places)
+
+
 def test_layout_of_three_operands():
     batch = Addition(digits=1, operands=3, base=4).batch(np.array([[[3], [2], [3]]]))
     assert batch.inputs.tolist() == [[3, 4, 2, 4, 3, 5, 2]]

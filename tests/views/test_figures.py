@@ -97,7 +97,7 @@ def test_figures_of_studies_are_drawn(lanes, tmp_path):
         figures.arms({"a": run, "b": run}, steps, 0.1, "title"),
         figures.loss_grid({"a": run, "b": run}, "title"),
         figures.loss_split({"a": run, "b": run}, 0.69, "title"),
-        figures.shelf_law(law, "title"),
+        figures.plateau_law(law, "title"),
     ]
     for i, figure in enumerate(drawn):
         figure.savefig(tmp_path / f"{i}.png")

@@ -55,7 +55,8 @@ def test_on_a_terminal_notes_and_errors_have_lines_of_their_own(written):
     said = written(Terminal)
     assert "\rnote: a sentence\n" in said
     last = said.splitlines()[-1]
-    assert said.endswith("\n") and "10/10" in last
+    assert said.endswith("\n")
+    assert "10/10" in last
     assert last.rstrip().endswith("left"), last  # Spaces follow where the line before was longer.
     assert written(Terminal, error=UserError("wrong")).endswith(" \rerror: wrong\n")
     assert written(Terminal, done=()).endswith(" \r")

@@ -6,14 +6,14 @@ from collections.abc import Mapping, Sequence
 import jax
 import numpy as np
 
-from jaxadd.analysis import measures, shelves
+from jaxadd.analysis import measures, plateaus
 from jaxadd.analysis.addition import ablation
 from jaxadd.analysis.addition.exact import FORCED, UNIFORM, exact_matches
 from jaxadd.analysis.addition.neurons import neuron_groups
 from jaxadd.analysis.measures import Measure
 from jaxadd.analysis.performance import percent
+from jaxadd.analysis.plateaus import Plateau
 from jaxadd.analysis.report import analyse_task, no_keys, recorded_figures, summarize_task
-from jaxadd.analysis.shelves import Shelf
 from jaxadd.analysis.trained import Report, Trained, as_text
 from jaxadd.models import Model, Network, structure
 from jaxadd.pictures import Bars, FigureOf, HeatMaps, Level, Lines, Span, Table, Text, thin
@@ -78,7 +78,7 @@ def _measure(params: Params, model: Model, task: Addition, data: Data) -> dict[s
 def _(task: Addition, trained: Trained) -> Report:
     """Show what each digit learned and when, and measure exact match on many problems of every kind."""
     seeds = [str(network.seed) for network in trained.networks]
-    found = _shelves(task, trained.metrics)
+    found = _plateaus(task, trained.metrics)
     heading = ("seed", "uniform", *(f"cascade {n}" for n in range(task.digits)))
     exact = exact_matches(trained.networks)
     rows = [(seed, *map(percent, lane)) for seed, lane in zip(seeds, exact, strict=True)]
@@ -88,33 +88,35 @@ def _(task: Addition, trained: Trained) -> Report:
         heading,
         rows,
     )
-    tables = [*_shelf_table(task, found, seeds), matches]
+    tables = [*_plateau_table(task, found, seeds), matches]
     text = "\n\n".join(map(as_text, tables))
     return Report.of(text, blocks=[*_training_figures(task, trained, 0, found), *tables])
 
 
-def _shelves(task: Addition, metrics: Metrics) -> list[list[list[Shelf]]]:
-    """Return the shelves of every digit's train loss in every lane; nothing where it was not recorded."""
+def _plateaus(task: Addition, metrics: Metrics) -> list[list[list[Plateau]]]:
+    """Return the plateaus of every digit's train loss in every lane; nothing where it was not recorded."""
     if "train_position_loss" not in metrics:
         return []
     return [
-        [shelves.find(lane[:, r], metrics["step"], task.floors(digit)) for lane in metrics["train_position_loss"]]
+        [plateaus.find(lane[:, r], metrics["step"], task.floors(digit)) for lane in metrics["train_position_loss"]]
         for r, digit in enumerate(task.read_digits)
     ]
 
 
-def _shelf_table(task: Addition, found: list[list[list[Shelf]]], seeds: Sequence[str]) -> list[Table]:
+def _plateau_table(task: Addition, found: list[list[list[Plateau]]], seeds: Sequence[str]) -> list[Table]:
     rows = []
     for name, lanes in zip(task.answer_names, found, strict=False):
         for seed, lane in zip(seeds, lanes, strict=True):
-            for shelf in lane:
-                steps = f"{shelf.start:,} to {shelf.end:,}" + ("" if shelf.left else ", not left")
-                rows.append((name, seed, shelf.name or "no floor", f"{shelf.level:.3f}", steps))
-    title = "Plateaus (shelves) of the train loss, named by the nearest exact floor"
+            for plateau in lane:
+                steps = f"{plateau.start:,} to {plateau.end:,}" + ("" if plateau.left else ", not left")
+                rows.append((name, seed, plateau.name or "no floor", f"{plateau.level:.3f}", steps))
+    title = "Plateaus of the train loss, named by the nearest exact floor"
     return [Table(title, ("digit", "seed", "plateau", "nats", "steps"), rows)] if found else []
 
 
-def _training_figures(task: Addition, trained: Trained, lane: int, found: list[list[list[Shelf]]]) -> list[FigureOf]:
+def _training_figures(
+    task: Addition, trained: Trained, lane: int, found: list[list[list[Plateau]]]
+) -> list[FigureOf]:
     """Describe what was recorded in training; nothing where it is not known."""
     if not found:
         return []
@@ -132,7 +134,7 @@ def _training_figures(task: Addition, trained: Trained, lane: int, found: list[l
     return [*figures, _cascades(metrics, title), *_classes(metrics, title)]
 
 
-def _digit_curves(task: Addition, metrics: Metrics, lane: int, found: list[list[list[Shelf]]]) -> list[Lines]:
+def _digit_curves(task: Addition, metrics: Metrics, lane: int, found: list[list[list[Plateau]]]) -> list[Lines]:
     pictures = []
     for r, (name, digit) in enumerate(zip(task.answer_names, task.read_digits, strict=True)):
         loss = metrics["train_position_loss"][:, :, r]
@@ -140,7 +142,7 @@ def _digit_curves(task: Addition, metrics: Metrics, lane: int, found: list[list[
             Lines(
                 name,
                 metrics["step"],
-                {"train": shelves.smooth(loss, metrics["step"])},
+                {"train": plateaus.smooth(loss, metrics["step"])},
                 "train loss, nats",
                 log_x=True,
                 log_y=True,
@@ -247,7 +249,7 @@ def _(task: Addition, trained: Trained, lane: int, keys: str | None) -> Report:
             ("Parts of the loss of each digit", [m for m in declared(task) if m.unit == "nats"], ""),
         )
     )
-    figures = _training_figures(task, trained, lane, _shelves(task, trained.metrics))
+    figures = _training_figures(task, trained, lane, _plateaus(task, trained.metrics))
     if not figures:
         figures = [*recorded_figures(trained), *_of_state(task, measured[lane], network, subject)]
     numbers, words = dict(lanes[lane]), ["Ablation effects are not defined for this architecture."]

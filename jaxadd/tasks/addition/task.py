@@ -159,7 +159,23 @@ class Addition(Task):
             vocabulary=self.base + len(self._signs),
             read=tuple(range(first, first + read)),
             autoregressive=self.target == "sequential",
+            places=self._places,
         )
+
+    @property
+    def _places(self) -> tuple[int, ...]:
+        """The place of each input position, from 1 for the units: that of its digit, or of the digit read there.
+
+        Separators have 0; where they are the digit 0, those above a number's highest digit have the place above it.
+        """
+        digits = list(range(1, self.digits + 1))
+        below, above = 0, self.digits + 1 if self.separators == "zeros" else 0
+        ends = [below, above]
+        if self.operand_order == "msd":
+            digits, ends = digits[::-1], ends[::-1]
+        operand = [*ends[:1][: self._before], *digits, ends[1]]
+        question = operand * self.operands
+        return (*question[:-1], *(digit + 1 for digit in self.read_digits))
 
     @property
     def title(self) -> str:

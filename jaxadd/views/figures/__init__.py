@@ -7,7 +7,7 @@ from jaxadd.views.figures.circuits import attention_change
 from jaxadd.views.figures.hypotheses import hypotheses
 from jaxadd.views.figures.render import render
 from jaxadd.views.figures.spikes import exchanged, spike, spike_damage, spikes
-from jaxadd.views.figures.studies import arms, loss_grid, loss_split, shelf_law
+from jaxadd.views.figures.studies import arms, loss_grid, loss_split, plateau_law
 from jaxadd.views.figures.sweeps import fractions, lane_bands, phase_diagram, survival, time_by_lanes
 
 __all__ = [
@@ -20,8 +20,8 @@ __all__ = [
     "loss_grid",
     "loss_split",
     "phase_diagram",
+    "plateau_law",
     "render",
-    "shelf_law",
     "spike",
     "spike_damage",
     "spikes",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from jaxadd.analysis.shelves import smooth
+from jaxadd.analysis.plateaus import smooth
 from jaxadd.views.figures.style import ARMS, FLOOR, OTHER, TEST, TRAIN, line, new_figure, panels, styled
 
 if TYPE_CHECKING:
@@ -90,11 +90,11 @@ def loss_split(metrics: Mapping[str, Metrics], uncertainty: float, title: str) -
 
 
 @styled
-def shelf_law(points: Mapping[str, Mapping[int, Mapping[int, Sequence[int | None] | None]]], title: str) -> Figure:
-    """Draw steps to leave a shelf by base, a line through the medians for each digit and a dot for each lane.
+def plateau_law(points: Mapping[str, Mapping[int, Mapping[int, Sequence[int | None] | None]]], title: str) -> Figure:
+    """Draw steps to leave a plateau by base, a line through the medians for each digit and a dot for each lane.
 
     Args:
-      points: shelf name, digit and base to the steps of each lane, None for never or for no such shelf.
+      points: plateau name, digit and base to the steps of each lane, None for never or for no such plateau.
       title: of the figure.
     """
     from matplotlib import colormaps
@@ -112,7 +112,7 @@ def shelf_law(points: Mapping[str, Mapping[int, Mapping[int, Sequence[int | None
                 list(left), [np.median(steps) for steps in left.values()], color=colour, lw=1.2, label=f"A{digit}"
             )
         bases = sorted({base for by_base in digits.values() for base in by_base})
-        ax.set(title=f"{name} shelf", xlabel="base", yscale="log")
+        ax.set(title=f"{name} plateau", xlabel="base", yscale="log")
         ax.set_xticks(bases, bases)
         ax.xaxis.set_minor_formatter(NullFormatter())
     axes[0].set_ylabel("steps to leave")

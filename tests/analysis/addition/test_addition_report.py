@@ -180,7 +180,7 @@ def test_a_finished_run_shows_its_digits_and_exact_match_of_every_kind(few):
         "classes",
     ]
     lines = report.text.splitlines()
-    assert lines[0] == "Plateaus (shelves) of the train loss, named by the nearest exact floor"
+    assert lines[0] == "Plateaus of the train loss, named by the nearest exact floor"
     assert lines[1].split() == ["digit", "seed", "plateau", "nats", "steps"]
     assert sum(line.startswith("A1 ") for line in lines) == 2
     heading = next(i for i, line in enumerate(lines) if line.startswith("seed"))

@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 
-from jaxadd.analysis.shelves import steps_to_leave
+from jaxadd.analysis.plateaus import steps_to_leave
 from jaxadd.cli.experiment import Findings, Session, main
 from jaxadd.config import RunConfig
 from jaxadd.errors import UserError
@@ -103,7 +103,7 @@ def conduct(law: Law, session: Session) -> Findings:
         name: {k: {base: steps.get((base, law.d_model, k)) for base in law.bases} for k in digits}
         for name, steps in leave.items()
     }
-    return Findings({"law": figures.shelf_law(points, title)}, "\n\n".join(text))
+    return Findings({"law": figures.plateau_law(points, title)}, "\n\n".join(text))
 
 
 def levels(task: Addition, digit: int) -> dict[str, float]:

@@ -1,9 +1,9 @@
-"""The shelves of a loss curve: where it rests, which exact floor it rests on, and when it leaves.
+"""The plateaus of a loss curve: where it rests, which exact floor it rests on, and when it leaves.
 
-Losses and steps both run over decades, so everything is measured in ratios: a shelf is a stretch over which
+Losses and steps both run over decades, so everything is measured in ratios: a plateau is a stretch over which
 the smoothed loss stays in a narrow band while the step grows by a large factor. A sum of per-digit losses blurs
-the shelves of its digits, so pass one digit's curve at a time. NumPy only. A record that is not finite counts
-nowhere: it is neither on a shelf nor below a threshold.
+the plateaus of its digits, so pass one digit's curve at a time. NumPy only. A record that is not finite counts
+nowhere: it is neither on a plateau nor below a threshold.
 """
 
 from collections.abc import Mapping
@@ -15,13 +15,13 @@ WINDOW = 0.05  # Half a smoothing window, as a fraction of the step: twenty of t
 REACH = 2  # Records on either side that a window holds at least: five carry a mean through the first steps.
 CONVERGED = 0.01  # Nats. A few digits in a thousand are errors: batches of 256 show little but noise.
 BAND = 0.1  # Log-loss. Just closes out the nearest neighbours: log 2 and 0.9 log 2 are 0.105 apart.
-RATIO = 1.5  # Of the last step on a shelf to the first. Falling through the band at slope 0.25 takes as long.
-SLOPE = 0.07  # Of log-loss over log-step. Falls by 3 % over the shortest shelf; power laws of training fall faster.
+RATIO = 1.5  # Of the last step on a plateau to the first. Falling through the band at slope 0.25 takes as long.
+SLOPE = 0.07  # Of log-loss over log-step. Falls by 3 % over the shortest plateau; power laws of training fall faster.
 _GRID = 0.02  # Log-steps between the points that `find` looks at: finer than the smoothing window.
 _FEWEST = 5  # Points that show a slope with their outer eighths left out.
 
 
-class Shelf(NamedTuple):
+class Plateau(NamedTuple):
     """A stretch of a curve that is flat.
 
     Attributes:
@@ -81,30 +81,30 @@ def find(
     slope: float = SLOPE,
     min_steps: int = 10,
     converged: float = CONVERGED,
-) -> list[Shelf]:
-    """Find the shelves of one curve.
+) -> list[Plateau]:
+    """Find the plateaus of one curve.
 
     Losses are compared as y = log(loss + converged), so that differences far below `converged`, which are
-    noise, vanish. A shelf is a stretch on which the smoothed y stays inside `band` and which, its outer eighths
+    noise, vanish. A plateau is a stretch on which the smoothed y stays inside `band` and which, its outer eighths
     left out, is flat: a line fitted there, whose slope is taken as steep as its standard error allows, is no
-    steeper than `slope` and crosses less than half the band. A slide crosses all of it. The longest shelf is
+    steeper than `slope` and crosses less than half the band. A slide crosses all of it. The longest plateau is
     taken first, and reaches as far as the curve stays in the band around its median.
 
-    What noise leaves in doubt is not reported: with 4 % of noise, a shelf needs some 30 records. The end
-    of a slide slower than `slope` passes for a shelf, for it is not known to go on.
+    What noise leaves in doubt is not reported: with 4 % of noise, a plateau needs some 30 records. The end
+    of a slide slower than `slope` passes for a plateau, for it is not known to go on.
 
     Args:
       loss: `[T]`, nats; records that are not finite are left out.
       step: `[T]`, ascending, at least 0.
       floors: name to exact loss in nats.
-      band: width of the band, in log-loss; a shelf takes the name of the nearest floor in the band around it.
-      ratio: how many times its first step a shelf's last step must be.
+      band: width of the band, in log-loss; a plateau takes the name of the nearest floor in the band around it.
+      ratio: how many times its first step a plateau's last step must be.
       slope: most that y may fall or rise per e-fold of steps.
       min_steps: least steps from first to last; from step 0 to 1 is a ratio too.
-      converged: nats; a lower level is the end of learning and no shelf.
+      converged: nats; a lower level is the end of learning and no plateau.
 
     Returns:
-      the shelves by step. Nothing for a curve of fewer than two known records.
+      the plateaus by step. Nothing for a curve of fewer than two known records.
     """
     known = np.isfinite(loss)
     loss, step = np.asarray(loss, np.float64)[known], np.asarray(step)[known]
@@ -119,7 +119,7 @@ def find(
     noise = np.append(0, np.cumsum(((loss + converged) / curve - 1) ** 2))
 
     # From each point a stretch goes as far as the band lets it. Only whole stretches are judged: a slide cut
-    # short, by a shelf beside it, would pass for flat.
+    # short, by a plateau beside it, would pass for flat.
     ahead = np.where(np.tri(len(x), dtype=bool), y[:, None], y)
     width = np.maximum.accumulate(ahead, axis=1) - np.minimum.accumulate(ahead, axis=1)
     starts, ends = np.arange(len(x)), np.sum(width <= band, axis=1) - 1
@@ -143,7 +143,7 @@ def find(
             pieces.append((first, last))
             pending += [(low, first), (last + 1, high)]
 
-    shelves = []
+    plateaus = []
     for first, last in _join(sorted(pieces), y, band):
         ordered = np.sort(loss[points[first] : points[last] + 1])
         quarter = len(ordered) // 4
@@ -155,8 +155,8 @@ def find(
         near = min(off, key=lambda name: off[name], default="")
         name = near if near and off[near] <= band / 2 else ""
         left = last + 1 < len(y) and y[last + 1] < np.median(y[first : last + 1])
-        shelves.append(Shelf(level, int(step[points[first]]), int(step[points[last]]), bool(left), name))
-    return shelves
+        plateaus.append(Plateau(level, int(step[points[first]]), int(step[points[last]]), bool(left), name))
+    return plateaus
 
 
 def steps_to_leave(

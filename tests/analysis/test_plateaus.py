@@ -1,4 +1,4 @@
-"""Shelves of synthetic curves whose truth is known."""
+"""Plateaus of synthetic curves whose truth is known."""
 
 import time
 
@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxadd.analysis.shelves import find, smooth, steps_to_leave, steps_to_reach
+from jaxadd.analysis.plateaus import find, smooth, steps_to_leave, steps_to_reach
 
 LOG10, LOG2 = np.log(10), np.log(2)
 FLOORS = {"log 10": LOG10, "A4 | A5": 2.1133, "log 2": LOG2, "0.9 log 2": 0.9 * LOG2, "0.09 log 2": 0.09 * LOG2}
@@ -26,20 +26,20 @@ def staircase(seed, levels=LEVELS, drops=DROPS, step=STEP, noise=0.04, width=0.0
 
 @pytest.mark.parametrize("seed", range(15))
 def test_staircase(seed):
-    shelves = find(staircase(seed), STEP, FLOORS)
-    assert [shelf.name for shelf in shelves] == ["log 10", "log 2", "0.9 log 2", "0.09 log 2"]
-    np.testing.assert_allclose([shelf.level for shelf in shelves], LEVELS[:4], rtol=0.05)
-    np.testing.assert_allclose([shelf.level for shelf in shelves[:3]], LEVELS[:3], rtol=0.02)
-    np.testing.assert_allclose([shelf.end for shelf in shelves], DROPS, rtol=0.15)
-    np.testing.assert_allclose([shelf.start for shelf in shelves[1:]], DROPS[:3], rtol=0.2)
-    assert shelves[0].start <= 60
-    assert all(shelf.left for shelf in shelves)
+    plateaus = find(staircase(seed), STEP, FLOORS)
+    assert [plateau.name for plateau in plateaus] == ["log 10", "log 2", "0.9 log 2", "0.09 log 2"]
+    np.testing.assert_allclose([plateau.level for plateau in plateaus], LEVELS[:4], rtol=0.05)
+    np.testing.assert_allclose([plateau.level for plateau in plateaus[:3]], LEVELS[:3], rtol=0.02)
+    np.testing.assert_allclose([plateau.end for plateau in plateaus], DROPS, rtol=0.15)
+    np.testing.assert_allclose([plateau.start for plateau in plateaus[1:]], DROPS[:3], rtol=0.2)
+    assert plateaus[0].start <= 60
+    assert all(plateau.left for plateau in plateaus)
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_conditional_entropy_is_told_from_log_10(seed):
-    shelves = find(staircase(seed, [LOG10, 2.1133, 0], [100, 1000]), STEP, FLOORS)
-    assert [shelf.name for shelf in shelves] == ["log 10", "A4 | A5"]
+    plateaus = find(staircase(seed, [LOG10, 2.1133, 0], [100, 1000]), STEP, FLOORS)
+    assert [plateau.name for plateau in plateaus] == ["log 10", "A4 | A5"]
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -56,12 +56,12 @@ def test_never_left_and_spiked(seed):
     assert not last.left
 
 
-def test_a_long_spike_does_not_cut_a_shelf():
+def test_a_long_spike_does_not_cut_a_plateau():
     loss = 0.65 * (1 + 0.03 * np.random.default_rng(0).standard_normal(len(STEP)))
     loss[1500:1900] = 2
-    (shelf,) = find(loss, STEP, FLOORS)
-    assert (shelf.end, shelf.left) == (6000, False)
-    assert shelf.level == pytest.approx(0.65, rel=0.02)
+    (plateau,) = find(loss, STEP, FLOORS)
+    assert (plateau.end, plateau.left) == (6000, False)
+    assert plateau.level == pytest.approx(0.65, rel=0.02)
     loss[1500:1900] = 0.2  # But a visit to a lower level ends it.
     high, again = find(loss, STEP, FLOORS)[0], find(loss, STEP, FLOORS)[-1]
     assert high.end == pytest.approx(1500, rel=0.1)
@@ -69,19 +69,19 @@ def test_a_long_spike_does_not_cut_a_shelf():
     assert again.start == pytest.approx(1900, rel=0.1)
 
 
-def test_few_records_fake_no_shelf():
+def test_few_records_fake_no_plateau():
     assert find(np.array([2.55, 2.5, 2.3] + 100 * [2.3]), 10 * np.arange(103), FLOORS)[0].name == "log 10"
     # Each neighbouring pair of losses is within the band and far apart in steps.
     assert find(np.array([2.3, 2.15, 2.0, 1.85]), np.array([0, 1000, 2000, 4000]), FLOORS) == []
 
 
 def test_level_is_exact_without_noise():
-    (shelf,) = find(np.full(200, LOG2), np.arange(200), FLOORS)
-    assert shelf == (pytest.approx(LOG2), 0, 199, False, "log 2")
+    (plateau,) = find(np.full(200, LOG2), np.arange(200), FLOORS)
+    assert plateau == (pytest.approx(LOG2), 0, 199, False, "log 2")
 
 
 @pytest.mark.parametrize("power", [0.2, 0.3, 0.5, 1, 3])
-def test_a_power_law_has_no_shelf(power):
+def test_a_power_law_has_no_plateau(power):
     found = 0
     for seed in range(20):
         noise = 1 + 0.03 * np.random.default_rng(seed).standard_normal(len(STEP))
@@ -99,7 +99,7 @@ def test_a_slow_slide_has_at_most_an_end(power):
 
 
 @pytest.mark.parametrize("seed", range(10))
-def test_an_exponential_decay_has_no_shelf_but_its_limit(seed):
+def test_an_exponential_decay_has_no_plateau_but_its_limit(seed):
     step = STEP + 300
     rng = np.random.default_rng(seed)
     decay, noise = 2 * np.exp(-STEP / 300), 0.03 * rng.standard_normal(len(STEP))
@@ -110,15 +110,15 @@ def test_an_exponential_decay_has_no_shelf_but_its_limit(seed):
 
 
 @pytest.mark.parametrize("tail", [0, 1e-6, 0.008])
-def test_a_converged_tail_is_no_shelf(tail):
-    (shelf,) = find(staircase(0, [LOG10, tail], [300], noise=0.01), STEP, FLOORS)
-    assert shelf.name == "log 10"
+def test_a_converged_tail_is_no_plateau(tail):
+    (plateau,) = find(staircase(0, [LOG10, tail], [300], noise=0.01), STEP, FLOORS)
+    assert plateau.name == "log 10"
 
 
 def test_names():
     def name(level, floors=FLOORS):
-        (shelf,) = find(np.full(100, level), np.arange(100), floors)
-        return shelf.name
+        (plateau,) = find(np.full(100, level), np.arange(100), floors)
+        return plateau.name
 
     assert name(LOG10 * 1.04) == "log 10"
     assert name(LOG10 * 1.07) == ""
@@ -153,11 +153,11 @@ def test_nothing_to_find(loss):
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_every_tenth_step_shows_the_same_shelves(seed):
+def test_every_tenth_step_shows_the_same_plateaus(seed):
     loss = staircase(seed, drops=[250, 700, 1700, 4000], noise=0.02)
     every, tenth = find(loss, STEP, FLOORS), find(loss[::10], STEP[::10], FLOORS)
     assert len(every) == 4
-    assert [shelf.name for shelf in tenth] == [shelf.name for shelf in every]
+    assert [plateau.name for plateau in tenth] == [plateau.name for plateau in every]
     # Five records, the least that a window holds, are 40 steps.
     np.testing.assert_allclose([s.end for s in tenth], [s.end for s in every], rtol=0.05, atol=20)
     np.testing.assert_allclose([s.start for s in tenth[1:]], [s.start for s in every[1:]], rtol=0.05, atol=20)
@@ -166,14 +166,14 @@ def test_every_tenth_step_shows_the_same_shelves(seed):
 def test_only_the_ratios_of_steps_matter():
     loss = staircase(0)
     once, tenfold = find(loss, STEP, FLOORS), find(loss, 10 * STEP, FLOORS)
-    assert [shelf.name for shelf in tenfold] == [shelf.name for shelf in once]
+    assert [plateau.name for plateau in tenfold] == [plateau.name for plateau in once]
     np.testing.assert_allclose([s.end for s in tenfold], [10 * s.end for s in once], rtol=0.05)
 
 
-def test_a_resumed_record_shows_the_rest_of_the_shelves():
+def test_a_resumed_record_shows_the_rest_of_the_plateaus():
     loss = staircase(0)
     rest = find(loss[500:], STEP[500:], FLOORS)
-    assert [shelf.name for shelf in rest] == ["0.9 log 2", "0.09 log 2"]
+    assert [plateau.name for plateau in rest] == ["0.9 log 2", "0.09 log 2"]
     assert rest[0].start == 500
     assert steps_to_reach(loss[500:], STEP[500:], 0.3) == steps_to_reach(loss, STEP, 0.3)
 
