@@ -33,6 +33,7 @@ from jaxadd.models import Network, Transformer
 from jaxadd.tasks import Addition
 
 BUDGET = 4_000_000  # Cases of one answer digit, those of splits among them.
+CLOSED = 1e-3  # Nats of slack from which on a case is proven and not split, well above what is rounded down.
 _DEPTH = 6  # Digits that are enumerated in addition.
 _KNOTS = 65
 _AT_ONCE = 2_000_000  # Elements of an array of cases, rivals and neurons.
@@ -133,7 +134,7 @@ class Bounds:
             tables = self.tables(part[0], group.own)
             trees, bounds, slacks = self._explore(group, tables, 0)
             listed[str(group.own)] = trees
-            failed = ~(slacks > 0)
+            failed = ~(slacks > CLOSED)
             open_cases += int(failed.sum())
             open_weight += float(group.weight[failed].sum())
             allowance = max(allowance, 2 * float(tables.allowance.max()))
@@ -166,7 +167,7 @@ class Bounds:
         self.spent += len(group.target)
         bounds, slacks, costs = self.bound(group, tables)
         trees: list[Any] = [rounded_down(bound) for bound in bounds]
-        failed = np.flatnonzero(~(slacks > 0))
+        failed = np.flatnonzero(~(slacks > CLOSED))
         if not failed.size or depth == _DEPTH or not costs.shape[1]:
             return trees, bounds, slacks
         if self.spent + len(failed) * self.task.base > self.budget:

@@ -161,7 +161,8 @@ def certify(
         return certification.conclude([], found), found
     known = {tuple(part["part"]): part for part in done}
     parts, total = [], len(certification.parts)
-    watch(0, total, None)
+    if total:
+        watch(0, total, None)
     for i, part in enumerate(certification.parts, 1):
         fresh = part not in known
         parts.append(certification.examine(part) if fresh else known[part])
