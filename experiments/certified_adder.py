@@ -2,8 +2,8 @@
 
 One layer, the least significant digit first, each digit after those before it. Every network is trained, searched for
 errors and certified; where that fails, it is trained on with its errors in the mixture, and certified again.
-Expected: `five`, 10¹⁰ problems, and `ten`, 10²⁰, are proven after the first training in most seeds; `twenty` takes
-longer; `msd` answers the most significant digit first, which one layer cannot do, and is refuted by a cascade.
+Seed 0 of `five`, 10¹⁰ problems, and of `ten`, 10²⁰, is proven after the first training; `twenty` has not been tried;
+`msd` answers the most significant digit first, which one layer cannot do, and should be refuted by a cascade.
 `debug` takes seconds, and ends with a problem that its network gets wrong. Training is plain: what helps the proof is
 little weight decay, a learning rate that falls to 0.02 of its maximum, and problems with many carries.
 """
