@@ -300,7 +300,7 @@ class Bounds:
         # Tokens before positions: NumPy takes extremes over few tokens of many positions much faster.
         e_free, o_free = (x[:, free, :base].swapaxes(1, 2) for x in (e, o))
         least, most = (total + x.sum(axis=-1) for x in (e_free.min(axis=1), e_free.max(axis=1)))  # [C, H]
-        least = np.where(least < _LIGHTEST, np.nan, least)
+        least, most = (np.where(least < _LIGHTEST, np.nan, x) for x in (least, most))
         usual = e_free.mean(axis=1).sum(axis=-1)
         moved = (e_free[..., None] * o_free).mean(axis=1).sum(axis=1)
         with np.errstate(divide="ignore", invalid="ignore"):

@@ -50,9 +50,9 @@ def check(certificate: Certificate, network: Network, watch: Watch = lambda done
     )
     if certificate.verdict == "refuted":
         _check_counterexample(certificate, network)
-    if not certificate.parts:
-        refuted = certificate.verdict == "refuted" and certificate.method != "exhaustive"
-        _require(refuted or (certificate.method, certificate.verdict) == ("search", "unknown"), "it has no parts")
+    if not certificate.parts and certificate.method != "exhaustive":
+        searched = (certificate.method, certificate.verdict) == ("search", "unknown")
+        _require(searched or certificate.verdict == "refuted", "its parts are not all of the space: it has none")
         _require(certificate.proven == 0, "it has no parts, and nothing is proven")
         return
     _require(certificate.method != "search", "a search proves nothing")
@@ -437,8 +437,8 @@ class _Reach(NamedTuple):
         cases, directions, _ = w.shape
         fixed_weight = self.e_fixed.sum(axis=-1)  # [C, H]
         lightest = fixed_weight + self.e_free.min(axis=-1).sum(axis=-1)
-        lightest = np.where(lightest < _LIGHTEST, np.nan, lightest)
         heaviest = fixed_weight + self.e_free.max(axis=-1).sum(axis=-1)
+        lightest, heaviest = (np.where(lightest < _LIGHTEST, np.nan, x) for x in (lightest, heaviest))
         low, high, wobble, error, base, alone_low, alone_high = (np.zeros((cases, directions)) for _ in range(7))
         joint = np.zeros((cases, directions, *self.e_free.shape[1:]))
         for h in range(len(self.e_free)):

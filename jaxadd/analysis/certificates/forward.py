@@ -69,6 +69,7 @@ class Heads(NamedTuple):
         return self._replace(q=_looked_up(self.q, tokens, read), k=k, v=v)
 
 
+@np.errstate(invalid="ignore")  # An error that is infinite, times 0, is NaN: `rounding.limited` makes it infinite.
 def logits(params: Params, model: Model, tokens: np.ndarray) -> Rounded:
     """Compute the logits at the scored positions, `[B, R, C]`, for int tokens `[B, T]`.
 
@@ -264,6 +265,7 @@ def scores_of_tokens(config: Transformer, heads: Heads, read: int, own: int) -> 
     return s.map(lambda y: y[:, :, 0].transpose(1, 2, 0))
 
 
+@np.errstate(invalid="ignore")
 def allowances(
     config: Transformer, params: Params, stream: Rounded, heads: Heads, read: int, own: int, possible: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:

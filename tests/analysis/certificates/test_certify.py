@@ -216,6 +216,28 @@ def test_cases_whose_weights_float64_cannot_hold_have_no_bound():
     assert np.isneginf(found.bound(group, faint)[1]).all()
 
 
+def test_a_case_without_weights_leaves_the_bounds_of_others_sound():
+    # Head 0 sees a digit of 1 alone: where no digit is 1, its weights are too small for float64.
+    network = damaged(adder(2, 2, sharpness=4), 0.1, 0)
+    params = jax.tree.map(np.array, network.params)
+    attention = params["blocks.0"]["attn"]
+    attention["W_Q"][0], attention["W_K"][0] = 0, 0
+    params["pos_embed"]["W_pos"][:, -1] = params["embed"]["W_E"][1, -2] = 1
+    attention["W_Q"][0, -1, 0], attention["W_K"][0, -2, 0] = 100, 100 * np.sqrt(task_of(2, 2).sizes.length)
+    network = dataclasses.replace(network, params=params)
+    found, (inputs, _) = bounds.Bounds(network, 0), float32_logits(network)
+    targets = spaces.space(network.task, network).batch(np.arange(16))[1]
+    margins, _ = exhaustive.margins_of(exhaustive.forward.logits(params, network.model, inputs), targets)
+    lacking = 0
+    for digit in range(network.task.answer_length):
+        for group in columns.cases(network.task, digit):
+            lower, _, _ = found.bound(group, found.tables(digit, group.own))
+            lacking += np.isneginf(lower).any() and np.isfinite(lower).any()
+            for fixed, bound in zip(group.tokens, lower, strict=True):
+                assert margins[(inputs[:, group.positions] == fixed).all(axis=1), digit].min() >= bound - 1e-9
+    assert lacking
+
+
 def test_a_network_with_ties_is_refused():
     task = task_of(1, 2)
     model = Transformer(d_model=4, heads=2, d_mlp=4, positions="sinusoidal").build(task.sizes)
