@@ -359,7 +359,7 @@ def read_out(config: Transformer, params: Params, x: Rounded, errors: WeightErro
         x = _after_mlp(config, block, x)
         x = _norm(config, params.get("ln_final"), x) if config.final_norm else x
         read = rounding.linear(x, w_u, b_u)
-        return read if errors is None else read._replace(error=read.error + errors.through(w_u))
+        return read if errors is None else rounding.limited(read._replace(error=read.error + errors.through(w_u)))
     # Either (x + post W_out + b_out) W_U or x W_U + post (W_out W_U) + b_out W_U: both have at most F + D + 4
     # roundings on the way of any product to the sum.
     post, mlp = neurons(config, block, x, errors), block["mlp"]
