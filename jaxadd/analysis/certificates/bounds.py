@@ -36,6 +36,7 @@ BUDGET = 4_000_000  # Cases of one answer digit, those of splits among them.
 CLOSED = 1e-3  # Nats of slack from which on a case is proven and not split, well above what is rounded down.
 _DEPTH = 6  # Digits that are enumerated in addition.
 _KNOTS = 65
+_LIGHTEST = 1e-290  # A case whose weights are all below it has no bound: float64 holds them with few digits.
 _AT_ONCE = 2_000_000  # Elements of an array of cases, rivals and neurons.
 
 
@@ -123,9 +124,9 @@ class Bounds:
         Returns:
           "part"; "problems": the number of cases, with those of splits; "margin" and "slack": the least of all cases,
           nats, rounded down; "where": the case with the least slack; "open": the number of cases that are not proven;
-          "open_weight": the fraction of all problems in them; "allowance": nats, the largest; "bounds": by the token
-          that is read, a bound for each case, or `[position, bounds]` where the digit at a position was enumerated;
-          None stands for a case that cannot occur.
+          "open_weight": the fraction of all problems in them; "allowance": nats, the largest, None where there is no
+          bound; "bounds": by the token that is read, a bound for each case, or `[position, bounds]` where the digit
+          at a position was enumerated; None stands for a case that cannot occur.
         """
         self.spent = 0
         margin, slack, worst, open_cases, open_weight, allowance = math.inf, math.inf, "", 0, 0.0, 0.0
@@ -150,7 +151,7 @@ class Bounds:
             "where": worst,
             "open": open_cases,
             "open_weight": open_weight,
-            "allowance": allowance,
+            "allowance": allowance if math.isfinite(allowance) else None,
             "bounds": listed,
         }
 
@@ -240,6 +241,9 @@ class Bounds:
         low, high, wobble = self._inputs(attention, tables)
         low, high = low - wobble, high + wobble
         lines = self.through[group.target]  # [C, J, F]
+        unbounded = ~np.isfinite(low + high).all(
+            axis=1
+        )  # Comparisons would take a neuron that is NaN as never active.
         unstable = (low < 0) & (high > 0)
         with np.errstate(divide="ignore", invalid="ignore"):
             chord = np.where(unstable, high / (high - low), high > 0)
@@ -276,6 +280,7 @@ class Bounds:
         margin += centre.sum(axis=0) + np.maximum(separate, together)
         costs = joint.max(axis=-2) - lowest
         allowed = tables.allowance[group.target][:, None] + tables.allowance[self.rivals[group.target]]
+        margin = np.where(unbounded[:, None], -np.inf, margin)
         slack = np.where(np.isfinite(margin), margin - allowed - wobble, -np.inf)
         worst = slack.argmin(axis=1)[:, None]
         pick = lambda x: np.take_along_axis(x, worst, axis=1)[:, 0]
@@ -296,10 +301,13 @@ class Bounds:
         # Tokens before positions: NumPy takes extremes over few tokens of many positions much faster.
         e_free, o_free = (x[:, free, :base].swapaxes(1, 2) for x in (e, o))
         least, most = (total + x.sum(axis=-1) for x in (e_free.min(axis=1), e_free.max(axis=1)))  # [C, H]
+        least, most = (np.where(least < _LIGHTEST, np.nan, x) for x in (least, most))
         usual = e_free.mean(axis=1).sum(axis=-1)
         moved = (e_free[..., None] * o_free).mean(axis=1).sum(axis=1)
         with np.errstate(divide="ignore", invalid="ignore"):
             centre = (written + moved) / (total + usual)[..., None]
+            # A case without a bound must leave the others theirs: the centres of all are looked up together.
+            centre = np.where(np.isfinite(centre), centre, 0)
             scale, spread = 2 / (least + most), (most - least) / 2 / least
         rest = written - centre * total[..., None]
         return Attention(e_free, o_free, fixed_e, fixed_o, centre, rest, least, most, scale, spread)

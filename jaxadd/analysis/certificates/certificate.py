@@ -4,7 +4,7 @@ import hashlib
 import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -73,8 +73,38 @@ class Certificate:
         names = set(cls.__dataclass_fields__)
         if not isinstance(data, dict) or data.keys() != names or data.get("format") != FORMAT:
             raise UserError("this is no certificate that `jaxadd certify` of this version wrote")
-        sequences = {name: tuple(data[name]) for name in ("assumptions", "parts", "statistics")}
+        names = ("assumptions", "parts", "statistics")
+        numbers = ("problems", "margin", "slack", "proven", "seconds")
+        whole = (
+            all(isinstance(data[name], list) for name in names)
+            and all(isinstance(data[name], dict) for name in ("space", "counterexample", "environment"))
+            and all(isinstance(data[name], int | float) for name in numbers)
+            and all(isinstance(data[name], str) for name in ("network", "architecture", "where", "reason"))
+            and data["verdict"] in get_args(Verdict)
+            and data["method"] in get_args(Method)
+            and all(_is_part(part, data["method"]) for part in data["parts"])
+        )
+        if not whole:
+            raise UserError("this certificate is damaged: a value is missing or of another type")
+        sequences = {name: tuple(data[name]) for name in names}
         return cls(**{**data, **sequences})
+
+
+def _is_part(part: Any, method: Method) -> bool:
+    """Return whether a part of a certificate has what its check reads."""
+    numbers = ("margin", "slack", *(("open_weight",) if method == "bounds" else ()))
+    return (
+        isinstance(part, dict)
+        and isinstance(part.get("part"), list)
+        and all(isinstance(part.get(name), int | float) for name in numbers)
+        and (
+            method != "bounds"
+            or (
+                isinstance(bounds := part.get("bounds"), dict)
+                and all(isinstance(trees, list) for trees in bounds.values())
+            )
+        )
+    )
 
 
 def fingerprint(params: Params, model: Model) -> str:

@@ -15,14 +15,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxadd.analysis.certificates import forward, rounding
+from jaxadd.analysis.certificates import exhaustive, forward, rounding
 from jaxadd.analysis.certificates.certificate import NOTHING, Certificate, fingerprint
+from jaxadd.analysis.certificates.rounding import ASSUMPTIONS
 from jaxadd.analysis.certificates.spaces import Space, space
 from jaxadd.errors import UserError
 from jaxadd.models import Network, Transformer, plain
 from jaxadd.tasks import Addition, Modular
 
 _TOLERANCE = 0.02  # Nats, and a part of the bound: the search interpolates some bounds from below.
+_LIGHTEST = 1e-290  # Weights below it are held by float64 with few digits.
 _SAMPLE = 64
 _AT_ONCE = 4_000_000  # Elements.
 
@@ -31,6 +33,7 @@ Watch = Callable[[int, int], None]
 
 def check(certificate: Certificate, network: Network, watch: Watch = lambda done, total: None) -> None:
     """Verify a certificate of a network; raises UserError, which says what does not hold."""
+    forward.check_covered(network.model)
     here = space(network.task, network)
     if certificate.network != fingerprint(network.params, network.model):
         raise UserError("the certificate is of another network: the hash of the parameters and architecture differs")
@@ -39,12 +42,20 @@ def check(certificate: Certificate, network: Network, watch: Watch = lambda done
             f"the certificate is of another space: {certificate.space}, {certificate.problems} problems; this task "
             f"has {here.description}, {here.size} problems"
         )
+    _require(certificate.assumptions == ASSUMPTIONS, "its assumptions are not those under which it is checked")
+    _require(certificate.architecture == repr(network.config), "its architecture in words is another one")
+    _require(
+        bool(certificate.counterexample) == (certificate.verdict == "refuted"),
+        f"its verdict is {certificate.verdict}, and its counterexample {certificate.counterexample}",
+    )
     if certificate.verdict == "refuted":
-        _check_counterexample(certificate, network, here)
+        _check_counterexample(certificate, network)
+    if not certificate.parts and certificate.method != "exhaustive":
+        searched = (certificate.method, certificate.verdict) == ("search", "unknown")
+        _require(searched or certificate.verdict == "refuted", "its parts are not all of the space: it has none")
+        _require(certificate.proven == 0, "it has no parts, and nothing is proven")
         return
-    if certificate.method == "search":
-        _require(certificate.verdict == "unknown" and not certificate.parts, "a search proves nothing")
-        return
+    _require(certificate.method != "search", "a search proves nothing")
     found = _Exhaustive(network, here) if certificate.method == "exhaustive" else _Bounds(network)
     _require([part["part"] for part in certificate.parts] == found.parts, "its parts are not all of the space")
     least = []
@@ -59,6 +70,7 @@ def check(certificate: Certificate, network: Network, watch: Watch = lambda done
     _require(
         (certificate.verdict == "proven") == (slack > 0), f"the verdict does not follow from a slack of {slack:.4f}"
     )
+    _require(certificate.proven <= found.proven(certificate.parts) + 1e-12, "less of the space is proven")
 
 
 def _require(holds: bool, what: str) -> None:
@@ -73,19 +85,24 @@ def _close(claimed: float, computed: float) -> bool:
     return -1e-6 <= computed - claimed <= _TOLERANCE * (1 + abs(computed)) or computed < claimed == NOTHING
 
 
-def _check_counterexample(certificate: Certificate, network: Network, here: Space) -> None:
-    example = certificate.counterexample
-    inputs, correct = (np.asarray([example[name]]) for name in ("inputs", "correct"))
-    answers = np.asarray(network.answer(inputs))
-    _require((answers[0] == example["says"]).all(), f"the network says {answers[0].tolist()}")
-    _require((answers != correct).any(), "the network is correct on the problem that is said to refute it")
-    if isinstance(network.task, Modular):
-        number = np.asarray([inputs[0, 0] * network.task.p + inputs[0, 1]], np.int64)
-        _require(bool((here.batch(number)[1] == correct).all()), "its correct answer is not correct")
-    if isinstance(network.task, Addition) and network.task.target != "single":
-        tokens = np.concatenate([inputs[:, : network.model.sizes.read[0] + 1], correct], axis=1)
-        operands, answer = network.task.decode(jnp.asarray(tokens))
-        _require(bool((network.task.features(operands).answer == answer).all()), "its correct answer is not correct")
+def _check_counterexample(certificate: Certificate, network: Network) -> None:
+    example, sizes, task = certificate.counterexample, network.model.sizes, network.task
+    tokens = lambda name, count: isinstance(example.get(name), list) and np.shape(example[name]) == (count,)
+    _require(tokens("inputs", sizes.length) and tokens("correct", len(sizes.read)), "its counterexample is damaged")
+    inputs = np.asarray([example["inputs"]])
+    if isinstance(task, Modular):
+        operands = np.clip(inputs[:, :2], 0, task.p - 1)
+        batch = task.batch(jnp.asarray(operands @ [task.p, 1], jnp.int32), network.data.shared)
+    else:
+        assert isinstance(task, Addition)  # No other task has a space.
+        answer = np.zeros((1, task.answer_length), int)
+        question = np.concatenate([inputs[:, : sizes.read[0] + 1], answer], axis=1)
+        batch = task.batch(jnp.clip(task.decode(jnp.asarray(question))[0], 0, task.base - 1))
+    _require(np.array_equal(batch.inputs, inputs), "its counterexample is no problem of the space")
+    _require(batch.targets[0].tolist() == example["correct"], "its correct answer is not correct")
+    found = exhaustive.described(network, inputs, np.asarray(batch.targets))
+    _require(found["wrong"], "the network is correct on the problem that is said to refute it")
+    _require(found == example, f"the network says {found['says']}: {found['words']}")
 
 
 def _logits(network: Network, inputs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -102,11 +119,17 @@ def _logits(network: Network, inputs: np.ndarray) -> tuple[np.ndarray, np.ndarra
     return double, single
 
 
+def _within(single: np.ndarray, double: np.ndarray, allowed: np.ndarray) -> bool:
+    """Return whether float32 logits are near exact ones; they may be no numbers where any error is allowed."""
+    with np.errstate(invalid="ignore"):
+        return bool((np.isinf(allowed) | (np.abs(single - double) <= allowed)).all())
+
+
 class _Exhaustive:
     """Margins of all problems by the plain forward pass."""
 
     def __init__(self, network: Network, here: Space):
-        self.network, self.space = network, here
+        self.network, self.space, self.open = network, here, 0
         sizes = network.model.sizes
         step = max(1, 2_000_000 // (len(sizes.read) * sizes.classes))
         self.parts = [[first, min(first + step, here.size)] for first in range(0, here.size, step)]
@@ -120,13 +143,19 @@ class _Exhaustive:
             inputs, targets = self.space.batch(numbers)
             double, single = _logits(self.network, inputs)
             allowed = forward.logits(self.network.params, self.network.model, inputs).error
-            _require(bool((np.abs(single - double) <= allowed).all()), "float32 errs by more than is allowed for it")
+            _require(_within(single, double, allowed), "float32 errs by more than is allowed for it")
             at = np.arange(double.shape[-1]) == targets[..., None]
             own, own_allowed = (np.where(at, x, 0).sum(axis=-1, keepdims=True) for x in (double, allowed))
             lead = np.where(at, np.inf, own - double)
-            margin = min(margin, float(lead.min()))
-            slack = min(slack, float((lead - own_allowed - allowed).min()))
+            slacks = np.where(np.isfinite(lead) | at, lead - own_allowed - allowed, -np.inf).min(axis=(1, 2))
+            self.open += int((~(slacks > 0)).sum())
+            margin = min(margin, float(np.where(np.isnan(lead), -np.inf, lead).min()))
+            slack = min(slack, float(slacks.min()))
         return margin, slack
+
+    def proven(self, parts: Any) -> float:
+        """Return the fraction of the space that is proven, after all parts were checked."""
+        return 1 - self.open / self.space.size
 
 
 class _Leaf(NamedTuple):
@@ -218,7 +247,11 @@ class _Bounds:
             logits = (x + post @ self.w_out + self.b_out) @ self.w_u + self.b_u
             _require(bool(np.allclose(logits, expected[:, i], atol=1e-8)), "the tables are not those of the network")
         allowed = forward.logits(self.network.params, self.network.model, inputs).error
-        _require(bool((np.abs(single - expected) <= allowed).all()), "float32 errs by more than is allowed for it")
+        _require(_within(single, expected, allowed), "float32 errs by more than is allowed for it")
+
+    def proven(self, parts: Any) -> float:
+        """Return the fraction of the space that is proven, by the weights of the open cases that are claimed."""
+        return 1 - sum(max(0.0, part["open_weight"]) for part in parts)
 
     # --- cases -----------------------------------------------------------------------------------------------
 
@@ -275,8 +308,10 @@ class _Bounds:
 
     def _expand(self, digit: int, tree: Any, fixed: tuple, target: int, carry: int) -> Iterator[_Leaf]:
         if not isinstance(tree, list):
+            _require(isinstance(tree, float | int), f"{self._words(fixed)} has no bound")
             yield _Leaf(tuple(sorted(fixed)), target, tree)
             return
+        _require(len(tree) == 2 and isinstance(tree[1], list), "a split is no position with its bounds")
         position, parts = tree
         _require(position in self.names.values() and len(parts) == self.task.base, "a split is not over all digits")
         _require(position not in dict(fixed), "a digit is split twice")
@@ -371,6 +406,7 @@ class _Bounds:
         least, _, wobble = reach.extremes(direction)
         margin = constant + direction @ stream + least
         slack = margin - wobble - allowance[targets][:, None] - allowance[rivals]
+        margin, slack = (np.where(np.isfinite(margin), x, -np.inf) for x in (margin, slack))
         rows, worst = np.arange(len(targets)), slack.argmin(axis=1)
         return margin[rows, worst], slack[rows, worst]
 
@@ -402,6 +438,7 @@ class _Reach(NamedTuple):
         fixed_weight = self.e_fixed.sum(axis=-1)  # [C, H]
         lightest = fixed_weight + self.e_free.min(axis=-1).sum(axis=-1)
         heaviest = fixed_weight + self.e_free.max(axis=-1).sum(axis=-1)
+        lightest, heaviest = (np.where(lightest < _LIGHTEST, np.nan, x) for x in (lightest, heaviest))
         low, high, wobble, error, base, alone_low, alone_high = (np.zeros((cases, directions)) for _ in range(7))
         joint = np.zeros((cases, directions, *self.e_free.shape[1:]))
         for h in range(len(self.e_free)):

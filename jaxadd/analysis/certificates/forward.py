@@ -16,7 +16,7 @@ from jaxadd.analysis.certificates import rounding
 from jaxadd.analysis.certificates.rounding import Rounded
 from jaxadd.errors import UserError
 from jaxadd.models import Model, PairMLP, Transformer
-from jaxadd.models.attention import slopes
+from jaxadd.models.attention import MASKED, slopes
 from jaxadd.types import Params
 
 
@@ -69,6 +69,7 @@ class Heads(NamedTuple):
         return self._replace(q=_looked_up(self.q, tokens, read), k=k, v=v)
 
 
+@np.errstate(invalid="ignore")  # An error that is infinite, times 0, is NaN: `rounding.limited` makes it infinite.
 def logits(params: Params, model: Model, tokens: np.ndarray) -> Rounded:
     """Compute the logits at the scored positions, `[B, R, C]`, for int tokens `[B, T]`.
 
@@ -88,6 +89,11 @@ def check_covered(model: Model) -> None:
     config = model.config
     if not isinstance(config, Transformer | PairMLP):
         raise UserError(f"certify covers Transformer and PairMLP, got {type(config).__name__}")
+    if config != config.untied():
+        raise UserError(
+            "certify covers networks whose matrices are all parameters; give model.untied and "
+            "model.matrices(params), as `Run.networks` does"
+        )
     if isinstance(config, Transformer) and config.dropout:
         raise UserError(f"certify covers networks without dropout, got dropout {config.dropout:g}")
     if config.dtype != "float32" or config.precision != "highest":
@@ -99,7 +105,8 @@ def check_covered(model: Model) -> None:
 
 def float64(params: Params) -> Params:
     """Return parameters as float64 arrays of NumPy."""
-    return {name: float64(w) if isinstance(w, dict) else np.asarray(w, np.float64) for name, w in params.items()}
+    wide = lambda w: np.asarray(w, np.float32).astype(np.float64)  # What a network computes with is float32.
+    return {name: float64(w) if isinstance(w, dict) else wide(w) for name, w in params.items()}
 
 
 def _transformer(model: Model, params: Params, tokens: np.ndarray) -> Rounded:
@@ -119,7 +126,7 @@ def _transformer(model: Model, params: Params, tokens: np.ndarray) -> Rounded:
             heads, x = heads._replace(q=_chosen(heads.q, at)), _chosen(x, at)
         pattern = weights(config, heads, at)
         errors = None
-        if config.layers == 1 and config.norm == "none":
+        if config.layers == 1 and config.norm == "none" and config.attention_mix == 1:
             written_by = np.einsum("vthk,hkd->vthd", values, block["attn"]["W_O"])
             errors = WeightErrors(pattern.error, tokens, written_by)
         out = attention(block["attn"], pattern, heads.v, apart=errors is not None)
@@ -201,6 +208,7 @@ def scores(config: Transformer, heads: Heads, at: Sequence[int]) -> Rounded:
 def _shifted(config: Transformer, s: Rounded, at: Sequence[int], numbers: np.ndarray) -> Rounded:
     """Divide scores `[B, H, R, T]` by √K, and lower those of far keys where positions are alibi."""
     root = math.sqrt(config.head_width)
+    s = rounding.limited(s, -MASKED / 10)  # Or else a masked position may weigh as much as one that is seen.
     s = Rounded(s.value / root, s.error / root + 3 * rounding.UNIT * s.magnitude / root + rounding.TINY)
     if config.positions != "alibi":
         return s
@@ -257,6 +265,7 @@ def scores_of_tokens(config: Transformer, heads: Heads, read: int, own: int) -> 
     return s.map(lambda y: y[:, :, 0].transpose(1, 2, 0))
 
 
+@np.errstate(invalid="ignore")
 def allowances(
     config: Transformer, params: Params, stream: Rounded, heads: Heads, read: int, own: int, possible: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -276,7 +285,8 @@ def allowances(
     high, low = (np.where(possible, sign * s.value, -np.inf).max(axis=(1, 2)) for sign in (1, -1))
     slip = np.where(possible, s.error, 0).max(axis=(1, 2))
     moved = slip + 2 * rounding.UNIT * (np.minimum(high + low, 100) + slip)
-    relative = np.expm1(np.minimum(2 * moved + 2 * rounding.FUNCTION + rounding.gamma(seen + 3), 100))
+    exponent = 2 * moved + 2 * rounding.FUNCTION + rounding.gamma(seen + 3)
+    relative = np.expm1(np.minimum(exponent, rounding.LARGEST_LOG))
     v, attn = heads.v.map(lambda y: y[:, :seen]), params["blocks.0"]["attn"]
     size, gamma = np.abs(v.value) + v.error, rounding.gamma(seen)
     error = (1 + rounding.gamma(2 * seen + 3)) * v.error + gamma * size + seen * rounding.TINY * (1 + size)
@@ -290,7 +300,9 @@ def allowances(
     z = Rounded((most - least) / 2, error, (most + least) / 2 + beyond)
     x = stream.map(lambda y: y[own, read])._replace(radius=np.zeros(stream.value.shape[-1]))
     x = attended(config, params["blocks.0"], x, written(attn, z))
-    return relative, read_out(config, params, x).error
+    # A value that is not finite is not masked either: 0 times it is not a number.
+    bounded = np.isfinite(heads.v.error).all() and (exponent < rounding.LARGEST_LOG).all()
+    return relative, np.where(bounded, read_out(config, params, x).error, np.inf)
 
 
 def attended(config: Transformer, block: Params, x: Rounded, out: Rounded) -> Rounded:
@@ -347,7 +359,7 @@ def read_out(config: Transformer, params: Params, x: Rounded, errors: WeightErro
         x = _after_mlp(config, block, x)
         x = _norm(config, params.get("ln_final"), x) if config.final_norm else x
         read = rounding.linear(x, w_u, b_u)
-        return read if errors is None else read._replace(error=read.error + errors.through(w_u))
+        return read if errors is None else rounding.limited(read._replace(error=read.error + errors.through(w_u)))
     # Either (x + post W_out + b_out) W_U or x W_U + post (W_out W_U) + b_out W_U: both have at most F + D + 4
     # roundings on the way of any product to the sum.
     post, mlp = neurons(config, block, x, errors), block["mlp"]

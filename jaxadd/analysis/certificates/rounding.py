@@ -26,7 +26,9 @@ import numpy as np
 UNIT = 2.0**-24 * (1 + 2.0**-20)  # Of float32, with room for float64.
 FUNCTION = 8 * UNIT  # Relative error of an elementary function: 4 units in the last place.
 TINY = 2.0**-125  # Absolute error of a result that may be flushed to zero, and of an input of it.
+LARGEST_LOG = 100.0  # Largest bound of the error of a log weight with which anything is computed.
 _LARGEST = 1e37
+_SMALLEST_SQUARE = 1e-29  # Of a root mean square: what is flushed to zero is 2⁻²⁴ of it at most, and of no account.
 
 ASSUMPTIONS = (
     "float32 operations round to nearest; sums are taken in any order, with or without fused multiply-add",
@@ -82,9 +84,9 @@ def gamma(n: int) -> float:
     return n * UNIT / (1 - n * UNIT)
 
 
-def limited(x: Rounded) -> Rounded:
-    """Return x, with an infinite error where a float32 result may overflow or is not a number."""
-    fits = x.magnitude <= _LARGEST  # False for NaN.
+def limited(x: Rounded, most: float = _LARGEST) -> Rounded:
+    """Return x, with an infinite error where a float32 result may be above `most`, or is not a number."""
+    fits = x.magnitude <= most  # False for NaN.
     return x if np.all(fits) else x._replace(error=np.where(fits, x.error, np.inf))
 
 
@@ -125,7 +127,7 @@ def softmax(scores: Rounded, visible: np.ndarray) -> Rounded:
     """Return the softmax over the last axis of single inputs, 0 where `visible` is False.
 
     An error of every score by at most δ_i changes log p_i by at most δ_i + max δ. The subtraction of the largest
-    score s_max, whichever that is in float32, adds 2 u |s - s_max|.
+    score s_max, whichever that is in float32, adds 2 u |s - s_max|. Where a score has no bound, no weight has one.
     """
     assert not isinstance(scores.radius, np.ndarray)
     shifted = np.where(visible, scores.value, -np.inf)
@@ -136,9 +138,15 @@ def softmax(scores: Rounded, visible: np.ndarray) -> Rounded:
     # Weights below e^-88 are flushed to zero, whatever their relative error is.
     moved = np.where(visible, scores.error + 2 * UNIT * (np.minimum(-shifted, 100) + scores.error), 0)
     moved = moved + moved.max(axis=-1, keepdims=True)
-    relative = np.expm1(np.minimum(moved + 2 * FUNCTION + gamma(n + 3), 100))
-    # No weight is above 1, whatever the scores are.
-    return Rounded(p, np.where(visible, np.minimum(p * relative, 1 + gamma(n + 3)) + n * TINY, 0))
+    moved = moved + 2 * FUNCTION + gamma(n + 3)
+    # No weight is above 1, whatever finite scores are; p may be so small that a product with e^moved says nothing.
+    error = np.where(
+        moved < LARGEST_LOG,
+        np.minimum(p * np.expm1(np.minimum(moved, LARGEST_LOG)), 1 + gamma(n + 3)),
+        1 + gamma(n + 3),
+    )
+    bounded = np.isfinite(moved).all(axis=-1, keepdims=True)
+    return Rounded(p, np.where(visible, np.where(bounded, error, np.inf) + n * TINY, 0))
 
 
 def matmul(x: Rounded, y: Rounded) -> Rounded:
@@ -175,6 +183,9 @@ def scaled(x: Rounded, weight: np.ndarray | None, epsilon: float) -> Rounded:
     reach = np.minimum(math.sqrt(n), size + length)
     error = np.minimum(length, (x.error + reach * (reach * x.error).sum(axis=-1, keepdims=True) / n) / root)
     error = error + (gamma(n + 4) + FUNCTION) * (size + error) + TINY
+    # Squares may overflow, and be flushed to zero.
+    fits = ((np.sqrt(most) + x.error) ** 2).sum(axis=-1, keepdims=True) <= _LARGEST
+    error = np.where(fits & (root**2 >= _SMALLEST_SQUARE), error, np.inf)
     w = np.ones(n) if weight is None else weight
     result = Rounded((y_low + y_high) / 2, error, (y_high - y_low) / 2 if isinstance(x.radius, np.ndarray) else 0.0)
     return result if weight is None else product(result, exact(w))
@@ -201,9 +212,8 @@ def activation(name: str, x: Rounded) -> Rounded:
         if not monotone:
             inside = (x.low < least) & (least < x.high)
             low = np.where(inside, function(np.asarray(least)), low)
-        value, radius = (low + high) / 2, (high - low) / 2
-        if name == "sin":
-            value, radius = function(x.value), x.radius
+        # Around the value of the centre, which a caller may want alone.
+        radius = np.maximum(high - value, value - low) if name != "sin" else x.radius
     steepest = 2 * x.magnitude if name == "square" else slope
     error = steepest * x.error
     if name not in ("relu", "abs", "identity"):

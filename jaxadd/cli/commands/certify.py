@@ -97,8 +97,8 @@ def certify_in(folder: Path, network: Network, method: Method | None = None) -> 
     make_folder(folder)
     with _progress(folder, identity) as (done, watch):
         certificate, found = certify(network, method, done=done, watch=watch)
-    text = json.dumps(certificate.to_json(), allow_nan=False, separators=(",", ":"))
-    write_text(folder / FILE, text + "\n")
+        text = json.dumps(certificate.to_json(), allow_nan=False, separators=(",", ":"))
+        write_text(folder / FILE, text + "\n")  # Where that fails, as on a full disk, the parts are kept.
     return certificate, found
 
 
@@ -148,9 +148,10 @@ def _network(options: Options) -> Network:
 
 def _check(network: Network, path: Path) -> int:
     try:
-        certificate = Certificate.from_json(json.loads(path.read_text()))
-    except json.JSONDecodeError as error:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:  # Neither JSON nor text.
         raise UserError(f"{path} is no certificate: {error}") from error
+    certificate = Certificate.from_json(data)
     with terminal.counting("checking") as watch:
         checking.check(certificate, network, watch)
     print(f"{path} holds: {certificate.verdict}\n{describe(certificate)}")

@@ -163,6 +163,88 @@ def test_digitwise_addition_is_bounded_without_carries():
     assert task.answer_length == 2
 
 
+# --- what float32 does to extreme weights -------------------------------------------------------------------------
+
+
+def float32_logits(network):
+    inputs = spaces.space(network.task, network).batch(np.arange(network.task.space))[0]
+    return inputs, np.asarray(network(inputs), np.float64)
+
+
+def test_masked_positions_that_weigh_leave_no_bound():
+    # All scores are near -1e12, below that of a masked position: float32 reads a value that nothing may see.
+    task = task_of(1, 2)
+    model = Transformer(d_model=4, heads=1, d_mlp=0, attention_bias=True).build(task.sizes)
+    params = jax.tree.map(lambda w: np.zeros(w.shape, np.float32), model.shapes())
+    attention = params["blocks.0"]["attn"]
+    attention["b_Q"][0, 0], attention["b_K"][0, 0] = 1e6, -1e6
+    params["pos_embed"]["W_pos"][-1, 1] = 1  # The units of the answer, not seen from "=".
+    attention["W_V"][0, 1, 0] = attention["W_O"][0, 0, 2] = 1
+    params["unembed"]["W_U"][2, 0] = 1
+    network = Network(params, model, task)
+    inputs, single = float32_logits(network)
+    found = exhaustive.forward.logits(params, model, inputs)
+    assert np.abs(single[:, 0] - found.value[:, 0]).max() > 0.9
+    assert np.isinf(found.error[:, 0]).all()
+    part = bounds.Bounds(network).examine((0,))
+    assert part["open_weight"] == 1
+    json.dumps(part, allow_nan=False)
+
+
+def test_values_that_overflow_where_they_are_masked_leave_no_bound():
+    good = adder(1, 3)
+    params = jax.tree.map(np.array, good.params)
+    params["pos_embed"]["W_pos"][-1, -1] = 1e30
+    params["blocks.0"]["attn"]["W_V"][0, -1, 1] = 1e30
+    network = dataclasses.replace(good, params=params)
+    assert not np.isfinite(float32_logits(network)[1]).all()
+    part = bounds.Bounds(network).examine((0,))
+    assert part["open_weight"] == pytest.approx(1)
+    assert part["allowance"] is None
+
+
+def test_cases_whose_weights_float64_cannot_hold_have_no_bound():
+    # Of the score of "+" every other score is so far below that its exponential has a digit or two.
+    good = adder(1, 2)
+    params = jax.tree.map(np.array, good.params)
+    network = dataclasses.replace(good, params=params)
+    found = bounds.Bounds(network)
+    group = next(iter(columns.cases(good.task, 0)))
+    tables = found.tables(0, group.own)
+    faint = tables._replace(e=np.full_like(tables.e, 5e-324))
+    assert (found.bound(group, tables)[1] > 0).all()
+    assert np.isneginf(found.bound(group, faint)[1]).all()
+
+
+def test_a_case_without_weights_leaves_the_bounds_of_others_sound():
+    # Head 0 sees a digit of 1 alone: where no digit is 1, its weights are too small for float64.
+    network = damaged(adder(2, 2, sharpness=4), 0.1, 0)
+    params = jax.tree.map(np.array, network.params)
+    attention = params["blocks.0"]["attn"]
+    attention["W_Q"][0], attention["W_K"][0] = 0, 0
+    params["pos_embed"]["W_pos"][:, -1] = params["embed"]["W_E"][1, -2] = 1
+    attention["W_Q"][0, -1, 0], attention["W_K"][0, -2, 0] = 100, 100 * np.sqrt(task_of(2, 2).sizes.length)
+    network = dataclasses.replace(network, params=params)
+    found, (inputs, _) = bounds.Bounds(network, 0), float32_logits(network)
+    targets = spaces.space(network.task, network).batch(np.arange(16))[1]
+    margins, _ = exhaustive.margins_of(exhaustive.forward.logits(params, network.model, inputs), targets)
+    lacking = 0
+    for digit in range(network.task.answer_length):
+        for group in columns.cases(network.task, digit):
+            lower, _, _ = found.bound(group, found.tables(digit, group.own))
+            lacking += np.isneginf(lower).any() and np.isfinite(lower).any()
+            for fixed, bound in zip(group.tokens, lower, strict=True):
+                assert margins[(inputs[:, group.positions] == fixed).all(axis=1), digit].min() >= bound - 1e-9
+    assert lacking
+
+
+def test_a_network_with_ties_is_refused():
+    task = task_of(1, 2)
+    model = Transformer(d_model=4, heads=2, d_mlp=4, positions="sinusoidal").build(task.sizes)
+    with pytest.raises(UserError, match="untied"):
+        certify(Network(drawn(model), model, task))
+
+
 # --- search and statistics ---------------------------------------------------------------------------------------
 
 
@@ -239,6 +321,18 @@ def raise_margin(data):
     data["parts"][0]["margin"] += 1
 
 
+def assume_less(data):
+    data["assumptions"].pop()
+
+
+def claim_another_verdict(data):
+    data["verdict"] = "refuted"
+
+
+def drop_margin(data):
+    del data["parts"][0]["margin"]
+
+
 def widen_space(data):
     data["space"]["digits"] += 1
 
@@ -253,6 +347,9 @@ def widen_space(data):
         ("bounds", drop_part, "not all of the space"),
         ("bounds", exclude_case, "is left out"),
         ("bounds", widen_space, "another space"),
+        ("bounds", assume_less, "assumptions"),
+        ("bounds", claim_another_verdict, "counterexample"),
+        ("bounds", drop_margin, "damaged"),
         ("exhaustive", raise_margin, "margin"),
         ("exhaustive", drop_part, "not all of the space"),
         ("exhaustive", widen_space, "another space"),
@@ -261,6 +358,47 @@ def widen_space(data):
 def test_a_changed_certificate_is_rejected(method, change, says):
     with pytest.raises(UserError, match=says):
         check(changed(certified(method), change), leaky())
+
+
+@functools.cache
+def refuted():
+    task = task_of(1, 3, target="single", digit=1)
+    model = Transformer(d_model=4, heads=2, d_mlp=4).build(task.sizes)
+    network = Network(drawn(model), model, task)
+    return certify(network)[0], network
+
+
+def correct_another_answer(data):
+    example = data["counterexample"]
+    example["correct"] = [1 - example["correct"][0]]
+
+
+def leave_the_space(data):
+    data["counterexample"]["inputs"][0] = 3  # "+" in the place of a digit.
+
+
+def change_the_words(data):
+    data["counterexample"]["words"] += "!"
+
+
+def prove_more(data):
+    data["proven"] = 0.999
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (correct_another_answer, "its correct answer is not correct"),
+        (leave_the_space, "no problem of the space"),
+        (change_the_words, "the network says"),
+        (prove_more, "less of the space is proven"),
+    ],
+)
+def test_a_changed_counterexample_is_rejected(change, says):
+    certificate, network = refuted()
+    check(changed(certificate, lambda data: None), network)
+    with pytest.raises(UserError, match=says):
+        check(changed(certificate, change), network)
 
 
 def test_a_certificate_of_another_network_is_rejected():

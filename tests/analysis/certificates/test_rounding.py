@@ -46,6 +46,31 @@ def test_float32_stays_within_its_allowance(fields):
     assert np.abs(np.asarray(single) - exact).max() > 1e-8
 
 
+def test_errors_of_weights_do_not_move_the_exact_logits():
+    # Scores of 10⁵ leave weights uncertain, and the inputs of neurons with them, on both sides of 0.
+    model = Transformer(d_model=8, heads=2, d_mlp=6, positions="none").build(TASK.sizes)
+    params = jax.tree.map(np.array, drawn(model, 3, 0.7))
+    params["blocks.0"]["attn"]["W_Q"] *= np.float32(1e5)
+    tokens = np.asarray(TASK.batch(TASK.draw(jax.random.key(0), 32)).inputs)
+    with jax.enable_x64(True):
+        double = jax.tree.map(lambda w: jnp.asarray(w.astype(np.float64)), params)
+        exact = np.asarray(plain.forward(double, model, jnp.asarray(tokens)))[:, list(TASK.sizes.read)]
+    np.testing.assert_allclose(forward.logits(params, model, tokens).value, exact, rtol=1e-6, atol=1e-6)
+
+
+def test_weights_of_uncertain_scores_may_be_anything():
+    # 200 below the largest score, with errors of 300: e⁻²⁰⁰ may be 1.
+    found = rounding.softmax(Rounded(np.array([0.0, -200.0]), np.full(2, 300.0)), np.ones(2, bool))
+    assert (found.error >= 1 - found.value - 1e-9).all()
+    unknown = rounding.softmax(Rounded(np.zeros(2), np.array([0.0, np.inf])), np.ones(2, bool))
+    assert np.isinf(unknown.error).all()
+
+
+@pytest.mark.parametrize("size", [1e-19, 1e19])
+def test_a_norm_whose_squares_float32_cannot_hold_has_no_bound(size):
+    assert np.isinf(rounding.scaled(rounding.exact(np.full(4, size)), None, 1e-38).error).all()
+
+
 def test_a_pair_mlp_stays_within_its_allowance():
     task = Modular(p=11, equals="none")
     for config in (
