@@ -44,6 +44,11 @@ class Listed(Task):
     def elements(self) -> np.ndarray:
         """The tokens that operands and answers take, int32 `[M]`, ascending."""
 
+    @property
+    @abc.abstractmethod
+    def question(self) -> str:
+        """What is asked, in a few words."""
+
     @abc.abstractmethod
     def results(self, operands: list[jax.Array], problems: jax.Array, shared: dict[str, jax.Array]) -> jax.Array:
         """Return the answers, int32 `[B]`: of N operands, int32 `[B]` each, or of the numbers of problems, `[B]`."""
@@ -64,6 +69,11 @@ class Listed(Task):
         if not 0 <= self.label_noise <= 1:
             raise UserError(f"label_noise must be from 0 to 1, got {self.label_noise}")
         check_batch_size(self.batch_size, self.train_size)
+
+    @property
+    def title(self) -> str:
+        """The task in a few words, for figures."""
+        return f"{self.question}, trained on {self.train_fraction:.0%}"
 
     @property
     def problems(self) -> int:
@@ -152,6 +162,14 @@ class Listed(Task):
         if count == self.count:  # Element t is token t.
             return digits[::-1]
         return [jnp.asarray(self.elements)[digit] for digit in digits[::-1]]
+
+    def numbers(self, operands: np.ndarray) -> np.ndarray:
+        """Return the numbers of problems, int `[B]`, given the tokens of their operands, int `[B, N]`.
+
+        A token that is no element counts as the element after it, or as the last one.
+        """
+        place = np.minimum(np.searchsorted(self.elements, operands), len(self.elements) - 1)
+        return place @ len(self.elements) ** np.arange(self.operands)[::-1]
 
     def examples(self, data: Data, key: jax.Array, count: int) -> Batch:
         """Draw up to `count` problems from the train and test set together."""

@@ -21,7 +21,8 @@ from jaxadd.analysis.certificates.rounding import ASSUMPTIONS
 from jaxadd.analysis.certificates.spaces import Space, space
 from jaxadd.errors import UserError
 from jaxadd.models import Network, Transformer, plain
-from jaxadd.tasks import Addition, Modular
+from jaxadd.tasks import Addition
+from jaxadd.tasks.listed import Listed
 
 _TOLERANCE = 0.02  # Nats, and a part of the bound: the search interpolates some bounds from below.
 _LIGHTEST = 1e-290  # Weights below it are held by float64 with few digits.
@@ -90,9 +91,9 @@ def _check_counterexample(certificate: Certificate, network: Network) -> None:
     tokens = lambda name, count: isinstance(example.get(name), list) and np.shape(example[name]) == (count,)
     _require(tokens("inputs", sizes.length) and tokens("correct", len(sizes.read)), "its counterexample is damaged")
     inputs = np.asarray([example["inputs"]])
-    if isinstance(task, Modular):
-        operands = np.clip(inputs[:, :2], 0, task.p - 1)
-        batch = task.batch(jnp.asarray(operands @ [task.p, 1], jnp.int32), network.data.shared)
+    if isinstance(task, Listed):
+        numbers = task.numbers(inputs[:, : task.operands])
+        batch = task.batch(jnp.asarray(numbers, jnp.int32), network.data.shared)
     else:
         assert isinstance(task, Addition)  # No other task has a space.
         answer = np.zeros((1, task.answer_length), int)

@@ -1,6 +1,7 @@
 """The finite spaces of problems that a network can be certified on, by task."""
 
 import functools
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +11,8 @@ import numpy as np
 
 from jaxadd.errors import UserError
 from jaxadd.models import Network
-from jaxadd.tasks import Addition, Modular, Task
+from jaxadd.tasks import Addition, Task
+from jaxadd.tasks.listed import Listed
 
 
 @dataclass(frozen=True)
@@ -36,22 +38,27 @@ def space(task: Task, network: Network) -> Space:
       UserError: the task has no finite space of problems.
     """
     raise UserError(
-        f"certify covers tasks with a finite space of problems, modular and addition; {task.title} has none"
+        "certify covers tasks with a finite space of problems: modular arithmetic, groups and addition; "
+        f"{task.title} has none"
     )
 
 
 @space.register
-def _(task: Modular, network: Network) -> Space:
+def _(task: Listed, network: Network) -> Space:
     shared = network.data.shared
 
     def batch(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         inputs, targets = task.batch(jnp.asarray(numbers, jnp.int32), shared)
         return np.asarray(inputs), np.asarray(targets)
 
-    described = {"task": "Modular", "p": task.p, "operation": task.operation, "equals": task.equals}
-    if task.operation == "random":
-        described["table_seed"] = task.table_seed
-    return Space(described, task.p**2, batch)
+    answers = np.asarray(task.batch(jnp.arange(task.problems, dtype=jnp.int32), shared).targets, "<i4")
+    described = {
+        "task": type(task).__name__,
+        "question": task.question,
+        "equals": task.equals,
+        "answers": hashlib.sha256(answers.tobytes()).hexdigest(),
+    }
+    return Space(described, task.problems, batch)
 
 
 @space.register

@@ -121,10 +121,9 @@ class Group(Listed):
         return OPERATIONS[self.operation].answers(self.group).astype(np.int32).ravel()
 
     @property
-    def title(self) -> str:
-        """The task in a few words, for figures."""
-        formula = OPERATIONS[self.operation].symbol.format(a="a", b="b")
-        return f"{formula} in {self.group.name}, trained on {self.train_fraction:.0%}"
+    def question(self) -> str:
+        """What is asked, such as "a·b in S5"."""
+        return f"{OPERATIONS[self.operation].symbol.format(a='a', b='b')} in {self.group.name}"
 
     @property
     def token_names(self) -> tuple[str, ...]:

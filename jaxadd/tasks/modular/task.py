@@ -104,10 +104,9 @@ class Modular(Listed):
         return {"correct_pairs": _packed(scores.correct(logits, batch.targets)[:, 0])} if self.record_pairs else {}
 
     @property
-    def title(self) -> str:
-        """The task in a few words, for figures."""
-        letters = string.ascii_lowercase[: self.operands]
-        return f"{self.rule.written(letters)} mod {self.p}, trained on {self.train_fraction:.0%}"
+    def question(self) -> str:
+        """What is asked, such as "a + b mod 113"."""
+        return f"{self.rule.written(string.ascii_lowercase[: self.operands])} mod {self.p}"
 
     @property
     def token_names(self) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from jaxadd.analysis.certificates.certify import certify
 from jaxadd.analysis.certificates.check import check
 from jaxadd.errors import UserError
 from jaxadd.models import MLP, Network, Transformer
-from jaxadd.tasks import Addition, HandwrittenDigits, Modular
+from jaxadd.tasks import Addition, Group, HandwrittenDigits, Modular
 
 
 def task_of(digits, base, **more):
@@ -80,14 +80,26 @@ def test_a_margin_below_the_allowance_is_unknown():
     assert certificate.margin >= 0 > certificate.slack
 
 
-def test_modular_addition_is_enumerated_with_its_margin():
-    task = Modular(p=7, train_fraction=0.6)
+LISTED = {
+    "sum": Modular(p=7, train_fraction=0.6),
+    "product of units": Modular(p=8, operation="multiply", train_fraction=0.6),
+    "three operands": Modular(p=3, operands=3, train_fraction=0.6),
+    "group": Group(name="S3", train_fraction=0.6),
+}
+
+
+@pytest.mark.parametrize("task", LISTED.values(), ids=LISTED)
+def test_all_problems_that_can_be_listed_are_enumerated(task):
     model = Transformer(d_model=16, heads=2, d_mlp=32).build(task.sizes)
     network = Network(drawn(model), model, task)
     certificate, _ = certify(network)
     assert certificate.verdict == "refuted"
     inputs = np.asarray([certificate.counterexample["inputs"]])
     assert np.asarray(network.answer(inputs))[0].tolist() == certificate.counterexample["says"]
+    assert certificate.problems == task.problems
+    batch = task.batch(np.arange(task.problems), network.data.shared)
+    assert task.numbers(np.asarray(batch.inputs)[:, : task.operands]).tolist() == list(range(task.problems))
+    check(certificate, network)
 
 
 # --- soundness of the bounds ------------------------------------------------------------------------------------
