@@ -95,7 +95,7 @@ def conduct(study: Study, session: Session) -> Findings:
     """Train all networks, and show which irreps each uses and what its neurons read."""
     runs = session.train_all(study.arms())
     states = {name: [measure(network) for network in run.networks()] for name, run in runs.items()}
-    text = f"a·b in {study.group}, {study.train_fraction:.0%} trained on\n{table(rows(runs, states))}"
+    text = f"a·b in {study.group}, trained on {study.train_fraction:.0%}\n{table(rows(runs, states))}"
     reached = [
         f"{name}: {LEARNED['test'].threshold:.0%} test accuracy at step {spread(_steps(run))}"
         for name, run in runs.items()

@@ -80,7 +80,7 @@ def test_help_explains_every_option_in_lines_that_fit(shell, command, monkeypatc
         (["replay", "run"], "--from INT first step to record"),
         (
             ["analyse", "run", "--task", "digit"],
-            "--task must be one of modular, addition, handwritten-digits, got digit",
+            "--task must be one of modular, group, addition, handwritten-digits, got digit",
         ),
         (["analyse", "run", "--task=addition", "--task", "modular"], "--task is given twice"),
         (["export", "a", "b", "--layout", "x"], "`jaxadd export --help` lists the options"),

@@ -53,7 +53,7 @@ def test_a_run_and_its_checkpoint_give_the_same_numbers(run, shell, tmp_path, re
     ours = numbers(folder)
     path = tmp_path / "network.pth"
     interop.write(path, run.network(1).params, run.network(1).model)
-    assert len(list((folder / "figures").iterdir())) == 15
+    assert len(list((folder / "figures").iterdir())) == 18
     request.getfixturevalue("few_figures")
     status, _, error = shell("jaxadd", "analyse", path, *TINY, "--task.split-seed", 1)
     assert status == 0, error
