@@ -44,7 +44,7 @@ def test_both_forward_passes_agree(classes, config):
     assert seen.keys() == set(model.names)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(config=transformers())
 def test_matrices_are_those_of_the_untied_network(config):
     model = config.build(Sizes(length=5, classes=6, vocabulary=7, places=PLACES))
