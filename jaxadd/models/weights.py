@@ -71,7 +71,7 @@ def free(config: "Transformer", key: jax.Array, matrices: Params, sizes: Sizes) 
 
     Args:
       config: the architecture.
-      key: typed key, from which factors and the arc are drawn.
+      key: typed key, from which factors are drawn.
       matrices: as `matrices` returns them; what is not free is dropped.
       sizes: of the task.
     """
@@ -82,10 +82,11 @@ def free(config: "Transformer", key: jax.Array, matrices: Params, sizes: Sizes) 
     elif config.positions == "learned" and config.position_index == "place":
         params["pos_embed"] = {"W_pos": params["pos_embed"]["W_pos"][: max(sizes.places) + 1]}
     if tied.embed == "arc":
-        # From a random start. An arc has a mean direction, with which keys can ignore the digit; a circle has none.
-        start = jax.random.uniform(jax.random.fold_in(key, 0), (), maxval=2 * math.pi)
-        stride = jnp.float32(_ARC / len(matrices["embed"]["W_E"]))
-        params["embed"] = {"radius": jnp.float32(_RADIUS), "start": start, "stride": stride}
+        # Centred on the first coordinate, which is then much the same for all digits while the second one grows with
+        # the digit: keys can ignore the digit, which on a whole circle they cannot.
+        stride = _ARC / len(matrices["embed"]["W_E"])
+        arc = {"radius": _RADIUS, "start": (stride - _ARC) / 2, "stride": stride}
+        params["embed"] = {name: jnp.float32(number) for name, number in arc.items()}
     if tied.unembed == "embed":
         del params["unembed"]["W_U"]
         if not params["unembed"]:
