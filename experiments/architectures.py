@@ -17,7 +17,7 @@ import jax
 from jaxadd import sweeps
 from jaxadd.cli.experiment import Findings, Session, main
 from jaxadd.config import RunConfig
-from jaxadd.errors import UserError
+from jaxadd.errors import check_names
 from jaxadd.models import Transformer, Weights
 from jaxadd.optim.optimizers import AdamW
 from jaxadd.runs.summary import LEARNED, step_of
@@ -65,12 +65,7 @@ class Architectures:
     """train networks of a few neurons, to see that everything runs"""
 
     def __post_init__(self) -> None:
-        if not self.blocks:
-            raise UserError(f"--blocks names no block; there are {', '.join(BLOCKS)}")
-        if unknown := [name for name in self.blocks if name not in BLOCKS]:
-            raise UserError(f"no block is named {', '.join(unknown)}; there are {', '.join(BLOCKS)}")
-        if len(set(self.blocks)) < len(self.blocks):
-            raise UserError(f"--blocks may name every block once, got {', '.join(self.blocks)}")
+        check_names("block", self.blocks, BLOCKS)
 
     def config(self, block: str) -> RunConfig:
         """Return the run of one block."""

@@ -21,7 +21,7 @@ import numpy as np
 from jaxadd import sweeps
 from jaxadd.cli.experiment import Findings, Session, main
 from jaxadd.config import RunConfig
-from jaxadd.errors import UserError
+from jaxadd.errors import UserError, check_names
 from jaxadd.models import Transformer
 from jaxadd.optim.filters import FixedNorm, GrokfastEMA, GrokfastMA, OrthogonalGradient
 from jaxadd.optim.losses import LabelSmoothing, StableMax
@@ -100,14 +100,9 @@ class Comparison:
     """train a network of a few neurons, to see that everything runs"""
 
     def __post_init__(self) -> None:
-        if not self.methods:
-            raise UserError(f"--methods names no method; there are {', '.join(METHODS)}")
-        if len(set(self.methods)) < len(self.methods):
-            raise UserError(f"--methods may name every method once, got {', '.join(self.methods)}")
+        check_names("method", self.methods, METHODS)
         if self.points < 1:
             raise UserError(f"--points must be at least 1, got {self.points}")
-        if unknown := [name for name in self.methods if name not in METHODS]:
-            raise UserError(f"no method is named {', '.join(unknown)}; there are {', '.join(METHODS)}")
 
     def base(self, method: str) -> RunConfig:
         """Return the run of a method before anything is searched."""

@@ -1,6 +1,7 @@
 """The one exception that is meant for users of this package, and the checks that many configs share."""
 
 import math
+from collections.abc import Collection, Sequence
 from typing import Literal, get_args, get_origin, get_type_hints
 
 
@@ -13,6 +14,16 @@ def check_choices(config: object) -> None:
     for name, hint in get_type_hints(type(config)).items():
         if get_origin(hint) is Literal and getattr(config, name) not in get_args(hint):
             raise UserError(f"{name} must be one of {', '.join(get_args(hint))}, got {getattr(config, name)!r}")
+
+
+def check_names(what: str, given: Sequence[str], known: Collection[str]) -> None:
+    """Raise UserError where names, of an option that is the plural of `what`, are none, unknown or repeated."""
+    if not given:
+        raise UserError(f"--{what}s names no {what}; there are {', '.join(known)}")
+    if len(set(given)) < len(given):
+        raise UserError(f"--{what}s may name every {what} once, got {', '.join(given)}")
+    if unknown := [name for name in given if name not in known]:
+        raise UserError(f"no {what} is named {', '.join(unknown)}; there are {', '.join(known)}")
 
 
 def check_numbers(config: object, **limits: tuple[float, float]) -> None:

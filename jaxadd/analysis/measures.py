@@ -9,9 +9,11 @@ properties, so that it is computed once.
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 
 from jaxadd.models import Model, structure
+from jaxadd.optim import scores
 from jaxadd.pictures import Lines, Span, Table
 
 
@@ -59,6 +61,58 @@ def needs_neurons(model: Model) -> bool:
 def needs_direct_neurons(model: Model) -> bool:
     """Apply to models in which the unembedding reads the output of neurons through no norm but the final one."""
     return needs_neurons(model) and (not structure.is_transformer(model) or structure.is_linear(model))
+
+
+_LOSSES = "loss"  # The panel of losses over training.
+_SPLITS = {"all": "all pairs", "train": "the train pairs", "test": "the test pairs"}
+_DRAWN = ("train_loss", "test_loss", "restricted_loss_all", "excluded_loss_train")
+
+
+def on_pairs(
+    loss: Callable[[Any], Any], correct: Callable[[Any], Any], kinds: Mapping[str, str], values: str
+) -> tuple[Measure, ...]:
+    """Declare loss and accuracy on all, train and test pairs, and the losses of parts of the logits.
+
+    Args:
+      loss: of a state, over all classes, one number for each pair.
+      correct: of a state, bool, one for each pair.
+      kinds: by name of a loss, the logits that it is of; a state has it in `losses`, one number for each pair.
+      values: what these logits are over, such as "P numbers".
+
+    A state has `of(numbers, split)`, which returns those of the pairs of a split.
+    """
+
+    def loss_on(split: str, pairs: str) -> Measure:
+        return Measure(
+            name := f"{split}_loss",
+            f"mean cross-entropy of {pairs} over all classes, as in training",
+            "nats",
+            lambda s: jnp.mean(s.of(loss(s), split)),
+            panel=_LOSSES if name in _DRAWN else None,
+        )
+
+    def accuracy_on(split: str, pairs: str) -> Measure:
+        return Measure(
+            f"{split}_accuracy",
+            f"fraction of {pairs} that is correct, among all classes; a tie is an error",
+            "fraction",
+            lambda s: scores.fraction(s.of(correct(s), split)),
+        )
+
+    def loss_of(kind: str, logits: str, split: str, pairs: str) -> Measure:
+        return Measure(
+            name := f"{kind}_{split}",
+            f"mean cross-entropy of {pairs} over the {values}, without `=`, of {logits}",
+            "nats",
+            lambda s: jnp.mean(s.of(s.losses[kind], split)),
+            panel=_LOSSES if name in _DRAWN else None,
+        )
+
+    return (
+        *(loss_on(*split) for split in _SPLITS.items()),
+        *(accuracy_on(*split) for split in _SPLITS.items()),
+        *(loss_of(*kind, *split) for kind in kinds.items() for split in _SPLITS.items()),
+    )
 
 
 def compute(measures: Iterable[Measure], state: Any, model: Model) -> dict[str, Any]:

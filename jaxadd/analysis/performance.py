@@ -13,7 +13,8 @@ from jaxadd.analysis.trained import Trained
 from jaxadd.models import Model, Network
 from jaxadd.optim import losses, scores
 from jaxadd.pictures import Table
-from jaxadd.tasks import Addition, HandwrittenDigits, Modular, Task
+from jaxadd.tasks import Addition, HandwrittenDigits, Task
+from jaxadd.tasks.listed import Listed
 from jaxadd.types import Batch, Data, Params
 
 _AT_ONCE = 4096  # examples
@@ -50,7 +51,7 @@ def train_set(task: Task, data: Data) -> Batch | None:
 
 
 @train_set.register
-def _(task: Modular, data: Data) -> Batch | None:
+def _(task: Listed, data: Data) -> Batch | None:
     return task.labelled(data.lane["train"], data)
 
 

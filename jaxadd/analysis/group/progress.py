@@ -17,7 +17,7 @@ import numpy as np
 from jaxadd.analysis import measures as declared
 from jaxadd.analysis.group import irreps as representations
 from jaxadd.analysis.group.irreps import Irrep
-from jaxadd.analysis.measures import Measure
+from jaxadd.analysis.measures import Measure, needs_neurons, on_pairs
 from jaxadd.lanes import over_lanes
 from jaxadd.models import Model, structure
 from jaxadd.optim import losses, scores
@@ -142,7 +142,7 @@ class State:
     @property
     def _rows(self) -> int:
         """How many left elements are computed at once: a divisor of n."""
-        width = self.n * (self.model.sizes.classes + 4 * getattr(self.model.config, "neurons", 512))
+        width = self.n * (self.model.sizes.classes + structure.width(self.model))
         return max(r for r in range(1, self.n + 1) if self.n % r == 0 and (r == 1 or r * width <= _ROOM))
 
     def _blocks(self, values: jax.Array) -> jax.Array:
@@ -304,39 +304,8 @@ KINDS = {
     "excluded_loss_trace": "L without the part along tr ρ(s c⁻¹), over the irreps used",
 }
 """Losses over the n elements, and the logits that they are of."""
-_SPLITS = {"all": "all pairs", "train": "the train pairs", "test": "the test pairs"}
-_DRAWN = ("train_loss", "test_loss", "restricted_loss_all", "excluded_loss_train")
-SIMILARITY, LOSSES = "logit similarity", "loss"
+SIMILARITY = "logit similarity"
 _OPERANDS = {"a": "a", "b": "b", "ab": "the answer"}
-
-
-def _loss(split: str, pairs: str) -> Measure:
-    return Measure(
-        f"{split}_loss",
-        f"mean cross-entropy of {pairs} over all classes, as in training",
-        "nats",
-        lambda s: jnp.mean(s.of(s.run.loss, split)),
-        panel=LOSSES if f"{split}_loss" in _DRAWN else None,
-    )
-
-
-def _accuracy(split: str, pairs: str) -> Measure:
-    return Measure(
-        f"{split}_accuracy",
-        f"fraction of {pairs} that is correct, among all classes; a tie is an error",
-        "fraction",
-        lambda s: scores.fraction(s.of(s.run.correct, split)),
-    )
-
-
-def _loss_of(kind: str, logits: str, split: str, pairs: str) -> Measure:
-    return Measure(
-        name := f"{kind}_{split}",
-        f"mean cross-entropy of {pairs} over the n elements, without `=`, of {logits}",
-        "nats",
-        lambda s: jnp.mean(s.of(s.losses[kind], split)),
-        panel=LOSSES if name in _DRAWN else None,
-    )
 
 
 @functools.cache
@@ -356,7 +325,7 @@ def declarations(names: tuple[str, ...]) -> tuple[Measure, ...]:
             "fraction",
             lambda s: s.neuron_fractions(of),
             entry=entry(f"neuron_fraction_{of}"),
-            applies=has_neurons,
+            applies=needs_neurons,
             comparable=False,
         )
 
@@ -372,9 +341,7 @@ def declarations(names: tuple[str, ...]) -> tuple[Measure, ...]:
         )
 
     return (
-        *(_loss(*split) for split in _SPLITS.items()),
-        *(_accuracy(*split) for split in _SPLITS.items()),
-        *(_loss_of(*kind, *split) for kind in KINDS.items() for split in _SPLITS.items()),
+        *on_pairs(lambda s: s.run.loss, lambda s: s.run.correct, KINDS, "n elements"),
         Measure(
             "logit_similarity",
             "cosine between the row-centred logits and tr ρ(s c⁻¹), s the answer",
@@ -440,11 +407,6 @@ MATRICES = {
     "W_U": "W_U",
 }
 """The matrices of `structure.token_matrices`, in words."""
-
-
-def has_neurons(model: Model) -> bool:
-    """Apply to models with neurons."""
-    return structure.last_neurons(model) is not None
 
 
 @functools.lru_cache(maxsize=64)

@@ -17,7 +17,6 @@ from jaxadd.analysis.trained import Report, Trained, as_text
 from jaxadd.models import Network
 from jaxadd.pictures import Bars, FigureOf, HeatMaps, Histogram, Lines, Picture, Table, Text
 from jaxadd.tasks import Group
-from jaxadd.types import Batch, Data
 
 _EXPLAINED = 0.85  # of a neuron's variance, by one irrep
 _LISTED = 16  # irreps in a table or map
@@ -65,11 +64,6 @@ class State(NamedTuple):
     def used_names(self) -> list[str]:
         """The names of the irreps that it uses."""
         return [irrep.name for irrep, used in zip(self.irreps, self.used, strict=True) if used]
-
-
-@performance.train_set.register
-def _(task: Group, data: Data) -> Batch | None:
-    return task.labelled(data.lane["train"], data)
 
 
 # --- a finished run ---------------------------------------------------------------------------------------
@@ -168,7 +162,7 @@ def measure(network: Network) -> State:
     irreps = progress.irreps(task.known)
     values = jax.device_get(progress.measures(network.params, network.model, problem, declarations=declared))
     used = values["logit_similarity"] > progress.USED
-    neurons = _of_neurons(task, network, problem) if progress.has_neurons(network.model) else None
+    neurons = _of_neurons(task, network, problem) if measures.needs_neurons(network.model) else None
     table = cayley.describe(cayley.learned(network.params, network.model), task)
     names = np.array([irrep.name for irrep in irreps])
     numbers: dict[str, Any] = {"irreps_used": names[used].tolist(), **_table_numbers(table)}

@@ -20,7 +20,7 @@ import numpy as np
 
 from jaxadd.analysis import circuits, fourier
 from jaxadd.analysis import measures as declared
-from jaxadd.analysis.measures import Measure, needs_direct_neurons, needs_neurons
+from jaxadd.analysis.measures import Measure, needs_direct_neurons, needs_neurons, on_pairs
 from jaxadd.errors import UserError
 from jaxadd.lanes import over_lanes
 from jaxadd.models import Model, structure
@@ -236,46 +236,18 @@ KINDS = {
     "excluded_loss_3d": "L - Σ_k ⟨L, c_k⟩ c_k, over the key frequencies k",
 }
 """Losses over the P numbers, and the logits that they are of."""
-_SPLITS = {"all": "all pairs", "train": "the train pairs", "test": "the test pairs"}
-_DRAWN = ("train_loss", "test_loss", "restricted_loss_all", "excluded_loss_train")
-LOSSES, ONE_FREQUENCY, EXPLAINED = "loss", "excluded loss of one frequency", "variance explained"
+ONE_FREQUENCY, EXPLAINED = "excluded loss of one frequency", "variance explained"
 _GINI = "Gini coefficient of the norms of {}, in the basis of characters, one norm per cosine, sine and the constant"
 _EQUAL = "0 equal to 1 concentrated"
 
 
-def _loss(split: str, pairs: str) -> Measure:
-    return Measure(
-        f"{split}_loss",
-        f"mean cross-entropy of {pairs} over all classes, as in training",
-        "nats",
-        lambda s: jnp.mean(s.of(losses.cross_entropy(s.class_logits, s.table.labels), split)),
-        panel=LOSSES if f"{split}_loss" in _DRAWN else None,
-    )
-
-
-def _accuracy(split: str, pairs: str) -> Measure:
-    return Measure(
-        f"{split}_accuracy",
-        f"fraction of {pairs} that is correct, among all classes; a tie is an error",
-        "fraction",
-        lambda s: scores.fraction(s.of(scores.correct(s.class_logits, s.table.labels), split)),
-    )
-
-
-def _loss_of(kind: str, logits: str, split: str, pairs: str) -> Measure:
-    return Measure(
-        name := f"{kind}_{split}",
-        f"mean cross-entropy of {pairs} over the P numbers, without `=`, of {logits}",
-        "nats",
-        lambda s: jnp.mean(s.of(s.losses[kind], split)),
-        panel=LOSSES if name in _DRAWN else None,
-    )
-
-
 MEASURES: tuple[Measure, ...] = (
-    *(_loss(*split) for split in _SPLITS.items()),
-    *(_accuracy(*split) for split in _SPLITS.items()),
-    *(_loss_of(*kind, *split) for kind in KINDS.items() for split in _SPLITS.items()),
+    *on_pairs(
+        lambda s: losses.cross_entropy(s.class_logits, s.table.labels),
+        lambda s: scores.correct(s.class_logits, s.table.labels),
+        KINDS,
+        "P numbers",
+    ),
     Measure(
         "excluded_loss_k",
         "as excluded_loss_train, for one frequency k = 1 … K",

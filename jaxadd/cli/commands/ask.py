@@ -78,6 +78,6 @@ def _(task: Group, texts: Sequence[str]) -> Problems:
     if not texts:
         raise UserError(f"name at least one problem, such as '{' * '.join(task.group.elements[-2:])}'")
     pairs = np.stack([task.parse(text) for text in texts])
-    batch = task.batch(jnp.asarray(pairs @ [task.count, 1]), task.data((0,)).shared)
+    batch = task.batch(jnp.asarray(task.numbers(pairs)), task.tables())
     answers = [task.group.elements[c] for c in np.asarray(batch.targets)[:, 0]]
     return Problems(batch, [f"{task.formula(*pair)} = {answer}" for pair, answer in zip(pairs, answers, strict=True)])
