@@ -99,10 +99,10 @@ class Attention(nn.Module):
 def rotated(x: jax.Array, positions: jax.Array, config: Transformer) -> jax.Array:
     """Rotate pairs of coordinates of queries or keys `[R, B, H, K]` by their position times a frequency (Su 2021).
 
-    Pair j turns by θ^(-2j/K) radians from one position to the next.
+    Pair j turns by rope_scale · θ^(-2j/K) radians from one position to the next.
     """
     half = config.head_width // 2
-    angle = jnp.outer(positions, config.rope_theta ** (-jnp.arange(half) / half))[:, None, None]
+    angle = jnp.outer(positions, config.rope_scale * config.rope_theta ** (-jnp.arange(half) / half))[:, None, None]
     cos, sin = jnp.cos(angle).astype(x.dtype), jnp.sin(angle).astype(x.dtype)
     if config.rope_pairs == "interleaved":
         a, b = x[..., ::2], x[..., 1::2]

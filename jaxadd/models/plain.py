@@ -75,7 +75,7 @@ def attention(config: Transformer, params: Params, x: jax.Array, numbers: jax.Ar
 def rotated(config: Transformer, x: jax.Array, numbers: jax.Array) -> jax.Array:
     """Rotate queries or keys `[B, H, T, K]`: pairs of coordinates as complex numbers, times e^(i · angle)."""
     half = config.head_width // 2
-    angle = jnp.outer(numbers, config.rope_theta ** (-jnp.arange(half) / half))
+    angle = jnp.outer(numbers, config.rope_scale * config.rope_theta ** (-jnp.arange(half) / half))
     interleaved = config.rope_pairs == "interleaved"
     pairs = x.reshape(*x.shape[:-1], half, 2) if interleaved else x.reshape(*x.shape[:-1], 2, half).swapaxes(-1, -2)
     turned = (pairs[..., 0] + 1j * pairs[..., 1]) * jnp.exp(1j * angle)

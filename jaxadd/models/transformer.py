@@ -55,6 +55,8 @@ class Transformer(ModelConfig):
     """what positions count: tokens, or the places of digits, the same in every number (McLeish et al. 2024)"""
     rope_theta: float = 10_000.0
     """base of the wavelengths of rope and of sinusoidal positions"""
+    rope_scale: float = 1.0
+    """angle between neighbouring positions of rope's fastest pair, radians; 2π / 0.5 = 12.6 positions are one turn"""
     rope_pairs: Literal["half", "interleaved"] = "half"
     """coordinates that rope rotates together: i and i + K/2, or 2i and 2i + 1"""
     attention: Literal["causal", "bidirectional"] = "causal"
@@ -106,7 +108,7 @@ class Transformer(ModelConfig):
             raise UserError(f"dropout must be at least 0 and below 1, got {self.dropout:g}")
         if not 0 <= self.attention_mix <= 1:
             raise UserError(f"attention_mix must be from 0 to 1, got {self.attention_mix:g}")
-        for name in ("norm_epsilon", "rope_theta"):
+        for name in ("norm_epsilon", "rope_theta", "rope_scale"):
             if not getattr(self, name) > 0:
                 raise UserError(f"{name} must be above 0, got {getattr(self, name):g}")
         weights.check(self)

@@ -31,6 +31,7 @@ def transformers(draw, attention=("causal", "bidirectional"), **fixed):
         "positions": choose("learned", "sinusoidal", "rope", "alibi", "none"),
         "position_index": choose("sequence", "place"),
         "rope_theta": choose(3.0, 10_000.0),
+        "rope_scale": choose(1.0, 0.5),
         "rope_pairs": choose("half", "interleaved"),
         "attention": choose(*attention),
         "attention_mix": choose(1.0, 0.5, 0.0),

@@ -181,8 +181,8 @@ def queries_keys_values(config: Transformer, block: Params, x: Rounded, numbers:
 def _rotated(config: Transformer, x: Rounded, numbers: np.ndarray) -> Rounded:
     """Rotate queries or keys `[B, T, H, K]`, whose angles, sines and cosines are float32 too."""
     half = config.head_width // 2
-    angle = np.outer(numbers, config.rope_theta ** (-np.arange(half) / half))[:, None]
-    error = np.abs(angle) * 2 * rounding.FUNCTION + rounding.FUNCTION
+    angle = np.outer(numbers, config.rope_scale * config.rope_theta ** (-np.arange(half) / half))[:, None]
+    error = np.abs(angle) * 3 * rounding.FUNCTION + rounding.FUNCTION
     cos, sin = Rounded(np.cos(angle), error), Rounded(np.sin(angle), error)
     interleaved = config.rope_pairs == "interleaved"
     first, second = (slice(0, None, 2), slice(1, None, 2)) if interleaved else (slice(0, half), slice(half, None))

@@ -138,7 +138,8 @@ class _Source:
 
 def _open(stated: Fields) -> dict[str, Any]:
     """Return the stated fields that names and shapes leave open."""
-    names = ("activation", "norm_epsilon", "rope_theta", "rope_pairs", "attention", "attention_mix", "positions")
+    rope = ("rope_theta", "rope_scale", "rope_pairs")
+    names = ("activation", "norm_epsilon", "attention", "attention_mix", "positions", *rope)
     return {name: stated[name] for name in names if name in stated}
 
 
