@@ -39,7 +39,7 @@ _PUBLIC = {
     "jaxadd.types": ("Batch", "Data", "Sizes"),
     "jaxadd.tasks": ("Addition", "Curriculum", "Group", "HandwrittenDigits", "Mixture", "Modular", "Task"),
     "jaxadd.models": ("MLP", "Model", "Network", "PairMLP", "Transformer", "Weights"),
-    "jaxadd.optim.optimizers": ("SGD", "Adam", "AdamW", "Lion", "Muon"),
+    "jaxadd.optim.optimizers": ("SGD", "Adam", "AdamW", "LevenbergMarquardt", "Lion", "Muon"),
     "jaxadd.optim.losses": ("CrossEntropy", "LabelSmoothing", "MeanSquaredError", "StableMax"),
     "jaxadd.optim.schedules": ("Constant", "Cosine", "Linear"),
     "jaxadd.optim.filters": (
@@ -82,7 +82,7 @@ if TYPE_CHECKING:
         PlainGradient,
     )
     from jaxadd.optim.losses import CrossEntropy, LabelSmoothing, MeanSquaredError, StableMax
-    from jaxadd.optim.optimizers import SGD, Adam, AdamW, Lion, Muon
+    from jaxadd.optim.optimizers import SGD, Adam, AdamW, LevenbergMarquardt, Lion, Muon
     from jaxadd.optim.schedules import Constant, Cosine, Linear
     from jaxadd.runs import Run, load, replay, train
     from jaxadd.tasks import Addition, Curriculum, Group, HandwrittenDigits, Mixture, Modular, Task

@@ -63,7 +63,7 @@ def without_lanes(trainer: Trainer, steps: int) -> Callable[[], Params]:
         params, opt_state, key = carry
         batch = trainer.config.task.train_batch(data, key, i)
         grads = jax.grad(lambda w: trainer.objective(w, batch, hyper)[0])(params)
-        updates, opt_state = transform.update(grads, opt_state, params)
+        updates, opt_state = transform.update(grads, opt_state, params, **trainer.step.parts(batch, hyper))
         return optax.apply_updates(params, updates), opt_state, key
 
     loop = jax.jit(lambda carry: jax.lax.fori_loop(0, steps, update, carry), donate_argnums=0)
@@ -80,15 +80,15 @@ def without_lanes(trainer: Trainer, steps: int) -> Callable[[], Params]:
 
 def plain_steps(trainer: Trainer, steps: int) -> Timed:
     """Return updates of one network on one batch by the plain forward pass, every position of every example."""
-    transform, read = trainer.config.optimizer.transform(), jnp.asarray(trainer.model.sizes.read)
-
-    def loss(params: Params, batch: Batch) -> jax.Array:
-        logits = plain.forward(params, trainer.model, batch.inputs)[:, read]
-        return jnp.mean(losses.cross_entropy(logits, batch.targets))
+    transform = optax.with_extra_args_support(trainer.config.optimizer.transform())
+    read = jnp.asarray(trainer.model.sizes.read)
 
     @jax.jit
     def update(params: Params, opt_state: optax.OptState, batch: Batch) -> tuple[Params, optax.OptState]:
-        updates, opt_state = transform.update(jax.grad(loss)(params, batch), opt_state, params)
+        logits = lambda params: plain.forward(params, trainer.model, batch.inputs)[:, read]
+        loss = lambda logits: jnp.mean(losses.cross_entropy(logits, batch.targets))
+        grads = jax.grad(lambda params: loss(logits(params)))(params)
+        updates, opt_state = transform.update(grads, opt_state, params, logits=logits, loss=loss)
         return optax.apply_updates(params, updates), opt_state
 
     params = take(trainer.init().params, 0)

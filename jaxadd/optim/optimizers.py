@@ -14,6 +14,7 @@ import optax
 import optax.contrib
 
 from jaxadd.errors import check_numbers
+from jaxadd.optim.levenberg_marquardt import LevenbergMarquardt
 from jaxadd.trees import map_named
 
 
@@ -224,4 +225,4 @@ def _matrices(params: Any) -> Any:
     return map_named(axes, params)
 
 
-Optimizer = AdamW | Adam | SGD | Lion | Muon
+Optimizer = AdamW | Adam | SGD | Lion | Muon | LevenbergMarquardt

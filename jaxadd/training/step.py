@@ -8,6 +8,7 @@ lane is done.
 
 import contextlib
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -72,6 +73,23 @@ class Step:
         cross_entropy = losses.cross_entropy(logits, batch.targets)
         minimised = jnp.mean(hyper.loss(logits, batch.targets, cross_entropy))
         return minimised, _score(logits, batch.targets, cross_entropy)
+
+    def parts(self, batch: Batch, hyper: Hyper, dropout_key: jax.Array | None = None) -> dict[str, Callable]:
+        """Return the objective as two functions, for optimisers that need more of it than the gradient.
+
+        Returns:
+          "logits": function of the parameters that returns the logits of a batch, `[B, R, C]`; "loss": function of
+          the logits that returns the objective, a scalar.
+        """
+
+        def loss(logits: jax.Array) -> jax.Array:
+            cross_entropy = losses.cross_entropy(logits, batch.targets)
+            return jnp.mean(hyper.loss(logits, batch.targets, cross_entropy))
+
+        return {
+            "logits": lambda params: self.model.apply(params, batch.inputs, dropout_key=dropout_key)[0],
+            "loss": loss,
+        }
 
     def dropout_key(self, state: TrainState) -> jax.Array:
         """Return the key of the masks of dropout in the next step of one lane."""
@@ -196,7 +214,8 @@ class Step:
         def update() -> tuple[TrainState, jax.Array]:
             # Some optimisers and filters compute matrix products.
             with self._checked(), jax.default_matmul_precision(self.config.model.precision):
-                updates, opt_state = hyper.transform().update(grads, state.opt_state, state.params)
+                parts = self.parts(batch, hyper, dropped)
+                updates, opt_state = hyper.transform().update(grads, state.opt_state, state.params, **parts)
             params = optax.apply_updates(state.params, updates)
             return TrainState(params, opt_state, state.key, state.step + 1, status), optax.tree.norm(updates)
 

@@ -1,5 +1,6 @@
 """Optimisers against their definitions, and their numbers as traced arguments."""
 
+import itertools
 import json
 from dataclasses import replace
 
@@ -10,11 +11,12 @@ import numpy as np
 import pytest
 
 from jaxadd.config import RunConfig, hyper, traced
+from jaxadd.errors import UserError
 from jaxadd.lanes import take
 from jaxadd.models import Transformer
 from jaxadd.optim.filters import FixedNorm, GrokfastEMA, GrokfastMA, OrthogonalGradient
 from jaxadd.optim.losses import LabelSmoothing, StableMax, cross_entropy
-from jaxadd.optim.optimizers import SGD, Adam, AdamW, Lion, Muon
+from jaxadd.optim.optimizers import SGD, Adam, AdamW, LevenbergMarquardt, Lion, Muon
 from jaxadd.serialization import from_json, to_json
 from jaxadd.tasks import Modular
 from jaxadd.training.loop import fit
@@ -171,6 +173,70 @@ def test_muon_follows_its_definition():
         rate = 0.1 * min(i / 2, 1)
         w = w - rate * (x * (6 / 3) ** 0.5 + 0.5 * w)
         np.testing.assert_allclose(params["blocks.0"]["mlp"]["W_in"], w, rtol=1e-3, atol=1e-4)
+
+
+def levenberg_marquardt(optimizer, logits, loss, w, steps):
+    """Return the parameters after each step, and the damping after the last."""
+    transform = optimizer.transform()
+
+    @jax.jit
+    def step(w, damping):
+        grads = jax.grad(lambda w: loss(logits(w)))(w)
+        updates, damping = transform.update(grads, damping, w, logits=logits, loss=loss)
+        return jax.tree.map(jnp.add, w, updates), damping
+
+    damping, path = transform.init(w), []
+    for _ in range(steps):
+        w, damping = step(w, damping)
+        path.append(jax.device_get(w))
+    return path, float(damping)
+
+
+def test_levenberg_marquardt_solves_least_squares_in_one_step():
+    rng = np.random.default_rng(0)
+    a, y = rng.normal(size=(20, 5)).astype(np.float32), rng.normal(size=20).astype(np.float32)
+    a[:, 0] *= 100  # Parameters may have very different scales.
+    start = {"a": jnp.ones(3), "b": jnp.ones(2)}
+    logits = lambda w: a @ jnp.concatenate([w["a"], w["b"]])
+    loss = lambda z: jnp.mean((z - y) ** 2)
+    (found,), damping = levenberg_marquardt(LevenbergMarquardt(damping=1e-6), logits, loss, start, 1)
+    want = np.linalg.lstsq(a.astype(float), y, rcond=None)[0]
+    np.testing.assert_allclose(np.concatenate([found["a"], found["b"]]), want, rtol=1e-3, atol=1e-5)
+    assert damping == pytest.approx(1e-6)
+    # Damped as much as the curvature, it makes half of the step in each parameter if they do not interact.
+    logits = lambda w: jnp.asarray([1.0, 100.0]) * w
+    (half,), damping = levenberg_marquardt(
+        LevenbergMarquardt(damping=1.0), logits, lambda z: jnp.sum(z**2), jnp.ones(2), 1
+    )
+    np.testing.assert_allclose(half, 0.5, rtol=1e-5)
+    assert damping == pytest.approx(1 / 3)
+
+
+def test_levenberg_marquardt_leaves_out_a_step_that_raises_the_loss():
+    # From 2, a step of Gauss and Newton on arctan² overshoots to -3.5.
+    logits, loss = jnp.arctan, lambda z: jnp.sum(z**2)
+    path, _ = levenberg_marquardt(LevenbergMarquardt(damping=1e-3), logits, loss, jnp.asarray([2.0]), 12)
+    distances = [2.0, *(abs(float(w[0])) for w in path)]
+    assert distances[1] == 2.0
+    assert all(after <= before for before, after in itertools.pairwise(distances))
+    assert distances[-1] < 1e-3
+
+
+def test_levenberg_marquardt_never_raises_the_loss_of_a_full_batch():
+    task = Modular(p=5, train_fraction=0.6)
+    model = Transformer(d_model=4, heads=1, d_mlp=4)
+    config = RunConfig(task=task, model=model, optimizer=LevenbergMarquardt(), steps=30, seeds=(0, 1), eval_every=30)
+    losses = fit(Trainer(config)).metrics["train_loss"]
+    assert (np.diff(losses) <= 1e-6).all()
+    assert losses[:, -1].min() < 1e-3
+    adam = fit(Trainer(replace(config, optimizer=AdamW(lr=1e-2, weight_decay=0.0)))).metrics["train_loss"]
+    assert (losses[:, -1] < adam[:, -1]).all()
+
+
+def test_levenberg_marquardt_is_for_few_parameters():
+    config = RunConfig(task=Modular(p=5), model=Transformer(d_model=64, heads=1), optimizer=LevenbergMarquardt())
+    with pytest.raises(UserError, match="at most 2,000 parameters, and this network has"):
+        fit(Trainer(replace(config, steps=1)))
 
 
 def test_grokfast_adds_the_slow_part():
