@@ -32,9 +32,10 @@ from jaxadd.errors import UserError
 from jaxadd.models import Network, Transformer
 from jaxadd.tasks import Addition
 
-BUDGET = 4_000_000  # Cases of one answer digit, those of splits among them.
+BUDGET = 1_000_000  # Cases of one answer digit, those of splits among them.
 CLOSED = 1e-3  # Nats of slack from which on a case is proven and not split, well above what is rounded down.
-_DEPTH = 6  # Digits that are enumerated in addition.
+# Of the cases of an answer digit that stay open: how many of a group are looked at, problems of each, and of all.
+_OPEN, _DRAWN, _KEPT = 128, 32, 1_000
 _KNOTS = 65
 _LIGHTEST = 1e-290  # A case whose weights are all below it has no bound: float64 holds them with few digits.
 _AT_ONCE = 2_000_000  # Elements of an array of cases, rivals and neurons.
@@ -125,15 +126,17 @@ class Bounds:
           "part"; "problems": the number of cases, with those of splits; "margin" and "slack": the least of all cases,
           nats, rounded down; "where": the case with the least slack; "open": the number of cases that are not proven;
           "open_weight": the fraction of all problems in them; "allowance": nats, the largest, None where there is no
-          bound; "bounds": by the token that is read, a bound for each case, or `[position, bounds]` where the digit
-          at a position was enumerated; None stands for a case that cannot occur.
+          bound; "candidates": digits of problems in the worst open cases, which may be errors; "bounds": by the token
+          that is read, a bound for each case, or `[position, bounds]` where the digit at a position was enumerated;
+          None stands for a case that cannot occur.
         """
         self.spent = 0
+        self._open: list[tuple[Cases, np.ndarray]] = []
         margin, slack, worst, open_cases, open_weight, allowance = math.inf, math.inf, "", 0, 0.0, 0.0
         listed = {}
         for group in columns.cases(self.task, part[0]):
             tables = self.tables(part[0], group.own)
-            trees, bounds, slacks = self._explore(group, tables, 0)
+            trees, bounds, slacks = self._explore(group, tables)
             listed[str(group.own)] = trees
             failed = ~(slacks > CLOSED)
             open_cases += int(failed.sum())
@@ -152,8 +155,17 @@ class Bounds:
             "open": open_cases,
             "open_weight": open_weight,
             "allowance": allowance if math.isfinite(allowance) else None,
+            "candidates": self._candidates().tolist(),
             "bounds": listed,
         }
+
+    def _candidates(self) -> np.ndarray:
+        """Return problems of the cases that were left open, the worst first, int32 `[B, 2, N]`."""
+        rng, drawn = np.random.default_rng(0), [np.zeros((0, 2, self.task.digits), np.int32)]
+        for group, slacks in sorted(self._open, key=lambda open_cases: open_cases[1].min()):
+            worst = group.take(np.argsort(slacks)[:_OPEN])
+            drawn.append(columns.problems(self.task, worst, rng, _DRAWN))
+        return np.concatenate(drawn)[:_KEPT]
 
     def fraction(self, parts: list[dict[str, Any]]) -> float:
         """Return the fraction of problems that is proven: all of their digits are in proven cases."""
@@ -161,7 +173,7 @@ class Bounds:
             return 0.0
         return max(0.0, 1 - sum(part["open_weight"] for part in parts))
 
-    def _explore(self, group: Cases, tables: Tables, depth: int) -> tuple[list[Any], np.ndarray, np.ndarray]:
+    def _explore(self, group: Cases, tables: Tables) -> tuple[list[Any], np.ndarray, np.ndarray]:
         """Return the tree, the least bound and the least slack of every case, `[C]`."""
         if not len(group.target):  # No problem has the digits that were fixed.
             return [], np.zeros(0), np.zeros(0)
@@ -169,16 +181,17 @@ class Bounds:
         bounds, slacks, costs = self.bound(group, tables)
         trees: list[Any] = [rounded_down(bound) for bound in bounds]
         failed = np.flatnonzero(~(slacks > CLOSED))
-        if not failed.size or depth == _DEPTH or not costs.shape[1]:
+        if not failed.size:
             return trees, bounds, slacks
-        if self.spent + len(failed) * self.task.base > self.budget:
+        if not costs.shape[1] or self.spent + len(failed) * self.task.base > self.budget:
+            self._open.append((group.take(failed), slacks[failed]))
             return trees, bounds, slacks
         free = self._free(group)
         choice = costs[failed].argmax(axis=1)
         for index in np.unique(choice):
             some, position = failed[choice == index], free[index]
             deeper, number = columns.split(self.task, group.take(some), position)
-            sub_trees, sub_bounds, sub_slacks = self._explore(deeper, tables, depth + 1)
+            sub_trees, sub_bounds, sub_slacks = self._explore(deeper, tables)
             for row, case in zip(number, some, strict=True):
                 there = row[row >= 0]
                 trees[case] = [position, [None if i < 0 else sub_trees[i] for i in row]]

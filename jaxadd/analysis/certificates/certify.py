@@ -139,8 +139,9 @@ def certify(
 ) -> tuple[Certificate, search.Found | None]:
     """Certify a network on every problem of its task's space.
 
-    Networks of addition that are not enumerated are searched for errors first; where one is found, the network is
-    refuted and no bound is computed.
+    Networks of addition that are not enumerated are searched for errors first, and again from the cases that the
+    bounds of an answer digit leave open; where an error is found, the network is refuted and no more bounds are
+    computed.
 
     Args:
       network: one-layer transformers where the space is large, any transformer or PairMLP where it is small.
@@ -167,4 +168,9 @@ def certify(
         fresh = part not in known
         parts.append(certification.examine(part) if fresh else known[part])
         watch(i, total, parts[-1] if fresh else None)
+        if found is not None and parts[-1]["candidates"]:
+            errors = search.from_problems(network, np.asarray(parts[-1]["candidates"], np.int32))
+            if len(errors):
+                found = found._replace(errors=errors)
+                return certification.conclude([], found), found
     return certification.conclude(parts, found), found

@@ -4,6 +4,7 @@ At answer digit k the correct digit follows from the two digits of column k, the
 digit k - 1, which says whether column k - 1 was carried into. All other digits of the problem are free.
 """
 
+import itertools
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -173,3 +174,22 @@ def occurs(task: Addition, group: Cases) -> np.ndarray:
                 after[value] |= fits & (out == value)
         possible = after
     return np.where(group.carry == 1, possible[1], possible[0]) if group.digit > 1 else possible[0]
+
+
+def problems(task: Addition, group: Cases, rng: np.random.Generator, count: int) -> np.ndarray:
+    """Return problems of each case, int32 `[B, 2, N]`: those among `count` random ones of each that belong to it."""
+    place, base = layout(task), task.base
+    known = {position: np.repeat(group.tokens[:, i], count) for i, position in enumerate(group.positions)}
+    carries = np.repeat(group.carry, count)
+    digits = rng.integers(base, size=(len(carries), 2, task.digits), dtype=np.int32)
+    for m, column in itertools.product(range(2), range(task.digits)):
+        if (position := int(place.operands[m, column])) in known:
+            digits[:, m, column] = known[position]
+    belongs, carry = np.ones(len(carries), bool), np.zeros(len(carries), int)
+    for column in range(group.digit):
+        if column == group.digit - 1:
+            belongs &= carry == carries
+        total = digits[:, 0, column] + digits[:, 1, column] + carry
+        belongs &= total % base == known.get(int(place.answers[column]), total % base)
+        carry = total // base if task.operation == "add" else np.zeros_like(carry)
+    return digits[belongs]

@@ -3,6 +3,7 @@
 Every problem is judged by running the network, freely and greedily, in float32.
 """
 
+import functools
 import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple, cast
@@ -12,14 +13,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxadd.models import Network
+from jaxadd.models.model import Model
 from jaxadd.optim import losses
 from jaxadd.tasks import Addition, Mixture
 from jaxadd.tasks.addition.carries import CLASSES
+from jaxadd.types import Params
 
 UNIFORM, FORCED = 20_000, 500
 CONFIDENCE = 0.95
 _AT_ONCE = 1_000
-_LOCAL, _ROUNDS = 8, 6  # Problems that are changed digit by digit, and how often.
+# Of each answer digit: problems whose margin is lowered, changes of each that are tried in a round, and rounds.
+_STARTS, _TRIED, _ROUNDS = 24, 40, 30
 
 
 class Found(NamedTuple):
@@ -36,10 +40,11 @@ class Found(NamedTuple):
 
 
 def search(network: Network, seed: int = 0, uniform: int = UNIFORM, forced: int = FORCED) -> Found:
-    """Look for errors of a network: at random, by carry class, and from the least margins by greedy changes.
+    """Look for errors of a network: at random, by carry class, and by changes that lower the margin.
 
-    Uniform problems, and cascades of every length from every column, are drawn at random. From those of the least
-    margin the search goes on: of all problems that differ in one digit, it takes the one with the least margin.
+    Uniform problems, and cascades of every length from every column, are drawn at random. Numbers of one repeated
+    digit are tried too: there, what attention to other columns does adds up. Where all are answered correctly, the
+    search goes on from those of the least margins, as in `from_problems`.
 
     Args:
       network: of addition.
@@ -48,11 +53,14 @@ def search(network: Network, seed: int = 0, uniform: int = UNIFORM, forced: int 
       forced: the number of problems with a cascade from the units on of each length.
     """
     task, key = cast(Addition, network.task), jax.random.key(seed)
-    rows, errors, hardest = [], [], []
+    repeated = np.repeat(np.asarray(task.draw(key, _AT_ONCE, Mixture()))[..., :1], task.digits, axis=2)
+    margins, wrong = _judge(network, repeated)
+    rows, errors, seen, least = [], [repeated[wrong]], [repeated], [margins]
     for name, problems, kinds in _samples(task, key, uniform, forced):
         margins, wrong = _judge(network, problems)
         errors.append(problems[wrong])
-        hardest.append(problems[np.argsort(margins)[:_LOCAL]])
+        seen.append(problems)
+        least.append(margins)
         for kind in np.unique(kinds) if name == "uniform" else (None,):
             among = slice(None) if kind is None else kinds == kind
             count, bad = int(wrong[among].size), int(wrong[among].sum())
@@ -60,8 +68,19 @@ def search(network: Network, seed: int = 0, uniform: int = UNIFORM, forced: int 
             label = name if kind is None else f"uniform, class {CLASSES[kind]}"
             rows.append({"kind": label, "problems": count, "errors": bad, "low": low, "high": high})
     if not sum(map(len, errors)):
-        errors += list(_descend(network, np.concatenate(hardest)))
+        errors.append(_lowered(network, np.concatenate(seen), np.concatenate(least)))
     return Found(distinct(np.concatenate(errors)), tuple(rows))
+
+
+def from_problems(network: Network, problems: np.ndarray) -> np.ndarray:
+    """Return the errors among problems, int32 `[B, M, N]`, or else those that are met from them on; `[E, M, N]`.
+
+    From the problems of the least margins, each answer digit is led towards an error: of all changes of one digit,
+    those that lower its margin most by the gradient are tried (HotFlip, Ebrahimi et al. 2018), and the best is made,
+    as long as there is one that lowers it.
+    """
+    margins, wrong = _judge(network, problems)
+    return distinct(problems[wrong] if wrong.any() else _lowered(network, problems, margins))
 
 
 def _samples(
@@ -78,30 +97,60 @@ def _samples(
         yield name, np.asarray(problems), kinds
 
 
-def _descend(network: Network, problems: np.ndarray) -> Iterator[np.ndarray]:
-    """Change one digit at a time where that lowers the margin most; yield the errors that are met."""
-    task = cast(Addition, network.task)
-    margins, _ = _judge(network, problems)
-    for start in problems[np.argsort(margins)[:_LOCAL]]:
-        problem, best = start, math.inf
+def _lowered(network: Network, problems: np.ndarray, margins: np.ndarray) -> np.ndarray:
+    """Return the errors that are met from problems without one, given their margins `[B, A]`."""
+    errors = [problems[:0]]
+    for digit in range(margins.shape[1]):
+        first = np.argsort(margins[:, digit])[:_STARTS]
+        current, best = problems[first], margins[first, digit]
         for _ in range(_ROUNDS):
-            near = _neighbours(problem, task.base)
-            margins, wrong = _judge(network, near)
+            near = _changes(network, current, digit)
+            values, wrong = _judge(network, near.reshape(-1, *problems.shape[1:]))
             if wrong.any():
-                yield near[wrong]
-                return
-            if margins.min() >= best:
+                errors.append(near.reshape(-1, *problems.shape[1:])[wrong])
                 break
-            problem, best = near[margins.argmin()], float(margins.min())
+            values = values[:, digit].reshape(near.shape[:2])
+            lower = np.flatnonzero(values.min(axis=1) < best)
+            if not lower.size:
+                break
+            current, best = near[lower, values.argmin(axis=1)[lower]], values.min(axis=1)[lower]
+    return np.concatenate(errors)
 
 
-def _neighbours(problem: np.ndarray, base: int) -> np.ndarray:
-    """Return all problems that differ in one digit, `[M N (base - 1), M, N]`."""
-    flat = problem.ravel()
-    near = np.repeat(flat[None], flat.size * (base - 1), axis=0)
-    place = np.repeat(np.arange(flat.size), base - 1)
-    near[np.arange(len(near)), place] = (flat[place] + np.tile(np.arange(1, base), flat.size)) % base
-    return near.reshape(-1, *problem.shape)
+def _changes(network: Network, problems: np.ndarray, digit: int) -> np.ndarray:
+    """Return problems that differ in one digit and lower the margin of an answer digit most by the gradient.
+
+    Returns:
+      int32 `[B, changes, M, N]`.
+    """
+    task, count = cast(Addition, network.task), len(problems)
+    # Always as many problems, so that one program is compiled.
+    batch = task.batch(jnp.asarray(np.concatenate([problems, np.repeat(problems[-1:], _STARTS - count, axis=0)])))
+    gains = _gains(network.model, network.params, batch.inputs, batch.targets, jnp.int32(digit))
+    names = task.position_names
+    places = [[names.index(f"{chr(ord('a') + m)}{k}") for k in range(task.digits)] for m in range(task.operands)]
+    gains = np.asarray(gains)[:count, np.asarray(places), : task.base]  # [B, M, N, base]
+    np.put_along_axis(gains, problems[..., None], np.inf, axis=-1)  # No change.
+    tried = min(_TRIED, problems[0].size * (task.base - 1))
+    chosen = np.argsort(gains.reshape(count, -1), axis=1)[:, :tried]
+    m, k, value = np.unravel_index(chosen, gains.shape[1:])
+    near = np.repeat(problems[:, None], tried, axis=1)
+    near[np.arange(count)[:, None], np.arange(tried), m, k] = value
+    return near
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _gains(model: Model, params: Params, inputs: jax.Array, targets: jax.Array, digit: jax.Array) -> jax.Array:
+    """Return how much another token would add to the margin of an answer digit, to first order, `[B, T, V]`."""
+    embed = model.matrices(params)["embed"]["W_E"]
+
+    def margin(shift: jax.Array) -> jax.Array:
+        logits, _ = model.apply(params, inputs, edits={"hook_embed": lambda x: x + shift})
+        return jnp.sum(losses.margin(logits, targets)[:, digit])
+
+    gradient = jax.grad(margin)(jnp.zeros((*inputs.shape, embed.shape[1])))
+    gains = gradient @ embed.T
+    return gains - jnp.take_along_axis(gains, inputs[..., None], axis=-1)
 
 
 def judge(network: Network, problems: np.ndarray) -> np.ndarray:
@@ -110,7 +159,7 @@ def judge(network: Network, problems: np.ndarray) -> np.ndarray:
 
 
 def _judge(network: Network, problems: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the least margin over the answer digits, nats, and whether the free-running answer is wrong."""
+    """Return the margins of the answer digits, nats `[B, A]`, and whether the free-running answer is wrong `[B]`."""
     task = cast(Addition, network.task)
     margins = []
     for first in range(0, len(problems), _AT_ONCE):
@@ -118,10 +167,10 @@ def _judge(network: Network, problems: np.ndarray) -> tuple[np.ndarray, np.ndarr
         padded = np.concatenate([some, np.repeat(some[-1:], _AT_ONCE - len(some), axis=0)])
         batch = task.batch(jnp.asarray(padded))
         margins.append(np.asarray(_margins(network(batch.inputs), batch.targets))[: len(some)])
-    least = np.concatenate(margins)
+    every = np.concatenate(margins)
     # With correct digits before, all margins are positive exactly where the free-running answer is correct; the
     # network itself is run where one is not.
-    wrong = ~(least > 0)
+    wrong = np.asarray(~(every > 0).all(axis=1))
     suspects = np.flatnonzero(wrong)
     for first in range(0, len(suspects), _AT_ONCE):
         some = suspects[first : first + _AT_ONCE]
@@ -129,12 +178,10 @@ def _judge(network: Network, problems: np.ndarray) -> tuple[np.ndarray, np.ndarr
         batch = task.batch(jnp.asarray(problems[padded]))
         answers = np.asarray(network.answer(batch.inputs))
         wrong[some] = (answers != np.asarray(batch.targets)).any(axis=1)[: len(some)]
-    return least, wrong
+    return every, wrong
 
 
-@jax.jit
-def _margins(logits: jax.Array, targets: jax.Array) -> jax.Array:
-    return jnp.min(losses.margin(logits, targets), axis=-1)
+_margins = jax.jit(losses.margin)
 
 
 def distinct(problems: np.ndarray) -> np.ndarray:

@@ -65,7 +65,10 @@ def test_one_wrong_problem_of_many_is_found_by_enumeration_and_never_proven():
     assert sum(part["open"] for part in enumerated.parts) == 1
     assert "444+444" in enumerated.counterexample["words"]
     assert enumerated.counterexample["says"] != enumerated.counterexample["correct"]
-    assert min(part["slack"] for part in bounded(network)) < 0
+    units = min(bounded(network), key=lambda part: part["slack"])
+    assert units["slack"] < 0
+    # The cases that stay open lead to it.
+    assert search.judge(network, np.asarray(units["candidates"], np.int32)).any()
     check(enumerated, network)
 
 
@@ -267,6 +270,29 @@ def test_a_network_that_misses_a_cascade_is_refuted_by_the_search():
     assert (certificate.method, certificate.verdict) == ("search", "refuted")
     assert "least significant digit first" in certificate.reason
     assert search.judge(Network(drawn(model), model, task), found.errors[:5]).all()
+
+
+def test_the_gradient_leads_to_rare_errors():
+    # Heads see a little of other columns: 21 of 65,536 problems are wrong.
+    network = adder(4, 4, sharpness=4.25)
+    start = np.random.default_rng(0).integers(0, 4, (24, 2, 4), np.int32)
+    assert not search.judge(network, start).any()
+    errors = search.from_problems(network, start)
+    assert len(errors)
+    assert search.judge(network, errors).all()
+
+
+def test_candidates_are_problems_of_their_cases():
+    network, rng = adder(3, 5), np.random.default_rng(0)
+    digit, task = 3, network.task
+    (group,) = (group for group in columns.cases(task, digit) if group.own == 2)
+    deeper, _ = columns.split(task, group, int(columns.layout(task).answers[1]))
+    drawn_ones = columns.problems(task, deeper, rng, 300)
+    tokens = np.asarray(task.batch(drawn_ones).inputs)[:, deeper.positions]
+    cases = {(*row, target) for row, target in zip(deeper.tokens.tolist(), deeper.target.tolist(), strict=True)}
+    targets = np.asarray(task.batch(drawn_ones).targets)[:, digit]
+    found = {(*row, target) for row, target in zip(tokens.tolist(), targets.tolist(), strict=True)}
+    assert found == cases
 
 
 def test_clopper_pearson_intervals_have_their_tail_probabilities():
