@@ -69,7 +69,18 @@ _BY_PLACE = replace(
     _BLOCK, d_model=3, d_head=4, position_index="place", weights=Weights(embed="arc", unembed="embed")
 )
 
+_NARROW = replace(_BY_PLACE, d_head=2, rope_scale=0.5, d_mlp=2)
+
+
+def _tied(model: Transformer, **ties: str) -> Transformer:
+    return replace(model, weights=replace(model.weights, **ties))
+
+
 PRESETS = {
+    "p58": recipe(_NARROW, steps=14_000, lr=0.01),
+    "p50": recipe(_tied(_NARROW, norms="shared"), steps=14_000, lr=0.01),
+    "p44": recipe(_tied(_NARROW, norms="shared", value="key"), steps=14_000, lr=0.01),
+    "p38": recipe(_tied(_NARROW, norms="shared", value="key", output="query"), steps=14_000, lr=0.01),
     "p86": recipe(replace(_BY_PLACE, d_mlp=2), steps=24_000, lr=0.01),
     "p95": recipe(replace(_BY_PLACE, d_mlp=3), steps=24_000, lr=0.01),
     "p122": recipe(replace(_BLOCK, d_model=3, d_head=4, d_mlp=3)),
