@@ -6,12 +6,14 @@ import pytest
 
 from experiments import tiny_adder
 from jaxadd.models import Network
+from jaxadd.optim.optimizers import LevenbergMarquardt
+from jaxadd.tasks import Curriculum
 from jaxadd.tasks.addition import board
 
 
 @pytest.mark.parametrize("name", [name for name in tiny_adder.PRESETS if name != "debug"])
 def test_a_preset_is_named_by_its_number_of_parameters(name):
-    config = tiny_adder.PRESETS[name]
+    config = tiny_adder.PRESETS[name].base
     shapes = config.model.build(config.task.sizes).shapes()
     assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == int(name[1:])
 
@@ -24,8 +26,15 @@ def test_a_network_is_scored_by_its_own_answers(monkeypatch):
     answers = targets.copy()
     answers[::4, 3] += 1  # One digit of every fourth.
 
-    def answer(self, inputs):
-        return answers[: len(inputs)]
-
-    monkeypatch.setattr(Network, "answer", answer)
+    monkeypatch.setattr(Network, "__call__", lambda self, inputs: jax.nn.one_hot(answers[: len(inputs)], 10))
     assert tiny_adder.count_solved(network, problems) == 40 - 10
+
+
+def test_networks_that_learned_are_refined_from_where_they_were():
+    config = tiny_adder.PRESETS["p50"]
+    refined = tiny_adder.refined(config, "folder", (3,))
+    assert (refined.init_from, refined.seeds, refined.steps) == ("folder", (3,), config.refine_steps)
+    assert refined.optimizer == LevenbergMarquardt()
+    assert refined.task.batch_size == config.refine_batch
+    assert refined.task.curriculum == Curriculum()
+    assert refined.model == config.base.model
