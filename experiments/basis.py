@@ -36,7 +36,7 @@ ROWS = {
     "neurons_explained": "neurons tuned to one frequency (> 0.85)",
     "neuron_variance_explained": "neuron variance explained by one frequency",
     "logit_variance_explained": "logit variance explained",
-    "wrong_logits_explained": "of the logits of wrong classes",
+    "incorrect_logits_explained": "of the logits of incorrect classes",
 }
 PRESETS = {
     "quick": RunConfig(

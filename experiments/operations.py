@@ -1,8 +1,8 @@
 """Which operations mod P are learned, how soon, and in whose characters is each network simple?
 
 All operations of Power et al. (2022) and a random table, each with five seeds. Of each network, the fraction of the
-variance of its wrong logits that a function of answer - class explains, in the group of addition mod P and in that of
-multiplication, where it is a difference of discrete logarithms. Expected: +, -, × and ÷ are learned within a few
+variance of its incorrect logits that a function of answer - class explains, in the group of addition mod P and in
+that of multiplication, where it is a difference of discrete logarithms. Expected: +, -, × and ÷ are learned within a few
 hundred steps, + and - in the characters of addition, × and ÷ in those of multiplication; Power et al. never see
 a² + ab + b² and a³ + ab learned. `quick` takes about five minutes on two cores, `debug` seconds.
 """
@@ -85,20 +85,23 @@ def conduct(study: Operations, session: Session) -> Findings:
     for name, run in runs.items():
         final = [lane["final_test_accuracy"] for lane in run.summary["lanes"]]
         row = [written[name], spread(learned[name]), spread(final, "{:.3f}")]
-        for measure in ("wrong_logits_explained", "gini_W_E"):
+        for measure in ("incorrect_logits_explained", "gini_W_E"):
             row += [spread([lane[measure] for lane in measured[name][kind]], "{:.2f}") for kind in groups]
         cells.append(tuple(row))
     text = (
         f"mod {study.p}, {study.train_fraction:.0%} trained on, {len(study.seeds)} seeds, {study.steps:,} steps; "
-        "medians (ranges)\nlogits: fraction of the variance of those of wrong classes that answer - class explains "
-        f"in the group\n{table(cells)}"
+        "medians (ranges)\nlogits: fraction of the variance of those of incorrect classes that answer - class "
+        f"explains in the group\n{table(cells)}"
     )
     title = f"operations mod {study.p}, {len(study.seeds)} seeds"
     medians = np.array(
-        [[np.median([x["wrong_logits_explained"] for x in measured[name][kind]]) for kind in groups] for name in runs]
+        [
+            [np.median([x["incorrect_logits_explained"] for x in measured[name][kind]]) for kind in groups]
+            for name in runs
+        ]
     )
     explained = HeatMaps(
-        "Wrong logits explained, median over seeds",
+        "Logits of incorrect classes explained, median over seeds",
         [study.steps],
         {"fraction of variance": medians[None]},
         list(written.values()),

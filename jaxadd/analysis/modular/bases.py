@@ -56,8 +56,8 @@ def logits_explained(network: Network, group: CyclicProduct) -> dict[str, float]
       "logit_variance_explained", the fraction of the logits' variance, centred per row, that Σ_k α_k cos w_k(answer -
       c) explains, α free, k all frequencies. A logit that is larger for the correct class alone is explained in every
       group: with n of K frequencies of one group, n/K of the variance is explained in another.
-      "wrong_logits_explained", the fraction of the variance of the logits of wrong classes, centred per row, that a
-      function of answer - c explains; near 0 in a group to which they are not related.
+      "incorrect_logits_explained", the fraction of the variance of the logits of incorrect classes, centred per row,
+      that a function of answer - c explains; near 0 in a group to which they are not related.
     """
     task = network.task
     assert isinstance(task, Modular)
@@ -81,5 +81,5 @@ def _explained(
     by_offset = jnp.mean(wrong, axis=0)
     return {
         "logit_variance_explained": jnp.sum(cosines**2),
-        "wrong_logits_explained": len(inputs) * jnp.sum(by_offset**2) / jnp.sum(wrong**2),
+        "incorrect_logits_explained": len(inputs) * jnp.sum(by_offset**2) / jnp.sum(wrong**2),
     }

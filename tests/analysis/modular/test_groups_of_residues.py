@@ -162,8 +162,8 @@ def test_logits_are_explained_in_the_characters_of_the_operation(operation, own)
     network, other = Network(params, model, task), multiplicative if own is additive else additive
     here, there = (bases.measures(network, group(29)) for group in (own, other))
     assert here["logit_variance_explained"] == pytest.approx(1, abs=1e-5)
-    assert here["wrong_logits_explained"] == pytest.approx(1, abs=1e-5)
-    assert there["wrong_logits_explained"] < 0.02
+    assert here["incorrect_logits_explained"] == pytest.approx(1, abs=1e-5)
+    assert there["incorrect_logits_explained"] < 0.02
     # Four of fourteen frequencies make the correct logit larger, which every group explains.
     assert there["logit_variance_explained"] == pytest.approx(4 / 14, abs=0.03)
     assert here["key_frequencies_embedding"] == 4
