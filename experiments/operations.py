@@ -2,8 +2,8 @@
 
 All operations of Power et al. (2022) and a random table, each with five seeds. Of each network, the fraction of the
 variance of its incorrect logits that a function of answer - class explains, in the group of addition mod P and in
-that of multiplication, where it is a difference of discrete logarithms. Expected: +, -, × and ÷ are learned within a few
-hundred steps, + and - in the characters of addition, × and ÷ in those of multiplication; Power et al. never see
+that of multiplication, where it is a difference of discrete logarithms. Expected: +, -, × and ÷ are learned within a
+few hundred steps, + and - in the characters of addition, × and ÷ in those of multiplication; Power et al. never see
 a² + ab + b² and a³ + ab learned. `quick` takes about five minutes on two cores, `debug` seconds.
 """
 
