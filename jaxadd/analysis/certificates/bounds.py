@@ -32,7 +32,7 @@ from jaxadd.errors import UserError
 from jaxadd.models import Network, Transformer
 from jaxadd.tasks import Addition
 
-BUDGET = 1_000_000  # Cases of one answer digit, those of splits among them.
+BUDGET = 200_000  # Cases of one answer digit, those of splits among them.
 CLOSED = 1e-3  # Nats of slack from which on a case is proven and not split, well above what is rounded down.
 # Of the cases of an answer digit that stay open: how many of a group are looked at, problems of each, and of all.
 _OPEN, _DRAWN, _KEPT = 128, 32, 1_000
