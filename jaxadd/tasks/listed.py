@@ -134,6 +134,7 @@ class Listed(Task):
         """Draw the batch of one step: inputs `[B, T]`, targets `[B, 1]`, the labels with their noise."""
         return self.labelled(choose(data.lane["train"], key, step, self.batch_size), data)
 
+    @functools.partial(jax.jit, static_argnums=0)
     def labelled(self, problems: jax.Array, data: Data) -> Batch:
         """Return problems with the labels of training, some of which are wrong where there is label noise."""
         batch = self.batch(problems, data.shared)
