@@ -46,13 +46,15 @@ def figures_in(folder):
 
 
 def test_the_largest_spike_is_replayed_exactly_and_described(addition, planted, shell):
-    for seed in (0, 1):  # What an earlier call left is replaced.
-        (addition / "spikes" / f"152-seed{seed}" / "figures" / "earlier.png").parent.mkdir(parents=True)
-        (addition / "spikes" / f"152-seed{seed}" / "figures" / "earlier.png").touch()
+    replayed = addition / "replays" / "spike-145-157"
+    replayed.mkdir(parents=True)
+    (replayed / "earlier").touch()  # What an earlier call left is replaced.
     status, out, error = shell("jaxadd", "spike", addition, "--margin", 5)
     assert status == 0, error
     assert "reproduced bit for bit" in error
-    (folder,) = (path.parent for path in (addition / "spikes").glob("*/report.txt"))
+    assert (replayed / "metrics.npz").is_file()
+    assert not (replayed / "earlier").exists()
+    (folder,) = (addition / "spikes").iterdir()
     text = (folder / "report.txt").read_text()
     for words in (
         "2 spikes (1 of seed 0, 1 of seed 1)",
