@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 
 from jaxadd.errors import UserError
 
@@ -43,8 +44,9 @@ def take(tree: Any, lane: Any) -> Any:
     """Return one lane, or an array of them, of a tree whose leaves have a leading axis of lanes."""
     leaves = jax.tree.leaves(tree)
     on_device = all(isinstance(x, jax.Array) and not isinstance(x, jax.core.Tracer) for x in leaves)
-    if isinstance(lane, int) and on_device and len({frozenset(x.sharding.device_set) for x in leaves}) == 1:
-        return _take_compiled(tree, lane)
+    together = on_device and len({frozenset(x.sharding.device_set) for x in leaves}) == 1
+    if together and isinstance(lane, int | np.integer):
+        return _take_compiled(tree, int(lane))
     return _take(tree, lane)
 
 

@@ -20,9 +20,9 @@ def blocks(guide, language):
 def test_the_example_of_the_readme_runs(capsys):
     (example,) = blocks("README.md", "python")
     assert len(example.strip().splitlines()) <= 10
-    names = {}
+    example, names = example.replace("steps=600", "steps=20"), {}
     exec(compile(example, "README.md", "exec"), names)
-    assert names["run"].metrics["train_accuracy"].shape == (2, 601)
+    assert names["run"].metrics["train_accuracy"].shape == (2, 21)
     assert np.isfinite(names["logits"]).all()
     assert not np.allclose(names["ablated"], names["logits"])
     assert capsys.readouterr().out

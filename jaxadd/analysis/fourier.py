@@ -296,6 +296,12 @@ def cosine_similarities(logits: jax.Array, answers: jax.Array, orders: Orders | 
 
     Their squares add up to the fraction of the logits' variance that Σ_k α_k cos w_k(a + b - c) explains, α free.
     """
+    _check_answers(answers, math.isqrt(len(answers)))  # Before they are traced.
+    return _cosine_similarities(logits, answers, orders)
+
+
+@functools.partial(jax.jit, static_argnames="orders")
+def _cosine_similarities(logits: jax.Array, answers: jax.Array, orders: Orders | None) -> jax.Array:
     centred = logits - jnp.mean(logits, axis=1, keepdims=True)
     return _divide(cube_coefficients(centred, answers, orders), jnp.linalg.norm(centred))
 

@@ -70,7 +70,7 @@ def measure(params: Params, model: Model, batch: Batch) -> Performance:
     count, answers = batch.targets.shape
     loss, correct, exact = np.zeros(answers), np.zeros(answers, int), 0
     for start in range(0, count, _AT_ONCE):
-        part = Batch(*(x[start : start + _AT_ONCE] for x in batch))
+        part = Batch(*(x[start : start + _AT_ONCE] for x in jax.device_get(batch)))
         values, hits = (np.asarray(x) for x in _outcomes(params, model, part))
         loss += values.astype(np.float64).sum(axis=0)
         correct += hits.sum(axis=0)

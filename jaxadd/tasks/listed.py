@@ -1,6 +1,7 @@
 """Tasks whose problems are listed: N operands, each one of M elements, and one answer. What they share is here."""
 
 import abc
+import functools
 import random
 import string
 from collections.abc import Sequence
@@ -109,10 +110,10 @@ class Listed(Task):
         splits = [seed if self.split_seed is None else self.split_seed for seed in seeds]
         order = np.stack([self._order(seed) for seed in splits])
         n = self.train_size
-        lane = {"train": jnp.asarray(order[:, :n]), "test": jnp.asarray(order[:, n:])}
+        lane = {"train": jax.device_put(order[:, :n]), "test": jax.device_put(order[:, n:])}
         if self.label_noise:
             shifts = [self._shift(seed, train) for seed, train in zip(splits, order[:, :n], strict=True)]
-            lane["shift"] = jnp.asarray(np.stack(shifts))
+            lane["shift"] = jax.device_put(np.stack(shifts))
         return Data(self.tables(), lane)
 
     def _shift(self, seed: int, train: np.ndarray) -> np.ndarray:
@@ -133,6 +134,7 @@ class Listed(Task):
         """Draw the batch of one step: inputs `[B, T]`, targets `[B, 1]`, the labels with their noise."""
         return self.labelled(choose(data.lane["train"], key, step, self.batch_size), data)
 
+    @functools.partial(jax.jit, static_argnums=0)
     def labelled(self, problems: jax.Array, data: Data) -> Batch:
         """Return problems with the labels of training, some of which are wrong where there is label noise."""
         batch = self.batch(problems, data.shared)
@@ -145,6 +147,7 @@ class Listed(Task):
         """Return the held-out problems: inputs `[M^N - n, T]`, targets `[M^N - n, 1]`."""
         return self.batch(data.lane["test"], data.shared)
 
+    @functools.partial(jax.jit, static_argnums=0)
     def batch(self, problems: jax.Array, shared: dict[str, jax.Array]) -> Batch:
         """Return the tokens `[B, T]` and targets `[B, 1]` of problems, int32 `[B]`, numbered as the class says."""
         operands = self._operands(problems)

@@ -48,7 +48,7 @@ def case(task, network, seed=0):
     task = TASKS[task]
     model = NETWORKS[network].build(task.sizes)
     if isinstance(task, Modular):
-        batch = task.batch(jnp.arange(12) * 4, {})
+        batch = task.batch(np.arange(12) * 4, {})
     else:
         batch = task.batch(task.draw(jax.random.key(2), 12))
     return model, drawn(model, seed), batch

@@ -152,7 +152,7 @@ def test_equal_logits_resemble_no_cube():
 
 def test_answers_that_are_no_sum_are_refused():
     task = Modular(p=7, operation="a2+ab+b2")
-    answers = task.batch(jnp.arange(49), {}).targets[:, 0]
+    answers = task.batch(np.arange(49), {}).targets[:, 0]
     with pytest.raises(UserError, match=r"exactly P times, as those of a \+ b"):
         fourier.project(normal(0, 49, 7), answers, fourier.mask([1], 7))
 

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from networks import drawn
 
 from jaxadd import interop
 from jaxadd.cli import checkpoint
@@ -21,7 +22,7 @@ CONFIG = Transformer(d_model=16, heads=2, d_mlp=8)
 
 @pytest.fixture(scope="module")
 def params():
-    return CONFIG.build(TASK.sizes).init(jax.random.key(0))
+    return drawn(CONFIG.build(TASK.sizes))
 
 
 def trained(folder, params, task=TASK, seed=None, activation=None, **written):
@@ -98,7 +99,7 @@ def test_a_checkpoint_of_another_task_is_refused(params, tmp_path):
 )
 def test_the_task_is_inferred_from_the_sizes_and_said(tmp_path, task, said):
     model, notes = CONFIG.build(task.sizes), []
-    interop.write(tmp_path / "x.pth", model.init(jax.random.key(0)), model)
+    interop.write(tmp_path / "x.pth", drawn(model), model)
     found = checkpoint.trained(tmp_path / "x.pth", Modular(), note=notes.append).networks[0]
     assert found.task == task
     assert len(notes) == 1
@@ -107,7 +108,7 @@ def test_the_task_is_inferred_from_the_sizes_and_said(tmp_path, task, said):
 
 def test_a_network_of_the_default_task_needs_no_word(tmp_path):
     model, notes = CONFIG.build(Modular().sizes), []
-    interop.write(tmp_path / "x.pth", model.init(jax.random.key(0)), model)
+    interop.write(tmp_path / "x.pth", drawn(model), model)
     assert checkpoint.trained(tmp_path / "x.pth", Modular(), note=notes.append).networks[0].task == Modular()
     assert notes == []
 
@@ -154,7 +155,7 @@ def test_addition_stays_addition_and_a_group_of_another_order_is_refused(tmp_pat
 
 def test_operands_with_tokens_of_their_own_are_no_such_task(tmp_path):
     model = CONFIG.build(Modular(p=8, equals="none").sizes)
-    interop.write(tmp_path / "x.pth", model.init(jax.random.key(0)), model)
+    interop.write(tmp_path / "x.pth", drawn(model), model)
     (tmp_path / "x.json").write_text('{"diff_vocab": 1, "C": 4}')
     with pytest.raises(UserError, match="8 tokens and the task has 114"):
         checkpoint.trained(tmp_path / "x.pth", Modular())

@@ -10,7 +10,7 @@ from experiments import certified_adder
 from jaxadd.tasks import Mixture
 
 
-def test_a_network_is_trained_and_certified(shell, tmp_path):
+def test_a_network_is_trained_and_certified(few_figures, shell, tmp_path):
     status, out, error = shell("certified_adder", "debug", "--seeds", 0, 1, "--name", "it", "--runs", tmp_path)
     assert status == 0, error
     assert "0 of 2 networks proven on all 1e+04 problems" in out

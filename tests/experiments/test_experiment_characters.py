@@ -10,12 +10,12 @@ from experiments import key_frequencies
 @pytest.mark.parametrize(
     ("name", "words", "found"),
     [
-        ("operations", (), "a² + b²"),
+        ("operations", ("--operations", "add", "a2+b2"), "a² + b²"),
         ("basis", (), "logit variance explained"),
         ("key_frequencies", (), "key frequencies by neurons"),
     ],
 )
-def test_presets_for_a_look_end_with_a_table_and_a_figure(shell, tmp_path, name, words, found):
+def test_presets_for_a_look_end_with_a_table_and_a_figure(few_figures, shell, tmp_path, name, words, found):
     status, out, error = shell(name, "debug", *words, "--name", "a")
     assert status == 0, error
     assert found in out

@@ -31,9 +31,9 @@ def test_presets_are_what_the_reference_says():
 
 def test_digits_are_read(shell, tmp_path):
     clock = time.process_time()  # Not the time on the wall, in which the machine may have other work.
-    status, out, _ = shell("handwritten_digits", "--seeds", 0, 1, 2)
+    status, out, _ = shell("handwritten_digits")
     assert status == 0
-    assert time.process_time() - clock < 20
+    assert time.process_time() - clock < 12
     folder = next(tmp_path.glob("runs/*/*"))
     summary = json.loads((folder / "summary.json").read_text())
     assert all(lane["final_test_accuracy"] >= 0.97 for lane in summary["lanes"])

@@ -6,8 +6,8 @@ from lines import assert_one_line
 from jaxadd.runs import load
 
 
-def test_a_study_compares_its_runs_and_goes_on(few, shell, tmp_path):
-    words = ["--digits", 1, "--base", 3, "--d-model", 8, "--heads", 2, "--steps", 60, "--eval-every", 20]
+def test_a_study_compares_its_runs_and_goes_on(few, few_figures, shell, tmp_path):
+    words = ["--digits", 1, "--base", 3, "--d-model", 8, "--heads", 2, "--steps", 20, "--eval-every", 10]
     words += ["--batch-size", 32, "--seeds", 0, 1, "--name", "a"]
     status, out, error = shell("sequential_vs_parallel", *words)
     assert status == 0, error
@@ -19,13 +19,13 @@ def test_a_study_compares_its_runs_and_goes_on(few, shell, tmp_path):
     again = shell("sequential_vs_parallel", *words)
     assert again[0] == 0
     assert again[1] == out, "nothing is trained again, and the same is found"
-    status, _, error = shell("jaxadd", "resume", folder / "parallel-msd", "--steps", 80)
+    status, _, error = shell("jaxadd", "resume", folder / "parallel-msd", "--steps", 22)
     assert status == 0, error
     assert (folder / "parallel-msd" / "figures" / "digits.png").is_file()
-    assert load(folder / "parallel-msd").config.steps == 80
+    assert load(folder / "parallel-msd").config.steps == 22
 
 
-def test_a_group_is_learned_by_two_networks(shell, tmp_path):
+def test_a_group_is_learned_by_two_networks(few_figures, shell, tmp_path):
     words = ["debug", "--steps", 20, "--networks", "mlp", "--name", "a"]
     status, out, error = shell("groups", *words)
     assert status == 0, error
@@ -41,12 +41,12 @@ def test_a_group_is_learned_by_two_networks(shell, tmp_path):
 @pytest.mark.parametrize(
     ("study", "words", "found"),
     [
-        ("plateau_law", ["--bases", 2, 3, 5, "--widths", "--digits", 1, "--d-model", 8], "base^"),
+        ("plateau_law", ["--bases", 2, 3, 5, "--widths", "--digits", 1, "--d-model", 8, "--seeds", 0], "base^"),
         ("single_digit", [], "researcher"),
         ("architectures", ["--blocks", "qwen", "--seeds", 0, "--steps", 10], "qwen   2,752"),
     ],
 )
-def test_other_studies(few, shell, tmp_path, study, words, found):
+def test_other_studies(few, few_figures, shell, tmp_path, study, words, found):
     status, out, error = shell(study, "debug", *words, "--name", "a")
     assert status == 0, error
     assert found in out

@@ -110,7 +110,7 @@ def test_formulas_are_exact_at_the_largest_modulus():
 def test_any_number_of_operands(operation, count, words):
     task = Modular(p=5, operation=operation, operands=count, train_fraction=0.5, equals="token")
     fold = lambda row: functools.reduce(lambda a, b: FORMULAS[operation](a, b, 5), row) % 5
-    batch = task.batch(jnp.arange(task.problems), {})
+    batch = task.batch(np.arange(task.problems), {})
     assert task.sizes == Sizes(count + 1, 5, 6, read=(count,))
     assert task.position_names == (*"abcd"[:count], "=")
     rows = np.asarray(batch.inputs)[:, :-1].tolist()
@@ -153,7 +153,7 @@ def test_operations_are_sums_or_differences_in_their_group(operation):
     coordinates = np.array(list(itertools.product(*map(range, group.orders))))
     place = np.zeros((15, len(group.orders)), int)
     place[list(group.elements)] = coordinates
-    batch = task.batch(jnp.arange(task.problems), {})
+    batch = task.batch(np.arange(task.problems), {})
     a, b = np.asarray(batch.inputs)[:, :2].T
     expected = (place[a] + task.rule.sign * place[b]) % group.orders
     np.testing.assert_array_equal(place[np.asarray(batch.targets)[:, 0]], expected)
@@ -233,7 +233,7 @@ def test_predictions_in_words():
 )
 def test_the_input_ends_in_an_equals_sign_or_not(equals, positions, vocabulary, classes):
     task = Modular(p=7, train_fraction=0.5, equals=equals)
-    batch = task.batch(jnp.arange(49), {})
+    batch = task.batch(np.arange(49), {})
     assert task.position_names == positions
     assert task.sizes == Sizes(len(positions), classes, vocabulary, read=(len(positions) - 1,))
     assert len(task.token_names) == vocabulary

@@ -9,7 +9,7 @@ import pytest
 
 from jaxadd.config import RunConfig, Stop
 from jaxadd.lanes import take
-from jaxadd.models import MLP, Transformer
+from jaxadd.models import MLP, PairMLP, Transformer
 from jaxadd.optim.optimizers import SGD, AdamW
 from jaxadd.tasks import Addition, HandwrittenDigits, Modular
 from jaxadd.training import costs, placement
@@ -199,8 +199,8 @@ def test_nothing_to_do(tiny):
 
 
 def test_debug_run_checks_for_nan(tiny_one):
-    """Operations are compiled one by one, so there are few shapes: as many test as train pairs, and no moments."""
-    task, model = Modular(p=6, train_fraction=0.5), Transformer(d_model=16, heads=2, d_mlp=16)
+    """Operations are compiled one by one, so there are few: as many test as train pairs, and no moments."""
+    task, model = Modular(p=6, train_fraction=0.5, equals="none"), PairMLP(d_embed=8, neurons=8)
     config = replace(tiny_one, task=task, model=model, optimizer=SGD(lr=0.1, momentum=0.0), steps=1, debug=True)
     np.testing.assert_allclose(
         fit(Trainer(config)).metrics["train_loss"],
@@ -209,7 +209,7 @@ def test_debug_run_checks_for_nan(tiny_one):
     )
     trainer = Trainer(replace(config, steps=0))
     state = trainer.init()
-    state.params["unembed"]["W_U"] = state.params["unembed"]["W_U"].at[0, 0].set(jnp.nan)
+    state.params["W_U"] = state.params["W_U"].at[0, 0].set(jnp.nan)
     with pytest.raises(FloatingPointError):
         fit(trainer, state=state)
 

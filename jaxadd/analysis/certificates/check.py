@@ -28,6 +28,7 @@ _TOLERANCE = 0.02  # Nats, and a part of the bound: the search interpolates some
 _LIGHTEST = 1e-290  # Weights below it are held by float64 with few digits.
 _SAMPLE = 64
 _AT_ONCE = 4_000_000  # Elements.
+_plain = jax.jit(plain.forward, static_argnames="model")
 
 Watch = Callable[[int, int], None]
 
@@ -93,7 +94,7 @@ def _check_counterexample(certificate: Certificate, network: Network) -> None:
     inputs = np.asarray([example["inputs"]])
     if isinstance(task, Listed):
         numbers = task.numbers(inputs[:, : task.operands])
-        batch = task.batch(jnp.asarray(numbers, jnp.int32), network.data.shared)
+        batch = task.batch(np.asarray(numbers, np.int32), network.data.shared)
     else:
         assert isinstance(task, Addition)  # No other task has a space.
         answer = np.zeros((1, task.answer_length), int)
@@ -108,15 +109,14 @@ def _check_counterexample(certificate: Certificate, network: Network) -> None:
 
 def _logits(network: Network, inputs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the logits at the scored positions in float64 and in float32, `[B, R, C]`, by the plain pass."""
-    read, apply = list(network.model.sizes.read), plain.forward
+    read = list(network.model.sizes.read)
     if not isinstance(network.config, Transformer):
-        apply = lambda params, model, tokens: model.apply(params, tokens)[0]
         computed = forward.logits(network.params, network.model, inputs)
-        return computed.value, np.asarray(apply(network.params, network.model, jnp.asarray(inputs)))
-    single = np.asarray(apply(network.params, network.model, jnp.asarray(inputs)))[:, read]
+        return computed.value, np.asarray(network(inputs))
+    single = np.asarray(_plain(network.params, network.model, inputs))[:, read]
     with jax.enable_x64(True):
-        params = jax.tree.map(lambda w: jnp.asarray(np.asarray(w, np.float64)), network.params)
-        double = np.asarray(apply(params, network.model, jnp.asarray(inputs)))[:, read]
+        params = jax.tree.map(lambda w: np.asarray(w, np.float64), network.params)
+        double = np.asarray(_plain(params, network.model, inputs))[:, read]
     return double, single
 
 
@@ -198,7 +198,7 @@ class _Bounds:
     def _read_network(self) -> None:
         """Compute, with the functions of the plain pass, what attention reads of every token at every position."""
         config = self.config
-        params = jax.tree.map(lambda w: jnp.asarray(np.asarray(w, np.float64)), self.network.params)
+        params = jax.tree.map(lambda w: jax.device_put(np.asarray(w, np.float64)), self.network.params)
         length, vocabulary = self.network.model.sizes.length, self.network.model.sizes.vocabulary or 0
         numbers = jnp.asarray(config.numbered(self.network.model.sizes))
         x = jnp.broadcast_to(params["embed"]["W_E"][:, None], (vocabulary, length, config.d_model))

@@ -165,7 +165,7 @@ def _judge(network: Network, problems: np.ndarray) -> tuple[np.ndarray, np.ndarr
     for first in range(0, len(problems), _AT_ONCE):
         some = problems[first : first + _AT_ONCE]
         padded = np.concatenate([some, np.repeat(some[-1:], _AT_ONCE - len(some), axis=0)])
-        batch = task.batch(jnp.asarray(padded))
+        batch = task.batch(padded)
         margins.append(np.asarray(_margins(network(batch.inputs), batch.targets))[: len(some)])
     every = np.concatenate(margins)
     # With correct digits before, all margins are positive exactly where the free-running answer is correct; the
@@ -175,7 +175,7 @@ def _judge(network: Network, problems: np.ndarray) -> tuple[np.ndarray, np.ndarr
     for first in range(0, len(suspects), _AT_ONCE):
         some = suspects[first : first + _AT_ONCE]
         padded = np.concatenate([some, np.repeat(some[-1:], _AT_ONCE - len(some))])
-        batch = task.batch(jnp.asarray(problems[padded]))
+        batch = task.batch(problems[padded])
         answers = np.asarray(network.answer(batch.inputs))
         wrong[some] = (answers != np.asarray(batch.targets)).any(axis=1)[: len(some)]
     return every, wrong

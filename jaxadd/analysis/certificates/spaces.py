@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 
 from jaxadd.errors import UserError
@@ -48,10 +47,10 @@ def _(task: Listed, network: Network) -> Space:
     shared = network.data.shared
 
     def batch(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        inputs, targets = task.batch(jnp.asarray(numbers, jnp.int32), shared)
+        inputs, targets = task.batch(np.asarray(numbers, np.int32), shared)
         return np.asarray(inputs), np.asarray(targets)
 
-    answers = np.asarray(task.batch(jnp.arange(task.problems, dtype=jnp.int32), shared).targets, "<i4")
+    answers = np.asarray(task.batch(np.arange(task.problems, dtype=np.int32), shared).targets, "<i4")
     described = {
         "task": type(task).__name__,
         "question": task.question,
@@ -64,7 +63,7 @@ def _(task: Listed, network: Network) -> Space:
 @space.register
 def _(task: Addition, network: Network) -> Space:
     def batch(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        inputs, targets = task.batch(jnp.asarray(problems(task, numbers)))
+        inputs, targets = task.batch(problems(task, numbers))
         return np.asarray(inputs), np.asarray(targets)
 
     names = ("digits", "base", "operands", "operation", "target", "answer_order", "operand_order", "separators")

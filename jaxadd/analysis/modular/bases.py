@@ -61,12 +61,12 @@ def logits_explained(network: Network, group: CyclicProduct) -> dict[str, float]
     """
     task = network.task
     assert isinstance(task, Modular)
-    batch = task.batch(jnp.arange(task.problems), network.data.shared)
+    batch = task.batch(np.arange(task.problems, dtype=np.int32), network.data.shared)
     place = np.full(task.p, -1)
     place[list(group.elements)] = np.arange(len(group.elements))
     answers = place[np.asarray(batch.targets)[:, 0]]
     rows = np.flatnonzero(answers >= 0)
-    values = _explained(network.params, network.model, batch.inputs[rows], jnp.asarray(answers[rows]), group)
+    values = _explained(network.params, network.model, np.asarray(batch.inputs)[rows], answers[rows], group)
     return {name: float(value) for name, value in values.items()}
 
 

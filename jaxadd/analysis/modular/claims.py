@@ -29,7 +29,7 @@ def _(task: Modular, network: Network, key: jax.Array) -> Prepared:
     if task.group is None or task.operands != 2 or not structure.is_transformer(network.model):
         return Prepared((), None, None)
     table = progress.table(task, network.data.lane)
-    targets = jnp.asarray(table.group.elements, jnp.int32)[table.answers]
+    targets = jax.device_put(np.asarray(table.group.elements, np.int32)[np.asarray(table.answers)])
     problems = Problems(Batch(table.inputs, targets[:, None]), table.inputs)
     return Prepared(entries(task, network, table, problems), problems, problems)
 

@@ -10,7 +10,6 @@ from typing import Any
 
 import chex
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxadd.analysis.trained import Trained
@@ -74,7 +73,7 @@ def errors(task: Modular, trained: Trained, lane: int) -> list[FigureOf]:
     if task.operands != 2:
         return []
     network, data, count = trained.networks[lane], trained.networks[lane].data, len(task.elements)
-    batch = task.batch(jnp.arange(task.problems), data.shared)
+    batch = task.batch(np.arange(task.problems, dtype=np.int32), data.shared)
     kind = 2 * (~np.asarray(correct_at(network.params, network.model, batch.inputs, batch.targets))).astype(int)
     kind[np.asarray(data.lane["train"])] += 1
     picture = HeatMaps(
@@ -100,7 +99,7 @@ def history(task: Modular, trained: Trained, lane: int, numbers: dict[str, Any])
         return []
     network, subject, data = trained.networks[lane], trained.subject(lane), trained.networks[lane].data
     model, elements = network.model, task.elements.tolist()
-    batch = task.batch(jnp.arange(task.problems), data.shared)
+    batch = task.batch(np.arange(task.problems, dtype=np.int32), data.shared)
     steps, known = trained.over_states(
         lane, lambda w: np.asarray(correct_at(w, model, batch.inputs, batch.targets)), len(trained.steps) + 1
     )

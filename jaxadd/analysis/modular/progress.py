@@ -92,13 +92,16 @@ def _(task: Modular, lane: Mapping[str, jax.Array]) -> Table:
     count, place = len(task.elements), task.group.places
     # From the index of an element in ascending order to that in the order of the group.
     moved = np.array([place[element] for element in task.elements.tolist()], np.int32)
-    pairs = lambda x: jnp.asarray(moved)[x // count] * count + jnp.asarray(moved)[x % count]
     back = np.argsort(moved).astype(np.int32)
-    listed = jnp.asarray((back[:, None] * count + back).reshape(-1))
-    batch = task.batch(listed, {})
-    labels = task.labelled(listed, Data({}, lane)).targets[:, 0]
-    answers = jnp.asarray(moved)[jnp.searchsorted(task.elements, batch.targets[:, 0])]
-    return Table(batch.inputs, answers, pairs(lane["train"]), pairs(lane["test"]), labels, task.group)
+    listed = jax.device_put((back[:, None] * count + back).reshape(-1))
+    batch, labelled = task.batch(listed, {}), task.labelled(listed, Data({}, lane))
+    # In NumPy: JAX would compile every one of these operations.
+    targets, labels = (np.asarray(x.targets)[:, 0] for x in (batch, labelled))
+    train, test = (np.asarray(lane[split]) for split in ("train", "test"))
+    train, test = (moved[x // count] * count + moved[x % count] for x in (train, test))
+    answers = moved[np.searchsorted(task.elements, targets)]
+    answers, train, test, labels = jax.device_put((answers, train, test, labels))
+    return Table(batch.inputs, answers, train, test, labels, task.group)
 
 
 def as_if(task: Modular, group: CyclicProduct, sign: int = 1) -> Table:
@@ -106,11 +109,13 @@ def as_if(task: Modular, group: CyclicProduct, sign: int = 1) -> Table:
 
     With it a network is measured in the characters of that group. All pairs count as train and as test pairs.
     """
-    pairs = jnp.arange(len(group.elements) ** 2, dtype=jnp.int32)
-    a, b = (jnp.asarray(group.elements, jnp.int32)[x] for x in jnp.divmod(pairs, len(group.elements)))
-    inputs = jnp.stack([a, b, jnp.full_like(a, task.p)][: task.sizes.length], axis=1)
-    answers = jnp.asarray(fourier.combine(group.orders, sign).reshape(-1), jnp.int32)
-    return Table(inputs, answers, pairs, pairs, jnp.asarray(group.elements, jnp.int32)[answers], group)
+    elements = np.asarray(group.elements, np.int32)
+    pairs = np.arange(len(elements) ** 2, dtype=np.int32)
+    a, b = (elements[x] for x in np.divmod(pairs, len(elements)))
+    inputs = np.stack([a, b, np.full_like(a, task.p)][: task.sizes.length], axis=1)
+    answers = fourier.combine(group.orders, sign).reshape(-1).astype(np.int32)
+    inputs, answers, pairs, labels = jax.device_put((inputs, answers, pairs, elements[answers]))
+    return Table(inputs, answers, pairs, pairs, labels, group)
 
 
 def _no_sum(got: str) -> UserError:

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxadd.errors import UserError, check_choices
@@ -114,7 +113,7 @@ class Group(Listed):
 
     def tables(self) -> dict[str, jax.Array]:
         """Return "table", int32 `[n²]`, the answer of each pair."""
-        return {"table": jnp.asarray(self.answers())}
+        return {"table": jax.device_put(self.answers())}
 
     def answers(self) -> np.ndarray:
         """Return the answer of each pair, int32 `[n²]`, pair (a, b) at n·a + b."""

@@ -1,7 +1,6 @@
 """The float64 pass is the plain one, and float32 results of both passes stay within what is allowed for them."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from networks import drawn
@@ -25,6 +24,17 @@ ARCHITECTURES = {
 }
 
 
+plain_logits = jax.jit(plain.forward, static_argnames="model")
+fast_logits = jax.jit(lambda params, model, tokens: model.apply(params, tokens)[0], static_argnames="model")
+
+
+def exact_logits(params, model, tokens):
+    """Compute the logits at the scored positions by the plain pass in float64."""
+    with jax.enable_x64(True):
+        double = jax.tree.map(lambda w: np.asarray(w, np.float64), params)
+        return np.asarray(plain_logits(double, model, tokens))[:, list(model.sizes.read)]
+
+
 @pytest.mark.parametrize("fields", ARCHITECTURES.values(), ids=ARCHITECTURES)
 def test_float32_stays_within_its_allowance(fields):
     model = Transformer(**{"d_model": 8, "heads": 2, "d_mlp": 12, **fields}).build(TASK.sizes).untied
@@ -32,14 +42,12 @@ def test_float32_stays_within_its_allowance(fields):
     tokens = np.asarray(TASK.batch(TASK.draw(jax.random.key(0), 32)).inputs)
     found = forward.logits(params, model, tokens)
     read = list(TASK.sizes.read)
-    with jax.enable_x64(True):
-        double = jax.tree.map(lambda w: jnp.asarray(np.asarray(w, np.float64)), params)
-        exact = np.asarray(plain.forward(double, model, jnp.asarray(tokens)))[:, read]
+    exact = exact_logits(params, model, tokens)
     assert exact.dtype == np.float64
     np.testing.assert_allclose(found.value, exact, atol=1e-12)
     for single in (
-        plain.forward(params, model, jnp.asarray(tokens))[:, jnp.asarray(read)],
-        model.apply(params, tokens)[0],
+        np.asarray(plain_logits(params, model, tokens))[:, read],
+        fast_logits(params, model, tokens),
     ):
         assert (np.abs(np.asarray(single) - exact) <= found.error).all()
     # float32 errs by something, which shows that the comparison is with float32.
@@ -52,9 +60,7 @@ def test_errors_of_weights_do_not_move_the_exact_logits():
     params = jax.tree.map(np.array, drawn(model, 3, 0.7))
     params["blocks.0"]["attn"]["W_Q"] *= np.float32(1e5)
     tokens = np.asarray(TASK.batch(TASK.draw(jax.random.key(0), 32)).inputs)
-    with jax.enable_x64(True):
-        double = jax.tree.map(lambda w: jnp.asarray(w.astype(np.float64)), params)
-        exact = np.asarray(plain.forward(double, model, jnp.asarray(tokens)))[:, list(TASK.sizes.read)]
+    exact = exact_logits(params, model, tokens)
     np.testing.assert_allclose(forward.logits(params, model, tokens).value, exact, rtol=1e-6, atol=1e-6)
 
 
@@ -80,7 +86,7 @@ def test_a_pair_mlp_stays_within_its_allowance():
     ):
         model = config.build(task.sizes)
         params = drawn(model)
-        tokens = np.asarray(task.batch(jnp.arange(121), {}).inputs)
+        tokens = np.asarray(task.batch(np.arange(121), {}).inputs)
         found = forward.logits(params, model, tokens)
         single = np.asarray(model.apply(params, tokens)[0])
         error = np.abs(single - found.value)

@@ -1,7 +1,6 @@
 """Claims about networks that add mod P."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from networks import drawn
@@ -41,7 +40,7 @@ def test_nothing_is_claimed_of_an_operation_that_is_no_sum():
 
 def test_spans_of_waves_keep_waves_and_nothing_else():
     task = Modular(p=11, train_fraction=0.5)
-    inputs = task.batch(jnp.arange(121), {}).inputs
+    inputs = task.batch(np.arange(121), {}).inputs
     a, b = np.asarray(inputs[:, 0]), np.asarray(inputs[:, 1])
     wave = lambda k, n: np.cos(2 * np.pi * k * n / 11 + 0.3)
     plane = _plane(progress.table(task, {name: pairs[0] for name, pairs in task.data([0]).lane.items()}), 3)

@@ -85,7 +85,7 @@ def test_what_evolves_ends_in_the_network_itself(several):
     to_a = pictures["Attention from = to a"]
     assert list(to_a.steps) == [0, 100, 200, 300]
     network = two.networks[1]
-    inputs = network.task.batch(jnp.arange(P * P), {}).inputs
+    inputs = network.task.batch(np.arange(P * P), {}).inputs
     _, cache = jax.jit(lambda n, x: n(x, cache=["blocks.0.attn.hook_pattern"]))(network, inputs)
     pattern = np.asarray(cache["blocks.0.attn.hook_pattern"])[:, :, -1]
     for h in range(2):
@@ -181,7 +181,7 @@ def test_errors_are_marked_over_all_pairs():
     one = trained()
     (figure,) = summarize(one).figures
     network = one.networks[0]
-    batch = network.task.batch(jnp.arange(P * P), {})
+    batch = network.task.batch(np.arange(P * P), {})
     errors = np.asarray(network.answer(batch.inputs) != batch.targets)[:, 0]
     in_train = np.isin(np.arange(P * P), network.data.lane["train"])
     kinds = figure.pictures[0].frames["errors"][0].ravel()

@@ -9,7 +9,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxadd.analysis.modular import pairs
-from jaxadd.analysis.report import analyse
 from jaxadd.config import RunConfig
 from jaxadd.models import Transformer
 from jaxadd.optim.optimizers import AdamW
@@ -62,8 +61,7 @@ def test_a_run_records_which_test_pairs_are_correct():
     plain = train(replace(config, task=replace(config.task, record_pairs=False)))
     assert "evaluation/correct_pairs" not in plain.metrics
     np.testing.assert_array_equal(plain.metrics["train_loss"], run.metrics["train_loss"])
-    report = analyse(run.trained(), lane=1)
-    figure = next(figure for figure in report.figures if figure.name == "graduation")
+    (figure,) = (f for f in pairs.history(config.task, run.trained(), 1, {}) if f.name == "graduation")
     (picture,) = figure.pictures
     grid, data = picture.frames["step"][0].reshape(-1), run.network(seed=1).data.lane
     assert np.isnan(grid[np.asarray(data["train"])]).all()

@@ -10,7 +10,6 @@ from lines import assert_one_line
 from networks import drawn
 
 from jaxadd import interop
-from jaxadd.cli.commands import analyse as analyse_command
 from jaxadd.cli.commands.analyse import describe, finite
 from jaxadd.config import RunConfig
 from jaxadd.models import MLP, Network, Transformer
@@ -32,14 +31,6 @@ def untrained(path, task, **architecture):
     model = config.build(task.sizes)
     interop.write(path, drawn(model), model)
     return path
-
-
-@pytest.fixture
-def few_figures(monkeypatch):
-    """Let one figure of a report be drawn, which takes most of its time; tests of views draw them all."""
-    all_of_them = analyse_command.rendered
-    one = lambda described: all_of_them([figure for figure in described if figure.name == "attention"])
-    monkeypatch.setattr(analyse_command, "rendered", one)
 
 
 def numbers(folder):
@@ -103,7 +94,7 @@ def test_the_seed_of_a_checkpoint_is_that_of_its_split(shell, tmp_path, monkeypa
     assert describe(Network(params, model, replace(task, split_seed=split), seed)) == said
 
 
-def test_any_task_of_a_checkpoint_is_described_by_its_fields(shell, tmp_path):
+def test_any_task_of_a_checkpoint_is_described_by_its_fields(few_figures, shell, tmp_path):
     task = Addition(digits=2, target="parallel", answer_order="lsd")
     path = untrained(tmp_path / "network.pth", task, d_mlp=0)
     words = ("--task", "addition", "--task.digits", 2, "--task.target", "parallel", "--task.answer-order", "lsd")
@@ -131,7 +122,7 @@ def test_key_frequencies_follow_the_logits_where_there_are_no_neurons(few_figure
         assert_one_line(error, message)
 
 
-def test_a_network_of_another_kind_says_what_is_not_defined_for_it(shell, tmp_path):
+def test_a_network_of_another_kind_says_what_is_not_defined_for_it(few_figures, shell, tmp_path):
     config = RunConfig(HandwrittenDigits(batch_size=8), MLP(hidden=(8,)), steps=2, eval_every=2, checkpoint_every=2)
     train(config, tmp_path / "run", note=lambda _: None)
     status, out, error = shell("jaxadd", "analyse", tmp_path / "run")

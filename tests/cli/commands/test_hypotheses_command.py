@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from jaxadd.analysis import addition
 from jaxadd.analysis.claims import Finding
 from jaxadd.analysis.hypotheses import Score
 from jaxadd.cli.commands import hypotheses
@@ -11,7 +12,8 @@ from jaxadd.runs import train
 from jaxadd.tasks import Addition, HandwrittenDigits
 
 
-def test_claims_about_adding_networks_are_tested_and_drawn(shell, tmp_path):
+def test_claims_about_adding_networks_are_tested_and_drawn(shell, tmp_path, monkeypatch):
+    monkeypatch.setattr(addition.claims, "_EXAMPLES", 64)
     task = Addition(digits=2, batch_size=16, test_examples=16, cascade_examples=4)
     model = Transformer(d_model=16, heads=2, d_mlp=16)
     config = RunConfig(task, model, steps=4, seeds=(0, 1), eval_every=2, checkpoint_every=2)

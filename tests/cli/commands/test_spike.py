@@ -46,10 +46,14 @@ def figures_in(folder):
 
 
 def test_the_largest_spike_is_replayed_exactly_and_described(addition, planted, shell):
-    for _ in range(2):  # What the first call left is replaced.
-        status, out, error = shell("jaxadd", "spike", addition, "--margin", 5)
-        assert status == 0, error
+    replayed = addition / "replays" / "spike-145-157"
+    replayed.mkdir(parents=True)
+    (replayed / "earlier").touch()  # What an earlier call left is replaced.
+    status, out, error = shell("jaxadd", "spike", addition, "--margin", 5)
+    assert status == 0, error
     assert "reproduced bit for bit" in error
+    assert (replayed / "metrics.npz").is_file()
+    assert not (replayed / "earlier").exists()
     (folder,) = (addition / "spikes").iterdir()
     text = (folder / "report.txt").read_text()
     for words in (
