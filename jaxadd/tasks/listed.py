@@ -134,7 +134,7 @@ class Listed(Task):
         """Draw the batch of one step: inputs `[B, T]`, targets `[B, 1]`, the labels with their noise."""
         return self.labelled(choose(data.lane["train"], key, step, self.batch_size), data)
 
-    @functools.partial(jax.jit, static_argnums=0)
+    @functools.partial(jax.jit, static_argnums=0, inline=True)
     def labelled(self, problems: jax.Array, data: Data) -> Batch:
         """Return problems with the labels of training, some of which are wrong where there is label noise."""
         batch = self.batch(problems, data.shared)
@@ -147,7 +147,7 @@ class Listed(Task):
         """Return the held-out problems: inputs `[M^N - n, T]`, targets `[M^N - n, 1]`."""
         return self.batch(data.lane["test"], data.shared)
 
-    @functools.partial(jax.jit, static_argnums=0)
+    @functools.partial(jax.jit, static_argnums=0, inline=True)
     def batch(self, problems: jax.Array, shared: dict[str, jax.Array]) -> Batch:
         """Return the tokens `[B, T]` and targets `[B, 1]` of problems, int32 `[B]`, numbered as the class says."""
         operands = self._operands(problems)
