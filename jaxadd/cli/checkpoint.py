@@ -55,8 +55,8 @@ def trained(
         params = checkpoint.params_for(task.sizes)
     except UserError as error:
         raise UserError(
-            f"{path}: {error}; describe the task that it was trained on, such as --task modular --task.p 113 or "
-            "--task group --task.name S5"
+            f"{path}: {error}; describe the task that it was trained on, such as --task modular --task.p 113, "
+            "--task group --task.name S5 or --task addition --task.digits 10 --task.separators zeros"
         ) from error
     if seed is None:
         seed = getattr(task, "split_seed", None) or 0

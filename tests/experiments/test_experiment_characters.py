@@ -28,7 +28,7 @@ def test_presets_for_a_look_end_with_a_table_and_a_figure(few_figures, shell, tm
         ("operations", ["--operations", "power"], "operation must be one of add"),
         ("operations", ["--operations", "divide-if-odd", "--p", 15], "no inverse mod 15, 3 the first of them"),
         ("basis", ["--task", "addition"], "this experiment compares characters mod P, of two operands"),
-        ("basis", ["--task.p", 2], "mod 2 only 1 is one"),
+        ("basis", ["--task.p", 2], "mod 2 the only unit is 1"),
         ("key_frequencies", ["--moduli", 7, 7], "at least two, and none twice"),
     ],
 )

@@ -67,6 +67,7 @@ def test_elements_are_written_as_people_write_them():
     ("name", "words"),
     [
         ("S20", r"S20 has 2\.4e\+18 elements, a table of .* products; expected at most 4,096"),
+        ("S99", r"S99 has 9\.3e\+155 elements, a table of 8\.7e\+311 products"),
         ("C5000", "C5000 has 5,000 elements, a table of 25,000,000 products"),
         ("S6xS6", "has 518,400 elements"),
         ("S5000", r"S5000 has more than 10\^2500 elements"),
@@ -117,7 +118,7 @@ def test_a_table_is_read_from_a_file(form, tmp_path):
     ("content", "words"),
     [
         ("", "it is empty"),
-        ("0 one\n1 0", "holds no Cayley table of numbers"),
+        ("0 one\n1 0", "holds no Cayley table of numbers: 'one' is no number"),
         ("0 1\n1", "its rows differ in length"),
     ],
 )

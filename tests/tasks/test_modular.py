@@ -197,7 +197,7 @@ def test_minibatches_come_from_the_train_set():
     [
         ({"p": 1}, "modulus from 2"),
         ({"operation": "power"}, "operation must be one of add"),
-        ({"p": 2, "operation": "divide"}, "a ÷ b is defined on the units mod p, and mod 2 only 1 is one"),
+        ({"p": 2, "operation": "divide"}, "a ÷ b is defined on the units mod p, and mod 2 the only unit is 1"),
         ({"p": 15, "operation": "divide-if-odd"}, "no inverse mod 15, 3 the first of them; p must be a prime or"),
         ({"operation": "a3+ab", "operands": 3}, "operands must be 2, or more for add, subtract"),
         ({"operands": 1}, "operands must be 2"),

@@ -32,7 +32,7 @@ from jaxadd.errors import UserError
 from jaxadd.models import Network, Transformer
 from jaxadd.tasks import Addition
 
-BUDGET = 200_000  # Cases of one answer digit, those of splits among them.
+BUDGET = 100_000  # Cases of one answer digit, those of splits among them.
 CLOSED = 1e-3  # Nats of slack from which on a case is proven and not split, well above what is rounded down.
 # Of the cases of an answer digit that stay open: how many of a group are looked at, problems of each, and of all.
 _OPEN, _DRAWN, _KEPT = 128, 32, 1_000
@@ -62,7 +62,7 @@ class Tables(NamedTuple):
 def check_covered(network: Network) -> None:
     """Raise UserError where the bounds do not cover a network: one line that says what is covered."""
     if not isinstance(network.task, Addition):
-        raise UserError(f"the bounds cover addition; {network.task.title} has to be small enough to be enumerated")
+        raise UserError(f"the bounds cover addition, and {network.task.title} is enumerated; leave --method out")
     columns.check_covered(network.task)
     config = network.config
     if not isinstance(config, Transformer):

@@ -72,7 +72,7 @@ class Certificate:
         """Return a certificate from plain data; raises UserError where it is none."""
         names = set(cls.__dataclass_fields__)
         if not isinstance(data, dict) or data.keys() != names or data.get("format") != FORMAT:
-            raise UserError("this is no certificate that `jaxadd certify` of this version wrote")
+            raise UserError("`jaxadd certify` of this version did not write it")
         names = ("assumptions", "parts", "statistics")
         numbers = ("problems", "margin", "slack", "proven", "seconds")
         whole = (
@@ -85,7 +85,7 @@ class Certificate:
             and all(_is_part(part, data["method"]) for part in data["parts"])
         )
         if not whole:
-            raise UserError("this certificate is damaged: a value is missing or of another type")
+            raise UserError("it is damaged, a value is missing or of another type")
         sequences = {name: tuple(data[name]) for name in names}
         return cls(**{**data, **sequences})
 

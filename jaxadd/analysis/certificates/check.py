@@ -48,7 +48,8 @@ def check(certificate: Certificate, network: Network, watch: Watch = lambda done
     _require(certificate.architecture == repr(network.config), "its architecture in words is another one")
     _require(
         bool(certificate.counterexample) == (certificate.verdict == "refuted"),
-        f"its verdict is {certificate.verdict}, and its counterexample {certificate.counterexample}",
+        f"its verdict is {certificate.verdict}, and it holds {'a' if certificate.counterexample else 'no'} "
+        "counterexample",
     )
     if certificate.verdict == "refuted":
         _check_counterexample(certificate, network)

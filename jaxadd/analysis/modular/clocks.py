@@ -119,7 +119,7 @@ MEASURES: tuple[Measure, ...] = (
     Measure(
         "distance_irrelevance",
         "mean over a - b of the std over a + b of the correct logit, by its std over all pairs",
-        "0 Pizza to 1 Clock",
+        "0: Pizza, 1: Clock",
         lambda s: distance_irrelevance(s.logits, s.table.answers, s.table.orders),
     ),
     Measure(

@@ -243,7 +243,7 @@ KINDS = {
 """Losses over the P numbers, and the logits that they are of."""
 ONE_FREQUENCY, EXPLAINED = "excluded loss of one frequency", "variance explained"
 _GINI = "Gini coefficient of the norms of {}, in the basis of characters, one norm per cosine, sine and the constant"
-_EQUAL = "0 equal to 1 concentrated"
+_EQUAL = "0: all equal, 1: concentrated"
 
 
 MEASURES: tuple[Measure, ...] = (

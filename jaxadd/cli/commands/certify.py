@@ -25,6 +25,7 @@ from jaxadd.models import Network
 from jaxadd.runs import load
 from jaxadd.tables import table
 from jaxadd.tasks import Addition, Modular, Task
+from jaxadd.tasks.listed import Listed
 from jaxadd.views import terminal
 from jaxadd.views.terminal import INDENT
 
@@ -79,7 +80,9 @@ def run(options: Options) -> int:
     )
     start = time.monotonic()
     certificate, found = certify_in(folder, network, options.method)
-    print(f"\n{network.task.title}, seed {network.seed}, step {network.step:,}\n{describe(certificate)}")
+    task = network.task
+    name = task.question if isinstance(task, Listed) else task.title  # All problems, whatever the split.
+    print(f"\n{name}, seed {network.seed}, step {network.step:,}\n{describe(certificate)}")
     print(f"{'time':<{INDENT}}{time.monotonic() - start:.1f} s")
     print(f"{'certificate':<{INDENT}}{folder / FILE}")
     if options.problems is not None:
@@ -115,7 +118,8 @@ def describe(certificate: Certificate) -> str:
     if c.parts:
         kind = "margin" if c.method == "exhaustive" else "bound"
         rows.append(
-            f"{kind:<{INDENT}}{c.margin:.4f} nats; {c.slack:.4f} above the allowance for float32, at {c.where}"
+            f"{kind:<{INDENT}}{c.margin:.4f} nats; {abs(c.slack):.4f} {'above' if c.slack > 0 else 'below'} the "
+            f"allowance for float32, at {c.where}"
         )
     if c.reason:
         rows.append(f"{'not proven':<{INDENT}}{c.reason}")
@@ -148,10 +152,9 @@ def _network(options: Options) -> Network:
 
 def _check(network: Network, path: Path) -> int:
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:  # Neither JSON nor text.
+        certificate = Certificate.from_json(json.loads(path.read_text(encoding="utf-8")))
+    except ValueError as error:  # Neither JSON nor text, or another JSON; a UserError is a ValueError.
         raise UserError(f"{path} is no certificate: {error}") from error
-    certificate = Certificate.from_json(data)
     with terminal.counting("checking") as watch:
         checking.check(certificate, network, watch)
     print(f"{path} holds: {certificate.verdict}\n{describe(certificate)}")
@@ -198,4 +201,6 @@ def _save_problems(path: Path, network: Network, certificate: Certificate, found
         errors = found.errors
     answers = np.asarray(task.features(errors).answer) if len(errors) else ()
     write_text(path, "".join(f"{task.text(p, a)}\n" for p, a in zip(errors, answers, strict=True)))
-    print(f"{'problems':<{INDENT}}{len(errors)} errors in {path}")
+    left = sum(part["open"] for part in certificate.parts) if found is None else 0
+    more = f", of {left:,} problems that are not proven" if left > len(errors) else ""
+    print(f"{'problems':<{INDENT}}{len(errors)} errors in {path}{more}")

@@ -6,6 +6,7 @@ Elements are numbers 0 … n - 1; entry (a, b) of a table is a·b.
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 
 import chex
@@ -179,7 +180,10 @@ def _read_table(path: str, modified: int, size: int) -> np.ndarray:
             table = np.load(path, allow_pickle=False)
         else:
             lines = Path(path).read_text().replace(",", " ").splitlines()
-            rows = [[int(word) for word in line.split()] for line in lines if line.strip()]
+            words = [line.split() for line in lines if line.strip()]
+            if strange := [word for row in words for word in row if not word.lstrip("-").isdecimal()]:
+                raise ValueError(f"{strange[0]!r} is no number; elements are numbered from 0 or 1 on")
+            rows = [[int(word) for word in row] for row in words]
             if not rows:
                 raise ValueError("it is empty")
             if len({len(row) for row in rows}) > 1:
@@ -200,6 +204,7 @@ def _read_table(path: str, modified: int, size: int) -> np.ndarray:
 def check_order(name: str, order: int) -> None:
     """Raise UserError where a group has more than LARGEST elements, saying how large its table would be."""
     if order > LARGEST:
-        shown = f"{order:,}" if order < 10**15 else f"{order:.1e}"
-        cells = f"{order**2:,}" if order < 10**7 else f"{float(order) ** 2:.1e}"
+        shown, cells = (
+            f"{x:,}" if x < 10**15 else f"{Decimal(x):.1e}" for x in (order, order**2)
+        )  # 99! is no float.
         raise UserError(f"{name} has {shown} elements, a table of {cells} products; expected at most {LARGEST:,}")

@@ -76,7 +76,8 @@ class Operation(NamedTuple):
         """Raise UserError where the operation is not defined mod P."""
         if self.domain == "units" and len(cyclic.units(p)) < 2:
             raise UserError(
-                f"{self.written('ab')} is defined on the units mod p, and mod {p} only 1 is one; p must be above 2"
+                f"{self.written('ab')} is defined on the units mod p, and mod {p} the only unit is 1; "
+                "p must be above 2"
             )
         divisors = np.arange(p)[self.divides_by]
         if len(wrong := np.setdiff1d(divisors, cyclic.units(p))):
