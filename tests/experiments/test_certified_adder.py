@@ -25,10 +25,14 @@ def test_errors_join_the_mixture_of_the_next_training():
     run = certified_adder.PRESETS["five"].base
     after = certified_adder.continued(run, "folder", ("12345+54321", "00000+00001", "12345+54321"))
     assert after.init_from == "folder"
-    assert after.task.mixture.problems == ("12345+54321", "00000+00001")
-    problems = np.asarray(after.task.draw(jax.random.key(0), 2000))
-    listed = (problems == np.asarray([[5, 4, 3, 2, 1], [1, 2, 3, 4, 5]])).all(axis=(1, 2)).mean()
-    assert 0.02 < listed < 0.08  # Half of 0.1 / 1.1.
+    repeated = certified_adder.repeated(5)
+    assert repeated[1] == "00000+11111"
+    assert len(set(repeated)) == 100
+    assert after.task.mixture.problems == (*repeated, "12345+54321", "00000+00001")
+    problems = np.asarray(after.task.draw(jax.random.key(0), 10_000))
+    assert 0.08 < (problems == problems[..., :1]).all(axis=(1, 2)).mean() < 0.12  # 0.1 · 100 / 102, and by chance.
+    error = (problems == np.asarray([[5, 4, 3, 2, 1], [1, 2, 3, 4, 5]])).all(axis=(1, 2)).mean()
+    assert 0.0003 < error < 0.002
     only = replace(after.task, mixture=Mixture(uniform=0, listed=1, problems=("00000+00001",)))
     assert np.asarray(only.draw(jax.random.key(0), 3)).sum() == 3
     # Without errors, the same problems are drawn as before.

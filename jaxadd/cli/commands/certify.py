@@ -96,9 +96,11 @@ def certify_in(folder: Path, network: Network, method: Method | None = None) -> 
     Returns:
       the certificate, and what a search found; see `certificates.certify`.
     """
-    identity = Certification(network, method).identity
+    certification = Certification(network, method)
     make_folder(folder)
-    with _progress(folder, identity) as (done, watch):
+    if certification.method != "exhaustive":
+        note("searching for errors first, seconds for five digits and minutes for twenty")
+    with _progress(folder, certification.identity) as (done, watch):
         certificate, found = certify(network, method, done=done, watch=watch)
         text = json.dumps(certificate.to_json(), allow_nan=False, separators=(",", ":"))
         write_text(folder / FILE, text + "\n")  # Where that fails, as on a full disk, the parts are kept.
