@@ -31,6 +31,7 @@ _PAIRS = 500  # that gradients are taken at
 _NAMED_CLUSTERS = 8
 _TUNED = 0.5  # of the variance, explained by one frequency; a quadratic neuron of one wave has 0.8 at it
 _ROOM = 6_000_000  # numbers in maps over all pairs, of all frames together
+_FEW = 10  # saved states, with fewer of which the end of a phase is known coarsely
 _PHASE_SERIES = ("train_loss", "test_loss", "excluded_loss_train", "sum_of_squares")
 _ALL = (*progress.MEASURES, *clocks.MEASURES)
 
@@ -122,6 +123,8 @@ def _(task: Modular, trained: Trained, lane: int, keys: str | None) -> Report:
         ends = [phases(trained.steps, *(measured[name] for name in _PHASE_SERIES)) for measured in over]
         numbers |= {f"phase_{name}": end for name, end in ends[lane]._asdict().items()}
         words += [_end_of(what, [getattr(e, name) for e in ends]) for name, what in PHASES.items()]
+        if len(trained.steps) < _FEW:
+            words.append(f"ends of phases are coarse: only {len(trained.steps)} states were saved")
         names = fourier.names(group.orders)
         figures.append(_progress(trained, lane, over, ends[lane], frequencies, names))
         steps, norms = trained.steps, over[lane]["embedding_norm_k"]
