@@ -63,7 +63,7 @@ def without_lanes(trainer: Trainer, steps: int) -> Callable[[], Params]:
         params, opt_state, key = carry
         batch = trainer.config.task.train_batch(data, key, i)
         grads = jax.grad(lambda w: trainer.objective(w, batch, hyper)[0])(params)
-        updates, opt_state = transform.update(grads, opt_state, params, **trainer.step.parts(batch, hyper))
+        updates, opt_state = transform.update(grads, opt_state, params, **trainer.step.objective_parts(batch, hyper))
         return optax.apply_updates(params, updates), opt_state, key
 
     loop = jax.jit(lambda carry: jax.lax.fori_loop(0, steps, update, carry), donate_argnums=0)

@@ -78,6 +78,10 @@ def to_transformer_lens(params: Params, model: Model) -> dict[str, np.ndarray]:
             _check(layout, config, {"mlp_bias": False})
     if config.norm != "none":
         _check(layout, config, {"norm_where": ("pre", "both"), "final_norm": True})
+    if config.positions == "rope":
+        _check(layout, config, {"rope_scale": 1})
+    if config.positions in ("rope", "alibi"):
+        _check(layout, config, {"position_index": "sequence"})
     if config.norm == "layernorm":
         _check(layout, config, {"norm_bias": config.norm_weight})
     if config.qk_norm:

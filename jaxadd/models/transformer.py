@@ -56,7 +56,7 @@ class Transformer(ModelConfig):
     rope_theta: float = 10_000.0
     """base of the wavelengths of rope and of sinusoidal positions"""
     rope_scale: float = 1.0
-    """angle between neighbouring positions of rope's fastest pair, radians; 2π / 0.5 = 12.6 positions are one turn"""
+    """angle between neighbouring positions of rope's fastest pair, radians; with 0.5, 12.6 positions are one turn"""
     rope_pairs: Literal["half", "interleaved"] = "half"
     """coordinates that rope rotates together: i and i + K/2, or 2i and 2i + 1"""
     attention: Literal["causal", "bidirectional"] = "causal"

@@ -25,8 +25,8 @@ class LevenbergMarquardt:
 
     With J the derivatives of the logits and H the curvature of the loss as a function of them, a step solves
     (JᵀHJ + damping · diag(JᵀHJ)) step = -gradient. A step that lowers the loss of its own batch is made, and divides
-    the damping by 3; any other is not made, and multiplies it by 4. Batches should be large: several examples for
-    each parameter.
+    the damping by 3; any other is not made, and multiplies it by 4. What is tested is the full step: a schedule
+    shortens it afterwards. Batches should be large: several examples for each parameter.
     """
 
     lr: float = 1.0

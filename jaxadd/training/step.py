@@ -69,12 +69,14 @@ class Step:
         self, params: Params, batch: Batch, hyper: Hyper, dropout_key: jax.Array | None = None
     ) -> tuple[jax.Array, tuple]:
         """Compute the objective of one lane, a scalar; the auxiliary output is what `loss` returns."""
-        logits = self.model.apply(params, batch.inputs, dropout_key=dropout_key)[0]
-        cross_entropy = losses.cross_entropy(logits, batch.targets)
-        minimised = jnp.mean(hyper.loss(logits, batch.targets, cross_entropy))
-        return minimised, _score(logits, batch.targets, cross_entropy)
+        parts = self.objective_parts(batch, hyper, dropout_key)
+        logits = parts["logits"](params)
+        score = _score(logits, batch.targets, losses.cross_entropy(logits, batch.targets))
+        return parts["loss"](logits), score
 
-    def parts(self, batch: Batch, hyper: Hyper, dropout_key: jax.Array | None = None) -> dict[str, Callable]:
+    def objective_parts(
+        self, batch: Batch, hyper: Hyper, dropout_key: jax.Array | None = None
+    ) -> dict[str, Callable]:
         """Return the objective as two functions, for optimisers that need more of it than the gradient.
 
         Returns:
@@ -214,7 +216,7 @@ class Step:
         def update() -> tuple[TrainState, jax.Array]:
             # Some optimisers and filters compute matrix products.
             with self._checked(), jax.default_matmul_precision(self.config.model.precision):
-                parts = self.parts(batch, hyper, dropped)
+                parts = self.objective_parts(batch, hyper, dropped)
                 updates, opt_state = hyper.transform().update(grads, state.opt_state, state.params, **parts)
             params = optax.apply_updates(state.params, updates)
             return TrainState(params, opt_state, state.key, state.step + 1, status), optax.tree.norm(updates)

@@ -34,8 +34,7 @@ from jaxadd.tasks import Addition
 
 BUDGET = 100_000  # Cases of one answer digit, those of splits among them.
 CLOSED = 1e-3  # Nats of slack from which on a case is proven and not split, well above what is rounded down.
-# Of the cases of an answer digit that stay open: how many of a group are looked at, problems of each, and of all.
-_OPEN, _DRAWN, _KEPT = 128, 32, 1_000
+_OPEN, _DRAWN = 128, 32  # Cases that stay open of which problems are drawn, and problems of each.
 _KNOTS = 65
 _LIGHTEST = 1e-290  # A case whose weights are all below it has no bound: float64 holds them with few digits.
 _AT_ONCE = 2_000_000  # Elements of an array of cases, rivals and neurons.
@@ -93,6 +92,7 @@ class Bounds:
         self.task = cast(Addition, network.task)
         self.config, self.model = cast(Transformer, network.config), network.model
         self.budget = budget
+        self._open: list[tuple[Cases, np.ndarray]] = []  # That the last `examine` left open, and their slacks.
         self.params = forward.float64(network.params)
         self.block = self.params["blocks.0"]
         self.parts = [(k,) for k in range(self.task.answer_length)]
@@ -126,12 +126,10 @@ class Bounds:
           "part"; "problems": the number of cases, with those of splits; "margin" and "slack": the least of all cases,
           nats, rounded down; "where": the case with the least slack; "open": the number of cases that are not proven;
           "open_weight": the fraction of all problems in them; "allowance": nats, the largest, None where there is no
-          bound; "candidates": digits of problems in the worst open cases, which may be errors; "bounds": by the token
-          that is read, a bound for each case, or `[position, bounds]` where the digit at a position was enumerated;
-          None stands for a case that cannot occur.
+          bound; "bounds": by the token that is read, a bound for each case, or `[position, bounds]` where the digit
+          at a position was enumerated; None stands for a case that cannot occur.
         """
-        self.spent = 0
-        self._open: list[tuple[Cases, np.ndarray]] = []
+        self.spent, self._open = 0, []
         margin, slack, worst, open_cases, open_weight, allowance = math.inf, math.inf, "", 0, 0.0, 0.0
         listed = {}
         for group in columns.cases(self.task, part[0]):
@@ -155,17 +153,17 @@ class Bounds:
             "open": open_cases,
             "open_weight": open_weight,
             "allowance": allowance if math.isfinite(allowance) else None,
-            "candidates": self._candidates().tolist(),
             "bounds": listed,
         }
 
-    def _candidates(self) -> np.ndarray:
-        """Return problems of the cases that were left open, the worst first, int32 `[B, 2, N]`."""
+    def candidates(self) -> np.ndarray:
+        """Return problems of the worst cases left open by the last `examine`, int32 `[B, 2, N]`: possible errors."""
         rng, drawn = np.random.default_rng(0), [np.zeros((0, 2, self.task.digits), np.int32)]
-        for group, slacks in sorted(self._open, key=lambda open_cases: open_cases[1].min()):
-            worst = group.take(np.argsort(slacks)[:_OPEN])
+        slacks = np.sort(np.concatenate([slacks for _, slacks in self._open] or [np.zeros(0)]))
+        for group, own in self._open:
+            worst = group.take(np.flatnonzero(own <= slacks[:_OPEN].max()))
             drawn.append(columns.problems(self.task, worst, rng, _DRAWN))
-        return np.concatenate(drawn)[:_KEPT]
+        return np.concatenate(drawn)
 
     def fraction(self, parts: list[dict[str, Any]]) -> float:
         """Return the fraction of problems that is proven: all of their digits are in proven cases."""

@@ -85,7 +85,7 @@ class Certificate:
             and all(_is_part(part, data["method"]) for part in data["parts"])
         )
         if not whole:
-            raise UserError("it is damaged, a value is missing or of another type")
+            raise UserError("it is damaged: a value is missing or has another type")
         sequences = {name: tuple(data[name]) for name in names}
         return cls(**{**data, **sequences})
 

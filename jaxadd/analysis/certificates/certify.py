@@ -78,6 +78,10 @@ class Certification:
             found = exhaustive.examine(self.network, self.space, part)
         return {**found, "seconds": round(time.monotonic() - start, 3)}
 
+    def candidates(self) -> np.ndarray:
+        """Return problems that may be errors, of the cases that bounds left open in the part examined last."""
+        return self._bounds.candidates() if self.method == "bounds" else np.zeros(0)
+
     def conclude(self, parts: list[Part], found: search.Found | None = None) -> Certificate:
         """Return the certificate.
 
@@ -165,12 +169,16 @@ def certify(
     if total:
         watch(0, total, None)
     for i, part in enumerate(certification.parts, 1):
-        fresh = part not in known
-        parts.append(certification.examine(part) if fresh else known[part])
-        watch(i, total, parts[-1] if fresh else None)
-        if found is not None and parts[-1]["candidates"]:
-            errors = search.from_problems(network, np.asarray(parts[-1]["candidates"], np.int32))
+        if part in known:
+            parts.append(known[part])
+            watch(i, total, None)
+            continue
+        parts.append(certification.examine(part))
+        candidates = certification.candidates()
+        if found is not None and len(candidates):
+            errors = search.from_problems(network, candidates)
             if len(errors):
                 found = found._replace(errors=errors)
                 return certification.conclude([], found), found
+        watch(i, total, parts[-1])
     return certification.conclude(parts, found), found

@@ -182,7 +182,9 @@ def _rotated(config: Transformer, x: Rounded, numbers: np.ndarray) -> Rounded:
     """Rotate queries or keys `[B, T, H, K]`, whose angles, sines and cosines are float32 too."""
     half = config.head_width // 2
     angle = np.outer(numbers, config.rope_scale * config.rope_theta ** (-np.arange(half) / half))[:, None]
-    error = np.abs(angle) * 3 * rounding.FUNCTION + rounding.FUNCTION
+    # Of the power: that of the function, and of its exponent, which is up to log θ. Two products follow.
+    power = rounding.FUNCTION + abs(math.log(config.rope_theta)) * rounding.UNIT
+    error = np.abs(angle) * (power + 2 * rounding.FUNCTION) + rounding.FUNCTION
     cos, sin = Rounded(np.cos(angle), error), Rounded(np.sin(angle), error)
     interleaved = config.rope_pairs == "interleaved"
     first, second = (slice(0, None, 2), slice(1, None, 2)) if interleaved else (slice(0, half), slice(half, None))

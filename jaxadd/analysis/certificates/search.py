@@ -22,6 +22,7 @@ from jaxadd.types import Params
 UNIFORM, FORCED = 20_000, 500
 CONFIDENCE = 0.95
 _AT_ONCE = 1_000
+_MOST_REPEATED = 10_000
 # Of each answer digit: problems whose margin is lowered, changes of each that are tried in a round, and rounds.
 _STARTS, _TRIED, _ROUNDS = 24, 40, 30
 
@@ -53,7 +54,7 @@ def search(network: Network, seed: int = 0, uniform: int = UNIFORM, forced: int 
       forced: the number of problems with a cascade from the units on of each length.
     """
     task, key = cast(Addition, network.task), jax.random.key(seed)
-    repeated = np.repeat(np.asarray(task.draw(key, _AT_ONCE, Mixture()))[..., :1], task.digits, axis=2)
+    repeated = repeated_digits(task)
     margins, wrong = _judge(network, repeated)
     rows, errors, seen, least = [], [repeated[wrong]], [repeated], [margins]
     for name, problems, kinds in _samples(task, key, uniform, forced):
@@ -73,7 +74,7 @@ def search(network: Network, seed: int = 0, uniform: int = UNIFORM, forced: int 
 
 
 def from_problems(network: Network, problems: np.ndarray) -> np.ndarray:
-    """Return the errors among problems, int32 `[B, M, N]`, or else those that are met from them on; `[E, M, N]`.
+    """Return the errors among problems, int32 `[B, M, N]`, or else those that a descent from them finds, `[E, M, N]`.
 
     From the problems of the least margins, each answer digit is led towards an error: of all changes of one digit,
     those that lower its margin most by the gradient are tried (HotFlip, Ebrahimi et al. 2018), and the best is made,
@@ -81,6 +82,17 @@ def from_problems(network: Network, problems: np.ndarray) -> np.ndarray:
     """
     margins, wrong = _judge(network, problems)
     return distinct(problems[wrong] if wrong.any() else _lowered(network, problems, margins))
+
+
+def repeated_digits(task: Addition) -> np.ndarray:
+    """Return all problems of numbers of one repeated digit, such as 777 + 222, int32 `[base^M, M, N]`.
+
+    Where there are more than 10,000, some of them in even distances.
+    """
+    count = task.base**task.operands
+    number = np.arange(0, count, -(-count // _MOST_REPEATED))
+    digits = number[:, None] // task.base ** np.arange(task.operands) % task.base
+    return np.repeat(digits[..., None], task.digits, axis=2).astype(np.int32)
 
 
 def _samples(

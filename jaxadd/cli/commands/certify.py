@@ -13,7 +13,7 @@ import tyro
 
 from jaxadd.analysis.certificates import check as checking
 from jaxadd.analysis.certificates import search, spaces
-from jaxadd.analysis.certificates.certificate import Certificate, Method
+from jaxadd.analysis.certificates.certificate import NOTHING, Certificate, Method
 from jaxadd.analysis.certificates.certify import Certification, certify
 from jaxadd.analysis.certificates.search import Found
 from jaxadd.cli import checkpoint
@@ -99,7 +99,7 @@ def certify_in(folder: Path, network: Network, method: Method | None = None) -> 
     certification = Certification(network, method)
     make_folder(folder)
     if certification.method != "exhaustive":
-        note("searching for errors first, seconds for five digits and minutes for twenty")
+        note("searching for errors first, which takes seconds for five digits and minutes for twenty")
     with _progress(folder, certification.identity) as (done, watch):
         certificate, found = certify(network, method, done=done, watch=watch)
         text = json.dumps(certificate.to_json(), allow_nan=False, separators=(",", ":"))
@@ -119,9 +119,11 @@ def describe(certificate: Certificate) -> str:
     rows = [lines[c.verdict], f"{'method':<{INDENT}}{c.method}"]
     if c.parts:
         kind = "margin" if c.method == "exhaustive" else "bound"
+        side = "above" if c.slack > 0 else "below"
         rows.append(
-            f"{kind:<{INDENT}}{c.margin:.4f} nats; {abs(c.slack):.4f} {'above' if c.slack > 0 else 'below'} the "
-            f"allowance for float32, at {c.where}"
+            f"{kind:<{INDENT}}{c.margin:.4f} nats; {abs(c.slack):.4f} {side} the allowance for float32, at {c.where}"
+            if c.margin > NOTHING
+            else f"{kind:<{INDENT}}none, at {c.where}"
         )
     if c.reason:
         rows.append(f"{'not proven':<{INDENT}}{c.reason}")

@@ -204,7 +204,6 @@ def _read_table(path: str, modified: int, size: int) -> np.ndarray:
 def check_order(name: str, order: int) -> None:
     """Raise UserError where a group has more than LARGEST elements, saying how large its table would be."""
     if order > LARGEST:
-        shown, cells = (
-            f"{x:,}" if x < 10**15 else f"{Decimal(x):.1e}" for x in (order, order**2)
-        )  # 99! is no float.
+        # The square of 99! exceeds the largest float.
+        shown, cells = (f"{x:,}" if x < 10**15 else f"{Decimal(x):.1e}" for x in (order, order**2))
         raise UserError(f"{name} has {shown} elements, a table of {cells} products; expected at most {LARGEST:,}")

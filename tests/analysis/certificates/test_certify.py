@@ -65,10 +65,11 @@ def test_one_wrong_problem_of_many_is_found_by_enumeration_and_never_proven():
     assert sum(part["open"] for part in enumerated.parts) == 1
     assert "333+333" in enumerated.counterexample["words"]
     assert enumerated.counterexample["says"] != enumerated.counterexample["correct"]
-    units = min(bounded(network), key=lambda part: part["slack"])
-    assert units["slack"] < 0
-    # The cases that stay open lead to it.
-    assert search.judge(network, np.asarray(units["candidates"], np.int32)).any()
+    by_bounds = bounds.Bounds(network, 20_000)
+    assert by_bounds.examine((0,))["slack"] < 0
+    assert search.judge(network, by_bounds.candidates()).any()  # The cases that stay open lead to it.
+    assert by_bounds.examine((1,))["slack"] > 0
+    assert not len(by_bounds.candidates())
     check(enumerated, network)
 
 
@@ -272,14 +273,18 @@ def test_a_network_that_misses_a_cascade_is_refuted_by_the_search():
     assert search.judge(Network(drawn(model), model, task), found.errors[:5]).all()
 
 
-def test_the_gradient_leads_to_rare_errors():
-    # Heads see a little of other columns: 21 of 65,536 problems are wrong.
+def test_the_gradient_leads_to_rare_errors(monkeypatch):
+    # Heads see a little of other columns: 21 of 65,536 problems are errors. Ten of 24 changes are tried.
+    monkeypatch.setattr(search, "_TRIED", 10)
     network = adder(4, 4, sharpness=4.25)
     start = np.random.default_rng(0).integers(0, 4, (24, 2, 4), np.int32)
     assert not search.judge(network, start).any()
     errors = search.from_problems(network, start)
     assert len(errors)
     assert search.judge(network, errors).all()
+    gains = search._gains
+    monkeypatch.setattr(search, "_gains", lambda *args: -gains(*args))
+    assert not len(search.from_problems(network, start))  # The other direction leads to none.
 
 
 def test_candidates_are_problems_of_their_cases():
