@@ -88,7 +88,7 @@ def test_a_sweep_has_workers_and_a_number_of_seeds():
         (["--stop.metric", "test-accuracy", "--stop.threshold", "99"], "at most 1"),
         (["--stop.metric", "test-loss", "--stop.threshold", "nan"], "^stop.threshold must be above 0"),
         (["--stop.metric", "test"], "'test-accuracy'"),
-        (["--optimizer", "adagrad"], "--optimizer must be one of adamw, adam, sgd, lion, muon, got adagrad"),
+        (["--optimizer", "adagrad"], "--optimizer must be one of adamw, adam, sgd, lion, muon, levenberg-marquardt, got adagrad"),
         (["--optimizer"], "got nothing"),
         (["--optimizer", "lion", "--optimizer", "sgd"], "--optimizer is given twice"),
         (["--optimizer", "adamw", "--optimizer=adamw"], "--optimizer is given twice"),
@@ -158,7 +158,7 @@ def test_help_names_presets_kinds_and_values_with_hyphens(capsys, monkeypatch):
     for words in (
         "What is asked.",
         "usage: python -m anything.example [quick | mainline]",
-        "[--optimizer adamw | adam | sgd | lion | muon]",
+        "[--optimizer adamw | adam | sgd | lion | muon | levenberg-marquardt]",
         "[--loss cross-entropy | label-smoothing | stable-max | mean-squared-error]",
         "--task.p INT",
         "{none,train-loss,train-accuracy,test-loss,test-accuracy}",
