@@ -88,7 +88,7 @@ def test_a_sweep_has_workers_and_a_number_of_seeds():
         (["--stop.metric", "test-accuracy", "--stop.threshold", "99"], "at most 1"),
         (["--stop.metric", "test-loss", "--stop.threshold", "nan"], "^stop.threshold must be above 0"),
         (["--stop.metric", "test"], "'test-accuracy'"),
-        (["--optimizer", "adagrad"], "--optimizer must be one of adamw, adam, .*, levenberg-marquardt, got adagrad"),
+        (["--optimizer", "adagrad"], "lion, muon, levenberg-marquardt, got adagrad"),
         (["--optimizer"], "got nothing"),
         (["--optimizer", "lion", "--optimizer", "sgd"], "--optimizer is given twice"),
         (["--optimizer", "adamw", "--optimizer=adamw"], "--optimizer is given twice"),
