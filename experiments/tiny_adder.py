@@ -143,13 +143,14 @@ def report(config: Config, runs: list[Run]) -> str:
     """Return the table: what each seed answers of the suite after each training, and how many pass."""
     problems = board.suite()
     needed = board.PASSES * len(problems)
-    solved = [{network.seed: count_solved(network, problems) for network in run.networks()} for run in runs]
-    final = {seed: count for counts in solved for seed, count in counts.items()}
+    counts = [{network.seed: count_solved(network, problems) for network in run.networks()} for run in runs]
+    before, after = counts if len(counts) == 2 else (*counts, {})
+    final = before | after
     size = sum(leaf.size for leaf in jax.tree.leaves(runs[0].model.shapes()))
     rows = [("seed", f"correct of {len(problems):,}", "refined", "passes")]
     for seed, count in final.items():
-        after = f"{count:,}" if seed in solved[-1] and len(runs) > 1 else "not refined"
-        rows.append((str(seed), f"{solved[0][seed]:,}", after, "yes" if count >= needed else "no"))
+        refined = f"{after[seed]:,}" if seed in after else "not refined"
+        rows.append((str(seed), f"{before[seed]:,}", refined, "yes" if count >= needed else "no"))
     passed = sum(count >= needed for count in final.values())
     return "\n".join(
         [

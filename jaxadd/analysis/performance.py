@@ -69,8 +69,9 @@ def measure(params: Params, model: Model, batch: Batch) -> Performance:
     """Measure the performance of one network on a batch of any size; answers that are given are the true ones."""
     count, answers = batch.targets.shape
     loss, correct, exact = np.zeros(answers), np.zeros(answers, int), 0
+    on_host = jax.device_get(batch)
     for start in range(0, count, _AT_ONCE):
-        part = Batch(*(x[start : start + _AT_ONCE] for x in jax.device_get(batch)))
+        part = Batch(*(x[start : start + _AT_ONCE] for x in on_host))
         values, hits = (np.asarray(x) for x in _outcomes(params, model, part))
         loss += values.astype(np.float64).sum(axis=0)
         correct += hits.sum(axis=0)

@@ -69,10 +69,9 @@ class Step:
         self, params: Params, batch: Batch, hyper: Hyper, dropout_key: jax.Array | None = None
     ) -> tuple[jax.Array, tuple]:
         """Compute the objective of one lane, a scalar; the auxiliary output is what `loss` returns."""
-        parts = self.objective_parts(batch, hyper, dropout_key)
-        logits = parts["logits"](params)
-        score = _score(logits, batch.targets, losses.cross_entropy(logits, batch.targets))
-        return parts["loss"](logits), score
+        logits = self.model.apply(params, batch.inputs, dropout_key=dropout_key)[0]
+        minimised, cross_entropy = _minimised(logits, batch, hyper)
+        return minimised, _score(logits, batch.targets, cross_entropy)
 
     def objective_parts(
         self, batch: Batch, hyper: Hyper, dropout_key: jax.Array | None = None
@@ -83,14 +82,9 @@ class Step:
           "logits": function of the parameters that returns the logits of a batch, `[B, R, C]`; "loss": function of
           the logits that returns the objective, a scalar.
         """
-
-        def loss(logits: jax.Array) -> jax.Array:
-            cross_entropy = losses.cross_entropy(logits, batch.targets)
-            return jnp.mean(hyper.loss(logits, batch.targets, cross_entropy))
-
         return {
             "logits": lambda params: self.model.apply(params, batch.inputs, dropout_key=dropout_key)[0],
-            "loss": loss,
+            "loss": lambda logits: _minimised(logits, batch, hyper)[0],
         }
 
     def dropout_key(self, state: TrainState) -> jax.Array:
@@ -254,6 +248,12 @@ def initial(model: Model, hyper: Hyper, seed: jax.Array) -> TrainState:
 def step_of(structure: RunConfig) -> Step:
     """Return the step of a structure; equal structures get the same object, and share what is compiled."""
     return Step(structure)
+
+
+def _minimised(logits: jax.Array, batch: Batch, hyper: Hyper) -> tuple[jax.Array, jax.Array]:
+    """Return the objective, a scalar, and the cross-entropy `[B, R]`, which it may be a function of."""
+    cross_entropy = losses.cross_entropy(logits, batch.targets)
+    return jnp.mean(hyper.loss(logits, batch.targets, cross_entropy)), cross_entropy
 
 
 def _score(logits: jax.Array, targets: jax.Array, loss: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:

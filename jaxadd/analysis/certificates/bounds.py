@@ -252,9 +252,8 @@ class Bounds:
         low, high, wobble = self._inputs(attention, tables)
         low, high = low - wobble, high + wobble
         lines = self.through[group.target]  # [C, J, F]
-        unbounded = ~np.isfinite(low + high).all(
-            axis=1
-        )  # Comparisons would take a neuron that is NaN as never active.
+        # Comparisons would take a neuron that is NaN as never active.
+        unbounded = ~np.isfinite(low + high).all(axis=1)
         unstable = (low < 0) & (high > 0)
         with np.errstate(divide="ignore", invalid="ignore"):
             chord = np.where(unstable, high / (high - low), high > 0)

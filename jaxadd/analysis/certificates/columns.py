@@ -66,11 +66,17 @@ class Layout(NamedTuple):
         raise KeyError(position)
 
 
+def operand_positions(task: Addition) -> np.ndarray:
+    """Return the position of digit k of operand m among a task's tokens, int `[M, N]`."""
+    names, digits = task.position_names, range(task.digits)
+    return np.asarray([[names.index(f"{chr(ord('a') + m)}{k}") for k in digits] for m in range(task.operands)])
+
+
 def layout(task: Addition) -> Layout:
     """Return where the digits of a task stand; found by encoding one problem in which every digit differs."""
     names = task.position_names
     at = lambda letter, count: np.asarray([names.index(f"{letter}{k}") for k in range(count)])
-    operands = np.stack([at("a", task.digits), at("b", task.digits)])
+    operands = operand_positions(task)
     answers = at("A", task.answer_length - 1)
     zero = jnp.zeros((2, task.digits), jnp.int32)
     tokens = np.asarray(task.encode(zero))

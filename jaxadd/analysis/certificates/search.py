@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxadd.analysis.certificates.columns import operand_positions
 from jaxadd.models import Network
 from jaxadd.models.model import Model
 from jaxadd.optim import losses
@@ -117,9 +118,10 @@ def _lowered(network: Network, problems: np.ndarray, margins: np.ndarray) -> np.
         current, best = problems[first], margins[first, digit]
         for _ in range(_ROUNDS):
             near = _changes(network, current, digit)
-            values, wrong = _judge(network, near.reshape(-1, *problems.shape[1:]))
+            tried = near.reshape(-1, *problems.shape[1:])
+            values, wrong = _judge(network, tried)
             if wrong.any():
-                errors.append(near.reshape(-1, *problems.shape[1:])[wrong])
+                errors.append(tried[wrong])
                 break
             values = values[:, digit].reshape(near.shape[:2])
             lower = np.flatnonzero(values.min(axis=1) < best)
@@ -139,9 +141,7 @@ def _changes(network: Network, problems: np.ndarray, digit: int) -> np.ndarray:
     # Always as many problems, so that one program is compiled.
     batch = task.batch(jnp.asarray(np.concatenate([problems, np.repeat(problems[-1:], _STARTS - count, axis=0)])))
     gains = _gains(network.model, network.params, batch.inputs, batch.targets, jnp.int32(digit))
-    names = task.position_names
-    places = [[names.index(f"{chr(ord('a') + m)}{k}") for k in range(task.digits)] for m in range(task.operands)]
-    gains = np.asarray(gains)[:count, np.asarray(places), : task.base]  # [B, M, N, base]
+    gains = np.asarray(gains)[:count, operand_positions(task), : task.base]  # [B, M, N, base]
     np.put_along_axis(gains, problems[..., None], np.inf, axis=-1)  # No change.
     tried = min(_TRIED, problems[0].size * (task.base - 1))
     chosen = np.argsort(gains.reshape(count, -1), axis=1)[:, :tried]
