@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from jaxadd.models import Model, structure
+from jaxadd.models import Model, Network, structure
 from jaxadd.optim import scores
 from jaxadd.pictures import Lines, Span, Table
 
@@ -35,6 +35,7 @@ class Measure(NamedTuple):
       label: in tables and legends; by default the name in words.
       applies: whether the measure is defined for a model.
       comparable: whether lanes may be compared by it; an entry that belongs to one frequency is no such measure.
+      pairs: which problems it is of: all, train or test; the last two need a split that is known.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Measure(NamedTuple):
     label: str = ""
     applies: Callable[[Model], bool] = always
     comparable: bool = True
+    pairs: str = "all"
 
     @property
     def words(self) -> str:
@@ -66,6 +68,11 @@ def needs_direct_neurons(model: Model) -> bool:
 _LOSSES = "loss"  # The panel of losses over training.
 _SPLITS = {"all": "all pairs", "train": "the train pairs", "test": "the test pairs"}
 _DRAWN = ("train_loss", "test_loss", "restricted_loss_all", "excluded_loss_train")
+
+
+def defined(measures: tuple[Measure, ...], network: Network) -> tuple[Measure, ...]:
+    """Return the measures that are defined for a network: of all problems alone where its split is not known."""
+    return tuple(measure for measure in measures if network.split_known or measure.pairs == "all")
 
 
 def on_pairs(
@@ -89,6 +96,7 @@ def on_pairs(
             "nats",
             lambda s: jnp.mean(s.of(loss(s), split)),
             panel=_LOSSES if name in _DRAWN else None,
+            pairs=split,
         )
 
     def accuracy_on(split: str, pairs: str) -> Measure:
@@ -97,6 +105,7 @@ def on_pairs(
             f"fraction of {pairs} that is correct, among all classes; a tie is an error",
             "fraction",
             lambda s: scores.fraction(s.of(correct(s), split)),
+            pairs=split,
         )
 
     def loss_of(kind: str, logits: str, split: str, pairs: str) -> Measure:
@@ -106,6 +115,7 @@ def on_pairs(
             "nats",
             lambda s: jnp.mean(s.of(s.losses[kind], split)),
             panel=_LOSSES if name in _DRAWN else None,
+            pairs=split,
         )
 
     return (

@@ -52,7 +52,7 @@ def train_set(task: Task, data: Data) -> Batch | None:
 
 @train_set.register
 def _(task: Listed, data: Data) -> Batch | None:
-    return task.labelled(data.lane["train"], data)
+    return task.labelled(data.lane["train"], data) if len(data.lane["train"]) else None
 
 
 @train_set.register
@@ -87,9 +87,13 @@ def _outcomes(params: Params, model: Model, batch: Batch) -> tuple[jax.Array, ja
 
 
 def of(network: Network) -> dict[str, Performance]:
-    """Measure the performance of a network on its task's "train" set, where that is fixed, and "test" set."""
+    """Measure the performance of a network on its task's "train" set, where that is fixed, and "test" set.
+
+    Where the split is not known, on "all" problems.
+    """
     data = network.data
-    sets = {"train": train_set(network.task, data), "test": network.task.test_batch(data)}
+    held_out = "test" if network.split_known else "all"
+    sets = {"train": train_set(network.task, data), held_out: network.task.test_batch(data)}
     return {name: measure(network.params, network.model, batch) for name, batch in sets.items() if batch is not None}
 
 
@@ -127,17 +131,11 @@ def tables(trained: Trained, lanes: Sequence[Mapping[str, Performance]], lane: i
             row.append(measures.over_lanes([p[name].loss for p in lanes]))
             row.append(measures.over_lanes([p[name].accuracy for p in lanes], percent))
         rows.append(row)
-    title = f"How good it is: {trained.name(lane)}"
-    result = [
-        Table(
-            title,
-            columns,
-            rows,
-            note=""
-            if "train" in shown
-            else "Training drew new examples at every step, or its train set is not known.",
-        )
-    ]
+    title = ": ".join(filter(None, ("How good it is", trained.name(lane))))
+    note = "" if "train" in shown else "Training drew new examples at every step, or its train set is not known."
+    if not trained.networks[lane].split_known:
+        note = "The train split is not known, so these are all problems; some of them were trained on."
+    result = [Table(title, columns, rows, note)]
     if len(answers) > 1:
         by_answer = [
             [answer]

@@ -105,7 +105,7 @@ def no_keys(task: Task, keys: str | None) -> None:
     """Raise UserError where key frequencies are asked for and the task has none."""
     if keys is not None:
         raise UserError(
-            f"key frequencies ({keys!r}) are those of a sum or difference mod P, and this is {task.title}; leave "
+            f"key frequencies ({keys!r}) are those of a sum or difference mod P, and this is {task.question}; leave "
             "--keys out"
         )
 

@@ -38,13 +38,25 @@ class Trained(NamedTuple):
 
     def subject(self, lane: int) -> str:
         """What a figure of one lane is of."""
-        return f"{self.networks[lane].task.title}, {self.name(lane)}"
+        return ", ".join(filter(None, (self.networks[lane].title, self.name(lane))))
 
     def name(self, lane: int) -> str:
-        """The seed and the step of one network; of a checkpoint from elsewhere the step is not known."""
+        """The seed of one network, that of its split where it is another, and its step, as far as they are known.
+
+        Of a checkpoint from elsewhere nothing may be known, and the name is empty.
+        """
         network = self.networks[lane]
-        known = network.step or self.metrics or len(self.steps)
-        return f"seed {network.seed}, step {network.step:,}" if known else f"seed {network.seed}"
+        parts, split = [], getattr(network.task, "split_seed", None)
+        if network.split_known:
+            parts += [f"seed {network.seed}"] + [f"split seed {split}"] * (split not in (None, network.seed))
+        if network.step or self.metrics or len(self.steps):
+            parts.append(f"step {network.step:,}")
+        return ", ".join(parts)
+
+    def heading(self, lane: int) -> str:
+        """What stands over the numbers of one network in a table: its seed, where that is known."""
+        network = self.networks[lane]
+        return f"seed {network.seed}" if network.split_known else "value"
 
     def over_states(
         self, lane: int, function: Callable[[Params], Any], most: int = FRAMES

@@ -152,6 +152,8 @@ def parse(module: str, about: str, presets: Mapping[str, Any], argv: Sequence[st
 def read_options(options: type, program: str, argv: Sequence[str]) -> Any:
     """Return the options of a command; a field that is a part of RunConfig, such as a task, has its kind as a flag.
 
+    A field `typed` receives the flags among the words, such as "--task.p", for what a default alone cannot tell.
+
     Args:
       options: a frozen dataclass.
       program: the command as it is typed, for its help.
@@ -164,11 +166,21 @@ def read_options(options: type, program: str, argv: Sequence[str]) -> Any:
     parts = {f.name: f.default for f in fields if isinstance(f.default, tuple(KINDS.get(f.name, {}).values()))}
     parts, _, rest = choose_kinds(parts, argv)
     description = inspect.cleandoc(options.__doc__ or "")
+    if "typed" in {f.name for f in fields}:
+        flags = frozenset(word.partition("=")[0].replace("_", "-") for word in argv if word.startswith("--"))
+        return dataclasses.replace(_read_options(options, program, rest, description, parts), typed=flags)
+    return _read_options(options, program, rest, description, parts)
+
+
+def _read_options(
+    options: type, program: str, words: Sequence[str], description: str, parts: Mapping[str, Any]
+) -> Any:
+    fields = dataclasses.fields(options)
     if not parts:
-        return read(options, program, rest, description)
+        return read(options, program, words, description)
     required = {f.name: tyro.MISSING for f in fields if f.default is dataclasses.MISSING}
     description += f"\n\nusage: {program} {_usage({part: KINDS[part] for part in parts})}[options]"
-    return read(options, program, rest, description, options(**required, **parts))
+    return read(options, program, words, description, options(**required, **parts))
 
 
 def choose_kinds(parts: Mapping[str, Any], argv: Sequence[str]) -> tuple[dict[str, Any], list[str], list[str]]:

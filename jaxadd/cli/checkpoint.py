@@ -1,7 +1,8 @@
 """A torch checkpoint as a trained network: what the file holds, and the task that the user says it learned."""
 
+import dataclasses
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from jaxadd.models import Network
 from jaxadd.tasks import Group, Modular, Task
 from jaxadd.tasks.group.finite import violation
 from jaxadd.tasks.group.task import of_table
+from jaxadd.tasks.listed import Listed
 from jaxadd.types import Metrics
 
 _MOST = 1024  # classes of a network whose own answers are read for its task
@@ -29,6 +31,7 @@ def trained(
     *,
     key: str | None = None,
     fields: Mapping[str, Any] | None = None,
+    typed: Collection[str] = (),
     note: Callable[[str], None] = lambda line: None,
 ) -> Trained:
     """Return the network in a checkpoint, with the loss curves that the file holds.
@@ -40,12 +43,14 @@ def trained(
       seed: names its split of the task's data; by default the task's own seed of the split if it has one, or else 0.
       key: where the state dict is in the file; by default it is searched for.
       fields: fields of the architecture that the file does not state.
+      typed: flags that the user typed, such as "--task.train-fraction"; with them a default counts as stated.
       note: receives a line on each thing that was skipped, assumed or inferred.
 
     Raises:
       UserError: the file cannot be read, or its network is for another task.
     """
     checkpoint = interop.read(path, key=key, fields=fields)
+    stated = seed is not None or _states_split(task, typed)
     for line in checkpoint.notes:
         note(f"{path.name}: {line}")
     try:
@@ -53,6 +58,8 @@ def trained(
         if line:
             note(f"{path.name}: {line}")
         params = checkpoint.params_for(task.sizes)
+        if not stated:
+            task, stated = _with_split(task, checkpoint)
     except UserError as error:
         raise UserError(
             f"{path}: {error}; describe the task that it was trained on, such as --task modular --task.p 113, "
@@ -62,11 +69,40 @@ def trained(
         seed = getattr(task, "split_seed", None) or 0
     metrics = recorded(checkpoint)
     params, step = jax.device_put(params), updates_made(checkpoint, metrics)
-    return Trained(
-        (Network(params, checkpoint.model.build(task.sizes), task, seed, step),),
-        f"{path.name}: {task.title}",
-        metrics,
-    )
+    network = Network(params, checkpoint.model.build(task.sizes), task, seed, step, stated)
+    return Trained((network,), f"{path.name}: {network.title}", metrics)
+
+
+_SPLIT = ("train_fraction", "split", "split_seed", "label_noise")
+"""The fields of a task whose problems are listed that say which of them are trained on, and with which labels."""
+
+
+def _states_split(task: Task, typed: Collection[str]) -> bool:
+    """Return whether the user says which problems a network was trained on; needless where a task lists none."""
+    if not isinstance(task, Listed):
+        return True
+    flags = {f"--task.{name.replace('_', '-')}" for name in _SPLIT}
+    default = type(task)()
+    return bool(flags & set(typed)) or any(getattr(task, name) != getattr(default, name) for name in _SPLIT)
+
+
+def split_facts(task: Task, seed: int) -> dict[str, Any]:
+    """Return what a file's config has to hold so that the split of its network is known; see `_with_split`."""
+    if not isinstance(task, Listed):
+        return {}
+    facts = {name: getattr(task, name) for name in _SPLIT}
+    return facts | ({"split_seed": seed} if task.split_seed is None else {})
+
+
+def _with_split(task: Task, checkpoint: Checkpoint) -> tuple[Task, bool]:
+    """Return a task with the split that the config in a file states, as `split_facts`, and whether it states one."""
+    facts = checkpoint.rest.get("config")
+    if not isinstance(facts, dict) or not isinstance(facts.get("split_seed"), int):
+        return task, False
+    try:
+        return dataclasses.replace(task, **{name: facts[name] for name in _SPLIT}), True  # type: ignore[type-var]
+    except (KeyError, TypeError, ValueError):  # Something else of those names; a UserError is a ValueError.
+        return task, False
 
 
 def inferred(checkpoint: Checkpoint) -> Modular | None:
@@ -93,19 +129,15 @@ def _task_of(checkpoint: Checkpoint, task: Task) -> tuple[Task, str]:
     if guess is not None:
         group = _learned(checkpoint, Group(equals=guess.equals), guess)
         if group is not None:
-            line = f"inferred {_read_as(group.title.partition(',')[0], checkpoint, guess)}, and from its own answers"
-            return group, f"{line}, which are the table of a group; {_NO_SPLIT}"
+            line = f"inferred {_read_as(group.question, checkpoint, guess)}, and from its own answers"
+            return group, f"{line}, which are the table of a group"
         if isinstance(task, Modular):
-            line = f"inferred {_read_as(f'a + b mod {guess.p}', checkpoint, guess)}; {_NO_SPLIT}"
-            return guess, line if guess != task else ""
+            return guess, f"inferred {_read_as(guess.question, checkpoint, guess)}" if guess != task else ""
     if isinstance(task, Group) and not (task.table or task.file) and task.operation == "product":
         group = _learned(checkpoint, task, None)
         if group is not None and group.group.name == task.group.name:
             return group, f"its tokens are the elements of {group.group.name} in an order inferred from its answers"
     return task, ""
-
-
-_NO_SPLIT = "the file does not hold the split, so train and test are those of the task"
 
 
 def _learned(checkpoint: Checkpoint, task: Group, guess: Modular | None) -> Group | None:

@@ -14,11 +14,14 @@ from jaxadd.models.hooks import Edit
 from jaxadd.models.model import Model, ModelConfig
 from jaxadd.optim import scores
 from jaxadd.tasks import Task
+from jaxadd.tasks.listed import Listed
 from jaxadd.types import Data, Params, Positions
 
 
 @functools.partial(
-    jax.tree_util.register_dataclass, data_fields=("params",), meta_fields=("model", "task", "seed", "step")
+    jax.tree_util.register_dataclass,
+    data_fields=("params",),
+    meta_fields=("model", "task", "seed", "step", "split_known"),
 )
 @dataclass(frozen=True)
 class Network:
@@ -32,6 +35,8 @@ class Network:
       task: the task it was trained on.
       seed: seed of the lane, which determines the split of the task's data.
       step: number of updates made.
+      split_known: whether the network was trained on the train set of its seed; False for a file from elsewhere, of a
+        task whose problems are listed, where neither the file nor the user says which problems it was trained on.
     """
 
     params: Params
@@ -39,6 +44,12 @@ class Network:
     task: Task
     seed: int = 0
     step: int = 0
+    split_known: bool = True
+
+    @property
+    def title(self) -> str:
+        """The task in a few words, and that the split is not known where it is not."""
+        return self.task.title if self.split_known else f"{self.task.question}, train split unknown"
 
     @property
     def config(self) -> ModelConfig:
@@ -47,8 +58,10 @@ class Network:
 
     @property
     def data(self) -> Data:
-        """The data of the network's lane, such as its train and test split."""
-        data = self.task.data((self.seed,))
+        """The data of the network's lane, such as its train and test split, as far as that is known."""
+        data, task = self.task.data((self.seed,)), self.task
+        if isinstance(task, Listed) and not self.split_known:
+            return data._replace(lane=task.unsplit())
         return data._replace(lane=take(data.lane, 0))
 
     @overload

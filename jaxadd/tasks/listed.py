@@ -116,6 +116,10 @@ class Listed(Task):
             lane["shift"] = jax.device_put(np.stack(shifts))
         return Data(self.tables(), lane)
 
+    def unsplit(self) -> dict[str, jax.Array]:
+        """Return `Data.lane` where the split is not known: all problems count as test problems."""
+        return {"train": jnp.zeros(0, jnp.int32), "test": jnp.arange(self.problems, dtype=jnp.int32)}
+
     def _shift(self, seed: int, train: np.ndarray) -> np.ndarray:
         """Return by how many elements the answers are moved, int32 `[M^N]`: not 0 for the wrong labels."""
         generator, shift = np.random.default_rng(seed), np.zeros(self.problems, np.int32)

@@ -40,6 +40,11 @@ class Task(abc.ABC):
         return type(self).__name__
 
     @property
+    def question(self) -> str:
+        """What is asked, in a few words: the title without what it says of training."""
+        return self.title
+
+    @property
     def token_names(self) -> tuple[str, ...]:
         """The text of each of the V tokens; numbers by default, empty for real-valued input."""
         return tuple(map(str, range(self.sizes.vocabulary or 0)))

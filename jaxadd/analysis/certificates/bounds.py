@@ -61,7 +61,7 @@ class Tables(NamedTuple):
 def check_covered(network: Network) -> None:
     """Raise UserError where the bounds do not cover a network: one line that says what is covered."""
     if not isinstance(network.task, Addition):
-        raise UserError(f"the bounds cover addition, and {network.task.title} is enumerated; leave --method out")
+        raise UserError(f"the bounds cover addition, and {network.task.question} is enumerated; leave --method out")
     columns.check_covered(network.task)
     config = network.config
     if not isinstance(config, Transformer):

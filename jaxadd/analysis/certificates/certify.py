@@ -58,7 +58,7 @@ class Certification:
                     raise
                 self.method, self.reason = "search", str(error)
         elif not isinstance(network.task, Addition):
-            raise UserError(f"search covers addition, got {network.task.title}; leave --method out")
+            raise UserError(f"search covers addition, got {network.task.question}; leave --method out")
 
     @property
     def identity(self) -> dict[str, Any]:

@@ -38,7 +38,7 @@ def space(task: Task, network: Network) -> Space:
     """
     raise UserError(
         "certify covers tasks with a finite space of problems: modular arithmetic, groups and addition; "
-        f"{task.title} has none"
+        f"{task.question} has none"
     )
 
 

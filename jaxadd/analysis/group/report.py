@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxadd.analysis import measures, performance
+from jaxadd.analysis.errors import error_map
 from jaxadd.analysis.group import cayley, progress
 from jaxadd.analysis.group.cayley import Cayley
 from jaxadd.analysis.group.irreps import Irrep
@@ -86,7 +87,7 @@ def _(task: Group, trained: Trained) -> Report:
 
 def _problem(task: Group, network: Network) -> tuple[progress.Problem, tuple[measures.Measure, ...]]:
     names = tuple(irrep.name for irrep in progress.irreps(task.known))
-    return progress.problem(task, network.data.lane), progress.declarations(names)
+    return progress.problem(task, network.data.lane), measures.defined(progress.declarations(names), network)
 
 
 def _listed(names: Sequence[str], used: np.ndarray) -> str:
@@ -94,24 +95,9 @@ def _listed(names: Sequence[str], used: np.ndarray) -> str:
 
 
 def _errors(task: Group, trained: Trained, lane: int) -> FigureOf:
-    network, data = trained.networks[lane], trained.networks[lane].data
-    n = task.count
-    problem = progress.problem(task, data.lane)
-    seen = progress.overview(network.params, network.model, problem)
-    kind = 2 * (1 - np.asarray(seen.correct, int))
-    kind[np.asarray(data.lane["train"])] += 1
-    names = task.group.elements
-    picture = HeatMaps(
-        "Errors over all pairs",
-        [network.step],
-        {"errors": kind.reshape(1, n, n).astype(np.float32)},
-        names,
-        names,
-        xlabel="b",
-        ylabel="a",
-        categories=("test, correct", "train, correct", "test, error", "train, error"),
-    )
-    return FigureOf("errors", "Errors over all pairs", [picture], trained.subject(lane))
+    network = trained.networks[lane]
+    seen = progress.overview(network.params, network.model, progress.problem(task, network.data.lane))
+    return error_map(trained, lane, np.asarray(seen.correct), task.group.elements)
 
 
 # --- an analysis ------------------------------------------------------------------------------------------
@@ -146,9 +132,7 @@ def _(task: Group, trained: Trained, lane: int, keys: str | None) -> Report:
     _, declared = _problem(task, trained.networks[lane])
     scalars = tuple(measure for measure in declared if measure.entry is None)
     entries = measures.explained(scalars, state.numbers, state.values)
-    table = measures.table(
-        "Measures", [one.numbers for one in states], lane, f"seed {trained.networks[lane].seed}", entries
-    )
+    table = measures.table("Measures", [one.numbers for one in states], lane, trained.heading(lane), entries)
     by_irrep = _by_irrep(state)
     text = "\n".join([*words, "", as_text(by_irrep), "", as_text(table)])
     return Report.of(text, state.numbers, [Text("In short", words), *figures, by_irrep, table])

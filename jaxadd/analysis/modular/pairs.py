@@ -12,6 +12,7 @@ import chex
 import jax
 import numpy as np
 
+from jaxadd.analysis.errors import error_map
 from jaxadd.analysis.trained import Trained
 from jaxadd.models import Model
 from jaxadd.optim import scores
@@ -19,8 +20,6 @@ from jaxadd.pictures import Bars, FigureOf, HeatMaps
 from jaxadd.tasks.modular import Modular
 from jaxadd.tasks.modular.task import unpacked
 from jaxadd.types import Params
-
-KINDS = ("test, correct", "train, correct", "test, error", "train, error")
 
 
 def graduation(correct: np.ndarray, steps: Sequence[int] | np.ndarray) -> np.ndarray:
@@ -72,18 +71,10 @@ def errors(task: Modular, trained: Trained, lane: int) -> list[FigureOf]:
     """Describe the errors over all pairs; problems of more operands have no map."""
     if task.operands != 2:
         return []
-    network, data, count = trained.networks[lane], trained.networks[lane].data, len(task.elements)
-    batch = task.batch(np.arange(task.problems, dtype=np.int32), data.shared)
-    kind = 2 * (~np.asarray(correct_at(network.params, network.model, batch.inputs, batch.targets))).astype(int)
-    kind[np.asarray(data.lane["train"])] += 1
-    picture = HeatMaps(
-        "Errors over all pairs",
-        [network.step],
-        {"errors": kind.reshape(1, count, count).astype(np.float32)},
-        categories=KINDS,
-        **over_pairs(task.elements.tolist()),
-    )
-    return [FigureOf("errors", "Errors over all pairs", [picture], trained.subject(lane))]
+    network = trained.networks[lane]
+    batch = task.batch(np.arange(task.problems, dtype=np.int32), network.data.shared)
+    correct = np.asarray(correct_at(network.params, network.model, batch.inputs, batch.targets))
+    return [error_map(trained, lane, correct, list(map(str, task.elements.tolist())))]
 
 
 def history(task: Modular, trained: Trained, lane: int, numbers: dict[str, Any]) -> list[FigureOf]:

@@ -261,6 +261,7 @@ MEASURES: tuple[Measure, ...] = (
         entry=lambda i: f"excluded_loss_{i + 1}",
         panel=ONE_FREQUENCY,
         comparable=False,
+        pairs="train",
     ),
     Measure(
         "logit_cosine_k",

@@ -130,9 +130,7 @@ def _(task: Modular, trained: Trained, lane: int, keys: str | None) -> Report:
         steps, norms = trained.steps, over[lane]["embedding_norm_k"]
     figures.append(_embedding(state, steps, norms, subject))
     listed = measures.explained(_ALL, _listed_entries(state, frequencies), state.values)
-    table = measures.table(
-        "Measures", [s.numbers for s in states], lane, f"seed {trained.networks[lane].seed}", listed
-    )
+    table = measures.table("Measures", [s.numbers for s in states], lane, trained.heading(lane), listed)
     return Report.of("\n".join([*words, "", as_text(table)]), numbers, [Text("In short", words), *figures, table])
 
 
@@ -171,8 +169,9 @@ def _measure(task: Modular, network: Network, keys: str | None) -> _State:
         numbers |= {f"neurons_{'none' if k == 0 else k}": int(n) for k, n in counts}
     chosen, mask = choose_keys(keys, rules, orders)
     some = jax.random.choice(jax.random.key(0), count, (min(_PAIRS, count),), replace=False)
-    values = jax.device_get(progress.measures(params, model, table, mask, some, declarations=_ALL))
-    numbers |= measures.flat(_ALL, values)
+    declared = measures.defined(_ALL, network)
+    values = jax.device_get(progress.measures(params, model, table, mask, some, declarations=declared))
+    numbers |= measures.flat(declared, values)
     numbers |= {
         f"key_frequencies_{name.replace('-', '_')}": list(fourier.frequencies(found)) for name, found in rules.items()
     }

@@ -17,7 +17,6 @@ from jaxadd.cli.output import rendered, save
 from jaxadd.errors import UserError
 from jaxadd.files import make_folder, write_text
 from jaxadd.lanes import find
-from jaxadd.models import Network
 from jaxadd.models.model import Activation
 from jaxadd.runs import load
 from jaxadd.tasks import Modular, Task
@@ -46,7 +45,8 @@ class Options:
     step: int | None = None
     """saved step of a run; by default its end"""
     seed: int | None = None
-    """seed of the network analysed closely: of a run, by default the first; of a checkpoint, that of its split"""
+    """seed of the network analysed closely: of a run, by default the first; of a checkpoint, that of its split, which
+    is not known unless this, a field of --task or the file says it"""
     keys: str | None = None
     """key frequencies such as 3,6,23,39, or the rule that finds them: neurons, neuron-logit-map, embedding, logits"""
     out: Path | None = None
@@ -60,29 +60,30 @@ class Options:
     task: Task = field(default=Modular())
     """task of a checkpoint; by default addition mod the P of its sizes, or the group of its own answers. A run knows
     its own"""
+    typed: tyro.conf.Fixed[tyro.conf.Suppress[frozenset[str]]] = frozenset()
+    """the flags that were typed"""
 
 
 def run(options: Options) -> int:
     """Measure, print, write and draw; returns the exit status."""
     trained = _trained(options)
+    if not trained.networks[0].split_known:
+        note(
+            "the train split is not known, so all figures are of all problems; where it is, state it with "
+            "--task.train-fraction, --task.split and --seed"
+        )
     lane = find([network.seed for network in trained.networks], options.seed)
-    report, heading = analyse(trained, lane, options.keys), describe(trained.networks[lane])
+    report, heading = analyse(trained, lane, options.keys), trained.name(lane)
     beside = Path(f"{options.source.stem}-analysis") if options.source.is_file() else options.source / "analysis"
     folder = options.out or beside
     make_folder(folder)
     numbers, page = folder / "analysis.json", folder / "report.html"
     write_text(numbers, json.dumps(finite(report.numbers), indent=2, allow_nan=False) + "\n")
     html.write(page, trained.title, heading, report.blocks)
-    save(folder, f"{trained.title}\n{heading}\n\n{report.text}", rendered(report.figures))
+    head = "\n".join(filter(None, (trained.title, heading)))
+    save(folder, f"{head}\n\n{report.text}", rendered(report.figures))
     print(f"{'numbers':<{INDENT}}{numbers}\n{'page':<{INDENT}}{page}")
     return 0
-
-
-def describe(network: Network) -> str:
-    """Return which network it is: its seed, the seed of its split where that is another one, and its step."""
-    split = getattr(network.task, "split_seed", None)
-    seed = f"seed {network.seed}" + ("" if split in (None, network.seed) else f", split seed {split}")
-    return f"{seed}, step {network.step:,}"
 
 
 def finite(value: Any) -> Any:
@@ -102,7 +103,13 @@ def _trained(options: Options) -> Trained:
         given = checkpoint.parsed(options.fields)
         given |= {} if options.activation is None else {"activation": options.activation}
         return checkpoint.trained(
-            options.source, options.task, options.seed, key=options.key, fields=given, note=note
+            options.source,
+            options.task,
+            options.seed,
+            key=options.key,
+            fields=given,
+            typed=options.typed,
+            note=note,
         )
     if not options.source.exists():
         raise UserError(f"there is no {options.source}; name a run folder or a torch checkpoint")

@@ -16,6 +16,7 @@ from jaxadd.analysis.certificates import search, spaces
 from jaxadd.analysis.certificates.certificate import NOTHING, Certificate, Method
 from jaxadd.analysis.certificates.certify import Certification, certify
 from jaxadd.analysis.certificates.search import Found
+from jaxadd.analysis.trained import Trained
 from jaxadd.cli import checkpoint
 from jaxadd.cli.guard import note
 from jaxadd.errors import UserError
@@ -25,7 +26,6 @@ from jaxadd.models import Network
 from jaxadd.runs import load
 from jaxadd.tables import table
 from jaxadd.tasks import Addition, Modular, Task
-from jaxadd.tasks.listed import Listed
 from jaxadd.views import terminal
 from jaxadd.views.terminal import INDENT
 
@@ -70,7 +70,9 @@ class Options:
 
 def run(options: Options) -> int:
     """Certify or check, print and write; returns the exit status."""
-    network = _network(options)
+    trained = _trained(options)
+    lane = find([network.seed for network in trained.networks], options.seed)
+    network, name = trained.networks[lane], trained.name(lane)
     if options.check is not None:
         return _check(network, options.check)
     folder = options.out or (
@@ -80,9 +82,8 @@ def run(options: Options) -> int:
     )
     start = time.monotonic()
     certificate, found = certify_in(folder, network, options.method)
-    task = network.task
-    name = task.question if isinstance(task, Listed) else task.title  # All problems, whatever the split.
-    print(f"\n{name}, seed {network.seed}, step {network.step:,}\n{describe(certificate)}")
+    heading = ", ".join(filter(None, (network.task.question, name)))  # All problems, whatever the split.
+    print(f"\n{heading}\n{describe(certificate)}")
     print(f"{'time':<{INDENT}}{time.monotonic() - start:.1f} s")
     print(f"{'certificate':<{INDENT}}{folder / FILE}")
     if options.problems is not None:
@@ -137,9 +138,9 @@ def describe(certificate: Certificate) -> str:
     return "\n".join(rows)
 
 
-def _network(options: Options) -> Network:
+def _trained(options: Options) -> Trained:
     if options.source.is_file():
-        trained = checkpoint.trained(
+        return checkpoint.trained(
             options.source,
             options.task,
             options.seed,
@@ -147,11 +148,9 @@ def _network(options: Options) -> Network:
             fields=checkpoint.parsed(options.fields),
             note=note,
         )
-        return trained.networks[0]
     if not options.source.exists():
         raise UserError(f"there is no {options.source}; name a run folder or a torch checkpoint")
-    run = load(options.source)
-    return run.networks(options.step)[find(run.config.seeds, options.seed)]
+    return load(options.source).trained(options.step)
 
 
 def _check(network: Network, path: Path) -> int:
@@ -196,7 +195,7 @@ def _progress(
 def _save_problems(path: Path, network: Network, certificate: Certificate, found: Found | None) -> None:
     task = network.task
     if not isinstance(task, Addition):
-        raise UserError(f"--problems is for addition; {task.title} has its errors in the certificate")
+        raise UserError(f"--problems is for addition; {task.question} has its errors in the certificate")
     if found is None:
         numbers = [number for part in certificate.parts for number in part["suspects"]]
         errors = spaces.problems(task, np.asarray(numbers, np.int64))

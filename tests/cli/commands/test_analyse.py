@@ -2,7 +2,7 @@
 
 import json
 import math
-from dataclasses import replace
+import re
 
 import numpy as np
 import pytest
@@ -10,11 +10,11 @@ from lines import assert_one_line
 from networks import drawn
 
 from jaxadd import interop
-from jaxadd.cli.commands.analyse import describe, finite
+from jaxadd.cli.commands.analyse import finite
 from jaxadd.config import RunConfig
-from jaxadd.models import MLP, Network, Transformer
+from jaxadd.models import MLP, Transformer
 from jaxadd.runs import load, train
-from jaxadd.tasks import Addition, HandwrittenDigits, Modular
+from jaxadd.tasks import Addition, Group, HandwrittenDigits, Modular
 from jaxadd.training.trainer import Trainer
 
 TINY = ("--task.p", 7, "--task.train-fraction", 0.6)
@@ -57,9 +57,9 @@ def test_a_run_and_its_checkpoint_give_the_same_numbers(run, shell, tmp_path, re
             assert value == pytest.approx(ours[name], rel=1e-4, abs=1e-6), name
     for result in (folder, tmp_path / "network-analysis"):
         page, text = (result / "report.html").read_text(), (result / "report.txt").read_text()
-        assert "seed 1, step" in page
+        assert "seed 1" in page
         assert "seed 0" not in page.partition("<script")[0]
-        assert "\nseed 1, step " in text
+        assert "\nseed 1" in text
         assert (result / "figures" / "attention.png").stat().st_size > 1000
     for line in (f"numbers     {folder / 'analysis.json'}", f"page        {folder / 'report.html'}"):
         assert line in out
@@ -68,10 +68,10 @@ def test_a_run_and_its_checkpoint_give_the_same_numbers(run, shell, tmp_path, re
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ((), "seed 0, step 0"),
-        (("--task.split-seed", 3), "seed 3, step 0"),
-        (("--seed", 2), "seed 2, step 0"),
-        (("--seed", 2, "--task.split-seed", 3), "seed 2, split seed 3, step 0"),
+        ((), "seed 0"),
+        (("--task.split-seed", 3), "seed 3"),
+        (("--seed", 2), "seed 2"),
+        (("--seed", 2, "--task.split-seed", 3), "seed 2, split seed 3"),
     ],
 )
 def test_the_seed_of_a_checkpoint_is_that_of_its_split(shell, tmp_path, monkeypatch, words, said):
@@ -79,19 +79,56 @@ def test_the_seed_of_a_checkpoint_is_that_of_its_split(shell, tmp_path, monkeypa
     seen = []
 
     def analyse(trained, lane, keys):
-        seen.append(trained.networks[lane].data.lane["train"])
+        seen.extend((trained.networks[lane].data.lane["train"], trained.name(lane)))
         raise OSError("enough")
 
     monkeypatch.setattr("jaxadd.cli.commands.analyse.analyse", analyse)
-    monkeypatch.setattr("jaxadd.cli.commands.analyse.describe", lambda network: seen.append(describe(network)))
     path = untrained(tmp_path / "network.pth", Modular(p=7), d_mlp=8)
     assert shell("jaxadd", "analyse", path, *TINY, *words)[0] == 2
-    task = Modular(p=7, train_fraction=0.6, split_seed=int(said.split(",")[-2].split()[-1]))
+    task = Modular(p=7, train_fraction=0.6, split_seed=int(said.split()[-1]))
     np.testing.assert_array_equal(seen[0], task.data((0,)).lane["train"][0])
-    params, model = interop.read(path).params, Transformer().build(task.sizes)
-    seed = 2 if "--seed" in words else task.split_seed
-    split = task.split_seed if "--task.split-seed" in words else None
-    assert describe(Network(params, model, replace(task, split_seed=split), seed)) == said
+    assert seen[1] == said
+
+
+def test_without_a_known_split_nothing_is_said_of_train_and_test(few_figures, shell, tmp_path):
+    path, out = untrained(tmp_path / "network.pth", Modular(p=7), d_mlp=8), tmp_path / "out"
+    status, printed, error = shell("jaxadd", "analyse", path, "--out", out)
+    assert status == 0, error
+    assert "the train split is not known" in error
+    unknown, text, page = numbers(out), (out / "report.txt").read_text(), (out / "report.html").read_text()
+    assert [name for name in unknown if re.search(r"(^|_)(train|test)(_|$)", name)] == []
+    assert unknown["all_loss"] > 0
+    assert text.startswith("network.pth: a + b mod 7, train split unknown\n")
+    for words in (printed, text, page.partition("<script")[0], page.partition('"pictures"')[2]):
+        assert not re.search(r"trained on \d|seed 0|test, correct|30 ?%", words)
+    # The default of a field counts as known where it was typed.
+    status, _, error = shell("jaxadd", "analyse", path, "--task.train-fraction=0.3", "--out", out)
+    assert (status, "not known" in error) == (0, False)
+    known = numbers(out)
+    assert {"train_loss", "test_loss", "excluded_loss_1"} <= known.keys() - unknown.keys()
+    assert known["all_loss"] == pytest.approx(unknown["all_loss"])
+    assert "a + b mod 7, trained on 30%" in (out / "report.txt").read_text()
+
+
+def test_a_group_without_a_known_split_is_measured_on_all_pairs(few_figures, shell, tmp_path):
+    task, out = Group(name="S3"), tmp_path / "out"
+    path = untrained(tmp_path / "network.pth", task, d_mlp=8)
+    words = ("--task", "group", "--task.name", "S3", "--out", out)
+    assert shell("jaxadd", "analyse", path, *words)[0] == 0
+    unknown = numbers(out)
+    assert [name for name in unknown if re.search(r"(^|_)(train|test)(_|$)", name)] == []
+    assert "a·b in S3, train split unknown" in (out / "report.txt").read_text()
+    assert shell("jaxadd", "analyse", path, *words, "--seed", 0)[0] == 0
+    assert numbers(out)["all_loss"] == pytest.approx(unknown["all_loss"])
+    assert "train_loss" in numbers(out)
+
+
+def test_an_exported_network_brings_its_split(few_figures, run, shell, tmp_path):
+    path, out = tmp_path / "network.pth", tmp_path / "out"
+    assert shell("jaxadd", "export", run.folder, path, "--seed", 1)[0] == 0
+    status, _, error = shell("jaxadd", "analyse", path, "--out", out)
+    assert (status, "not known" in error) == (0, False)
+    assert numbers(out)["test_loss"] == pytest.approx(run.summary["lanes"][1]["final_test_loss"], rel=1e-4)
 
 
 def test_any_task_of_a_checkpoint_is_described_by_its_fields(few_figures, shell, tmp_path):
