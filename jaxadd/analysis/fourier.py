@@ -8,7 +8,8 @@ Where a logit or activation is not finite, what is computed from it is NaN, and 
 
 Frequency k is w_k = 2πk/P radians per step, k = 1 … P//2. In a product of r cyclic groups a frequency is a vector of
 r whole numbers, and w_k n stands for Σᵢ 2π kᵢ nᵢ / ordersᵢ; a vector and its negative are one frequency. They are
-numbered from 1 too, in lexicographic order, those last that equal their own negative and have no sine. With K
+numbered from 1 too, in lexicographic order, those last that equal their own negative and have no sine; people read
+and write their `names`, which are numbers mod P and vectors otherwise. With K
 frequencies, a mask of them is bool `[K]`, entry k - 1 for k; K = P//2 mod P. Logits and activations have one row for
 each pair (a, b), in lexicographic order, `[P², ·]`; logits are those of the P elements. `answers`, int `[P²]`, are
 the elements s = a + b or a - b; each occurs P times.
@@ -22,6 +23,7 @@ where the definition takes P⁴. Definitions: Nanda et al. 2023, "Progress measu
 import functools
 import itertools
 import math
+import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -34,6 +36,7 @@ from jaxadd.errors import UserError
 
 Orders = tuple[int, ...]
 """The orders of the factors of a product of cyclic groups; (P,) for the numbers mod P."""
+_LISTED = 8  # names of frequencies in a message
 
 # --- groups -----------------------------------------------------------------------------------------------
 
@@ -87,6 +90,29 @@ def names(orders: int | Orders) -> tuple[str, ...]:
     if vectors.shape[1] == 1:
         return tuple(map(str, range(1, len(vectors) + 1)))
     return tuple(f"({', '.join(map(str, k))})" for k in vectors.tolist())
+
+
+def described(orders: int | Orders) -> str:
+    """Return in words which frequencies a group has: "mod 7, which are 1 to 3"."""
+    factors, known = (orders,) if isinstance(orders, int) else orders, names(orders)
+    if len(factors) == 1:
+        return f"mod {factors[0]}, which are 1 to {len(known)}"
+    listed = known if len(known) <= _LISTED else (*known[: _LISTED - 1], f"… {known[-1]}")
+    return f"of {' × '.join(f'C{n}' for n in factors)}, which are {', '.join(listed)}"
+
+
+def named(text: str, orders: int | Orders) -> tuple[int, ...]:
+    """Return the numbers of frequencies that are listed by name, such as "3,6,23" or "(0, 1),(1, 2)", ascending.
+
+    Raises:
+      UserError: the group has no frequency of such a name.
+    """
+    plain = lambda name: "".join(name.split())
+    known = {plain(name): k for k, name in enumerate(names(orders), 1)}
+    listed = re.split(r",(?![^()]*\))", text)  # at commas that are in no vector
+    if wrong := [name for name in listed if plain(name) not in known]:
+        raise UserError(f"expected frequencies {described(orders)}, got {wrong[0].strip()!r}")
+    return tuple(sorted({known[plain(name)] for name in listed}))
 
 
 def frequency_of_row(orders: int | Orders) -> np.ndarray:
@@ -188,9 +214,8 @@ def by_frequency(squares: jax.Array, orders: Orders | None = None) -> jax.Array:
 def mask(frequencies: Sequence[int], orders: int | Orders) -> np.ndarray:
     """Return frequencies as a mask, bool `[K]`; raises UserError for one that the group does not have."""
     if wrong := [k for k in frequencies if not 1 <= k <= count(orders)]:
-        factors = (orders,) if isinstance(orders, int) else orders
-        group = f"mod {factors[0]}" if len(factors) == 1 else f"of {' × '.join(f'C{n}' for n in factors)}"
-        raise UserError(f"frequencies {group} are 1 to {count(orders)}, got {', '.join(map(str, wrong))}")
+        group = described(orders).partition(",")[0]
+        raise UserError(f"frequencies {group} are numbered 1 to {count(orders)}, got {', '.join(map(str, wrong))}")
     keys = np.zeros(count(orders), bool)
     keys[np.asarray(frequencies, int) - 1] = True
     return keys

@@ -91,7 +91,7 @@ def test_masks_and_lists_of_frequencies():
     np.testing.assert_array_equal(keys, [True, False, False, True])
     assert fourier.frequencies(keys) == (1, 4)
     assert fourier.frequencies(fourier.mask([], 8)) == ()
-    with pytest.raises(UserError, match="mod 7 are 1 to 3, got 0, 4"):
+    with pytest.raises(UserError, match="mod 7 are numbered 1 to 3, got 0, 4"):
         fourier.mask([0, 2, 4], 7)
 
 
@@ -281,8 +281,17 @@ def test_projections_and_neurons_of_a_product_are_their_plain_definitions(orders
 
 def test_frequencies_of_a_product_are_numbered():
     assert fourier.names((2, 4)) == ("(0, 1)", "(1, 1)", "(0, 2)", "(1, 0)", "(1, 2)")
-    with pytest.raises(UserError, match="frequencies of C2 × C4 are 1 to 5, got 6"):
+    with pytest.raises(UserError, match="frequencies of C2 × C4 are numbered 1 to 5, got 6"):
         fourier.mask([6], (2, 4))
+
+
+@pytest.mark.parametrize("orders", [(7,), 8, (2, 4), (2, 3, 4), (2,) * 5])
+def test_frequencies_are_read_by_the_names_that_are_printed(orders):
+    names = fourier.names(orders)
+    assert fourier.named(", ".join(reversed(names)), orders) == tuple(range(1, fourier.count(orders) + 1))
+    assert fourier.named(names[-1].replace(" ", ""), orders) == (len(names),)
+    with pytest.raises(UserError, match=r"expected frequencies .*, got '\(9, 9\)'"):
+        fourier.named(f"{names[0]},(9, 9)", orders)
 
 
 # --- numbers that are not finite ----------------------------------------------------------------------------

@@ -29,7 +29,7 @@ def measures(network: Network, group: CyclicProduct) -> dict[str, float]:
     everything = jnp.ones(fourier.count(group.orders), bool)
     declared = tuple(measure for measure in progress.MEASURES if measure.name in MEASURED)
     values = progress.measures(network.params, network.model, table, everything, declarations=declared)
-    numbers = progress.flat(values, declared)
+    numbers = progress.flat(values, group.orders, declared)
     numbers |= logits_explained(network, group)
     embedding, activations = _seen(network.params, network.model, table)
     rules = {"embedding": fourier.keys_of_embedding(embedding, orders=group.orders)}

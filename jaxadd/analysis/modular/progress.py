@@ -398,9 +398,28 @@ def over_states(
     return over_lanes(one, max(1, _ROOM // bytes_each))(params, shared=(table, keys))
 
 
-def flat(values: Mapping[str, Any], declarations: tuple[Measure, ...] = MEASURES) -> dict[str, float]:
-    """Return the measures of one state as plain numbers by entry, such as "excluded_loss_36", for JSON."""
-    return declared.flat(declarations, values)
+def named(declarations: tuple[Measure, ...], orders: fourier.Orders) -> tuple[Measure, ...]:
+    """Return measures whose entries have the names of a group's frequencies, such as "excluded_loss_(0, 1)"."""
+    names = fourier.names(orders)
+
+    def renamed(measure: Measure) -> Measure:
+        axis = ("0", *names) if measure.name == "embedding_norm_k" else names
+        return measure._replace(entry=lambda i: measure.name.removesuffix("k") + axis[i])
+
+    return tuple(renamed(measure) if measure.name.endswith("_k") else measure for measure in declarations)
+
+
+def flat(
+    values: Mapping[str, Any], orders: fourier.Orders, declarations: tuple[Measure, ...] = MEASURES
+) -> dict[str, float]:
+    """Return the measures of one state as plain numbers by entry, such as "excluded_loss_36", for JSON.
+
+    Args:
+      values: of `measures`.
+      orders: of the group, whose frequencies have `fourier.names`.
+      declarations: what was measured.
+    """
+    return declared.flat(named(declarations, orders), values)
 
 
 def gini(x: jax.Array) -> jax.Array:

@@ -129,7 +129,9 @@ def _(task: Modular, trained: Trained, lane: int, keys: str | None) -> Report:
         figures.append(_progress(trained, lane, over, ends[lane], frequencies, names))
         steps, norms = trained.steps, over[lane]["embedding_norm_k"]
     figures.append(_embedding(state, steps, norms, subject))
-    listed = measures.explained(_ALL, _listed_entries(state, frequencies), state.values)
+    listed = measures.explained(
+        progress.named(_ALL, group.orders), _listed_entries(state, group.orders), state.values
+    )
     table = measures.table("Measures", [s.numbers for s in states], lane, trained.heading(lane), listed)
     return Report.of("\n".join([*words, "", as_text(table)]), numbers, [Text("In short", words), *figures, table])
 
@@ -146,6 +148,12 @@ def _end_of(phase: str, steps: Sequence[int | None]) -> str:
 def _listed(keys: jax.Array, group: CyclicProduct) -> str:
     names = fourier.names(group.orders)
     return ", ".join(names[k - 1] for k in fourier.frequencies(keys)) or "none"
+
+
+def _plain(keys: jax.Array, orders: fourier.Orders) -> list[int | str]:
+    """Return frequencies for JSON: whole numbers, or names such as "(0, 1)"."""
+    known, names = fourier.frequencies(keys), fourier.names(orders)
+    return list(known) if len(orders) == 1 else [names[k - 1] for k in known]
 
 
 def _measure(task: Modular, network: Network, keys: str | None) -> _State:
@@ -166,15 +174,14 @@ def _measure(task: Modular, network: Network, keys: str | None) -> _State:
             rules["neuron-logit-map"] = fourier.keys_of_neuron_logit_map(to_logit, orders=orders)
         frequency = np.asarray(fourier.clusters(fourier.neuron_fractions(activations, orders)).frequency)
         counts = zip(*np.unique(frequency, return_counts=True), strict=True)
-        numbers |= {f"neurons_{'none' if k == 0 else k}": int(n) for k, n in counts}
+        names = ("none", *fourier.names(orders))
+        numbers |= {f"neurons_{names[k]}": int(n) for k, n in counts}
     chosen, mask = choose_keys(keys, rules, orders)
     some = jax.random.choice(jax.random.key(0), count, (min(_PAIRS, count),), replace=False)
     declared = measures.defined(_ALL, network)
     values = jax.device_get(progress.measures(params, model, table, mask, some, declarations=declared))
-    numbers |= measures.flat(declared, values)
-    numbers |= {
-        f"key_frequencies_{name.replace('-', '_')}": list(fourier.frequencies(found)) for name, found in rules.items()
-    }
+    numbers |= progress.flat(values, orders, declared)
+    numbers |= {f"key_frequencies_{name.replace('-', '_')}": _plain(found, orders) for name, found in rules.items()}
     return _State(table, activations, rules, chosen, mask, values, numbers)
 
 
@@ -190,7 +197,8 @@ def choose_keys(keys: str | None, rules: Mapping[str, jax.Array], orders: fourie
     """Return what chose the key frequencies, in words, and the key frequencies.
 
     Args:
-      keys: one of RULES, or frequencies such as "3,6,23"; None takes the neurons, or the logits without neurons.
+      keys: one of RULES, or frequencies by their names, such as "3,6,23" or "(0, 1),(1, 2)"; None takes the neurons,
+        or the logits without neurons.
       rules: the key frequencies by each rule that applies.
       orders: of the group.
 
@@ -204,11 +212,12 @@ def choose_keys(keys: str | None, rules: Mapping[str, jax.Array], orders: fourie
     if keys in RULES:
         raise UserError(f"the rule {keys} needs neurons, and this network has none; use {' or '.join(rules)}")
     try:
-        frequencies = sorted({int(k) for k in keys.split(",")})
-    except ValueError:
+        frequencies = fourier.named(keys, orders)
+    except UserError:
+        some = ",".join(fourier.names(orders)[:2])
         raise UserError(
-            f"keys must be a rule ({', '.join(RULES)}) or frequencies from 1 to {fourier.count(orders)} with "
-            f"commas between them such as 3,6,23, got {keys!r}"
+            f"keys must be a rule ({', '.join(RULES)}) or frequencies {fourier.described(orders)}, with commas "
+            f"between them such as '{some}', got {keys!r}"
         ) from None
     return "as given", jnp.asarray(fourier.mask(frequencies, orders))
 
@@ -518,13 +527,8 @@ def _progress(
     return FigureOf("measures", "Progress measures", pictures, trained.title, note)
 
 
-def _listed_entries(state: _State, frequencies: Sequence[int]) -> list[str]:
+def _listed_entries(state: _State, orders: fourier.Orders) -> list[str]:
     """Return the entries that a table lists: vectors over frequencies at key frequencies, or not at all."""
-
-    def listed(name: str) -> bool:
-        if name.startswith(("logit_cosine_", "embedding_norm_", "sum_of_squares.")):
-            return False
-        k = name.removeprefix("excluded_loss_")
-        return not k.isdecimal() or int(k) in frequencies
-
-    return [name for name in state.numbers if listed(name)]
+    others = {f"excluded_loss_{name}" for name, key in zip(fourier.names(orders), state.keys, strict=True) if not key}
+    hidden = ("logit_cosine_", "embedding_norm_", "sum_of_squares.")
+    return [name for name in state.numbers if not name.startswith(hidden) and name not in others]

@@ -48,7 +48,8 @@ class Options:
     """seed of the network analysed closely: of a run, by default the first; of a checkpoint, that of its split, which
     is not known unless this, a field of --task or the file says it"""
     keys: str | None = None
-    """key frequencies such as 3,6,23,39, or the rule that finds them: neurons, neuron-logit-map, embedding, logits"""
+    """key frequencies by name, such as 3,6,23,39 or "(0, 1),(1, 2)" in a product of groups, or the rule that finds
+    them: neurons, neuron-logit-map, embedding, logits"""
     out: Path | None = None
     """folder for the results"""
     activation: Activation | None = None

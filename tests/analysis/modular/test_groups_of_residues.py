@@ -8,7 +8,9 @@ from networks import drawn, quadratic
 
 from jaxadd.analysis import fourier
 from jaxadd.analysis.modular import bases, clocks, progress
+from jaxadd.analysis.modular.report import choose_keys
 from jaxadd.analysis.report import Trained, analyse
+from jaxadd.errors import UserError
 from jaxadd.models import Network, Transformer
 from jaxadd.optim import scores
 from jaxadd.tasks import Modular
@@ -39,7 +41,7 @@ def test_a_planted_network_is_simple_in_its_own_characters_alone(operation, p, k
     model, params = quadratic(task, keys)
     table, group = table_of(task), task.group
     mask = fourier.mask(keys, group.orders)
-    found = progress.flat(progress.measures(params, model, table, mask))
+    found = progress.flat(progress.measures(params, model, table, mask), group.orders)
     assert found["all_accuracy"] == 1
     assert found["logit_variance_explained"] == pytest.approx(1, abs=1e-5)
     assert found["restricted_loss_all"] == pytest.approx(found["full_loss_all"], rel=1e-4)
@@ -48,8 +50,10 @@ def test_a_planted_network_is_simple_in_its_own_characters_alone(operation, p, k
     assert fourier.frequencies(fourier.keys_of_embedding(rows, orders=group.orders)) == tuple(keys)
     other = additive(p) if group.name == "multiplicative" else multiplicative(p)
     everything = jnp.ones(fourier.count(other.orders), bool)
-    there = progress.flat(progress.measures(params, model, progress.as_if(task, other), everything))
-    here = progress.flat(progress.measures(params, model, progress.as_if(task, group, task.rule.sign), mask))
+    there = progress.flat(progress.measures(params, model, progress.as_if(task, other), everything), other.orders)
+    here = progress.flat(
+        progress.measures(params, model, progress.as_if(task, group, task.rule.sign), mask), group.orders
+    )
     assert here["logit_variance_explained"] == pytest.approx(1, abs=1e-5)
     assert there["logit_variance_explained"] < 0.05
     # Eight rows of the basis, cosine and sine of each key, hold all of W_E in equal parts.
@@ -101,8 +105,8 @@ def test_products_are_measured_as_the_sums_of_their_logarithms(sum_of, product):
     one, two = table_of(plain), table_of(renamed)
     np.testing.assert_array_equal(one.answers, two.answers)
     keys = fourier.mask([2, 6], 12)
-    before = progress.flat(progress.measures(params, model, one, keys))
-    after = progress.flat(progress.measures(moved, other, two, keys))
+    before = progress.flat(progress.measures(params, model, one, keys), one.orders)
+    after = progress.flat(progress.measures(moved, other, two, keys), two.orders)
     assert before.keys() == after.keys()
     for name, value in before.items():
         # Losses over all classes count a class more; the lanes' splits differ.
@@ -134,10 +138,28 @@ def test_a_report_on_products_names_the_group_and_every_figure_is_drawn():
     model = SMALL.build(task.sizes)
     states = jax.tree.map(lambda *w: jax.device_put(np.stack(w)), *(drawn(model, i) for i in range(2)))
     network = Network(drawn(model, 2), model, task, step=200)
-    report = analyse(Trained((network,), "title", {}, np.array([0, 100]), (states,)), keys="1,3")
+    report = analyse(Trained((network,), "title", {}, np.array([0, 100]), (states,)), keys="(0,1), (0, 2)")
     assert "characters of the units mod 15, C2 × C4, in the order of powers of 11 and 7" in report.text
     assert "key frequencies as given: (0, 1), (0, 2)" in report.text
+    # A frequency has one name: in the text, in the numbers, on every axis, and where the user types it.
+    names = {"(0, 1)", "(1, 1)", "(0, 2)", "(1, 0)", "(1, 2)"}
+    for stem in ("excluded_loss_", "logit_cosine_", "embedding_norm_"):
+        of_one = {name.removeprefix(stem) for name in report.numbers if name.startswith(stem)}
+        assert of_one - {"all", "train", "test", "3d_all", "3d_train", "3d_test", "0"} == names
+    for rule in ("logits", "embedding", "neurons", "neuron_logit_map"):
+        assert set(report.numbers[f"key_frequencies_{rule}"]) <= names
+    assert {name for name in report.numbers if name.startswith("neurons_") and name[-1] == ")"} <= {
+        f"neurons_{name}" for name in names
+    }
+    listed = [row[0] for row in report.blocks[-1].rows if row[0].endswith(")")]
+    assert listed == ["excluded_loss_(0, 1)", "excluded_loss_(0, 2)"]
     figures = {figure.name: figure for figure in report.figures}
+    single = next(one for one in figures["measures"].pictures if one.title == progress.ONE_FREQUENCY)
+    assert list(single.series) == ["k = (0, 1)", "k = (0, 2)"]
+    assert figures["embedding"].pictures[0].highlight == ["(0, 1)", "(0, 2)"]
+    for wrong in ("1,3", "(0, 3)", "(0, 1) (0, 2)", "(0, 1),"):
+        with pytest.raises(UserError, match=r"frequencies of C2 × C4, which are \(0, 1\), \(1, 1\), .* such as"):
+            choose_keys(wrong, {}, task.group.orders)
     assert list(figures["attention_pairs"].pictures[0].row_labels)[:5] == ["1", "7", "4", "13", "11"]
     assert {"errors", "logits", "neurons", "clusters", "measures", "embedding"} <= figures.keys()
     for name in ("errors", "neurons", "embedding"):

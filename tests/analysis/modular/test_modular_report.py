@@ -56,7 +56,7 @@ def test_a_report_has_every_measure_and_figure(several):
     table = progress.table(network.task, network.data.lane)
     keys = fourier.mask(report.numbers["key_frequencies_neurons"], P)
     values = progress.measures(network.params, network.model, table, keys)
-    for name, value in progress.flat(values).items():
+    for name, value in progress.flat(values, table.orders).items():
         assert report.numbers[name] == pytest.approx(value, rel=1e-4, abs=1e-6), name
     assert {measure.name for measure in clocks.MEASURES} <= report.numbers.keys()
     assert {"phase_memorised", "phase_formed", "phase_cleaned", "key_frequencies_logits"} <= report.numbers.keys()
@@ -227,12 +227,12 @@ def test_keys_are_a_rule_or_a_list(keys, chosen, frequencies):
     [
         (
             "neuron_logit_map",
-            "keys must be a rule (neurons, neuron-logit-map, embedding, logits) or frequencies from 1",
+            "a rule (neurons, neuron-logit-map, embedding, logits) or frequencies mod 7, which are 1 to 3",
         ),
-        ("3,x", "such as 3,6,23, got '3,x'"),
-        ("", "such as 3,6,23, got ''"),
-        ("1,4", "frequencies mod 7 are 1 to 3, got 4"),
-        ("0", "frequencies mod 7 are 1 to 3, got 0"),
+        ("3,x", "such as '1,2', got '3,x'"),
+        ("", "such as '1,2', got ''"),
+        ("1,4", "frequencies mod 7, which are 1 to 3, with commas between them such as '1,2', got '1,4'"),
+        ("0", "which are 1 to 3, with commas between them such as '1,2', got '0'"),
     ],
 )
 def test_keys_that_cannot_be_read_are_refused_in_one_line(keys, words):

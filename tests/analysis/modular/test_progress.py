@@ -182,7 +182,7 @@ def test_every_measure_is_declared_once_and_reaches_json():
     assert sorted(found) == sorted(names)
     assert len(set(names)) == len(names)
     assert all(measure.definition and measure.unit for measure in progress.MEASURES)
-    entries = progress.flat(found)
+    entries = progress.flat(found, TABLE.orders)
     assert all(type(value) is float for value in entries.values())
     assert entries["excluded_loss_3"] == found["excluded_loss_k"][2]
     assert entries["embedding_norm_0"] == found["embedding_norm_k"][0]
@@ -198,7 +198,7 @@ def test_every_measure_is_declared_once_and_reaches_json():
 def test_a_network_with_nan_has_no_measures_and_no_correct_answer():
     params = large()
     params["unembed"] = {"W_U": params["unembed"]["W_U"].at[0, 0].set(jnp.nan)}
-    entries = progress.flat(progress.measures(params, MODEL, TABLE, KEYS))
+    entries = progress.flat(progress.measures(params, MODEL, TABLE, KEYS), TABLE.orders)
     fine = ("gini_W_E", "embedding_norm_", "neuron", "attention_to_equals", "sum_of_squares.")
     for name, value in entries.items():
         if name.endswith("_accuracy") or name.startswith(tuple(f"{split}_accuracy" for split in SPLITS)):
@@ -207,7 +207,7 @@ def test_a_network_with_nan_has_no_measures_and_no_correct_answer():
             assert np.isnan(value), name
     params = large()
     params["embed"] = {"W_E": params["embed"]["W_E"].at[0, 0].set(jnp.inf)}
-    entries = progress.flat(progress.measures(params, MODEL, TABLE, KEYS))
+    entries = progress.flat(progress.measures(params, MODEL, TABLE, KEYS), TABLE.orders)
     assert all(np.isnan(entries[name]) for name in ("neurons_explained", "neuron_variance_explained", "gini_W_E"))
 
 

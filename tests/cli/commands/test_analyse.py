@@ -152,7 +152,7 @@ def test_key_frequencies_follow_the_logits_where_there_are_no_neurons(few_figure
     for keys, message in (
         ("neurons", "needs neurons, and this network has none; use logits or embedding"),
         ("9", "frequenc"),
-        ("some", "a rule (neurons, neuron-logit-map, embedding, logits) or frequencies from 1 to 3"),
+        ("some", "a rule (neurons, neuron-logit-map, embedding, logits) or frequencies mod 7, which are 1 to 3"),
     ):
         status, _, error = shell("jaxadd", "analyse", path, *TINY, "--keys", keys)
         assert status == 2
