@@ -101,7 +101,7 @@ def conduct(study: Moduli, session: Session) -> Findings:
         f"median (range) of the networks that learned\n{table(cells)}\n\n{table(fits)}"
     )
     picture = Lines(
-        "median and range over seeds", moduli, dict(counts), "key frequencies", xlabel="P + 1", log_x=True
+        "median and range over seeds", moduli, dict(counts), "key frequencies", xlabel="P", log_x=True
     )  # fmt: skip
     title = f"a + b mod P, {len(study.seeds)} seeds"
     return Findings({"key_frequencies": figures.render(FigureOf("keys", "Key frequencies", [picture], title))}, text)

@@ -36,7 +36,7 @@ class Lines(NamedTuple):
       series: by name, `[T]` or `[S, T]`; NaN where nothing was measured.
       ylabel: with the unit.
       xlabel: with the unit.
-      log_x: logarithmic x axis, of x + 1, from the second point on: the first alone would take most of the room.
+      log_x: logarithmic x axis; where x begins at 0, linear up to the next value, as `log_from` says.
       log_y: logarithmic y axis; values that are not above 0 are not drawn.
       ylim: ends of the y axis.
       levels: horizontal lines.
@@ -202,6 +202,21 @@ Block = Picture | FigureOf | Table | Text
 def thin(count: int, most: int) -> np.ndarray:
     """Return the indices of at most `most` of `count` things, evenly spread, the first and the last among them."""
     return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(int))
+
+
+START = 0.08
+"""The fraction of a logarithmic axis that lies between 0 and the first value after it."""
+
+
+def log_from(x: Sequence[int] | np.ndarray) -> float | None:
+    """Return from where on a logarithmic axis over ascending values, such as steps, is logarithmic.
+
+    Where they begin at 0, which has no logarithm, this is the next one: before it the axis is linear, and takes the
+    fraction START of the room. Where they begin later, it is the first. None where two values or fewer are left, over
+    which an axis is linear.
+    """
+    positive = np.asarray(x)[np.asarray(x) > 0]
+    return float(positive[0]) if len(positive) > 1 else None
 
 
 def band(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

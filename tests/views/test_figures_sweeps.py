@@ -12,7 +12,7 @@ def test_bands_are_quantiles_and_a_lane_that_ended_keeps_its_last_value():
     figure = figures.lane_bands({"test": lanes}, {"test": lanes}, "title")
     for ax in figure.axes[:2]:
         (middle,) = ax.lines
-        assert middle.get_xdata()[[0, -1]].tolist() == [1, 101]
+        assert middle.get_xdata()[[0, -1]].tolist() == [0, 100]
         np.testing.assert_array_equal(middle.get_ydata(), 2.0)
         wide, narrow = (np.unique(band.get_paths()[0].vertices[:, 1]) for band in ax.collections)
         np.testing.assert_allclose(wide[[0, -1]], np.quantile(range(5), [0.05, 0.95]))

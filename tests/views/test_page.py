@@ -11,7 +11,7 @@ import pytest
 from needs import need
 
 from jaxadd.errors import UserError
-from jaxadd.pictures import Bars, FigureOf, HeatMaps, Histogram, Level, Lines, Span, Table, Text
+from jaxadd.pictures import START, Bars, FigureOf, HeatMaps, Histogram, Level, Lines, Span, Table, Text
 from jaxadd.views import html
 
 VOID = {"meta", "link", "input"}
@@ -127,6 +127,7 @@ def test_every_picture_of_a_figure_is_there_with_its_title_and_notes():
     assert (image["row_labels"], image["column_labels"]) == ([], [])
     assert (logarithmic["log"], logarithmic["marks"]) == (True, [[1, "m"]])
     assert (stacked["stacked"], stacked["ylim"], ordered["ordered"]) == (True, [0, 1], True)
+    assert (stacked["log_x"], ordered["log_x"]) == ({"from": 100, "start": START}, None)
     assert data["pictures"][0]["levels"] == [[0.5, "floor"]]
     assert data["pictures"][0]["spans"] == [[0, 10, "early", None], [5, 20, "plateau", 0.3]]
 
@@ -309,8 +310,15 @@ def test_bins_kinds_images_and_logarithms_say_what_they_are(opened):
     assert point(opened, IMAGES, 0, 5, 5) == ["3 read as 8", "1"]
     assert point(opened, LOSSES, 0, 85, 10)[-1] == "0"
     assert point(opened, LOSSES, 0, 35, 10)[-1] == "1.000e−9"
-    _, a, b = point(opened, PARTS, 0, 150, 100)
-    assert (a.split()[0], b.split()[0]) == ("a", "b")
+    # Step 0 is at the left end, step 100 a small part of the axis beyond it, and step 400 at the right end.
+    width = opened.find_element(By.CSS_SELECTOR, f"[data-picture='{PARTS}'] canvas").size["width"]
+    room = width - 58 - 26
+    for x, step, values in (
+        (59, "0", ("0.2", "0.8")),
+        (58 + round(START * room), "100", ("0.5", "0.5")),
+        (58 + room - 2, "400", ("0.9", "0.1")),
+    ):
+        assert point(opened, PARTS, 0, x, 100) == [f"step {step}", f"a  {values[0]}", f"b  {values[1]}"]
 
 
 def test_the_legend_hides_a_curve(opened):

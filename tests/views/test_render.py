@@ -8,6 +8,7 @@ from matplotlib.colors import to_hex
 
 from jaxadd.analysis.report import training_figures
 from jaxadd.pictures import (
+    START,
     Bars,
     FigureOf,
     HeatMaps,
@@ -18,6 +19,7 @@ from jaxadd.pictures import (
     band,
     colour_numbers,
     frames_shown,
+    log_from,
 )
 from jaxadd.views.figures import render, style
 
@@ -69,7 +71,8 @@ def test_training_curves_are_labelled_and_whole(lanes, tmp_path):
     assert [figure.name for figure in described] == ["curves", "norms"]
     for figure, bands in zip(map(render, described), (2, 1), strict=True):
         for ax in figure.axes:
-            assert ax.get_xlabel() == "step + 1"
+            assert ax.get_xlabel() == "step"
+            assert ax.get_xlim() == (0, 49)  # from the first step
             assert ax.get_ylabel()
             assert len(ax.collections) == bands * (lanes > 1)
         check_legible(figure)
@@ -80,7 +83,7 @@ def test_training_curves_are_labelled_and_whole(lanes, tmp_path):
 def test_curves_show_measured_points_only():
     loss = render(training_figures(metrics(3), "title")[0]).axes[0]
     train, test = loss.lines
-    np.testing.assert_array_equal(test.get_xdata(), np.arange(0, 50, 10) + 1)
+    np.testing.assert_array_equal(test.get_xdata(), np.arange(0, 50, 10))
     np.testing.assert_allclose(test.get_ydata(), 2 * np.exp(-np.arange(0, 50, 10) / 10))
     assert len(train.get_xdata()) == 50
     assert (train.get_color(), test.get_color()) == (style.TRAIN, style.TEST)
@@ -90,7 +93,7 @@ def test_curves_show_measured_points_only():
 
 def test_a_norm_of_zero_has_no_place_on_a_logarithmic_axis():
     update = render(training_figures(metrics(), "title")[1]).axes[1]
-    np.testing.assert_array_equal(update.lines[0].get_xdata(), np.arange(1, 50) + 1)
+    np.testing.assert_array_equal(update.lines[0].get_xdata(), np.arange(1, 50))
 
 
 def test_what_was_not_recorded_is_left_out():
@@ -554,6 +557,36 @@ def test_a_picture_named_like_its_figure_is_not_named_twice():
     assert words(drawn(picture, title="Loss and more")).count("Loss") == 1
     assert all("Loss" not in text.split("\n")[1:] for text in words(drawn(picture, title="Loss")))
     assert words(drawn(picture, title="Loss")).count("Loss") == 0
+
+
+@pytest.mark.parametrize("evolving", ["curves", "bars"])
+def test_step_0_stands_at_the_begin_of_a_logarithmic_axis_and_is_named(evolving):
+    """It takes a small part of the room, and beyond the first step after it equal factors take equal room."""
+    steps = np.array([0, 20, 200, 2000])
+    values = np.array([5.0, 4, 3, 2])
+    if evolving == "curves":
+        ax = drawn(Lines("Measure", steps, {"m": values}, log_x=True)).axes[0]
+        np.testing.assert_array_equal(ax.lines[0].get_xdata(), steps)
+        np.testing.assert_array_equal(ax.lines[0].get_ydata(), values)
+    else:
+        ax = drawn(Bars("Spectrum", steps, {"norm": values[:, None] * np.ones(3)}, "123", "k")).axes[0]
+        assert ax.collections[0].get_array().shape == (3, 4)
+    left, right = ax.get_xlim()
+    assert left <= 0
+    assert right >= 2000
+    at = ax.transData.transform(np.stack([steps, np.ones(4)], axis=1))[:, 0]
+    first, second, third = np.diff(at)
+    assert second == pytest.approx(third)
+    assert first == pytest.approx(START * (at[-1] - at[0]))
+    ticks = {label.get_text() for label in ax.get_xticklabels()}
+    assert {"0", "100", "1,000"} <= ticks
+    assert ax.get_xlabel() == "step"
+
+
+def test_an_axis_without_a_step_0_is_logarithmic_throughout_and_one_of_two_steps_linear():
+    assert [log_from(np.array(x)) for x in ([0, 5, 7], [3, 9], [0, 4], [0], [6])] == [5, 3, None, None, None]
+    assert drawn(Lines("Measure", np.array([3, 9]), {"m": np.ones(2)}, log_x=True)).axes[0].get_xscale() == "log"
+    assert drawn(Lines("Measure", np.array([0, 4]), {"m": np.ones(2)}, log_x=True)).axes[0].get_xscale() == "linear"
 
 
 @pytest.mark.parametrize("steps", [[0, 300, 400, 500, 600], [600, 700, 800, 900], [11, 80, 150], [0, 1, 2], [4, 5]])

@@ -16,9 +16,10 @@ from jaxadd.views.figures.style import (
     TEST,
     colour_bar,
     edges,
-    from_first_evaluation,
     from_zero,
     largest,
+    log_axis,
+    log_edges,
     together,
 )
 
@@ -112,20 +113,21 @@ def _bar_colours(picture: Bars) -> list[str]:
 def _over_training(part: SubFigure, picture: Bars, height: float) -> None:
     count, steps = len(picture.labels), np.asarray(picture.steps)
     marked = [j for j, label in enumerate(picture.labels) if label in set(picture.highlight)]
-    norm = from_zero(np.stack(list(picture.frames.values())))
+    norm, cells = from_zero(np.stack(list(picture.frames.values()))), log_edges(steps)
     pairs = part.subplots(len(picture.frames), 2, squeeze=False, sharey=True, width_ratios=(3, 1.4))
     for (over, last), (name, frames) in zip(pairs, picture.frames.items(), strict=True):
         image = over.pcolormesh(
-            edges(steps + 1, log=True),
+            cells,
             edges(np.arange(count)),
             np.ma.masked_invalid(frames).T,
             cmap=SEQUENTIAL,
             norm=norm,
         )
-        over.set(xscale="log", xlabel="step + 1", ylabel=picture.xlabel)
+        over.set(xlabel="step", ylabel=picture.xlabel)
         over.set_title(f"{name}, over training" if len(picture.frames) > 1 else "over training")
         over.grid(visible=False)
-        from_first_evaluation(over, steps + 1)
+        log_axis(over, steps)
+        over.set_xlim(cells[0], cells[-1])
         last.barh(range(count), frames[-1], height=0.85, color=_bar_colours(picture))
         top = largest(frames[-1])
         last.set(xlabel=picture.ylabel, title=f"step {steps[-1]:,}", ylim=(-0.7, count - 0.3), xlim=(0, 1.25 * top))

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from jaxadd.pictures import Level, Lines, band, colour_numbers
+from jaxadd.pictures import Level, Lines, band, colour_numbers, log_from
 from jaxadd.views.figures.drawing import Drawing
-from jaxadd.views.figures.style import FLOOR, OTHER, PALETTE, TEST, curve, from_first_evaluation, plain_ticks
+from jaxadd.views.figures.style import FLOOR, OTHER, PALETTE, TEST, curve, log_axis, plain_ticks
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -37,13 +37,8 @@ def lines(picture: Lines) -> Drawing:
 
 def _draw(part: SubFigure, picture: Lines) -> None:
     ax = part.subplots()
-    x = np.asarray(picture.x) + picture.log_x
-    ax.set(
-        xlabel=f"{picture.xlabel} + 1" if picture.log_x and picture.xlabel == "step" else picture.xlabel,
-        ylabel=picture.ylabel,
-        xscale="log" if picture.log_x else "linear",
-        yscale="log" if picture.log_y else "linear",
-    )
+    x = np.asarray(picture.x)
+    ax.set(xlabel=picture.xlabel, ylabel=picture.ylabel, yscale="log" if picture.log_y else "linear")
     for name, values in picture.behind.items():
         ax.plot(x, values, color=COLOURS[0], lw=0.3, alpha=0.35, label=f"_{name}")
     if picture.stacked:
@@ -52,7 +47,7 @@ def _draw(part: SubFigure, picture: Lines) -> None:
         for name, colour in zip(picture.series, _colours(picture), strict=True):
             curve(ax, x, picture.series[name], colour, name, log_y=picture.log_y)
     if picture.log_x:
-        from_first_evaluation(ax, x)
+        log_axis(ax, x)
     else:
         ax.locator_params(axis="x", nbins=5)
     if picture.ylim:
@@ -118,14 +113,16 @@ def _between(level: Level, above: float, bottom: float, top: float, *, log: bool
 def _spans(ax: Axes, picture: Lines, x: np.ndarray) -> None:
     shades = [span for span in picture.spans if span.level is None]
     for i, span in enumerate(shades):
-        ends = [min(max(end + picture.log_x, x[0]), x[-1]) for end in (span.start, span.end)]
+        ends = [min(max(end, x[0]), x[-1]) for end in (span.start, span.end)]
         ax.axvspan(*ends, color=SHADES[i % len(SHADES)], alpha=0.6, lw=0, zorder=0)
     for span in picture.spans:
         if span.level is None:
             continue
-        start, end = span.start + picture.log_x, span.end + picture.log_x
-        ax.plot([start, end], [span.level] * 2, color=TEST, lw=4, alpha=0.55, zorder=3, label=f"_{span.name}")
-        middle = (start * end) ** 0.5 if picture.log_x else (start + end) / 2
+        ax.plot(
+            [span.start, span.end], [span.level] * 2, color=TEST, lw=4, alpha=0.55, zorder=3, label=f"_{span.name}"
+        )
+        start = log_from(x) if picture.log_x else None
+        middle = (span.start + span.end) / 2 if start is None else (max(span.start, start) * span.end) ** 0.5
         ax.annotate(
             f"{span.name}\nsteps {span.start:,.0f} to {span.end:,.0f}",
             (middle, span.level),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from jaxadd.analysis.plateaus import smooth
-from jaxadd.views.figures.style import ARMS, FLOOR, OTHER, TEST, TRAIN, line, new_figure, panels, styled
+from jaxadd.views.figures.style import ARMS, FLOOR, OTHER, TEST, TRAIN, line, log_axis, new_figure, panels, styled
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -27,7 +27,7 @@ def arms(metrics: Mapping[str, Metrics], steps: Mapping[str, np.ndarray], thresh
       threshold: the loss at which a digit counts as learned, nats.
       title: of the figure.
     """
-    figure, (match, learned) = panels(2, title, log_steps=True, width=5.5)
+    figure, (match, learned) = panels(2, title, width=5.5)
     for i, (name, colour) in enumerate(zip(metrics, ARMS, strict=False)):
         line(match, metrics[name], "test_accuracy", colour, name)
         count = steps[name].shape[1]
@@ -39,7 +39,7 @@ def arms(metrics: Mapping[str, Metrics], steps: Mapping[str, np.ndarray], thresh
                 learned.plot(at, np.full(len(at), place), mark, ms=3.5, color=colour, alpha=0.6)
     match.set(ylim=(-0.03, 1.03), ylabel="exact match, uniform problems", title="all digits right")
     match.legend(loc="upper left", fontsize=8)
-    learned.set(title=f"each seed's step to {threshold:g} nats", xlabel="step")
+    learned.set(title=f"each seed's step to {threshold:g} nats", xscale="log")
     learned.set_yticks(range(count), [f"A{digit}" for digit in reversed(range(count))])
     learned.invert_yaxis()
     return figure
@@ -56,12 +56,13 @@ def loss_grid(metrics: Mapping[str, Metrics], title: str) -> Figure:
         ax.set_axis_off()
     for ax, (name, run) in zip(axes, metrics.items(), strict=False):
         smoothed = smooth(run["train_position_loss"][:, :, 0], run["step"])
-        ax.plot(run["step"] + 1, smoothed.T, color=TRAIN, lw=0.9, alpha=0.7)
+        ax.plot(run["step"], smoothed.T, color=TRAIN, lw=0.9, alpha=0.7)
         ax.axhline(np.log(2), color=FLOOR, lw=0.8, ls=(0, (4, 3)))
-        ax.set(xscale="log", yscale="log", ylim=(1e-3, 4))
+        ax.set(yscale="log", ylim=(1e-3, 4))
+        log_axis(ax, run["step"])
         ax.set_title(name, fontsize=9)
         ax.tick_params(labelsize=7)
-    figure.supxlabel("step + 1; dashes at log 2", fontsize=9)
+    figure.supxlabel("step; dashes at log 2", fontsize=9)
     figure.supylabel("nats", fontsize=9)
     return figure
 
@@ -75,7 +76,7 @@ def loss_split(metrics: Mapping[str, Metrics], uncertainty: float, title: str) -
       uncertainty: the exact floor of the carry loss where the carry is unknown, nats.
       title: of the figure.
     """
-    figure, axes = panels(len(metrics), title, log_steps=True)
+    figure, axes = panels(len(metrics), title)
     for ax, (name, run) in zip(axes, metrics.items(), strict=True):
         lanes = {n: run[f"evaluation/{n}"][:, :, 0] for n in ("digit_loss", "leak", "carry_loss")}
         lanes["step"] = run["evaluation/step"]
@@ -100,7 +101,7 @@ def plateau_law(points: Mapping[str, Mapping[int, Mapping[int, Sequence[int | No
     from matplotlib import colormaps
     from matplotlib.ticker import NullFormatter
 
-    figure, axes = panels(len(points), title, log_steps=True, width=5)
+    figure, axes = panels(len(points), title, width=5)
     for ax, (name, digits) in zip(axes, points.items(), strict=True):
         for digit, bases in digits.items():
             colour = colormaps["viridis_r"](0.15 + 0.75 * digit / max(1, max(digits)))
@@ -112,7 +113,7 @@ def plateau_law(points: Mapping[str, Mapping[int, Mapping[int, Sequence[int | No
                 list(left), [np.median(steps) for steps in left.values()], color=colour, lw=1.2, label=f"A{digit}"
             )
         bases = sorted({base for by_base in digits.values() for base in by_base})
-        ax.set(title=f"{name} plateau", xlabel="base", yscale="log")
+        ax.set(title=f"{name} plateau", xlabel="base", xscale="log", yscale="log")
         ax.set_xticks(bases, bases)
         ax.xaxis.set_minor_formatter(NullFormatter())
     axes[0].set_ylabel("steps to leave")

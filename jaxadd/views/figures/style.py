@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from jaxadd.pictures import band
+from jaxadd.pictures import START, band, log_from
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.colorbar import Colorbar
     from matplotlib.colors import Colormap, FuncNorm, Normalize
     from matplotlib.figure import Figure, FigureBase
+    from matplotlib.ticker import Locator
 
     from jaxadd.types import Metrics
 
@@ -50,12 +51,12 @@ def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
     return drawn
 
 
-def panels(count: int, title: str, log_steps: bool, width: float = 4.2) -> tuple[Figure, np.ndarray]:
+def panels(count: int, title: str, width: float = 4.2) -> tuple[Figure, np.ndarray]:
     """Begin a figure with a row of panels over steps; `width` is that of one, inches."""
     figure = new_figure((width * count, 3.6), title)
     axes = figure.subplots(1, count, squeeze=False)[0]
     for ax in axes:
-        ax.set(xlabel="step + 1" if log_steps else "step", xscale="log" if log_steps else "linear")
+        ax.set_xlabel("step")
     return figure, axes
 
 
@@ -88,9 +89,9 @@ def curve(
 
 
 def line(ax: Axes, metrics: Metrics, name: str, colour: str, label: str | None = None) -> None:
-    """Draw a measure of a run over steps, counted from 1 on a logarithmic axis; see `curve`."""
-    step = metrics["step"] + (ax.get_xscale() == "log")
-    curve(ax, step, metrics[name], colour, label, log_y=name.endswith("norm"))
+    """Draw a measure of a run over steps, on a logarithmic axis; see `curve` and `log_axis`."""
+    curve(ax, metrics["step"], metrics[name], colour, label)
+    log_axis(ax, metrics["step"])
 
 
 def plain_ticks(axis: Axis) -> None:
@@ -105,15 +106,47 @@ def plain_ticks(axis: Axis) -> None:
         axis.set_minor_locator(NullLocator())
 
 
-def from_first_evaluation(ax: Axes, step: np.ndarray) -> None:
-    """Begin the logarithmic axis at the first evaluation after the start: before it there is one point, far off."""
-    from matplotlib.ticker import NullFormatter
+def log_axis(ax: Axes, x: np.ndarray) -> None:
+    """Make the x axis logarithmic over ascending values, such as steps; from 0 to the next value it is linear."""
+    from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter
 
-    if len(step) > 2:
-        ax.set_xlim(step[1], step[-1])
+    begin, start, end = x[0], log_from(x), x[-1]
+    if start is None:
+        ax.locator_params(axis="x", nbins=5)
+        return
+    if begin < start:
+        # Matplotlib gives the linear part linscale / 0.9 decades.
+        room = START / (1 - START) * np.log10(end / start)
+        ax.set_xscale("symlog", linthresh=start, linscale=0.9 * room)
+    else:
+        ax.set_xscale("log")
+    ax.set_xlim(begin, end)
+    named = _ticks(start, end)
+    ax.xaxis.set_major_locator(FixedLocator([*([begin] * bool(begin < start)), *named]))
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: step_name(value)))
+    decades = 10.0 ** np.arange(np.floor(np.log10(start)), np.ceil(np.log10(end)))
+    between = np.outer(decades, np.arange(1, 10)).ravel()
+    ax.xaxis.set_minor_locator(FixedLocator(between[(between >= start) & (between <= end)]))
     # The numbers between the powers of ten would run into each other.
     ax.xaxis.set_minor_formatter(NullFormatter())
-    plain_ticks(ax.xaxis)
+
+
+def _ticks(low: float, high: float) -> np.ndarray:
+    """Return which values of a logarithmic axis are named: powers of ten, and others where these are few."""
+    from matplotlib.ticker import LogLocator, MaxNLocator
+
+    if high < 5 * low:  # Fewer than two of 1, 2 and 5 may be on the axis.
+        locator: Locator = MaxNLocator(4, steps=(1, 2, 5, 10))
+    else:
+        locator = LogLocator(subs=(1, 2, 5) if high < 30 * low else (1,), numticks=8)
+    found = np.asarray(locator.tick_values(low, high))
+    return found[(found >= low) & (found <= high)]
+
+
+def step_name(value: float) -> str:
+    """Return a value of a logarithmic axis as it is written: 0, 10, 2,000, and powers of ten from 10⁵ on."""
+    power = round(np.log10(value)) if value > 0 else 0
+    return rf"$10^{{{power}}}$" if value >= 1e5 and 10**power == value else f"{value:,g}"
 
 
 def heat(
@@ -218,10 +251,19 @@ def together(places: Sequence[float], gap: float) -> list[list[int]]:
     return groups
 
 
-def edges(places: np.ndarray, *, log: bool = False) -> np.ndarray:
-    """Return the edges `[n + 1]` of cells around ascending places, halfway between them, also on a log axis."""
-    if log:
-        return np.exp(edges(np.log(places)))
+def edges(places: np.ndarray) -> np.ndarray:
+    """Return the edges `[n + 1]` of cells around ascending places, halfway between them."""
     middle = (places[1:] + places[:-1]) / 2
     first, last = (middle[0], middle[-1]) if len(middle) else (places[0] + 0.5, places[0] - 0.5)
     return np.concatenate([[2 * places[0] - first], middle, [2 * places[-1] - last]])
+
+
+def log_edges(x: np.ndarray) -> np.ndarray:
+    """Return the edges of cells around ascending values, halfway between them as `log_axis` draws them."""
+    start = log_from(x)
+    if start is None:
+        return edges(x)
+    room = START / (1 - START) * np.log(x[-1] / start)
+    with np.errstate(divide="ignore"):
+        cells = edges(np.where(x < start, room * x / start, room + np.log(x / start)))
+    return np.where(cells < room, start * cells / room, start * np.exp(cells - room))

@@ -14,6 +14,7 @@ from jaxadd.views.figures.style import (
     PALETTE,
     SEQUENTIAL,
     colour_bar,
+    log_axis,
     new_figure,
     panels,
     plain_ticks,
@@ -41,10 +42,13 @@ def lane_bands(loss: Mapping[str, Curves], accuracy: Mapping[str, Curves], title
       accuracy: the same names.
       title: of the figure.
     """
-    figure, (left, right) = panels(2, title, log_steps=True, width=5.0)
+    figure, (left, right) = panels(2, title, width=5.0)
     for ax, curves in ((left, loss), (right, accuracy)):
         for lanes, look in zip(curves.values(), _looks(list(curves)), strict=True):
             _bands(ax, lanes, look, bands=len(curves) <= _BANDS)
+        steps = [step for lanes in curves.values() for step, _ in lanes]
+        if any(map(len, steps)):
+            log_axis(ax, np.unique(np.concatenate(steps)))
     left.set(yscale="log", ylabel="cross-entropy, nats", title="loss")
     plain_ticks(left.yaxis)
     right.set(ylim=(-0.03, 1.03), ylabel="fraction correct", title="accuracy")
@@ -89,9 +93,9 @@ def _bands(ax: Axes, lanes: Curves, look: _Look, *, bands: bool) -> None:
     values = np.stack([np.interp(grid, step, value) for step, value in lanes])
     low, quarter, middle, upper, high = np.quantile(values, _QUANTILES, axis=0)
     if len(lanes) > 1 and bands:
-        ax.fill_between(grid + 1, low, high, color=look.colour, alpha=0.13, lw=0)
-        ax.fill_between(grid + 1, quarter, upper, color=look.colour, alpha=0.28, lw=0)
-    ax.plot(grid + 1, middle, look.line, color=look.colour, lw=1.4, label=look.label)
+        ax.fill_between(grid, low, high, color=look.colour, alpha=0.13, lw=0)
+        ax.fill_between(grid, quarter, upper, color=look.colour, alpha=0.28, lw=0)
+    ax.plot(grid, middle, look.line, color=look.colour, lw=1.4, label=look.label)
 
 
 @styled

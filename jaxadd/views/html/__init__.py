@@ -18,6 +18,7 @@ import numpy as np
 from jaxadd.errors import UserError
 from jaxadd.files import write_text
 from jaxadd.pictures import (
+    START,
     Bars,
     Block,
     FigureOf,
@@ -29,6 +30,7 @@ from jaxadd.pictures import (
     Text,
     band,
     colour_numbers,
+    log_from,
     thin,
 )
 
@@ -119,6 +121,7 @@ def _lines(picture: Lines) -> dict[str, Any]:
     behind = {name: np.asarray(values, np.float64) for name, values in picture.behind.items()}
     at = _shown_points(x, [*(b[1] for b in bands.values()), *behind.values()])
     numbers = colour_numbers(picture.series)
+    start = log_from(x) if picture.log_x else None
     series = [
         {
             "name": str(name),
@@ -137,6 +140,7 @@ def _lines(picture: Lines) -> dict[str, Any]:
         "behind": _named({name: values[at] for name, values in behind.items()}, exact=True),
         "levels": _levels(picture.levels),
         "spans": spans,
+        "log_x": None if start is None else {"from": start, "start": START if x[0] < start else 0},
         "ylim": None if picture.ylim is None else [float(y) for y in picture.ylim],
     }
 

@@ -217,7 +217,6 @@
         one.append(name);
       });
     }
-    const shift = block.log_x ? 1 : 0;
     let place = null;
 
     function draw() {
@@ -225,19 +224,21 @@
       const context = prepare(canvas, width, height);
       const left = 58, right = width - 26, top = 14, bottom = height - 38;
       const shown = series.filter((s) => s.shown);
-      // On a logarithmic axis the start would take most of the room.
-      const from = block.log_x && count > 2 ? 1 : 0;
       const drawn = (v) => Number.isFinite(v) && !(block.log_y && v <= 0);
       const tops = block.stacked ? stack(shown) : shown.map((s) => s.middle);
-      let [low, high] = block.ylim ?? range([...shown.flatMap((s) => [s.low, s.high]), ...behind].map((a) => a.subarray(from).filter(drawn)));
+      let [low, high] = block.ylim ?? range([...shown.flatMap((s) => [s.low, s.high]), ...behind].map((a) => a.filter(drawn)));
       if (low === high) [low, high] = block.log_y ? [low / 2, high * 2] : [low - 0.5, high + 0.5];
       if (!block.ylim) {
         const pad = block.log_y ? Math.pow(high / low, 0.04) : 0.04 * (high - low);
         [low, high] = block.log_y ? [low / pad, high * pad] : [low - pad, high + pad];
       }
-      const f = block.log_y ? Math.log : (v) => v, g = block.log_x ? Math.log : (v) => v;
-      const begin = x[from] + shift, end = x[count - 1] + shift;
-      const px = (v) => left + ((g(v + shift) - g(begin)) / (g(end) - g(begin) || 1)) * (right - left);
+      const f = block.log_y ? Math.log : (v) => v, begin = x[0], end = x[count - 1], log = block.log_x;
+      // A logarithmic axis that begins at 0 is linear up to the next step.
+      const across = (v) => {
+        if (!log) return (v - begin) / (end - begin || 1);
+        return v < log.from && log.start ? (log.start * v) / log.from : log.start + ((1 - log.start) * Math.log(v / log.from)) / Math.log(end / log.from);
+      };
+      const px = (v) => left + across(v) * (right - left);
       const py = (v) => bottom - ((f(v) - f(low)) / (f(high) - f(low))) * (bottom - top);
 
       shades.forEach(([start, stop, name], i) => {
@@ -255,10 +256,10 @@
         context.beginPath(); context.moveTo(left, py(t)); context.lineTo(right, py(t)); context.stroke();
         write(context, sayTick(t), left - 6, py(t), "right");
       }
-      for (const t of block.log_x ? decades(begin, end, width / 90) : ticks(begin, end, width / 110)) {
-        write(context, sayTick(t), px(t - shift), bottom + 12);
+      for (const t of log ? [...(log.start ? [0] : []), ...decades(log.from, end, width / 90)] : ticks(begin, end, width / 110)) {
+        write(context, sayTick(t), px(t), bottom + 12);
       }
-      write(context, block.log_x && block.xlabel === "step" ? "step + 1" : block.xlabel, (left + right) / 2, height - 7);
+      write(context, block.xlabel, (left + right) / 2, height - 7);
       context.save();
       context.translate(9, (top + bottom) / 2);
       context.rotate(-Math.PI / 2);
@@ -317,7 +318,7 @@
         above = close ? -Infinity : y;
       }
       for (const [start, stop, name, level] of plateaus) {
-        const [a, b] = [px(Math.max(start, x[from])), px(stop)];
+        const [a, b] = [px(Math.max(start, begin)), px(stop)];
         context.strokeStyle = ink("test");
         context.globalAlpha = 0.6;
         context.lineWidth = 5;
