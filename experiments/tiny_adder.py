@@ -62,6 +62,10 @@ class Config:
     refine_below: float = 1.0
     """networks whose final train loss, nats, is below this are refined"""
 
+    def unused_fields(self) -> dict[str, str]:
+        """Return the fields that have no effect; see `serialization.unused`."""
+        return {} if self.refine_steps else dict.fromkeys(("refine_batch", "refine_below"), "refine_steps above 0")
+
 
 def recipe(model: Transformer, steps: int = 60_000, lr: float = 0.02) -> Config:
     """Return the config that trains a network; the phases of the curriculum are fractions of the steps."""

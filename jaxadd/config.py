@@ -41,6 +41,10 @@ class Stop:
                 f"stop.threshold must be above 0 and at most {highest} for {self.metric}, got {self.threshold}"
             )
 
+    def unused_fields(self) -> dict[str, str]:
+        """Return the fields that have no effect; see `serialization.unused`."""
+        return {"threshold": "a stop.metric"} if self.metric == "none" else {}
+
     def reached(self, values: Any, examples: int) -> Any:
         """Return where values of the metric reach the threshold, a bool array; NaN does not.
 

@@ -7,7 +7,7 @@ user's task, is written as "module:Class" and imported when the config is read.
 import importlib
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import MISSING, fields, is_dataclass, replace
 from typing import Any, get_args, get_origin, get_type_hints
 
 from jaxadd.errors import UserError
@@ -118,6 +118,29 @@ def flat(config: Any, prefix: str = "") -> dict[str, Any]:
         else:
             result[prefix + name] = value
     return result
+
+
+def class_default(config: Any, path: str) -> Any:
+    """Return the default of a field, by an existing path, in its own class, as plain data."""
+    *owners, name = path.split(".")
+    for owner in owners:
+        config = getattr(config, owner)
+    (default,) = ((f.default, f.default_factory) for f in fields(config) if f.name == name)
+    value, factory = default
+    return _plain(value if factory is MISSING else factory())
+
+
+def unused(config: Any, prefix: str = "") -> dict[str, str]:
+    """Return the fields that have no effect beside the others, by path, and what each is for, in words.
+
+    A config that has such fields says so by a method `unused_fields`, whose names may be paths too.
+    """
+    result: dict[str, str] = {}
+    for f in fields(config):
+        if is_dataclass(value := getattr(config, f.name)):
+            result |= unused(value, f"{prefix}{f.name}.")
+    own = getattr(config, "unused_fields", dict)
+    return result | {prefix + name: purpose for name, purpose in own().items()}
 
 
 def single_values(config: Any, prefix: str = "") -> dict[str, Any]:

@@ -13,10 +13,10 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 import tyro
 
 from jaxadd.cli.parser import read
-from jaxadd.config import MODELS, PARTS, RunConfig
+from jaxadd.config import MODELS, PARTS, RunConfig, traced
 from jaxadd.errors import UserError
 from jaxadd.runs.folder import check_name
-from jaxadd.serialization import flat
+from jaxadd.serialization import class_default, flat, unused, with_values
 from jaxadd.sweeps import Sweep, axis_of
 from jaxadd.sweeps.design import MOST_LANES
 from jaxadd.tasks import TASKS
@@ -141,6 +141,7 @@ def parse(module: str, about: str, presets: Mapping[str, Any], argv: Sequence[st
     kind = SweepArguments if swept else Arguments
     arguments = read(kind[type(config)], f"python -m {module} {preset}", rest, description, kind(config))
     before, after = flat(config), flat(arguments.config)
+    _check_effects(arguments.config, config, _without_effect(arguments.config))
     if after.get("count") is not None and after["base.seeds"] != before["base.seeds"]:
         raise UserError("--count and --seeds both name the seeds; choose one")
     name += [f"{path.removeprefix('base.')}={v}" for path, v in after.items() if v != before.get(path)]
@@ -172,6 +173,38 @@ def read_options(options: type, program: str, argv: Sequence[str]) -> Any:
     return _read_options(options, program, rest, description, parts)
 
 
+def _without_effect(config: Any) -> dict[str, str]:
+    """Return the fields without effect, see `serialization.unused`; of a sweep those without any at every point."""
+    if not isinstance(config, SweepConfig):
+        return unused(config)
+    sweep = config.sweep()
+    numbers, axes = traced(sweep.base), {axis.name for axis in sweep.axes}
+    structures = {tuple((k, v) for k, v in setting.items() if k not in numbers) for setting in sweep.settings()}
+    found = [unused(with_values(sweep.base, dict(values))) for values in structures]
+    everywhere = {path: why for path, why in found[0].items() if all(path in others for others in found)}
+    if idle := sorted(axes & everywhere.keys()):
+        raise UserError(f"axis {idle[0]} would have no effect: it is for {everywhere[idle[0]]}; leave it out")
+    design = {} if config.design == "random" else {"design_seed": "a random design"}
+    return design | {f"base.{path}": why for path, why in everywhere.items()}
+
+
+def _check_effects(config: Any, default: Any, without: Mapping[str, str], prefix: str = "") -> None:
+    """Raise UserError for a field that the user changed and that has no effect beside the others.
+
+    Args:
+      config: as it is.
+      default: as it is where the user says nothing of it.
+      without: what the fields without effect are for, by path.
+      prefix: of the paths, in the flags.
+    """
+    before, after = flat(default), flat(config)
+    for path, purpose in without.items():
+        if after[path] != before.get(path) and after[path] != class_default(config, path):
+            owners, dot, name = f"{prefix}{path.removeprefix('base.')}".replace("_", "-").rpartition(".")
+            flag = f"--{owners}{dot}{'no-' * (after[path] is False)}{name}"
+            raise UserError(f"{flag} would have no effect here: it is for {purpose}; leave it out")
+
+
 def _read_options(
     options: type, program: str, words: Sequence[str], description: str, parts: Mapping[str, Any]
 ) -> Any:
@@ -180,7 +213,11 @@ def _read_options(
         return read(options, program, words, description)
     required = {f.name: tyro.MISSING for f in fields if f.default is dataclasses.MISSING}
     description += f"\n\nusage: {program} {_usage({part: KINDS[part] for part in parts})}[options]"
-    return read(options, program, words, description, options(**required, **parts))
+    result = read(options, program, words, description, options(**required, **parts))
+    for name, part in parts.items():
+        chosen = getattr(result, name)
+        _check_effects(chosen, part, unused(chosen), f"{name}.")
+    return result
 
 
 def choose_kinds(parts: Mapping[str, Any], argv: Sequence[str]) -> tuple[dict[str, Any], list[str], list[str]]:

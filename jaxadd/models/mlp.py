@@ -29,6 +29,10 @@ class MLP(ModelConfig):
             raise UserError(f"every hidden layer needs at least one neuron, got {self.hidden}")
         check_choices(self)
 
+    def unused_fields(self) -> dict[str, str]:
+        """Return the fields that have no effect; see `serialization.unused`."""
+        return {} if self.hidden else {"activation": "hidden layers"}
+
     def check_fits(self, sizes: Sizes) -> None:
         """Raise UserError where the input is tokens."""
         if sizes.vocabulary is not None:

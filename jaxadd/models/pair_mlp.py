@@ -55,6 +55,10 @@ class PairMLP(ModelConfig):
         if self.init_std is not None and not 0 < self.init_std < math.inf:
             raise UserError(f"init_std must be above 0 and finite, got {self.init_std}")
 
+    def unused_fields(self) -> dict[str, str]:
+        """Return the fields that have no effect; see `serialization.unused`."""
+        return dict.fromkeys(("d_embed", "tables"), "embedding learned") if self.embedding == "one-hot" else {}
+
     def check_fits(self, sizes: Sizes) -> None:
         """Raise UserError where the input is not two tokens."""
         if sizes.vocabulary is None or sizes.length != 2:

@@ -113,6 +113,27 @@ class Transformer(ModelConfig):
                 raise UserError(f"{name} must be above 0, got {getattr(self, name):g}")
         weights.check(self)
 
+    def unused_fields(self) -> dict[str, str]:
+        """Return the fields that have no effect; see `serialization.unused`."""
+        normed, neurons = self.norm != "none", "an MLP, d_mlp above 0"
+        effects = {
+            "norm_where": (normed, "a norm"),
+            "final_norm": (normed, "a norm"),
+            "norm_weight": (normed or self.qk_norm, "a norm or qk_norm"),
+            "norm_epsilon": (normed or self.qk_norm, "a norm or qk_norm"),
+            "norm_bias": (self.norm == "layernorm", "norm layernorm"),
+            "weights.norms": (normed or self.qk_norm, "a norm or qk_norm"),
+            "weights.layers": (self.layers > 1, "several layers"),
+            "position_index": (self.positions != "none", "positions other than none"),
+            "rope_theta": (self.positions in ("rope", "sinusoidal"), "positions rope or sinusoidal"),
+            "rope_scale": (self.positions == "rope", "positions rope"),
+            "rope_pairs": (self.positions == "rope", "positions rope"),
+            "mlp": (self.d_mlp > 0, neurons),
+            "activation": (self.d_mlp > 0, neurons),
+            "mlp_bias": (self.d_mlp > 0, neurons),
+        }
+        return {name: purpose for name, (used, purpose) in effects.items() if not used}
+
     @property
     def head_width(self) -> int:
         """The width of one head, K."""

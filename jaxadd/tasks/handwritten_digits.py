@@ -46,6 +46,10 @@ class HandwrittenDigits(Task):
         if not 0 < self.test_fraction < 1:
             raise UserError(f"test_fraction must be between 0 and 1, got {self.test_fraction}")
 
+    def unused_fields(self) -> dict[str, str]:
+        """Return the fields that have no effect; see `serialization.unused`."""
+        return {} if self.folder is None else {"test_fraction": "the bundled digits, without a folder"}
+
     @property
     def sizes(self) -> Sizes:
         """The sizes that a model for this task is built from; reads the images."""

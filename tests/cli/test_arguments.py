@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import pytest
 
 from jaxadd.cli.arguments import KINDS, SweepConfig, choose_kinds, kebab, parse, read_options
@@ -13,7 +14,8 @@ from jaxadd.models import MLP, Transformer
 from jaxadd.optim.filters import GrokfastEMA
 from jaxadd.optim.losses import CrossEntropy, LabelSmoothing
 from jaxadd.optim.optimizers import AdamW, Lion
-from jaxadd.tasks import Addition, Modular, Task
+from jaxadd.tasks import Addition, Group, Modular, Task
+from jaxadd.tasks.group import families
 
 PRESETS = {"quick": RunConfig(steps=10), "mainline": RunConfig(steps=20)}
 SWEEPS = {"debug": SweepConfig(RunConfig(seeds=(0, 1)))}
@@ -122,6 +124,80 @@ def test_what_is_wrong_with_a_sweep_is_said(words, message):
         read(*words, presets=SWEEPS)[0].config.sweep()
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        "--stop.threshold 0.5",
+        "--task.table-seed 1",
+        "--task addition --task.target single --task.answer-order lsd",
+        "--task addition --task.mixture.enriched-fraction 0.2",
+        "--task addition --task.mixture.cascade-start 1",
+        "--task addition --task.curriculum.fade-end 9",
+        "--task handwritten-digits --model mlp --task.folder mnist --task.test-fraction 0.3",
+        "--model.norm-where post",
+        "--model.no-final-norm",
+        "--model.norm rmsnorm --model.no-norm-bias",
+        "--model.norm-epsilon 1e-3",
+        "--model.weights.layers shared",
+        "--model.positions none --model.position-index place",
+        "--model.rope-theta 3",
+        "--model.positions sinusoidal --model.rope-scale 0.5",
+        "--model.d-mlp 0 --model.activation gelu",
+        "--task.equals none --model pair-mlp --model.embedding one-hot --model.tables one",
+    ],
+)
+def test_a_flag_without_effect_is_an_error_in_one_line(words):
+    flag = [word for word in words.split() if word.startswith("--")][-1]
+    with pytest.raises(UserError) as raised:
+        read(*words.split())
+    assert str(raised.value).startswith(f"{flag} would have no effect here: it is for ")
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "--model.qk-norm --model.norm-epsilon 1e-3",
+        "--model.positions sinusoidal --model.rope-theta 3",
+        "--task.operation random --task.table-seed 1",
+        "--task addition --task.mixture.cascades 1 --task.mixture.cascade-start 1 --task.curriculum.fade-end 9",
+        "--stop.metric test-loss --stop.threshold 0.5",
+        "--task group --task.file table.npy",
+    ],
+)
+def test_a_flag_that_another_gives_an_effect_is_none(words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    np.save("table.npy", families.named("S3").table)
+    read(*words.split())
+
+
+def test_a_default_or_a_preset_that_is_not_used_is_no_error():
+    presets = {"stopping": RunConfig(stop=Stop("test_loss", 1.0))}
+    assert read("--stop.metric", "none", presets=presets)[0].config.stop == Stop("none", 1.0)
+    assert read("--stop.metric", "none", "--stop.threshold", "0", presets=presets)[0].config.stop == Stop()
+    assert read("--model.positions", "none", "--model.rope-theta", "10000")[0].config.model.positions == "none"
+
+
+def test_an_axis_of_a_sweep_may_give_a_field_its_effect():
+    words = ["--model.norm-where", "post", "--axes"]
+    read(*words, "model.norm=none,layernorm", presets=SWEEPS)
+    with pytest.raises(UserError, match=r"^--model.norm-where would have no effect here: it is for a norm"):
+        read(*words, "optimizer.lr=1e-3,1e-2", presets=SWEEPS)
+    with pytest.raises(UserError, match=r"^axis model.rope_scale would have no effect: it is for positions rope"):
+        read("--axes", "model.rope_scale=1.0,0.5", presets=SWEEPS)
+    with pytest.raises(UserError, match=r"^--design-seed would have no effect here: it is for a random design"):
+        read("--design-seed", "3", presets=SWEEPS)
+
+
+def test_one_name_or_one_file_names_a_group(tmp_path):
+    np.save(tmp_path / "table.npy", families.named("S3").table)
+    words = ("--task", "group", "--task.name", "D4", "--task.file", str(tmp_path / "table.npy"))
+    with pytest.raises(UserError, match=r"name D4 and file .*table.npy both name the group; leave one of them out$"):
+        read(*words)
+    with pytest.raises(UserError, match="name D4 and table both name the group"):
+        Group(name="D4", table=(0, 1, 1, 0))
+
+
 @dataclass(frozen=True)
 class Options:
     """Do something.
@@ -143,6 +219,8 @@ def test_options_of_a_command_choose_kinds_too():
     assert read_options(Options, "jaxadd x", ["--source", "a"]) == Options(Path("a"))
     words = ["--task", "addition", "--task.digits", "2", "--source", "a", "--optimizer", "--kind", "one-two"]
     assert read_options(Options, "jaxadd x", words) == Options(Path("a"), True, Addition(digits=2), "one_two")
+    with pytest.raises(UserError, match=r"^--task.table-seed would have no effect here: it is for operation random"):
+        read_options(Options, "jaxadd x", ["--source", "a", "--task.table-seed", "4"])
     with pytest.raises(UserError, match="Missing from jaxadd x: --source PATH where from"):
         read_options(Options, "jaxadd x", ["--task", "addition"])
 

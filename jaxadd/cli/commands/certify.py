@@ -74,6 +74,9 @@ def run(options: Options) -> int:
     lane = find([network.seed for network in trained.networks], options.seed)
     network, name = trained.networks[lane], trained.name(lane)
     if options.check is not None:
+        makes = {"--method": options.method, "--problems": options.problems, "--out": options.out}
+        if given := [flag for flag, value in makes.items() if value is not None]:
+            raise UserError(f"{given[0]} is for making a certificate, and --check verifies one; leave one out")
         return _check(network, options.check)
     folder = options.out or (
         Path(f"{options.source.stem}-certificate")
@@ -140,6 +143,8 @@ def describe(certificate: Certificate) -> str:
 
 def _trained(options: Options) -> Trained:
     if options.source.is_file():
+        if options.step is not None:
+            raise UserError(f"{options.source} is a checkpoint, the state of one step; leave --step out")
         return checkpoint.trained(
             options.source,
             options.task,
@@ -150,6 +155,10 @@ def _trained(options: Options) -> Trained:
         )
     if not options.source.exists():
         raise UserError(f"there is no {options.source}; name a run folder or a torch checkpoint")
+    if options.task != Modular() or options.fields or options.key is not None:
+        raise UserError(
+            f"--task, --fields and --key are for checkpoint files; {options.source} is a run, which has its own"
+        )
     return load(options.source).trained(options.step)
 
 

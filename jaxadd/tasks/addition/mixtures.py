@@ -54,6 +54,12 @@ class Mixture:
             if (value := getattr(self, name)) is not None and value < 0:
                 raise UserError(f"{name} must be at least 0, got {value}")
 
+    def unused_fields(self) -> dict[str, str]:
+        """Return the fields that have no effect; see `serialization.unused`."""
+        enriched = {} if self.enriched else {"enriched_fraction": "problems of weight enriched"}
+        cascades = dict.fromkeys(("cascade_length", "cascade_start"), "problems of weight cascades")
+        return enriched | ({} if self.cascades else cascades)
+
     @property
     def weights(self) -> tuple[float, float, float]:
         """The weights of uniform, enriched and cascade problems."""

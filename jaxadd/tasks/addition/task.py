@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import chex
@@ -114,6 +114,13 @@ class Addition(Task):
                     f"different problems, got {self.finite}"
                 )
             check_batch_size(self.batch_size, self.finite)
+
+    def unused_fields(self) -> dict[str, str]:
+        """Return the fields that have no effect; see `serialization.unused`."""
+        uniform = replace(self.mixture, uniform=1.0) == Mixture()
+        fade = dict.fromkeys(("curriculum.fade_begin", "curriculum.fade_end"), "a mixture that is not uniform")
+        order = {"answer_order": "targets of several digits"} if self.target == "single" else {}
+        return (fade if uniform else {}) | order
 
     @property
     def space(self) -> int:

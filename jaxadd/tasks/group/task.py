@@ -53,7 +53,7 @@ class Group(Listed):
     """
 
     name: str = "S5"
-    """the group: Sn, An, Dn of 2n elements, Cn, Qn (dicyclic) or products such as C2xC4; ignored with a table"""
+    """the group: Sn, An, Dn of 2n elements, Cn, Qn (dicyclic) or products such as C2xC4"""
     operation: Literal["product", "conjugate", "aba"] = "product"
     """what is computed: a·b, a·b·a⁻¹ or a·b·a"""
     file: str | None = None
@@ -77,6 +77,9 @@ class Group(Listed):
         check_choices(self)
         if self.file and self.table:
             raise UserError("file and table both name the Cayley table; leave one of them out")
+        if (self.file or self.table) and self.name != Group.name:
+            source = f"file {self.file}" if self.file else "table"
+            raise UserError(f"name {self.name} and {source} both name the group; leave one of them out")
         self.known  # noqa: B018 (it raises UserError where there is no such group)
         self.check_listed()
 
@@ -160,7 +163,7 @@ def _plain(name: str) -> str:
 
 def of_table(table: np.ndarray, task: Group) -> Group:
     """Return a task with another Cayley table, `[n, n]`, and otherwise the same fields."""
-    return replace(task, file=None, table=tuple(map(int, np.asarray(table).ravel())))
+    return replace(task, name=Group.name, file=None, table=tuple(map(int, np.asarray(table).ravel())))
 
 
 def _square(table: Sequence[int]) -> np.ndarray:

@@ -68,6 +68,10 @@ class Modular(Listed):
             )
         self.check_listed()
 
+    def unused_fields(self) -> dict[str, str]:
+        """Return the fields that have no effect; see `serialization.unused`."""
+        return {} if self.operation == "random" else {"table_seed": "operation random"}
+
     @property
     def rule(self) -> Operation:
         """The operation."""

@@ -90,6 +90,14 @@ def test_bad_input_is_said_in_one_line(file, shell, tmp_path):
         shell("jaxadd", "certify", tmp_path / "modular.pth", "--method", "bounds")[2], "bounds cover addition"
     )
     (tmp_path / "broken.json").write_text("{")
+    for words, message in (
+        ((file, *FLAGS, "--step", 3), "is a checkpoint, the state of one step; leave --step out"),
+        ((file, *FLAGS, "--check", "a", "--method", "search"), "--method is for making a certificate"),
+        ((file, *FLAGS, "--check", "a", "--out", "b"), "--out is for making a certificate"),
+        ((tmp_path, "--task", "addition"), "--task, --fields and --key are for checkpoint files"),
+        ((tmp_path, "--key", "model"), "--task, --fields and --key are for checkpoint files"),
+    ):
+        assert_one_line(shell("jaxadd", "certify", *words)[2], message)
     assert_one_line(
         shell("jaxadd", "certify", file, *FLAGS, "--check", tmp_path / "broken.json")[2], "no certificate"
     )
