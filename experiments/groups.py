@@ -15,6 +15,8 @@ from typing import Literal, get_args
 
 import numpy as np
 
+from jaxadd.analysis import performance
+from jaxadd.analysis.group.irreps import meaning
 from jaxadd.analysis.group.report import State, measure
 from jaxadd.cli.experiment import Findings, Session, main
 from jaxadd.config import RunConfig, Stop
@@ -26,6 +28,7 @@ from jaxadd.runs import Run
 from jaxadd.runs.summary import LEARNED, step_of
 from jaxadd.tables import spread, table
 from jaxadd.tasks import Group
+from jaxadd.tasks.group.families import named
 from jaxadd.views import figures
 
 Architecture = Literal["transformer", "mlp"]
@@ -100,7 +103,11 @@ def conduct(study: Study, session: Session) -> Findings:
         f"{name}: {LEARNED['test'].threshold:.0%} test accuracy at step {spread(_steps(run))}"
         for name, run in runs.items()
     ]
-    return Findings({"groups": figures.render(picture(study, runs, states))}, "\n".join([text, *reached]))
+    found = dict.fromkeys(name for lanes in states.values() for state in lanes for name in state.key_names)
+    names = [meaning(list(found), named(study.group))]
+    return Findings(
+        {"groups": figures.render(picture(study, runs, states))}, "\n".join([text, *filter(None, names), *reached])
+    )
 
 
 def _steps(run: Run) -> list[float | None]:
@@ -109,16 +116,18 @@ def _steps(run: Run) -> list[float | None]:
 
 def rows(runs: Mapping[str, Run], states: Mapping[str, list[State]]) -> list[tuple[str, ...]]:
     """Return a table with a row for each network: when it generalised, its irreps, and what its neurons read."""
-    cells = [("network", "seed", "test ≥ 99 %", "test loss", "irreps used", "neurons of one irrep", "on cosets")]
+    cells = [("network", "seed", "test ≥ 99 %", "test accuracy", "test loss", "key irreps", "neurons of one irrep",
+              "on cosets")]  # fmt: skip
     for name, run in runs.items():
         for lane, state, step in zip(run.summary["lanes"], states[name], _steps(run), strict=True):
             numbers = state.numbers
-            similar = ", ".join(f"{irrep} {numbers[f'logit_similarity.{irrep}']:.2f}" for irrep in state.used_names)
+            similar = ", ".join(f"{irrep} {numbers[f'logit_similarity.{irrep}']:.2f}" for irrep in state.key_names)
             cells.append(
                 (
                     name,
                     str(lane["seed"]),
                     "never" if step is None else f"step {step:,}",
+                    performance.percent(numbers["test_accuracy"]),
                     f"{numbers['test_loss']:.2e}",
                     similar or "none",
                     f"{numbers['neurons_of_one_irrep']:.0%}",

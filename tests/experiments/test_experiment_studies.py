@@ -30,7 +30,7 @@ def test_a_group_is_learned_by_two_networks(few_figures, shell, tmp_path):
     status, out, error = shell("groups", *words)
     assert status == 0, error
     assert "a·b in S3, trained on 80%" in out
-    assert "irreps used" in out
+    assert "key irreps" in out
     assert (tmp_path / "runs" / "groups" / "a" / "figures" / "groups.png").is_file()
     status, _, error = shell("groups", "debug", "--group", "S20")
     assert status == 2

@@ -80,11 +80,11 @@ def test_an_mlp_on_s5_needs_no_order_of_elements():
         assert numbers[name] == pytest.approx(value, rel=1e-5 if value > 0.1 else 0.05 if value < 1e-5 else 2e-3), (
             name
         )
-    assert numbers["irreps_used"] == ["sign", "standard", "standard⊗sign", "5-dim 2"]
+    assert numbers["key_irreps"] == ["sign", "standard", "standard⊗sign", "5d_b"]
     assert (numbers["table_latin_square"], numbers["table_associative"]) == (True, True)
     assert numbers["table_group"] == "S5"
     # Both accounts of Chughtai et al. and of Stander et al.: irreps, and cosets of subgroups that go with them.
-    assert [numbers[f"neurons_by_irrep.{name}"] for name in numbers["irreps_used"]] == [3, 31, 58, 35]
+    assert [numbers[f"neurons_by_irrep.{name}"] for name in numbers["key_irreps"]] == [3, 31, 58, 35]
     assert [numbers[f"neurons_by_cosets.{name}"] for name in ("A5", "S4", "A4", "order 20")] == [3, 31, 56, 30]
 
 

@@ -9,6 +9,9 @@ Finite Groups".
 
 import functools
 import math
+import re
+import string
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import chex
@@ -25,7 +28,7 @@ class Irrep(NamedTuple):
     """An irreducible real representation ρ.
 
     Attributes:
-      name: trivial, sign, standard, standard⊗sign, or its dimension and an index such as "5-dim 2".
+      name: trivial, sign, standard, standard⊗sign, or its dimension and more, such as "5d_b"; see `meaning`.
       dimension: d, of the real representation.
       kind: "real"; "complex" or "quaternionic" where it is two complex irreps, conjugate or equal, of dimension d/2.
       commutant: e, the dimension of what commutes with it: 1, 2 or 4 by its kind.
@@ -109,8 +112,37 @@ def _check(group: FiniteGroup, found: list) -> None:
         )
 
 
+def meaning(names: Sequence[str], group: FiniteGroup) -> str:
+    """Return what those names of irreps mean that are not standard, in a sentence; empty where all are.
+
+    Args:
+      names: of irreps of the group.
+      group: the group, with the elements of which they are the irreps.
+    """
+    parts = []
+    if turned := [name for name in names if re.fullmatch(r"\d+d_\d+", name)]:
+        dimension, k = turned[0].split("d_")
+        parts.append(
+            f"{turned[0]} has dimension {dimension} and turns {group.elements[1]} by {k}/{_order(group, 1)} of a turn"
+        )
+    if lettered := [name for name in names if re.fullmatch(r"\d+d_[a-z]+", name)]:
+        dimension = lettered[0].partition("d_")[0]
+        parts.append(
+            f"{dimension}d_a, {dimension}d_b, … have dimension {dimension}, in the order of their characters"
+        )
+    if alone := [name for name in names if re.fullmatch(r"\d+d", name)]:
+        dimension = alone[0].removesuffix("d")
+        parts.append(f"{alone[0]} is the only one of dimension {dimension} without a name of its own")
+    return f"Names of irreps: {'; '.join(parts)}." if parts else ""
+
+
+def _order(group: FiniteGroup, element: int) -> int:
+    """Return the least number of times that an element multiplied by itself is the identity."""
+    return int(generated(group.table, [element]).sum())
+
+
 def _names(group: FiniteGroup, found: list[Irrep]) -> list[str]:
-    """Name irreps: sign is the only other one of dimension 1, standard that of permuted points."""
+    """Name irreps: sign is the only other one of dimension 1, standard that of permuted points; others by `_ends`."""
     names = {0: "trivial"}
     lines = [i for i, irrep in enumerate(found) if irrep.dimension == 1]
     if len(lines) == 2:
@@ -124,12 +156,34 @@ def _names(group: FiniteGroup, found: list[Irrep]) -> list[str]:
             for i, irrep in enumerate(found):
                 if i not in names and np.abs(irrep.character - character).max() < 1e-6:
                     names[i] = name
-    result, counts = [], dict.fromkeys((irrep.dimension for irrep in found), 0)
-    for i, irrep in enumerate(found):
-        if i not in names:
-            counts[irrep.dimension] += 1
-        result.append(names.get(i, f"{irrep.dimension}-dim {counts[irrep.dimension]}"))
-    return result
+    for dimension in {irrep.dimension for irrep in found}:
+        others = [i for i, irrep in enumerate(found) if irrep.dimension == dimension and i not in names]
+        for i, end in zip(others, _ends(group, [found[i] for i in others]), strict=True):
+            names[i] = f"{dimension}d{end}"
+    return [names[i] for i in range(len(found))]
+
+
+def _ends(group: FiniteGroup, found: list[Irrep]) -> list[str]:
+    """Return what tells irreps of one dimension apart: "_k" where they turn element 1 by k/m, its order; or letters.
+
+    Of cyclic, dihedral and dicyclic groups element 1 is the rotation, and k is the frequency.
+    """
+    if len(found) < 2:
+        return [""] * len(found)
+    dimension, m = found[0].dimension, _order(group, 1)
+    cosines = np.array([irrep.character[1] for irrep in found]) / dimension
+    turns = np.arccos(np.clip(cosines, -1, 1)) * m / (2 * np.pi)
+    # A trace is that of one rotation in a plane, or of two equal ones in a quaternionic irrep of dimension 4.
+    plane = dimension == 2 or (dimension == 4 and all(irrep.kind == "quaternionic" for irrep in found))
+    whole = np.rint(turns).astype(int)
+    if plane and np.abs(np.cos(2 * np.pi * whole / m) - cosines).max() < 1e-6 and len(set(whole)) == len(found):
+        return [f"_{k}" for k in whole]
+    return [f"_{_letters(i)}" for i in range(len(found))]
+
+
+def _letters(i: int) -> str:
+    """Return a, b, …, z, aa, ab, … by number from 0."""
+    return (_letters(i // 26 - 1) if i >= 26 else "") + string.ascii_lowercase[i % 26]
 
 
 def matrices(group: FiniteGroup, irrep: Irrep) -> np.ndarray:

@@ -26,7 +26,7 @@ from jaxadd.tasks.group.finite import FiniteGroup
 from jaxadd.tasks.group.task import Known
 from jaxadd.types import Data, Params
 
-USED = 0.05  # The least logit similarity of an irrep that a network uses.
+KEY = 0.05  # The logit similarity above which an irrep is a key irrep.
 _ROOM = 2**24  # numbers in the logits and activations that are computed at once
 _MOST_SINGLES = 2e10  # exponentials, for the excluded loss of every single irrep
 
@@ -126,16 +126,16 @@ class State:
       params: of one network.
       model: its model.
       problem: the problem.
-      used: bool `[K]`, the irreps whose restricted and excluded loss is measured; None for those of `similarity`.
+      keys: bool `[K]`, the irreps of restricted and excluded loss; None takes those of a logit similarity above KEY.
       n: the order of the group.
     """
 
-    def __init__(self, params: Params, model: Model, problem: Problem, used: jax.Array | None = None) -> None:
+    def __init__(self, params: Params, model: Model, problem: Problem, keys: jax.Array | None = None) -> None:
         self.params, self.model, self.problem = params, model, problem
         self.n, self.count = len(problem.basis), len(problem.characters)
         chex.assert_shape(problem.inputs, (self.n**2, model.sizes.length))
-        self.used = self.similarity > USED if used is None else jnp.asarray(used)
-        chex.assert_shape(self.used, (self.count,))
+        self.keys = self.similarity > KEY if keys is None else jnp.asarray(keys)
+        chex.assert_shape(self.keys, (self.count,))
 
     # --- all pairs, some at a time ---------------------------------------------------------------------------
 
@@ -224,16 +224,16 @@ class State:
     def _coefficients(self, values: jax.Array) -> jax.Array:
         return jnp.matmul(self.problem.basis.T, values.reshape(self.n, -1), precision="highest")
 
-    def keep(self, used: jax.Array) -> jax.Array:
+    def keep(self, irreps: jax.Array) -> jax.Array:
         """Return the part of the mean logits `[n, n]`, a row for each answer, in the span of some irreps."""
-        kept = jnp.where(used[self.problem.irrep][:, None], self._coefficients(self.run.means), 0)
+        kept = jnp.where(irreps[self.problem.irrep][:, None], self._coefficients(self.run.means), 0)
         return jnp.matmul(self.problem.basis, kept, precision="highest")
 
-    def keep_traces(self, used: jax.Array) -> jax.Array:
+    def keep_traces(self, irreps: jax.Array) -> jax.Array:
         """Return the part of the mean logits `[n, n]` along tr ρ(s c⁻¹) of some irreps."""
         characters = self.problem.characters
         scale = self.similarity * jnp.sqrt(self.run.square) / (self.n * jnp.linalg.norm(characters, axis=1))
-        weights = jnp.matmul(jnp.where(used, scale, 0), characters, precision="highest")
+        weights = jnp.matmul(jnp.where(irreps, scale, 0), characters, precision="highest")
         return weights[self.problem.quotients]
 
     def restricted(self, kept: jax.Array) -> jax.Array:
@@ -255,7 +255,7 @@ class State:
     @functools.cached_property
     def kept(self) -> dict[str, jax.Array]:
         """What is kept and excluded, `[n, n]` by answer, by the end of the measure's name."""
-        return {"": self.keep(self.used), "_trace": self.keep_traces(self.used)}
+        return {"": self.keep(self.keys), "_trace": self.keep_traces(self.keys)}
 
     @functools.cached_property
     def losses(self) -> dict[str, jax.Array]:
@@ -297,11 +297,11 @@ def _divide(x: jax.Array, by: jax.Array) -> jax.Array:
 KINDS = {
     "full_loss": "the logits L as they are",
     "restricted_loss": "the part of L that entries of ρ(s) span, s the answer, + the mean over (a, b) of the rest, "
-    "over the irreps used",
-    "restricted_loss_trace": "the part of L along tr ρ(s c⁻¹) + the mean over (a, b) of the rest, over the irreps "
-    "used",
-    "excluded_loss": "L without the part that entries of ρ(s) span, over the irreps used",
-    "excluded_loss_trace": "L without the part along tr ρ(s c⁻¹), over the irreps used",
+    "over the key irreps",
+    "restricted_loss_trace": "the part of L along tr ρ(s c⁻¹) + the mean over (a, b) of the rest, over the key "
+    "irreps",
+    "excluded_loss": "L without the part that entries of ρ(s) span, over the key irreps",
+    "excluded_loss_trace": "L without the part along tr ρ(s c⁻¹), over the key irreps",
 }
 """Losses over the n elements, and the logits that they are of."""
 SIMILARITY = "logit similarity"
@@ -381,9 +381,9 @@ def declarations(names: tuple[str, ...]) -> tuple[Measure, ...]:
         Measure(
             "logit_variance_explained",
             "fraction of the logits' squares, centred per row, that Σ_ρ α_ρ tr ρ(s c⁻¹) explains, α free, over the "
-            "irreps used",
+            "key irreps",
             "fraction",
-            lambda s: jnp.sum(jnp.where(s.used, s.similarity, 0) ** 2),
+            lambda s: jnp.sum(jnp.where(s.keys, s.similarity, 0) ** 2),
             panel="variance explained",
         ),
         Measure(
@@ -420,7 +420,7 @@ def measures(
     params: Params,
     model: Model,
     problem: Problem,
-    used: jax.Array | None = None,
+    keys: jax.Array | None = None,
     *,
     declarations: tuple[Measure, ...],
 ) -> dict[str, Any]:
@@ -430,22 +430,22 @@ def measures(
       params: of one network.
       model: its model.
       problem: the problem.
-      used: bool `[K]`, the irreps of restricted and excluded loss; None takes those of a logit similarity above USED.
+      keys: bool `[K]`, the irreps of restricted and excluded loss; None takes those of a logit similarity above KEY.
       declarations: what is measured.
 
     Returns:
       float32 by the names declared: scalars, and `[K]` for measures per irrep.
     """
-    return declared.compute(declarations, State(params, model, problem, used), model)
+    return declared.compute(declarations, State(params, model, problem, keys), model)
 
 
 @functools.partial(jax.jit, static_argnames=("model", "declarations"))
 def over_states(
-    params: Params, model: Model, problem: Problem, used: jax.Array, *, declarations: tuple[Measure, ...]
+    params: Params, model: Model, problem: Problem, keys: jax.Array, *, declarations: tuple[Measure, ...]
 ) -> dict[str, Any]:
     """Measure E states in one compiled call, as `measures` does one; leaves of `params` have a leading E axis."""
     one = lambda state, *shared: declared.compute(declarations, State(state, model, *shared), model)
-    return over_lanes(one, 1)(params, shared=(problem, used))
+    return over_lanes(one, 1)(params, shared=(problem, keys))
 
 
 @functools.partial(jax.jit, static_argnames="model")

@@ -11,7 +11,7 @@ from jaxadd.analysis import measures, performance
 from jaxadd.analysis.errors import error_map
 from jaxadd.analysis.group import cayley, progress
 from jaxadd.analysis.group.cayley import Cayley
-from jaxadd.analysis.group.irreps import Irrep
+from jaxadd.analysis.group.irreps import Irrep, meaning
 from jaxadd.analysis.group.subgroups import ON_COSETS, Subgroups, concentrations, subgroups
 from jaxadd.analysis.report import analyse_task, no_keys, summarize_task
 from jaxadd.analysis.trained import Report, Trained, as_text
@@ -23,6 +23,7 @@ _EXPLAINED = 0.85  # of a neuron's variance, by one irrep
 _LISTED = 16  # irreps in a table or map
 _NAMED = 8  # irreps with a colour of their own
 _NOTHING = "none"
+_GENERALISES = 0.9  # of the test pairs correct, or of all where the split is not known
 _OPERANDS = {"a": "a", "b": "b", "ab": "answer"}
 
 
@@ -47,7 +48,7 @@ class State(NamedTuple):
 
     Attributes:
       irreps: of its group, K.
-      used: bool `[K]`, those that it uses: of a logit similarity above `progress.USED`.
+      keys: bool `[K]`, the key irreps: those of a logit similarity above `progress.KEY`.
       values: of all measures.
       numbers: for JSON.
       table: of its answers.
@@ -55,16 +56,16 @@ class State(NamedTuple):
     """
 
     irreps: tuple[Irrep, ...]
-    used: np.ndarray
+    keys: np.ndarray
     values: Mapping[str, Any]
     numbers: dict[str, Any]
     table: Cayley
     neurons: _Neurons | None
 
     @property
-    def used_names(self) -> list[str]:
-        """The names of the irreps that it uses."""
-        return [irrep.name for irrep, used in zip(self.irreps, self.used, strict=True) if used]
+    def key_names(self) -> list[str]:
+        """The names of the key irreps."""
+        return [irrep.name for irrep, key in zip(self.irreps, self.keys, strict=True) if key]
 
 
 # --- a finished run ---------------------------------------------------------------------------------------
@@ -72,17 +73,39 @@ class State(NamedTuple):
 
 @summarize_task.register
 def _(task: Group, trained: Trained) -> Report:
-    """Return the irreps that each network uses, and the first network's errors over all pairs."""
+    """Return the key irreps of each network, and the first network's errors over all pairs."""
     problem, declared = _problem(task, trained.networks[0])
-    similar = next(measure for measure in declared if measure.name == "logit_similarity")
+    needed = tuple(one for one in declared if one.name in ("logit_similarity", "test_accuracy"))
     names = [irrep.name for irrep in progress.irreps(task.known)]
-    lines = []
+    lines, listed = [], np.zeros(len(names), bool)
     for network in trained.networks:
         own = problem._replace(train=network.data.lane["train"], test=network.data.lane["test"])
-        values = progress.measures(network.params, network.model, own, declarations=(similar,))
-        used = np.asarray(values["logit_similarity"]) > progress.USED
-        lines.append(f"seed {network.seed} uses {_listed(names, used)}")
+        values = progress.measures(network.params, network.model, own, declarations=needed)
+        keys = np.asarray(values["logit_similarity"]) > progress.KEY
+        listed |= keys
+        lines.append(f"seed {network.seed}: {_keys_in_words(names, keys, *_seen(values))}")
+    lines += _meaning(task, names, listed)
     return Report.of("\n".join(lines), blocks=[_errors(task, trained, 0)])
+
+
+def _seen(values: Mapping[str, Any]) -> tuple[float, str]:
+    """Return which fraction is correct of the test pairs, or of all where the split is not known; and of which."""
+    if "test_accuracy" in values:
+        return float(values["test_accuracy"]), "the test pairs"
+    return float(values["all_accuracy"]), "all pairs"
+
+
+def _keys_in_words(names: Sequence[str], keys: np.ndarray, correct: float, pairs: str) -> str:
+    """Return the key irreps, and whether they say anything of how the network computes: it has to generalise."""
+    said = f"key irreps (logit similarity above {progress.KEY:g}): {_listed(names, keys)}"
+    return said + (f"; {_caution(correct, pairs)}" if correct < _GENERALISES else "")
+
+
+def _caution(correct: float, pairs: str) -> str:
+    return (
+        f"caution: {performance.percent(correct)} of {pairs} are correct, and logits that are memorised are similar "
+        "to many irreps without being computed by them"
+    )
 
 
 def _problem(task: Group, network: Network) -> tuple[progress.Problem, tuple[measures.Measure, ...]]:
@@ -90,8 +113,13 @@ def _problem(task: Group, network: Network) -> tuple[progress.Problem, tuple[mea
     return progress.problem(task, network.data.lane), measures.defined(progress.declarations(names), network)
 
 
-def _listed(names: Sequence[str], used: np.ndarray) -> str:
-    return ", ".join(np.array(names)[np.asarray(used)]) or _NOTHING
+def _meaning(task: Group, names: Sequence[str], listed: np.ndarray) -> list[str]:
+    """Return a sentence on what the names of the irreps that are listed mean, if they are not all standard."""
+    return list(filter(None, [meaning(np.array(names)[listed].tolist(), task.known.named or task.group)]))
+
+
+def _listed(names: Sequence[str], keys: np.ndarray) -> str:
+    return ", ".join(np.array(names)[np.asarray(keys)]) or _NOTHING
 
 
 def _errors(task: Group, trained: Trained, lane: int) -> FigureOf:
@@ -111,15 +139,16 @@ def _(task: Group, trained: Trained, lane: int, keys: str | None) -> Report:
     state, subject = states[lane], trained.subject(lane)
     names = [irrep.name for irrep in state.irreps]
     words = [
-        f"irreps used (logit similarity above {progress.USED:g}): {_listed(names, state.used)}",
+        _keys_in_words(names, state.keys, *_seen(state.values)),
         *_table_in_words(state.table, task),
         *([] if state.neurons is None else _neurons_in_words(state.neurons, names)),
     ]
     if len(states) > 1:
         words += [
-            f"seed {network.seed} uses {_listed(names, one.used)}"
+            f"seed {network.seed}: {_keys_in_words(names, one.keys, *_seen(one.values))}"
             for network, one in zip(trained.networks, states, strict=True)
         ]
+    words += _meaning(task, names, np.any([one.keys for one in states], axis=0))
     figures = [_errors(task, trained, lane)]
     steps, over = np.array([trained.networks[lane].step]), [state.values]
     if trained.evolves:
@@ -133,7 +162,7 @@ def _(task: Group, trained: Trained, lane: int, keys: str | None) -> Report:
     scalars = tuple(measure for measure in declared if measure.entry is None)
     entries = measures.explained(scalars, state.numbers, state.values)
     table = measures.table("Measures", [one.numbers for one in states], lane, trained.heading(lane), entries)
-    by_irrep = _by_irrep(state)
+    by_irrep = _by_irrep(task, state)
     text = "\n".join([*words, "", as_text(by_irrep), "", as_text(table)])
     return Report.of(text, state.numbers, [Text("In short", words), *figures, by_irrep, table])
 
@@ -145,11 +174,11 @@ def measure(network: Network) -> State:
     problem, declared = _problem(task, network)
     irreps = progress.irreps(task.known)
     values = jax.device_get(progress.measures(network.params, network.model, problem, declarations=declared))
-    used = values["logit_similarity"] > progress.USED
+    keys = values["logit_similarity"] > progress.KEY
     neurons = _of_neurons(task, network, problem) if measures.needs_neurons(network.model) else None
     table = cayley.describe(cayley.learned(network.params, network.model), task)
     names = np.array([irrep.name for irrep in irreps])
-    numbers: dict[str, Any] = {"irreps_used": names[used].tolist(), **_table_numbers(table)}
+    numbers: dict[str, Any] = {"key_irreps": names[keys].tolist(), **_table_numbers(table)}
     numbers |= measures.flat(declared, values)
     if neurons is not None:
         groups = [one.name for one in neurons.classes]
@@ -158,7 +187,7 @@ def measure(network: Network) -> State:
                 numbers[f"neurons_by_{what}.{_NOTHING if k < 0 else of[k]}"] = int(count)
         numbers["neurons_on_cosets"] = float(np.mean(neurons.subgroup >= 0))
         numbers["neurons_of_one_irrep"] = float(np.mean(neurons.irrep >= 0))
-    return State(irreps, used, values, numbers, table, neurons)
+    return State(irreps, keys, values, numbers, table, neurons)
 
 
 def _table_numbers(table: Cayley) -> dict[str, Any]:
@@ -228,8 +257,8 @@ def _shown(state: State) -> list[int]:
     return sorted(np.argsort(-similarity, kind="stable")[:_LISTED].tolist())
 
 
-def _by_irrep(state: State) -> Table:
-    """Return the measures of each irrep as a table."""
+def _by_irrep(task: Group, state: State) -> Table:
+    """Return the measures of each irrep as a table, with a note on their names."""
     values, shown = state.values, _shown(state)
     columns = {
         name: values[measure]
@@ -252,8 +281,10 @@ def _by_irrep(state: State) -> Table:
         for k in shown
     ]
     left = len(state.irreps) - len(shown)
-    note = f"The {left} other irreps have a smaller logit similarity." if left else ""
-    return Table("Irreps", ["irrep", "dimension", "kind", *columns], rows, note)
+    names = [irrep.name for irrep in state.irreps]
+    note = " ".join(_meaning(task, names, np.isin(np.arange(len(names)), shown)))
+    note += f" The {left} other irreps have a smaller logit similarity." if left else ""
+    return Table("Irreps", ["irrep", "dimension", "kind", *columns], rows, note.strip())
 
 
 # --- figures ----------------------------------------------------------------------------------------------
@@ -262,7 +293,7 @@ def _by_irrep(state: State) -> Table:
 def _irreps(state: State, over: Mapping[str, np.ndarray], steps: np.ndarray, subject: str) -> FigureOf:
     """Describe how much of the logits, weights and neurons is in each irrep."""
     names, shown = [irrep.name for irrep in state.irreps], _shown(state)
-    used = [name for name, one in zip(names, state.used, strict=True) if one]
+    correct, pairs = _seen(state.values)
     by_step = lambda name: np.asarray(over[name]).reshape(len(steps), -1)
     parts = {f"fraction_{name}": name.replace("_W_in", " W_in") for name in progress.MATRICES}
     parts |= {f"neuron_fraction_{of}": f"neurons, {words}" for of, words in _OPERANDS.items()}
@@ -275,7 +306,8 @@ def _irreps(state: State, over: Mapping[str, np.ndarray], steps: np.ndarray, sub
             names,
             xlabel="irrep",
             ylabel="cosine",
-            highlight=used,
+            highlight=state.key_names,
+            note=f"{_caution(correct, pairs).capitalize()}." if correct < _GENERALISES else "",
         ),
         HeatMaps(
             "What is in each irrep",
@@ -338,13 +370,13 @@ def _neurons(neurons: _Neurons, names: Sequence[str], step: int, subject: str) -
 
 
 def _over_training(task: Group, trained: Trained, lane: int, state: State) -> dict[str, np.ndarray]:
-    """Return a lane's measures at all known states, with the irreps that it uses in the end."""
+    """Return a lane's measures at all known states, with the key irreps of the end."""
     network = trained.networks[lane]
     problem, declared = _problem(task, network)
     drawn = tuple(m for m in declared if m.panel or m.name.startswith(("fraction_", "neuron_fraction_")))
     return jax.device_get(
         progress.over_states(
-            trained.histories[lane], network.model, problem, jnp.asarray(state.used), declarations=drawn
+            trained.histories[lane], network.model, problem, jnp.asarray(state.keys), declarations=drawn
         )
     )
 
@@ -355,7 +387,7 @@ def _progress(
     """Describe the measures over training."""
     declared = progress.declarations(tuple(names))
     pictures = measures.curves(declared, trained.steps, over)
-    shown = [int(k) for k in np.flatnonzero(state.used)] or range(min(len(names), _NAMED))
+    shown = [int(k) for k in np.flatnonzero(state.keys)] or range(min(len(names), _NAMED))
     similar = {names[k]: over[lane]["logit_similarity"][:, k] for k in shown}
     pictures.insert(1, Lines(progress.SIMILARITY, trained.steps, similar, "cosine", log_x=True))
     several = len(trained.networks) > 1

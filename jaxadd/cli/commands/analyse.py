@@ -32,7 +32,7 @@ class Options:
     attribution and logit lens. Of modular addition: key frequencies, restricted and excluded loss and the other
     progress measures of Nanda et al. (2023), over all saved states with the three phases, and Clock or Pizza. Of
     n-digit addition: how good it is by carry class and cascade, and what every head, neuron group and position is
-    for, by mean ablation. Of a finite group: the irreps used, how much of logits, weights and neurons is in each
+    for, by mean ablation. Of a finite group: the key irreps, how much of logits, weights and neurons is in each
     (Chughtai et al. 2023), the cosets that neurons read (Stander et al. 2024), and which group the table of the
     network's own answers is of.
 

@@ -28,6 +28,7 @@ def arms(metrics: Mapping[str, Metrics], steps: Mapping[str, np.ndarray], thresh
       title: of the figure.
     """
     figure, (match, learned) = panels(2, title, width=5.5)
+    learned.set_xscale("log")
     for i, (name, colour) in enumerate(zip(metrics, ARMS, strict=False)):
         line(match, metrics[name], "test_accuracy", colour, name)
         count = steps[name].shape[1]
@@ -37,9 +38,9 @@ def arms(metrics: Mapping[str, Metrics], steps: Mapping[str, np.ndarray], thresh
             for part, mark in ((values[np.isfinite(values)], "o"), (values[np.isinf(values)], "x")):
                 at = np.minimum(part, end)
                 learned.plot(at, np.full(len(at), place), mark, ms=3.5, color=colour, alpha=0.6)
-    match.set(ylim=(-0.03, 1.03), ylabel="exact match, uniform problems", title="all digits right")
+    match.set(ylim=(-0.03, 1.03), ylabel="exact match, uniform problems", title="all digits correct")
     match.legend(loc="upper left", fontsize=8)
-    learned.set(title=f"each seed's step to {threshold:g} nats", xscale="log")
+    learned.set_title(f"each seed's step to {threshold:g} nats")
     learned.set_yticks(range(count), [f"A{digit}" for digit in reversed(range(count))])
     learned.invert_yaxis()
     return figure
@@ -103,6 +104,7 @@ def plateau_law(points: Mapping[str, Mapping[int, Mapping[int, Sequence[int | No
 
     figure, axes = panels(len(points), title, width=5)
     for ax, (name, digits) in zip(axes, points.items(), strict=True):
+        ax.set(xscale="log", yscale="log")
         for digit, bases in digits.items():
             colour = colormaps["viridis_r"](0.15 + 0.75 * digit / max(1, max(digits)))
             left = {base: [s for s in steps or () if s is not None] for base, steps in bases.items()}
@@ -113,7 +115,7 @@ def plateau_law(points: Mapping[str, Mapping[int, Mapping[int, Sequence[int | No
                 list(left), [np.median(steps) for steps in left.values()], color=colour, lw=1.2, label=f"A{digit}"
             )
         bases = sorted({base for by_base in digits.values() for base in by_base})
-        ax.set(title=f"{name} plateau", xlabel="base", xscale="log", yscale="log")
+        ax.set(title=f"{name} plateau", xlabel="base")
         ax.set_xticks(bases, bases)
         ax.xaxis.set_minor_formatter(NullFormatter())
     axes[0].set_ylabel("steps to leave")

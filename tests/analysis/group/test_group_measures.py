@@ -27,7 +27,7 @@ def measured(network, names=None, used=None):
     return declared.flat(declarations, jax.device_get(values))
 
 
-PLANTED = [("S4", "sign"), ("S4", "standard⊗sign"), ("A4", "2-dim 1"), ("D5", "2-dim 2"), ("Q8", "4-dim 1")]
+PLANTED = [("S4", "sign"), ("S4", "standard⊗sign"), ("A4", "2d"), ("D5", "2d_2"), ("Q8", "4d")]
 SCORES = {"logit_similarity", "logit_fraction", *(f"fraction_{name}" for name in progress.MATRICES)}
 LOSSES = {"all_loss", "all_accuracy", "restricted_loss_of", "excluded_loss_of", "logit_variance_explained"}
 

@@ -1,5 +1,8 @@
 """What a report says of networks that multiply in a group, and of the table that they have learned."""
 
+import dataclasses
+import re
+
 import jax
 import numpy as np
 import pytest
@@ -10,6 +13,7 @@ from jaxadd.analysis.group import cayley
 from jaxadd.analysis.report import Trained, analyse, summarize
 from jaxadd.errors import UserError
 from jaxadd.models import Network, PairMLP, Transformer
+from jaxadd.pictures import Table
 from jaxadd.tasks import Group
 from jaxadd.views.figures import render
 
@@ -71,7 +75,11 @@ def test_a_report_of_lanes_over_training():
     assert numbers["table_latin_square"] is False
     assert sum(n for name, n in numbers.items() if name.startswith("neurons_by_irrep.")) == 6
     assert sum(n for name, n in numbers.items() if name.startswith("neurons_by_cosets.")) == 6
-    assert "seed 0 uses" in report.text
+    assert "seed 0: key irreps (logit similarity above 0.05): " in report.text
+    # These networks are random: what their logits are similar to says nothing of how they compute.
+    for said in (report.text, next(one for one in report.figures if one.name == "irreps").pictures[0].note):
+        assert re.search(r"[Cc]aution: \S+ % of the test pairs are correct, and logits that are memorised", said)
+    assert "uses" not in report.text
     assert [block.title for block in report.blocks][-2:] == ["Irreps", "Measures"]
 
 
@@ -86,8 +94,38 @@ def test_a_network_that_looks_products_up_is_described():
     assert report.numbers["all_accuracy"] == 1
     assert report.numbers["table_group"] == "S3"
     summary = summarize(Trained((network,), "a title"))
-    assert summary.text.startswith("seed 0 uses sign, standard")
+    # It looks products up and knows all of them, so that no caution is given.
+    assert summary.text == "seed 0: key irreps (logit similarity above 0.05): sign, standard"
+    assert "aution" not in report.text
     assert [figure.name for figure in summary.figures] == ["errors"]
+
+
+def test_a_network_that_knows_its_train_pairs_alone_has_a_caution_beside_its_key_irreps():
+    """It looks train pairs up, and answers e to all others."""
+    network = lookup(TASK)
+    train = np.asarray(network.data.lane["train"])
+    w_u = np.zeros_like(network.params["W_U"])
+    w_u[:, 0] = 1
+    w_u[train] = network.params["W_U"][train]
+    memorised = dataclasses.replace(network, params={**network.params, "W_U": jax.device_put(w_u)})
+    report = analyse(Trained((memorised,), "a title"))
+    assert report.numbers["train_accuracy"] == 1
+    assert report.numbers["test_accuracy"] < 0.5
+    assert {"sign", "standard"} & set(report.numbers["key_irreps"])
+    percent = f"{100 * report.numbers['test_accuracy']:.2f} %"
+    assert f"caution: {percent} of the test pairs are correct" in report.text
+    assert f"caution: {percent}" in summarize(Trained((memorised,), "a title")).text
+    # Where the split is not known, all pairs count.
+    unknown = analyse(Trained((dataclasses.replace(memorised, split_known=False),), "a title"))
+    assert f"caution: {100 * report.numbers['all_accuracy']:.2f} % of all pairs are correct" in unknown.text
+
+
+def test_names_of_irreps_are_explained_where_they_are_printed():
+    report = analyse(Trained((lookup(Group(name="D5", equals="none", train_fraction=0.5)),), "a title"))
+    said = "Names of irreps: 2d_1 has dimension 2 and turns r by 1/5 of a turn."
+    assert said in report.text
+    assert next(block for block in report.blocks if isinstance(block, Table) and block.title == "Irreps").note == said
+    assert "Names of irreps" not in analyse(Trained((lookup(TASK),), "a title")).text  # All are standard.
 
 
 def test_there_are_no_key_frequencies():

@@ -1,11 +1,12 @@
 """Irreps of finite groups: they are representations, irreducible, orthogonal and complete, and have their names."""
 
 import functools
+import re
 
 import numpy as np
 import pytest
 
-from jaxadd.analysis.group.irreps import irreps, matrices, span
+from jaxadd.analysis.group.irreps import irreps, matrices, meaning, span
 from jaxadd.tasks.group import families
 from jaxadd.tasks.group.finite import FiniteGroup, generators
 
@@ -73,11 +74,11 @@ def test_characters_satisfy_both_orthogonality_relations(name):
     ("name", "want"),
     [
         ("S3", ["trivial", "sign", "standard"]),
-        ("S4", ["trivial", "sign", "2-dim 1", "standard", "standard⊗sign"]),
-        ("S5", ["trivial", "sign", "standard", "standard⊗sign", "5-dim 1", "5-dim 2", "6-dim 1"]),
-        ("A5", ["trivial", "3-dim 1", "3-dim 2", "standard", "5-dim 1"]),
-        ("D4", ["trivial", "1-dim 1", "1-dim 2", "1-dim 3", "2-dim 1"]),
-        ("C7", ["trivial", "2-dim 1", "2-dim 2", "2-dim 3"]),
+        ("S4", ["trivial", "sign", "2d", "standard", "standard⊗sign"]),
+        ("S5", ["trivial", "sign", "standard", "standard⊗sign", "5d_a", "5d_b", "6d"]),
+        ("A5", ["trivial", "3d_a", "3d_b", "standard", "5d"]),
+        ("D4", ["trivial", "1d_a", "1d_b", "1d_c", "2d"]),
+        ("C7", ["trivial", "2d_1", "2d_2", "2d_3"]),
         ("C1", ["trivial"]),
     ],
 )
@@ -85,9 +86,38 @@ def test_irreps_have_the_names_that_people_write(name, want):
     assert [irrep.name for irrep in represented(name)[1]] == want
 
 
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("S3", ""),
+        ("D7", "2d_1 has dimension 2 and turns r by 1/7 of a turn"),
+        ("C9", "2d_1 has dimension 2 and turns 1 by 1/9 of a turn"),
+        ("Q24", "2d_2 has dimension 2 and turns r by 2/12 of a turn"),
+        ("S4", "2d is the only one of dimension 2 without a name of its own"),
+        ("S5", "5d_a, 5d_b, … have dimension 5, in the order of their characters; 6d is the only one of dimension 6"),
+    ],
+)
+def test_the_names_are_explained_and_no_two_irreps_have_one(name, said):
+    group, found, _ = represented(name)
+    names = [irrep.name for irrep in found]
+    assert len(set(names)) == len(names)
+    text = meaning(names, group)
+    assert said in text if said else text == ""
+    # A number is that of the turn: tr ρ(g) of the element 1 is d cos(2πk/m).
+    order = next(m for m in range(1, 99) if power(group, 1, m) == group.identity)
+    for irrep in found:
+        if re.fullmatch(r"\d+d_\d+", irrep.name):
+            k = int(irrep.name.partition("_")[2])
+            assert irrep.character[1] == pytest.approx(irrep.dimension * np.cos(2 * np.pi * k / order))
+
+
+def power(group, element, exponent):
+    return functools.reduce(lambda a, _: group.table[a, element], range(exponent), group.identity)
+
+
 def test_kinds_are_real_complex_and_quaternionic():
     kinds = {irrep.name: irrep.kind for irrep in represented("Q8")[1]}
-    assert kinds == {"trivial": "real", **{f"1-dim {k}": "real" for k in (1, 2, 3)}, "4-dim 1": "quaternionic"}
+    assert kinds == {"trivial": "real", **{f"1d_{k}": "real" for k in "abc"}, "4d": "quaternionic"}
     assert [irrep.kind for irrep in represented("C7")[1]] == ["real", "complex", "complex", "complex"]
     # Frequency k of a cyclic group is its k-th two-dimensional irrep.
     waves = [2 * np.cos(2 * np.pi * k * np.arange(7) / 7) for k in (1, 2, 3)]
