@@ -552,6 +552,22 @@ def test_a_title_that_is_too_long_for_one_line_is_broken():
     check_legible(figure)
 
 
+@pytest.mark.parametrize("count", [17, 53, 97])
+@pytest.mark.parametrize("value", [0.0, 470.0, np.nan])
+def test_names_beside_a_square_panel_stay_in_the_figure_however_often_it_is_drawn(count, value, tmp_path):
+    """The layout moved a single map of pairs to the left at every drawing, and its y label beyond the edge."""
+    names = [str(k) for k in range(count)]
+    pairs = maps({"step": np.full((count, count), value)}, names, names, xlabel="b", ylabel="a", unit="step")
+    figure = drawn(pairs, title="Step from which a pair is correct for good")
+    label = figure.axes[0].yaxis.label
+    check_legible(figure)
+    before = label.get_window_extent().x0
+    assert before > 0
+    for _ in range(2):
+        figure.savefig(tmp_path / "map.png")
+    assert label.get_window_extent().x0 == before
+
+
 def test_a_picture_named_like_its_figure_is_not_named_twice():
     picture = Lines("Loss", STEPS, {"train": np.ones(9)})
     assert words(drawn(picture, title="Loss and more")).count("Loss") == 1

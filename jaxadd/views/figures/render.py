@@ -14,6 +14,7 @@ from jaxadd.views.figures.style import OTHER, new_figure, styled
 if TYPE_CHECKING:
     from matplotlib.figure import Figure, SubFigure
 
+_MARGIN = 0.05  # inches around what had no room
 WIDTH = 14.0  # inches; pictures that do not fit beside each other begin a new row
 
 
@@ -48,9 +49,31 @@ def render(figure: FigureOf) -> Figure:
         legend.set_title("\n".join(note), {"size": 7.5})  # type: ignore[arg-type]  # Matplotlib takes a dict; its stub does not say so.
     elif note:
         result.supxlabel("\n".join(note), fontsize=7.5, color=OTHER)
-    # Parts within parts are laid out right the second time; the first drawing is that.
-    result.get_layout_engine().execute(result)  # type: ignore[union-attr]  # Figures are made with a layout.
+    for _ in range(2):  # Parts within parts are laid out right the second time.
+        result.get_layout_engine().execute(result)  # type: ignore[union-attr]  # Figures are made with a layout.
+    _make_room(result)
+    result.set_layout_engine("none")  # Every other time would move square panels on, beyond the edge at last.
     return result
+
+
+def _make_room(figure: Figure) -> None:
+    """Enlarge a figure, after its layout, by what stands beyond its edges.
+
+    The layout measures the names at the sides of a panel before it is made square, and may leave too little room.
+    """
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    box, (width, height) = figure.get_tightbbox(), figure.get_size_inches()
+    left, below, right, above = (max(0.0, x) for x in (-box.x0, -box.y0, box.x1 - width, box.y1 - height))
+    if max(left, below, right, above) == 0:
+        return
+    left, below, right, above = (x + _MARGIN for x in (left, below, right, above))
+    across, up = width + left + right, height + below + above
+    figure.set_size_inches(across, up)
+    engine = figure.get_layout_engine()
+    assert isinstance(engine, ConstrainedLayoutEngine)
+    engine.set(rect=(left / across, below / up, width / across, height / up))
+    engine.execute(figure)
 
 
 def _made(pictures: Sequence[Picture]) -> list[Drawing]:
