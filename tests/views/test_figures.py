@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from legible import check_legible, words
 
-from jaxadd.views import figures
+from jaxadd.views import colours, figures
 from jaxadd.views.figures import style
 
 RNG = np.random.default_rng(0)
@@ -123,7 +123,7 @@ def test_hypotheses_draw_a_dot_for_each_lane_coloured_by_the_verdict():
     }
     figure = figures.hypotheses(scores, {"holds": 0.9, "in part": 0.5, "fails": -np.inf}, "title")
     dots = [(list(d.get_xdata()), d.get_color()) for d in figure.axes[0].lines if d.get_marker() == "o"]
-    holds, fails = style.PALETTE[3], style.TEST
+    holds, fails = style.PALETTE[3], colours.TEST
     assert dots[:2] == [([0.99, 0.95], holds), ([0.2], fails)]
     assert dots[2][1] == style.FLOOR
     edge = [d for d in figure.axes[0].lines if d.get_marker() == "<"]

@@ -5,14 +5,17 @@ import json
 import re
 import shutil
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.colors import to_rgba
 from needs import need
 
 from jaxadd.errors import UserError
 from jaxadd.pictures import START, Bars, FigureOf, HeatMaps, Histogram, Level, Lines, Span, Table, Text
-from jaxadd.views import html
+from jaxadd.views import colours, html
+from jaxadd.views.figures import render, style
 
 VOID = {"meta", "link", "input"}
 HOSTILE = "</script><script>alert('1')</script>&amp; \" \u2028 µ"
@@ -191,6 +194,28 @@ def test_without_frames_there_is_no_slider():
     checker, data = parsed([BLOCKS[0], BLOCKS[3]])
     assert data["steps"] == []
     assert "step" not in [attrs.get("id") for _, attrs in checker.seen]
+
+
+def test_colours_are_those_of_the_figures_and_stated_once(monkeypatch):
+    """Another colour of heat maps is one change in `views.colours`, and no renderer has one of its own."""
+    _, data = parsed(BLOCKS)
+    assert data["colours"]["light"]["sequential"] == list(colours.SEQUENTIAL)
+    for scale, stated in ((style.sequential(), colours.SEQUENTIAL), (style.diverging(), colours.DIVERGING)):
+        at = scale(np.linspace(0, 1, len(stated)))
+        np.testing.assert_allclose(at, [to_rgba(colour) for colour in stated], atol=0.02)
+    (figure,) = [render(FigureOf("f", "f", [BLOCKS[2]]))]
+    absent = figure.axes[1].get_facecolor()
+    assert absent == to_rgba(colours.ABSENT)
+    assert f"--absent: {colours.ABSENT};" in html.render("t", "s", BLOCKS)
+    stated = {
+        colour
+        for value in vars(colours).values()
+        for colour in ((value,) if isinstance(value, str) else value if isinstance(value, tuple) else ())
+        if re.fullmatch(r"#[0-9a-f]{6}", colour)
+    }
+    ours = {"#ffffff", "#000000"}  # paper and ink
+    for path in (Path(html.__file__).parent / "page.js", *Path(style.__file__).parent.glob("*.py")):
+        assert not (set(re.findall(r"#[0-9a-f]{6}", path.read_text())) & stated) - ours, path
 
 
 def test_shapes_that_do_not_fit_and_pages_too_large_are_refused(tmp_path, monkeypatch):

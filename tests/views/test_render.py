@@ -21,7 +21,8 @@ from jaxadd.pictures import (
     frames_shown,
     log_from,
 )
-from jaxadd.views.figures import render, style
+from jaxadd.views import colours
+from jaxadd.views.figures import render
 
 RNG = np.random.default_rng(0)
 DIGITS = ("A3", "A2", "A1", "A0")
@@ -86,7 +87,7 @@ def test_curves_show_measured_points_only():
     np.testing.assert_array_equal(test.get_xdata(), np.arange(0, 50, 10))
     np.testing.assert_allclose(test.get_ydata(), 2 * np.exp(-np.arange(0, 50, 10) / 10))
     assert len(train.get_xdata()) == 50
-    assert (train.get_color(), test.get_color()) == (style.TRAIN, style.TEST)
+    assert (train.get_color(), test.get_color()) == (colours.TRAIN, colours.TEST)
     linear = render(training_figures(metrics(), "title", log_steps=False)[0]).axes[0]
     np.testing.assert_array_equal(linear.lines[1].get_xdata(), np.arange(0, 50, 10))
 
@@ -291,7 +292,7 @@ def test_bars_over_training_are_a_map_beside_the_last_state_with_the_highlighted
     over, last = drawn(picture).axes[:2]
     np.testing.assert_array_equal(over.collections[0].get_array(), picture.frames["norm"].T)
     assert [bar.get_width() for bar in last.patches] == list(picture.frames["norm"][-1])
-    marked = [k for k, bar in enumerate(last.patches) if to_hex(bar.get_facecolor()) == style.TEST]
+    marked = [k for k, bar in enumerate(last.patches) if to_hex(bar.get_facecolor()) == colours.TEST]
     assert marked == [3, 8, 9]
     assert last.get_title() == "step 500"
     assert ", ".join(text.get_text() for text in last.texts) == "3, 8, 9"

@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from jaxadd.pictures import Bars, Histogram
+from jaxadd.views.colours import TEST
 from jaxadd.views.figures.drawing import Drawing
 from jaxadd.views.figures.style import (
     FLOOR,
     PALETTE,
-    SEQUENTIAL,
-    TEST,
     colour_bar,
     edges,
     from_zero,
     largest,
     log_axis,
     log_edges,
+    sequential,
     together,
 )
 
@@ -120,7 +120,7 @@ def _over_training(part: SubFigure, picture: Bars, height: float) -> None:
             cells,
             edges(np.arange(count)),
             np.ma.masked_invalid(frames).T,
-            cmap=SEQUENTIAL,
+            cmap=sequential(),
             norm=norm,
         )
         over.set(xlabel="step", ylabel=picture.xlabel)

@@ -9,16 +9,17 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from jaxadd.pictures import HeatMaps, Picture, frames_shown
+from jaxadd.views.colours import IMAGES, KINDS
 from jaxadd.views.figures.drawing import Drawing
 from jaxadd.views.figures.style import (
-    SEQUENTIAL,
-    TEST,
     around_zero,
     colour_bar,
     diverging,
     from_zero,
     heat,
     largest,
+    scale_of,
+    sequential,
     together,
     write_values,
 )
@@ -27,10 +28,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.axis import Axis
     from matplotlib.cm import ScalarMappable
-    from matplotlib.colors import Normalize
+    from matplotlib.colors import Colormap, Normalize
     from matplotlib.figure import SubFigure
 
-KINDS = ("#f3f0ea", "#c9d7ea", TEST, "#16324f", "#edae49", "#66a182", "#8d6a9f", "#b5835a")
 _NAMED = 40  # rows or columns, the most that are all named
 _NUMBERED = 16  # of those that are numbers
 _ACROSS = 4  # panels beside each other
@@ -160,7 +160,7 @@ def _draw(part: SubFigure, picture: HeatMaps, layout: _Layout, *, names: bool, s
 def _panel(ax: Axes, picture: HeatMaps, values: np.ndarray, norm: Normalize) -> ScalarMappable:
     from matplotlib.colors import ListedColormap
 
-    cmap = SEQUENTIAL if picture.row_labels or picture.column_labels else "Greys"
+    cmap: Colormap = sequential() if picture.row_labels or picture.column_labels else scale_of(IMAGES)
     if picture.diverging:
         cmap = diverging()
     elif picture.categories:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from jaxadd.views.figures.style import FLOOR, OTHER, PALETTE, TEST, new_figure, styled
+from jaxadd.views.colours import TEST
+from jaxadd.views.figures.style import FLOOR, OTHER, PALETTE, new_figure, styled
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -7,16 +7,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from jaxadd.pictures import Level, Lines, band, colour_numbers, log_from
+from jaxadd.views.colours import LINES, ORDERED, STACKED, TEST
 from jaxadd.views.figures.drawing import Drawing
-from jaxadd.views.figures.style import FLOOR, OTHER, PALETTE, TEST, curve, log_axis, plain_ticks
+from jaxadd.views.figures.style import FLOOR, curve, log_axis, plain_ticks, scale_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import SubFigure
 
-# Train and test, then the others; more than these repeat.
-COLOURS = (*PALETTE[:2], OTHER, *PALETTE[2:])
-STACKED = (PALETTE[0], PALETTE[1], "#d9d9d9", *PALETTE[2:])
 SHADES = ("#f3e3c3", "#d9e6d3", "#dcd6ea", "#d3e4ea")
 _LEGEND = 6  # Series that a legend inside the axes has room for.
 
@@ -40,7 +38,7 @@ def _draw(part: SubFigure, picture: Lines) -> None:
     x = np.asarray(picture.x)
     ax.set(xlabel=picture.xlabel, ylabel=picture.ylabel, yscale="log" if picture.log_y else "linear")
     for name, values in picture.behind.items():
-        ax.plot(x, values, color=COLOURS[0], lw=0.3, alpha=0.35, label=f"_{name}")
+        ax.plot(x, values, color=LINES[0], lw=0.3, alpha=0.35, label=f"_{name}")
     if picture.stacked:
         _stack(ax, picture, x)
     else:
@@ -67,11 +65,9 @@ def _draw(part: SubFigure, picture: Lines) -> None:
 def _colours(picture: Lines) -> list:
     numbers = colour_numbers(picture.series)
     if picture.ordered:
-        from matplotlib import colormaps
-
-        last = max(1, max(numbers) - 2)
-        return [COLOURS[i] if i < 2 else colormaps["viridis_r"](0.1 + 0.85 * (i - 2) / last) for i in numbers]
-    return [COLOURS[i if i < len(COLOURS) else 2 + (i - 2) % (len(COLOURS) - 2)] for i in numbers]
+        last, ordered = max(1, max(numbers) - 2), scale_of(ORDERED)
+        return [LINES[i] if i < 2 else ordered((i - 2) / last) for i in numbers]
+    return [LINES[i if i < len(LINES) else 2 + (i - 2) % (len(LINES) - 2)] for i in numbers]
 
 
 def _stack(ax: Axes, picture: Lines, x: np.ndarray) -> None:

@@ -8,14 +8,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from jaxadd.views.colours import ABSENT, TEST, TRAIN
 from jaxadd.views.figures.style import (
-    ABSENT,
     FLOOR,
     OTHER,
     PALETTE,
-    SEQUENTIAL,
-    TEST,
-    TRAIN,
     around_zero,
     brief,
     colour_bar,
@@ -24,6 +21,7 @@ from jaxadd.views.figures.style import (
     from_zero,
     largest,
     new_figure,
+    sequential,
     styled,
 )
 
@@ -195,7 +193,7 @@ def spike_damage(
     ):
         rows = np.arange(len(names))
         cells = np.ma.masked_invalid(values.T)
-        image = ax.pcolormesh(edges(step), edges(rows), cells, cmap=SEQUENTIAL, norm=norm)
+        image = ax.pcolormesh(edges(step), edges(rows), cells, cmap=sequential(), norm=norm)
         ax.set_yticks(rows, names, fontsize=8)
         ax.set(title=heading, facecolor=ABSENT)
         ax.grid(visible=False)

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from jaxadd.analysis.plateaus import smooth
-from jaxadd.views.figures.style import ARMS, FLOOR, OTHER, TEST, TRAIN, line, log_axis, new_figure, panels, styled
+from jaxadd.views.colours import TEST, TRAIN
+from jaxadd.views.figures.style import ARMS, FLOOR, OTHER, line, log_axis, new_figure, panels, styled
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

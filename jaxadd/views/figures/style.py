@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from jaxadd.pictures import START, band, log_from
+from jaxadd.views.colours import ABSENT, DIVERGING, LINES, SEQUENTIAL
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -21,11 +22,9 @@ if TYPE_CHECKING:
 
     from jaxadd.types import Metrics
 
-TRAIN, TEST, OTHER, FLOOR = "#3b6fb6", "#d1495b", "#4a4a4a", "#7d7d7d"
-ARMS = ("#3b6fb6", "#8fb4dd", "#d1495b", "#edae49")
-PALETTE = (TRAIN, TEST, "#edae49", "#66a182", "#8d6a9f", "#2e4057", "#8fb4dd", "#b5835a")
-SEQUENTIAL = "magma_r"
-ABSENT = "#eeeeee"
+OTHER, FLOOR = "#4a4a4a", "#7d7d7d"
+PALETTE = (*LINES[:2], *LINES[3:])
+ARMS = (PALETTE[0], PALETTE[6], PALETTE[1], PALETTE[2])
 _STYLE: dict[Any, Any] = {
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -155,11 +154,15 @@ def heat(
     rows: Sequence[str] | None = None,
     columns: Sequence[str] | None = None,
     *,
-    cmap: str | Colormap = SEQUENTIAL,
+    cmap: str | Colormap | None = None,
     norm: Normalize,
     size: float = 8,
 ) -> ScalarMappable:
-    """Draw a matrix, first row at the top, grey where it is NaN; `size` is of the ticks, points."""
+    """Draw a matrix, first row at the top, grey where it is NaN; `size` is of the ticks, points.
+
+    Colours are those of `sequential` by default.
+    """
+    cmap = sequential() if cmap is None else cmap
     image = ax.imshow(np.ma.masked_invalid(values), cmap=cmap, norm=norm, aspect="auto", interpolation="nearest")
     ax.grid(visible=False)
     ax.set_facecolor(ABSENT)
@@ -233,11 +236,21 @@ def around_zero(values: np.ndarray, power: float = 1) -> FuncNorm:
     return FuncNorm(functions, vmin=-reach, vmax=reach)
 
 
-def diverging() -> Colormap:
-    """Return the colours of signed values: blue below 0, white at 0, red above."""
+def scale_of(colours: Sequence[str]) -> Colormap:
+    """Return a scale of colours, given a few of them; see `views.colours`."""
     from matplotlib.colors import LinearSegmentedColormap
 
-    return LinearSegmentedColormap.from_list("below and above", ["#16324f", TRAIN, "#ffffff", TEST, "#6d1023"])
+    return LinearSegmentedColormap.from_list("scale", list(colours))
+
+
+def sequential() -> Colormap:
+    """Return the colours of values from the least to the largest."""
+    return scale_of(SEQUENTIAL)
+
+
+def diverging() -> Colormap:
+    """Return the colours of signed values, with those of 0 in the middle."""
+    return scale_of(DIVERGING)
 
 
 def together(places: Sequence[float], gap: float) -> list[list[int]]:

@@ -9,15 +9,15 @@ import numpy as np
 
 from jaxadd.sweeps.outcomes import OUTCOMES, Survival
 from jaxadd.tables import quantiles
+from jaxadd.views.colours import ABSENT, OUTCOME_COLOURS
 from jaxadd.views.figures.style import (
-    ABSENT,
     PALETTE,
-    SEQUENTIAL,
     colour_bar,
     log_axis,
     new_figure,
     panels,
     plain_ticks,
+    sequential,
     styled,
 )
 
@@ -30,7 +30,6 @@ Curves = Sequence[tuple[np.ndarray, np.ndarray]]
 NAMED = 12  # Curves that a legend can name.
 _BANDS = 4  # Curves whose bands can be told apart.
 _QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
-_OUTCOME_COLOURS = ("#66a182", "#edae49", "#d1495b", "#9a9a9a")
 
 
 @styled
@@ -181,11 +180,11 @@ def phase_diagram(
             ax.set_yticks(range(len(y)), [f"{v:g}" for v in y])
         above.set_facecolor(ABSENT)
         drawn = above.imshow(
-            np.ma.masked_invalid(steps[k]), origin="lower", norm=norm, cmap=SEQUENTIAL, aspect="auto"
+            np.ma.masked_invalid(steps[k]), origin="lower", norm=norm, cmap=sequential(), aspect="auto"
         )
         winner = np.argmax(outcomes[k], axis=-1)
         below.imshow(
-            winner, origin="lower", cmap=ListedColormap(_OUTCOME_COLOURS), vmin=-0.5, vmax=3.5, aspect="auto"
+            winner, origin="lower", cmap=ListedColormap(OUTCOME_COLOURS), vmin=-0.5, vmax=3.5, aspect="auto"
         )
         for i, j in np.ndindex(winner.shape):
             most = outcomes[k, i, j].max()
@@ -202,7 +201,7 @@ def phase_diagram(
     else:
         figure.suptitle(f"{title}\nhere no setting reached {what}", size="medium")
     figure.legend(
-        handles=[Patch(color=c, label=o) for c, o in zip(_OUTCOME_COLOURS, OUTCOMES, strict=True)],
+        handles=[Patch(color=c, label=o) for c, o in zip(OUTCOME_COLOURS, OUTCOMES, strict=True)],
         loc="outside lower center",
         ncols=4,
         fontsize=8,

@@ -33,10 +33,31 @@ from jaxadd.pictures import (
     log_from,
     thin,
 )
+from jaxadd.views import colours
 
 MAX_BYTES = 64 * 2**20  # of a page; a browser opens this in a few seconds
 _QUANTISED = 2**16  # From so many numbers on, an array takes two bytes each.
 _POINTS = 4_000  # of a curve; of more, the extremes in as many parts are kept
+
+
+_COLOURS = {
+    "lines": colours.LINES,
+    "stacked": colours.STACKED,
+    "ordered": colours.ORDERED,
+    "images": colours.IMAGES,
+    "light": {"sequential": colours.SEQUENTIAL, "diverging": colours.DIVERGING, "kinds": colours.KINDS},
+    "dark": {
+        "sequential": colours.SEQUENTIAL_DARK,
+        "diverging": colours.DIVERGING_DARK,
+        "kinds": colours.KINDS_DARK,
+    },
+}
+_INKS = (
+    f":root {{ --train: {colours.TRAIN}; --test: {colours.TEST}; --absent: {colours.ABSENT}; }}\n"
+    "@media (prefers-color-scheme: dark) {\n"
+    f"  :root {{ --train: {colours.TRAIN_DARK}; --test: {colours.TEST_DARK}; --absent: {colours.ABSENT_DARK}; }}\n"
+    "}\n"
+)
 
 
 def write(path: str | os.PathLike, title: str, subtitle: str, blocks: Sequence[Block]) -> None:
@@ -58,7 +79,9 @@ def render(title: str, subtitle: str, blocks: Sequence[Block]) -> str:
     pictures = [picture for block in blocks for picture in _pictures(block)]
     drawn = [_packed(picture) for picture in pictures]
     steps = sorted({step for block in drawn for step in _evolving(block)})
-    data = json.dumps({"steps": steps, "pictures": drawn}, allow_nan=False, separators=(",", ":"))
+    data = json.dumps(
+        {"steps": steps, "pictures": drawn, "colours": _COLOURS}, allow_nan=False, separators=(",", ":")
+    )
     # Nothing in it can end the element that holds it.
     data = data.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
     package = files(__package__)
@@ -73,7 +96,7 @@ def render(title: str, subtitle: str, blocks: Sequence[Block]) -> str:
         if steps
         else "",
         "BLOCKS": "".join(_section(i, block, int(first[i])) for i, block in enumerate(blocks)),
-        "STYLE": (package / "page.css").read_text(encoding="utf-8"),
+        "STYLE": (package / "page.css").read_text(encoding="utf-8") + _INKS,
         "SCRIPT": (package / "page.js").read_text(encoding="utf-8"),
         "DATA": data,
     }

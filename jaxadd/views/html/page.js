@@ -1,19 +1,11 @@
 "use strict";
 (() => {
-  // Train and test, then the others; more than these repeat.
-  const LINES = ["#3b6fb6", "#d1495b", "#6b6b6b", "#d99a2b", "#4f9a72", "#8d6a9f", "#5c7793", "#7aa9d8", "#b5835a"];
-  const STACKED = ["#3b6fb6", "#d1495b", "#b9b9b9", "#d99a2b", "#4f9a72", "#8d6a9f"];
-  const KINDS = ["#f3f0ea", "#c9d7ea", "#d1495b", "#16324f", "#d99a2b", "#4f9a72", "#8d6a9f", "#b5835a"];
-  const KINDS_DARK = ["#23272d", "#34507a", "#ef7b8b", "#dfe3e8", "#d99a2b", "#4f9a72", "#8d6a9f", "#b5835a"];
-  const VIRIDIS = ["#b5de2b", "#6ece58", "#35b779", "#1f9e89", "#26828e", "#31688e", "#3e4989", "#482878", "#440154"];
-  const MAGMA = ["#fcfdbf", "#feca8d", "#fd9668", "#f1605d", "#cd4071", "#9e2f7f", "#721f81", "#440f76", "#180f3d", "#000004"];
-  const GREYS = ["#ffffff", "#000000"];
-  const TWO_SIDED = ["#16324f", "#3b6fb6", "#9dbce0", "#f7f7f7", "#eba9b1", "#d1495b", "#7a1f2b"];
-  const TWO_SIDED_DARK = ["#9dbce0", "#6f9fe0", "#34507a", "#22272e", "#803543", "#ef7b8b", "#f6bcc4"];
   const data = JSON.parse(document.getElementById("data").textContent);
   const tip = document.getElementById("tip");
   const slider = document.getElementById("step");
   const dark = matchMedia("(prefers-color-scheme: dark)");
+  const { lines: LINES, stacked: STACKED, ordered: ORDERED, images: IMAGES } = data.colours;
+  const theme = () => data.colours[dark.matches ? "dark" : "light"];
   const redraws = [];
   const ink = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
 
@@ -131,11 +123,6 @@
     return table;
   }
 
-  function palette(diverging) {
-    if (!diverging) return colours(dark.matches ? [...MAGMA].reverse() : MAGMA);
-    return colours(dark.matches ? TWO_SIDED_DARK : TWO_SIDED);
-  }
-
   function showTip(event, text) {
     tip.textContent = text;
     tip.hidden = false;
@@ -183,7 +170,7 @@
   function lines(body, block, title) {
     const x = unpack(block.x), count = x.length, { levels } = block;
     const shades = block.spans.filter((span) => span[3] === null), plateaus = block.spans.filter((span) => span[3] !== null);
-    const ordered = colours(VIRIDIS), last = Math.max(1, ...block.series.map((one) => one.colour - 2));
+    const ordered = colours(ORDERED), last = Math.max(1, ...block.series.map((one) => one.colour - 2));
     const colourOf = (number, i) => {
       if (block.stacked) return STACKED[i % STACKED.length];
       if (block.ordered && number > 1) return rgb(ordered, (255 * (number - 2)) / last);
@@ -470,8 +457,8 @@
     }
 
     function draw() {
-      const frame = frameAt(steps), table = plain ? colours(GREYS) : palette(block.diverging), width = body.clientWidth;
-      const kinds = dark.matches ? KINDS_DARK : KINDS;
+      const frame = frameAt(steps), table = colours(plain ? IMAGES : block.diverging ? theme().diverging : theme().sequential), width = body.clientWidth;
+      const { kinds } = theme();
       state(frame);
       if (bar) drawScale(table);
       const measure = prepare(document.createElement("canvas"), 1, 1);
