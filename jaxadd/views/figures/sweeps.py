@@ -183,9 +183,7 @@ def phase_diagram(
             np.ma.masked_invalid(steps[k]), origin="lower", norm=norm, cmap=sequential(), aspect="auto"
         )
         winner = np.argmax(outcomes[k], axis=-1)
-        below.imshow(
-            winner, origin="lower", cmap=ListedColormap(OUTCOME_COLOURS), vmin=-0.5, vmax=3.5, aspect="auto"
-        )
+        below.imshow(winner, origin="lower", cmap=ListedColormap(OUTCOME_COLOURS), vmin=-0.5, vmax=3.5, aspect="auto")
         for i, j in np.ndindex(winner.shape):
             most = outcomes[k, i, j].max()
             if most < 1:
