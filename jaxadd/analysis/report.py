@@ -73,8 +73,8 @@ def analyse(trained: Trained, lane: int = 0, keys: str | None = None) -> Report:
     Args:
       trained: the networks.
       lane: the one that is drawn, and whose numbers are reported.
-      keys: how key frequencies are chosen, for a task that has them: a rule of `analysis.modular.report.RULES`, or a
-        list such as "3,6,23".
+      keys: how key frequencies are chosen, for a task that has them: a rule of `analysis.modular.measured.RULES`, or
+        a list such as "3,6,23".
 
     Raises:
       UserError: `keys` cannot be read, or the task has no key frequencies.

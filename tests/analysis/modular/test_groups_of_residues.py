@@ -8,7 +8,7 @@ from networks import drawn, quadratic
 
 from jaxadd.analysis import fourier
 from jaxadd.analysis.modular import bases, clocks, progress
-from jaxadd.analysis.modular.report import choose_keys
+from jaxadd.analysis.modular.measured import choose_keys
 from jaxadd.analysis.report import Trained, analyse
 from jaxadd.errors import UserError
 from jaxadd.models import Network, Transformer

@@ -7,7 +7,7 @@ import pytest
 from networks import drawn
 
 from jaxadd.analysis import fourier, performance
-from jaxadd.analysis.modular import clocks, progress
+from jaxadd.analysis.modular import clocks, figures, measured, progress
 from jaxadd.analysis.modular import report as modular
 from jaxadd.analysis.phases import Phases
 from jaxadd.analysis.report import Trained, analyse, summarize
@@ -137,7 +137,7 @@ def test_neuron_spectra_show_all_that_is_there_and_name_its_frequency():
     a = np.arange(p)
     wave = np.maximum(np.cos(2 * np.pi * k * a / p)[:, None] + np.cos(2 * np.pi * k * a / p), 0)
     transform = np.abs(fourier.basis(p) @ wave @ fourier.basis(p).T)
-    figure = modular._neurons([7], wave[None, None].astype(np.float32), np.array([4]), "subject", additive(p))
+    figure = figures._neurons([7], wave[None, None].astype(np.float32), np.array([4]), "subject", additive(p))
     activation, spectrum = figure.pictures
     np.testing.assert_array_equal(activation.frames["neuron 7"][0], wave.astype(np.float32))
     shown = spectrum.frames["neuron 7"][0]
@@ -148,7 +148,7 @@ def test_neuron_spectra_show_all_that_is_there_and_name_its_frequency():
     assert left_out.max() < 0.05 * transform.max()
     assert [(mark.name, mark.value) for mark in spectrum.marks] == [("const.", 0), ("6", 2 * k - 0.5)]
     assert spectrum.row_labels[2 * k - 1] == "cos 6"
-    dead = modular._neurons([3], np.zeros((1, 1, 5, 5), np.float32), np.array([4]), "subject", additive(5))
+    dead = figures._neurons([3], np.zeros((1, 1, 5, 5), np.float32), np.array([4]), "subject", additive(5))
     assert [mark.name for mark in dead.pictures[1].marks] == ["const."]
 
 
@@ -162,7 +162,7 @@ def clusters(frequency, explained):
         wave = np.cos(2 * np.pi * max(k, 1) * pairs[0] / p)
         rest = noise - noise.mean()
         columns.append(np.sqrt(part) * wave / wave.std() + np.sqrt(1 - part) * rest / rest.std())
-    return modular._clusters(jnp.asarray(np.stack(columns, 1), jnp.float32), "subject", additive(31)).pictures[0]
+    return figures._clusters(jnp.asarray(np.stack(columns, 1), jnp.float32), "subject", additive(31)).pictures[0]
 
 
 def test_clusters_are_counted():
@@ -205,7 +205,7 @@ def test_a_network_with_nan_answers_nothing_and_has_no_keys():
 
 # --- key frequencies --------------------------------------------------------------------------------------
 
-RULES = {name: fourier.mask([1 + i % 3], P) for i, name in enumerate(modular.RULES)}
+RULES = {name: fourier.mask([1 + i % 3], P) for i, name in enumerate(measured.RULES)}
 
 
 @pytest.mark.parametrize(
@@ -218,7 +218,7 @@ RULES = {name: fourier.mask([1 + i % 3], P) for i, name in enumerate(modular.RUL
     ],
 )
 def test_keys_are_a_rule_or_a_list(keys, chosen, frequencies):
-    words, mask = modular.choose_keys(keys, RULES, (P,))
+    words, mask = measured.choose_keys(keys, RULES, (P,))
     assert (words, fourier.frequencies(mask)) == (chosen, frequencies)
 
 
@@ -237,7 +237,7 @@ def test_keys_are_a_rule_or_a_list(keys, chosen, frequencies):
 )
 def test_keys_that_cannot_be_read_are_refused_in_one_line(keys, words):
     with pytest.raises(UserError) as error:
-        modular.choose_keys(keys, RULES, (P,))
+        measured.choose_keys(keys, RULES, (P,))
     assert words in str(error.value)
     assert "\n" not in str(error.value)
 
