@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from jaxadd.analysis import fourier
-from jaxadd.analysis.modular import bases, progress
+from jaxadd.analysis.modular import bases, tables
 from jaxadd.cli.experiment import Findings, Session, main
 from jaxadd.config import RunConfig
 from jaxadd.errors import UserError
@@ -86,7 +86,7 @@ def _spectra(
     """Describe the norms of the embedding of one network by frequency, a picture for each group."""
     pictures = []
     for kind, group in groups.items():
-        table = progress.as_if(network.task, group)
+        table = tables.as_if(network.task, group)
         embedding = table.of_elements(structure.token_vectors(network.params, network.model))
         norms = np.asarray(fourier.norms(embedding, 0, group.orders))
         keys = fourier.frequencies(fourier.keys_of_embedding(embedding, orders=group.orders))

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxadd.analysis import fourier
-from jaxadd.analysis.modular import progress
+from jaxadd.analysis.modular import progress, tables
 from jaxadd.cli.experiment import Findings, Session, main
 from jaxadd.config import RunConfig
 from jaxadd.errors import UserError
@@ -109,12 +109,12 @@ def conduct(study: Moduli, session: Session) -> Findings:
 
 def counted(network: Network) -> dict[str, int]:
     """Count the key frequencies of one network, by rule."""
-    table = progress.table(network.task, network.data.lane)
+    table = tables.table(network.task, network.data.lane)
     return {rule: int(count) for rule, count in _counted(network.params, network.model, table).items()}
 
 
 @functools.partial(jax.jit, static_argnames="model")
-def _counted(params: Params, model: Model, table: progress.Table) -> dict[str, jax.Array]:
+def _counted(params: Params, model: Model, table: tables.Table) -> dict[str, jax.Array]:
     state = progress.State(params, model, table, jnp.zeros(fourier.count(table.orders), bool))
     found = (
         fourier.keys_of_neurons(state.neurons),

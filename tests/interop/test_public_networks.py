@@ -11,7 +11,7 @@ from needs import reference_data
 from jaxadd import interop
 from jaxadd.analysis import fourier
 from jaxadd.analysis.group import report as group_report
-from jaxadd.analysis.modular import clocks, progress
+from jaxadd.analysis.modular import clocks, progress, tables
 from jaxadd.cli.checkpoint import trained
 from jaxadd.errors import UserError
 from jaxadd.models import Model, Network, PairMLP
@@ -25,7 +25,7 @@ def _measured(name):
     """A network of reference data, its task, the pairs, and its measures."""
     notes = []
     network = trained(reference_data() / name, Modular(), note=notes.append).networks[0]
-    table = progress.table(network.task, network.data.lane)
+    table = tables.table(network.task, network.data.lane)
     logits = network(table.inputs, cache=["blocks.0.mlp.hook_post"])
     return network, table, logits[0][:, 0], logits[1]["blocks.0.mlp.hook_post"][:, 0], notes
 

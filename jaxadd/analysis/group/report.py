@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxadd.analysis import measures, performance
 from jaxadd.analysis.errors import error_map
-from jaxadd.analysis.group import cayley, progress
+from jaxadd.analysis.group import cayley, progress, tables
 from jaxadd.analysis.group.cayley import Cayley
 from jaxadd.analysis.group.irreps import Irrep, meaning
 from jaxadd.analysis.group.subgroups import ON_COSETS, Subgroups, concentrations, subgroups
@@ -76,7 +76,7 @@ def _(task: Group, trained: Trained) -> Report:
     """Return the key irreps of each network, and the first network's errors over all pairs."""
     problem, declared = _problem(task, trained.networks[0])
     needed = tuple(one for one in declared if one.name in ("logit_similarity", "test_accuracy"))
-    names = [irrep.name for irrep in progress.irreps(task.known)]
+    names = [irrep.name for irrep in tables.irreps(task.known)]
     lines, listed = [], np.zeros(len(names), bool)
     for network in trained.networks:
         own = problem._replace(train=network.data.lane["train"], test=network.data.lane["test"])
@@ -108,9 +108,9 @@ def _caution(correct: float, pairs: str) -> str:
     )
 
 
-def _problem(task: Group, network: Network) -> tuple[progress.Problem, tuple[measures.Measure, ...]]:
-    names = tuple(irrep.name for irrep in progress.irreps(task.known))
-    return progress.problem(task, network.data.lane), measures.defined(progress.declarations(names), network)
+def _problem(task: Group, network: Network) -> tuple[tables.Problem, tuple[measures.Measure, ...]]:
+    names = tuple(irrep.name for irrep in tables.irreps(task.known))
+    return tables.problem(task, network.data.lane), measures.defined(progress.declarations(names), network)
 
 
 def _meaning(task: Group, names: Sequence[str], listed: np.ndarray) -> list[str]:
@@ -124,7 +124,7 @@ def _listed(names: Sequence[str], keys: np.ndarray) -> str:
 
 def _errors(task: Group, trained: Trained, lane: int) -> FigureOf:
     network = trained.networks[lane]
-    seen = progress.overview(network.params, network.model, progress.problem(task, network.data.lane))
+    seen = progress.overview(network.params, network.model, tables.problem(task, network.data.lane))
     return error_map(trained, lane, np.asarray(seen.correct), task.group.elements)
 
 
@@ -172,7 +172,7 @@ def measure(network: Network) -> State:
     task = network.task
     assert isinstance(task, Group)
     problem, declared = _problem(task, network)
-    irreps = progress.irreps(task.known)
+    irreps = tables.irreps(task.known)
     values = jax.device_get(progress.measures(network.params, network.model, problem, declarations=declared))
     keys = values["logit_similarity"] > progress.KEY
     neurons = _of_neurons(task, network, problem) if measures.needs_neurons(network.model) else None
@@ -221,7 +221,7 @@ def _table_in_words(table: Cayley, task: Group) -> list[str]:
     return [f"the table of its answers {latin}, has {identity} and is {associative}; {commuting}", which]
 
 
-def _of_neurons(task: Group, network: Network, problem: progress.Problem) -> _Neurons:
+def _of_neurons(task: Group, network: Network, problem: tables.Problem) -> _Neurons:
     explained = np.clip(np.asarray(progress.neurons_by_irrep(network.params, network.model, problem)), 0, 1)
     best = explained.argmax(axis=1)
     irrep = np.where(explained.max(axis=1) > _EXPLAINED, best, -1)

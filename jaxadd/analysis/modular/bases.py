@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxadd.analysis import fourier
-from jaxadd.analysis.modular import progress
+from jaxadd.analysis.modular import progress, tables
 from jaxadd.models import Model, Network, structure
 from jaxadd.tasks.modular import CyclicProduct, Modular
 from jaxadd.types import Params
@@ -25,7 +25,7 @@ def measures(network: Network, group: CyclicProduct) -> dict[str, float]:
     """
     task = network.task
     assert isinstance(task, Modular)
-    table = progress.as_if(task, group)
+    table = tables.as_if(task, group)
     everything = jnp.ones(fourier.count(group.orders), bool)
     declared = tuple(measure for measure in progress.MEASURES if measure.name in MEASURED)
     values = progress.measures(network.params, network.model, table, everything, declarations=declared)
@@ -39,7 +39,7 @@ def measures(network: Network, group: CyclicProduct) -> dict[str, float]:
 
 
 @functools.partial(jax.jit, static_argnames="model")
-def _seen(params: Params, model: Model, table: progress.Table) -> tuple[jax.Array, jax.Array | None]:
+def _seen(params: Params, model: Model, table: tables.Table) -> tuple[jax.Array, jax.Array | None]:
     embedding = table.of_elements(structure.token_vectors(params, model))
     name = structure.last_neurons(model)
     if name is None:

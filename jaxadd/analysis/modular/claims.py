@@ -16,8 +16,8 @@ from jaxadd.analysis import fourier, hypotheses
 from jaxadd.analysis.claims import Entry, Prepared, Problems, prepare
 from jaxadd.analysis.hypotheses import Claim, Kept, Part, Same
 from jaxadd.analysis.interventions import Site
-from jaxadd.analysis.modular import progress
-from jaxadd.analysis.modular.progress import Table
+from jaxadd.analysis.modular import tables
+from jaxadd.analysis.modular.tables import Table
 from jaxadd.models import Model, Network, structure
 from jaxadd.tasks import Modular
 from jaxadd.types import Batch, Params
@@ -28,7 +28,7 @@ def _(task: Modular, network: Network, key: jax.Array) -> Prepared:
     """Return the claims about a transformer and a sum or difference in a group; all pairs are the problems."""
     if task.group is None or task.operands != 2 or not structure.is_transformer(network.model):
         return Prepared((), None, None)
-    table = progress.table(task, network.data.lane)
+    table = tables.table(task, network.data.lane)
     targets = jax.device_put(np.asarray(table.group.elements, np.int32)[np.asarray(table.answers)])
     problems = Problems(Batch(table.inputs, targets[:, None]), table.inputs)
     return Prepared(entries(task, network, table, problems), problems, problems)

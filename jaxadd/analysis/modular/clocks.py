@@ -17,7 +17,7 @@ import numpy as np
 from jaxadd.analysis import fourier
 from jaxadd.analysis.measures import Measure
 from jaxadd.analysis.modular import progress
-from jaxadd.analysis.modular.progress import Table
+from jaxadd.analysis.modular.tables import Table
 from jaxadd.models import Model, structure
 from jaxadd.types import Params
 

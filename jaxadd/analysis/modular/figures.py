@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxadd.analysis import circuits, fourier
-from jaxadd.analysis.modular import pairs, progress
+from jaxadd.analysis.modular import pairs, tables
 from jaxadd.analysis.modular.measured import Measured, listed
 from jaxadd.analysis.modular.neurons import commitment, neurons
 from jaxadd.analysis.trained import FRAMES, Trained
@@ -42,7 +42,7 @@ def order_in_words(group: CyclicProduct) -> str:
 
 @functools.partial(jax.jit, static_argnames=("model", "neurons"))
 def _maps(
-    params: Params, model: Model, table: progress.Table, neurons: tuple[int, ...]
+    params: Params, model: Model, table: tables.Table, neurons: tuple[int, ...]
 ) -> tuple[jax.Array | None, jax.Array, jax.Array]:
     """Return over all pairs the first layer's attention from the last token, the logits' 2-D spectrum, and neurons.
 
@@ -129,7 +129,7 @@ def _attention(
     return FigureOf("attention_pairs", "Attention over all pairs", pictures, subject)
 
 
-def _readoff(network: Network, task: Modular, table: progress.Table, subject: str) -> FigureOf:
+def _readoff(network: Network, task: Modular, table: tables.Table, subject: str) -> FigureOf:
     # In the first layer all that `=` attends by is its own embedding there; later ones see what was written to it.
     scores = circuits.attention_readoff(network.params, network.model, 0, task.p, 2)
     scores = np.asarray(table.of_elements(scores, 1))

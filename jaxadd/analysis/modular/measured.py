@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxadd.analysis import circuits, fourier, measures
-from jaxadd.analysis.modular import clocks, progress
+from jaxadd.analysis.modular import clocks, progress, tables
 from jaxadd.errors import UserError
 from jaxadd.models import Model, Network, structure
 from jaxadd.tasks import Modular
@@ -36,7 +36,7 @@ class Measured(NamedTuple):
       numbers: for JSON.
     """
 
-    table: progress.Table
+    table: tables.Table
     activations: jax.Array | None
     rules: Mapping[str, jax.Array]
     chosen: str
@@ -60,7 +60,7 @@ def _plain(keys: jax.Array, orders: fourier.Orders) -> list[int | str]:
 def measure(task: Modular, network: Network, keys: str | None) -> Measured:
     """Measure a network; `keys` as for `choose_keys`."""
     params, model = network.params, network.model
-    table = progress.table(task, network.data.lane)
+    table = tables.table(task, network.data.lane)
     orders, count = table.orders, len(table.answers)
     logits, activations = _run(params, model, table)
     embedding = table.of_elements(structure.token_vectors(params, model))
@@ -88,7 +88,7 @@ def measure(task: Modular, network: Network, keys: str | None) -> Measured:
 
 
 @functools.partial(jax.jit, static_argnames="model")
-def _run(params: Params, model: Model, table: progress.Table) -> tuple[jax.Array, jax.Array | None]:
+def _run(params: Params, model: Model, table: tables.Table) -> tuple[jax.Array, jax.Array | None]:
     """Return the logits of the numbers, `[P², P]`, and the last layer's neurons, `[P², F]`; None without any."""
     name = structure.last_neurons(model)
     logits, cache = model.apply(params, table.inputs, [name] if name else [])

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxadd.analysis import circuits, fourier
-from jaxadd.analysis.modular.progress import Table
+from jaxadd.analysis.modular.tables import Table
 from jaxadd.errors import UserError
 from jaxadd.models import Model, structure
 from jaxadd.types import Params

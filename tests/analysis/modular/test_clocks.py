@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from networks import drawn
 
-from jaxadd.analysis.modular import clocks, progress
+from jaxadd.analysis.modular import clocks, tables
 from jaxadd.models import Transformer
 from jaxadd.tasks import Modular
 
 P = 5
 TASK = Modular(p=P, train_fraction=0.4)
-TABLE = progress.table(TASK, {name: pairs[0] for name, pairs in TASK.data([0]).lane.items()})
+TABLE = tables.table(TASK, {name: pairs[0] for name, pairs in TASK.data([0]).lane.items()})
 MODEL = Transformer(d_model=8, heads=2, d_mlp=16).build(TASK.sizes)
 
 

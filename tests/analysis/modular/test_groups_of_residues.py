@@ -7,7 +7,7 @@ import pytest
 from networks import drawn, quadratic
 
 from jaxadd.analysis import fourier
-from jaxadd.analysis.modular import bases, clocks, progress
+from jaxadd.analysis.modular import bases, clocks, progress, tables
 from jaxadd.analysis.modular.measured import choose_keys
 from jaxadd.analysis.report import Trained, analyse
 from jaxadd.errors import UserError
@@ -23,7 +23,7 @@ def task_of(operation, p):
 
 
 def table_of(task):
-    return progress.table(task, {name: pairs[0] for name, pairs in task.data([0]).lane.items()})
+    return tables.table(task, {name: pairs[0] for name, pairs in task.data([0]).lane.items()})
 
 
 @pytest.mark.parametrize(
@@ -50,9 +50,9 @@ def test_a_planted_network_is_simple_in_its_own_characters_alone(operation, p, k
     assert fourier.frequencies(fourier.keys_of_embedding(rows, orders=group.orders)) == tuple(keys)
     other = additive(p) if group.name == "multiplicative" else multiplicative(p)
     everything = jnp.ones(fourier.count(other.orders), bool)
-    there = progress.flat(progress.measures(params, model, progress.as_if(task, other), everything), other.orders)
+    there = progress.flat(progress.measures(params, model, tables.as_if(task, other), everything), other.orders)
     here = progress.flat(
-        progress.measures(params, model, progress.as_if(task, group, task.rule.sign), mask), group.orders
+        progress.measures(params, model, tables.as_if(task, group, task.rule.sign), mask), group.orders
     )
     assert here["logit_variance_explained"] == pytest.approx(1, abs=1e-5)
     assert there["logit_variance_explained"] < 0.05
@@ -123,7 +123,7 @@ def test_train_and_test_pairs_are_found_in_the_order_of_the_group():
     task = Modular(p=13, operation="divide", train_fraction=0.5, label_noise=0.2)
     data = task.data([0])
     lane = jax.tree.map(lambda x: x[0], data.lane)
-    table = progress.table(task, lane)
+    table = tables.table(task, lane)
     for part in ("train", "test"):
         expected = task.batch(lane[part], {})
         np.testing.assert_array_equal(table.inputs[getattr(table, part)], expected.inputs)

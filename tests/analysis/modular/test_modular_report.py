@@ -7,7 +7,7 @@ import pytest
 from networks import drawn
 
 from jaxadd.analysis import fourier, performance
-from jaxadd.analysis.modular import clocks, figures, measured, progress
+from jaxadd.analysis.modular import clocks, figures, measured, progress, tables
 from jaxadd.analysis.modular import report as modular
 from jaxadd.analysis.phases import Phases
 from jaxadd.analysis.report import Trained, analyse, summarize
@@ -53,7 +53,7 @@ def test_a_report_has_every_measure_and_figure(several):
         *GENERAL,
     ]
     network = two.networks[1]
-    table = progress.table(network.task, network.data.lane)
+    table = tables.table(network.task, network.data.lane)
     keys = fourier.mask(report.numbers["key_frequencies_neurons"], P)
     values = progress.measures(network.params, network.model, table, keys)
     for name, value in progress.flat(values, table.orders).items():

@@ -7,7 +7,7 @@ import pytest
 from networks import drawn, quadratic
 
 from jaxadd.analysis import fourier
-from jaxadd.analysis.modular import neurons, progress
+from jaxadd.analysis.modular import neurons, tables
 from jaxadd.errors import UserError
 from jaxadd.models import PairMLP, Transformer
 from jaxadd.tasks import Modular
@@ -18,7 +18,7 @@ def task_of(operation="add", p=13, equals="none"):
 
 
 def table_of(task):
-    return progress.table(task, {name: pairs[0] for name, pairs in task.data([0]).lane.items()})
+    return tables.table(task, {name: pairs[0] for name, pairs in task.data([0]).lane.items()})
 
 
 @pytest.mark.parametrize(("operation", "p"), [("add", 13), ("subtract", 12), ("multiply", 13), ("divide", 15)])

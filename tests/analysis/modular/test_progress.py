@@ -13,7 +13,7 @@ from networks import drawn
 
 from jaxadd.analysis import fourier, measures
 from jaxadd.analysis.measures import Measure
-from jaxadd.analysis.modular import progress
+from jaxadd.analysis.modular import progress, tables
 from jaxadd.errors import UserError
 from jaxadd.models import Transformer
 from jaxadd.tasks import Addition, Modular
@@ -29,7 +29,7 @@ def lane(task, seed=0):
 
 
 TASK = Modular(p=P, train_fraction=0.4)
-TABLE = progress.table(TASK, lane(TASK))
+TABLE = tables.table(TASK, lane(TASK))
 MODEL = SMALL.build(TASK.sizes)
 KEYS = fourier.mask([1, 3], P)
 
@@ -74,7 +74,7 @@ def plain_losses(logits, table, keys, sign):
 @pytest.mark.parametrize("operation", ["add", "subtract"])
 def test_losses_are_their_plain_definitions(operation):
     task = Modular(p=P, train_fraction=0.4, operation=operation)
-    table, params = progress.table(task, lane(task)), large()
+    table, params = tables.table(task, lane(task)), large()
     logits = np.asarray(applied(MODEL, params, table)[0][:, 0], np.float64)
     found = progress.measures(params, MODEL, table, KEYS)
     for name, loss in plain_losses(logits[:, :P], table, KEYS, 1 if operation == "add" else -1).items():
@@ -156,7 +156,7 @@ def test_a_clock_is_restricted_to_its_keys_and_knows_nothing_without(p):
     alpha = np.zeros((p + 1, 1), np.float32)
     alpha[keys, 0] = 1 + np.arange(len(keys))
     params = {"embed": {"W_E": jnp.asarray(alpha)}}
-    found = progress.measures(params, ClockModel(task.sizes), progress.table(task, lane(task)), fourier.mask(keys, p))
+    found = progress.measures(params, ClockModel(task.sizes), tables.table(task, lane(task)), fourier.mask(keys, p))
     assert 0.01 < found["full_loss_all"] < 0.9 * np.log(p)
     for split in SPLITS:
         np.testing.assert_allclose(found[f"{split}_loss"], found[f"full_loss_{split}"], rtol=1e-6)
@@ -256,4 +256,4 @@ def test_table_lists_all_pairs_in_order():
 @pytest.mark.parametrize("task", [Modular(p=P, operation="a2+ab+b2"), Modular(p=P, operands=3), Addition(digits=2)])
 def test_only_sums_have_these_measures(task):
     with pytest.raises(UserError, match="operation is add, subtract, multiply or divide, got"):
-        progress.table(task, {})
+        tables.table(task, {})
