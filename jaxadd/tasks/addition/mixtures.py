@@ -248,21 +248,17 @@ def _force_cascade(
     if start is None:
         start = jax.random.randint(start_key, (batch, 1), 0, digits - length)
     a, b = np.divmod(np.arange(base**2), base)
-
-    def pairs(key: jax.Array, wanted: np.ndarray) -> jax.Array:
-        table = jnp.asarray(np.stack([a, b])[:, wanted], jnp.int32)
-        return table[:, jax.random.randint(key, (batch, digits), 0, table.shape[1])]
-
+    wanted = a + b >= base, a + b == base - 1, a + b != base - 1
+    pairs = np.zeros((3, base**2, 2), np.int32)
+    for table, these in zip(pairs, wanted, strict=True):
+        table[: these.sum()] = np.stack([a, b], axis=1)[these]
+    # Mapped, as a compiler takes three times as long for three draws.
+    draw = jax.vmap(lambda key, count: jax.random.randint(key, (batch, digits), 0, count))
+    drawn = draw(jnp.stack([generate_key, propagate_key, stop_key]), jnp.asarray([these.sum() for these in wanted]))
     column = jnp.arange(digits)[None]
-    first, second = jnp.where(
-        (column == start)[None],
-        pairs(generate_key, a + b >= base),
-        jnp.where(
-            (column <= start + length)[None],
-            pairs(propagate_key, a + b == base - 1),
-            pairs(stop_key, a + b != base - 1),
-        ),
-    )
+    part = jnp.where(column == start, 0, jnp.where(column <= start + length, 1, 2))
+    chosen = jnp.take_along_axis(drawn, part[None], axis=0)[0]
+    first, second = jnp.moveaxis(jnp.asarray(pairs)[part, chosen], -1, 0)
     rest = jnp.zeros((batch, operands - 2, digits), jnp.int32)
     forced = jnp.concatenate([first[:, None], second[:, None], rest], axis=1)
     inside = jnp.broadcast_to((column >= start) & (column <= start + length + 1), (batch, digits))
