@@ -397,7 +397,9 @@ class Addition(Task):
         return Data({}, jax.tree.map(lambda *leaves: jnp.stack(leaves), *lanes))
 
     def _lane_data(self, key: jax.Array) -> dict[str, jax.Array]:
-        drawn = self._test_problems(key)
+        shape = (self.operands, self.digits)
+        uniform = self.test_examples if self.finite is None else None
+        drawn = _test_problems(key, shape, self.base, self.cascade_examples, uniform)
         if self.finite is None:
             return drawn
         train_key, test_key, _ = _data_keys(key)
@@ -406,16 +408,6 @@ class Addition(Task):
         test_shape = (min(self.test_examples, self.space - self.finite), self.operands, self.digits)
         test = Mixture().draw_distinct(test_key, test_shape, self.base, without=train)
         return {"train": jax.device_put(train), "test": jax.device_put(test), **drawn}
-
-    @functools.partial(jax.jit, static_argnums=0)
-    def _test_problems(self, key: jax.Array) -> dict[str, jax.Array]:
-        """Draw the test problems of one lane that do not depend on a fixed train set."""
-        _, test_key, cascade_key = _data_keys(key)
-        shape = (self.cascade_examples, self.operands, self.digits)
-        drawn = {"cascades": cascades_of_every_length(cascade_key, shape, self.base)}
-        if self.finite is None:
-            drawn["test"] = self.draw(test_key, self.test_examples, Mixture())
-        return drawn
 
     def train_batch(self, data: Data, key: jax.Array, step: jax.Array) -> Batch:
         """Draw the batch of one step: inputs `[B, T]`, targets `[B, R]`."""
@@ -473,6 +465,26 @@ class Addition(Task):
             free = scores.free_run(predict, batch.inputs, self.sizes.read)
             measured["free_digit_accuracy"] = scores.fraction(free == batch.targets, axis=0)
         return measured
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2, 3, 4))  # Not by task: tasks of other batches and orders share it.
+def _test_problems(
+    key: jax.Array, shape: tuple[int, int], base: int, each: int, uniform: int | None
+) -> dict[str, jax.Array]:
+    """Draw the test problems of one lane that do not depend on a fixed train set.
+
+    Args:
+      key: typed key of the lane.
+      shape: (M, N).
+      base: base of the digits.
+      each: number of problems with a cascade of each length.
+      uniform: number of uniform problems; None where they follow from a fixed train set.
+    """
+    _, test_key, cascade_key = _data_keys(key)
+    drawn = {"cascades": cascades_of_every_length(cascade_key, (each, *shape), base)}
+    if uniform is not None:
+        drawn["test"] = Mixture().draw(test_key, (uniform, *shape), base)
+    return drawn
 
 
 def _data_keys(key: jax.Array) -> jax.Array:
