@@ -42,6 +42,7 @@ from jaxadd.training import trainer
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 KEPT = 1.5 * 2**30  # bytes; one test may take 0.5 GB more
+KEPT_BY_NEXT_MODULE = 1.25 * 2**30
 LIBC = ctypes.CDLL(None)
 
 # The same examples every time: what is green stays green.
@@ -60,7 +61,19 @@ def pytest_collection_finish():
 def _little_memory():
     """Let go of what was compiled once it takes much memory, a megabyte a program; until then tests use it again."""
     yield
-    if resident() > KEPT:
+    forget_above(KEPT)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _less_memory_between_modules():
+    """Do so sooner between two modules, as the tests of one share most programs."""
+    yield
+    forget_above(KEPT_BY_NEXT_MODULE)
+
+
+def forget_above(limit):
+    """Let go of what was compiled where this process uses more memory, bytes."""
+    if resident() > limit:
         trainer._PROGRAMS.clear()
         jax.clear_caches()
         gc.collect()
