@@ -100,12 +100,12 @@ def test_what_is_tied_is_equal(name):
     model = Transformer(layers=2, d_model=8, heads=2, d_mlp=6, norm="rmsnorm", weights=weights).build(
         Sizes(length=5, classes=6, vocabulary=7)
     )
-    np.testing.assert_array_equal(*pair(jax.jit(lambda key: model.matrices(model.init(key)))(jax.random.key(0))))
+    np.testing.assert_array_equal(*pair(jax.jit(model.matrices)(drawn(model))))
 
 
 def test_query_heads_share_keys_and_values_in_groups():
     model = Transformer(d_model=8, heads=4, kv_heads=2, d_mlp=0).build(Sizes(5, 6, 7))
-    attn = jax.jit(lambda key: model.matrices(model.init(key)))(jax.random.key(0))["blocks.0"]["attn"]
+    attn = jax.jit(model.matrices)(drawn(model))["blocks.0"]["attn"]
     for name in ("W_K", "W_V"):
         w = np.asarray(attn[name])
         assert [[np.array_equal(w[i], w[j]) for j in range(4)] for i in range(4)] == [
@@ -127,7 +127,7 @@ def test_factors_are_drawn_apart_with_the_variance_of_a_full_matrix():
 def test_ranks_are_those_asked_for():
     weights = Weights(attention_rank=1, mlp_rank=2)
     model = Transformer(d_model=8, heads=2, d_mlp=6, weights=weights).build(Sizes(5, 6, 7))
-    block = jax.jit(lambda key: model.matrices(model.init(key)))(jax.random.key(0))["blocks.0"]
+    block = jax.jit(model.matrices)(drawn(model))["blocks.0"]
     assert [np.linalg.matrix_rank(block["attn"][f"W_{name}"]).tolist() for name in "QKVO"] == [[1, 1]] * 4
     assert [np.linalg.matrix_rank(block["mlp"][name]) for name in ("W_in", "W_out")] == [2, 2]
 
