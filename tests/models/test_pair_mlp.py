@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from networks import drawn
 
 from jaxadd.config import RunConfig
 from jaxadd.errors import UserError
@@ -47,7 +48,7 @@ def definition(config, params, tokens):
 @given(config=CONFIGS)
 def test_logits_are_those_of_the_definition(config):
     model = config.build(SIZES)
-    params = jax.tree.map(lambda w: w + 0.1, model.init(jax.random.key(1)))
+    params = drawn(model)
     compute = jax.jit(
         lambda params: (model.apply(params, TOKENS)[0], *model.apply(params, TOKENS, names=model.names))
     )

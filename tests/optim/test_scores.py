@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from networks import drawn
 
 from jaxadd.models import Transformer
 from jaxadd.optim import losses, scores
@@ -217,7 +218,7 @@ def case(request):
     """A random network with large weights, and 80 problems of base 3; `calls` grows with every trace."""
     task = Addition(digits=2, base=3, answer_order=request.param)
     model = Transformer(d_model=16, heads=2, d_mlp=32, layers=2).build(task.sizes)
-    params = jax.tree.map(lambda w: 2 * np.asarray(w), jax.jit(model.init)(jax.random.key(0)))
+    params = drawn(model, scale=0.5)
     calls = []
 
     def predict(inputs, read=None):

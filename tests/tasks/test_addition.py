@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from networks import drawn
 from test_mixtures import check_cascade, rows
 
 from jaxadd.config import RunConfig
@@ -314,8 +315,8 @@ def test_data_of_fresh_problems():
     assert data.lane["cascades"].shape == (2, 3, 20, 2, 3)
     assert not np.array_equal(data.lane["test"][0], data.lane["test"][1])
     np.testing.assert_array_equal(task.data([9]).lane["test"][0], data.lane["test"][1])
-    for length, drawn in enumerate(np.asarray(data.lane["cascades"][1])):
-        check_cascade(drawn, 10, length, 0)
+    for length, problems in enumerate(np.asarray(data.lane["cascades"][1])):
+        check_cascade(problems, 10, length, 0)
     batch = task.test_batch(lane(data))
     np.testing.assert_array_equal(batch.inputs, task.batch(data.lane["test"][0]).inputs)
 
@@ -506,7 +507,7 @@ def test_no_logit_depends_on_the_answer_it_predicts():
     """The gradient of the logits at a position read with respect to a later embedding is exactly zero."""
     task = Addition(digits=2, base=4)
     model = Transformer(d_model=8, heads=2, d_mlp=16, layers=2).build(task.sizes)
-    params, inputs = jax.jit(model.init)(jax.random.key(0)), task.batch(task.draw(jax.random.key(1), 4)).inputs
+    params, inputs = drawn(model), task.batch(task.draw(jax.random.key(1), 4)).inputs
 
     def logits(shift):
         return model.apply(params, inputs, edits={"hook_embed": lambda e: e + shift[None]})[0].sum((0, 2))

@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 import pytest
+from networks import drawn
 
 from jaxadd.models import Transformer
 from jaxadd.tasks import Addition
@@ -39,5 +40,5 @@ def test_every_target_has_a_form_without_signs(target):
     batch = task.batch(task.draw(jax.random.key(0), 5))
     assert int(batch.inputs.max()) < task.sizes.vocabulary == 10 + (target == "parallel")
     model = Transformer(d_model=8, heads=2, d_mlp=8).build(task.sizes)
-    logits = jax.jit(lambda key: model.apply(model.init(key), batch.inputs)[0])(jax.random.key(0))
+    logits = jax.jit(lambda params: model.apply(params, batch.inputs)[0])(drawn(model))
     assert logits.shape == (*batch.targets.shape, 10)
