@@ -4,10 +4,6 @@ import os
 import re
 import subprocess
 import sys
-import tempfile
-
-# Kept from run to run.
-FOLDER = os.path.join(tempfile.gettempdir(), f"jaxadd-tests-{os.getuid()}")
 
 # Compiling takes most of the suite's time. Without LLVM's optimisations and XLA's fusion emitters it takes a quarter
 # of the time and half of the memory.

@@ -7,18 +7,18 @@ import os
 import runpy
 import shutil
 import sys
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
 import compiler
 
 # Many tests compile the same small program. Set before JAX is imported, and for child processes too.
-os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", compiler.FOLDER)
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.join(tempfile.gettempdir(), f"jaxadd-tests-{os.getuid()}"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 if os.environ.pop("PYTHONDONTWRITEBYTECODE", None):  # Every process would compile the source of JAX again.
     sys.dont_write_bytecode = False
-    # Beside any cache of compiled programs: an empty one says nothing of the sources.
-    sys.pycache_prefix = f"{compiler.FOLDER}-bytecode"
+    sys.pycache_prefix = f"{os.environ['JAX_COMPILATION_CACHE_DIR']}-bytecode"
     os.environ["PYTHONPYCACHEPREFIX"] = sys.pycache_prefix
 if "XLA_FLAGS" not in os.environ:
     os.environ["XLA_FLAGS"] = compiler.flags()
