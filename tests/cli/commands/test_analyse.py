@@ -12,7 +12,7 @@ from networks import drawn
 from jaxadd import interop
 from jaxadd.cli import output
 from jaxadd.cli.commands import analyse
-from jaxadd.cli.commands.analyse import describe, finite
+from jaxadd.cli.commands.analyse import finite
 from jaxadd.config import RunConfig
 from jaxadd.models import MLP, Transformer
 from jaxadd.runs import load, train
