@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from jaxadd.models.transformer import Transformer
 
 _ATTENTION = ("W_Q", "W_K", "W_V", "W_O")
+_SCORES = ("W_Q", "W_K")
 _MLP = ("W_gate", "W_in", "W_out")
 _GROUPED = ("W_K", "W_V", "b_K", "b_V")  # Shared by several query heads where kv_heads is below heads.
 _HEAD_NORMS = ("q_norm", "k_norm")
@@ -37,6 +38,9 @@ class Weights:
     """free; or key: W_V is W_K"""
     output: Literal["free", "query"] = "free"
     """free; or query: W_O of each head is the transpose of its W_Q"""
+    scores: Literal["free", "positions"] = "free"
+    """free; or positions: tokens are embedded in the first half of the stream, and queries and keys read the second,
+    so that attention depends on positions alone"""
     norms: Literal["free", "shared"] = "free"
     """free; or shared: one weight for all norms of the stream, and one for those of queries and keys"""
     layers: Literal["free", "shared"] = "free"
@@ -58,6 +62,20 @@ def check(config: "Transformer") -> None:
     tied = config.weights
     if tied.embed == "arc" and config.d_model < 2:
         raise UserError(f"an arc embedding needs d_model of at least 2, got {config.d_model}")
+    if tied.scores == "positions":
+        beyond = {
+            f"{config.layers} layers": config.layers != 1,
+            f"positions {config.positions}": config.positions not in ("learned", "sinusoidal"),
+            f"norm {config.norm}": config.norm != "none" and config.norm_where != "post",
+            f"embed {tied.embed}": tied.embed != "free",
+            f"attention_rank {tied.attention_rank}": tied.attention_rank != 0,
+            f"d_model {config.d_model}": config.d_model < 2,
+        }
+        if found := [name for name, there in beyond.items() if there]:
+            raise UserError(
+                "scores by positions need one layer, learned or sinusoidal positions, no norm before attention, a free "
+                f"embedding, full matrices and d_model of at least 2, got {' and '.join(found)}"
+            )
     for name, rank, most in (
         ("attention_rank", tied.attention_rank, min(config.d_model, config.head_width)),
         ("mlp_rank", tied.mlp_rank, min(config.d_model, config.d_mlp)),
@@ -87,6 +105,9 @@ def free(config: "Transformer", key: jax.Array, matrices: Params, sizes: Sizes) 
         stride = _ARC / len(matrices["embed"]["W_E"])
         arc = {"radius": _RADIUS, "start": (stride - _ARC) / 2, "stride": stride}
         params["embed"] = {name: jnp.float32(number) for name, number in arc.items()}
+    if tied.scores == "positions":
+        half = config.d_model // 2
+        params["embed"] = {"W_E": params["embed"]["W_E"][:, :half]}
     if tied.unembed == "embed":
         del params["unembed"]["W_U"]
         if not params["unembed"]:
@@ -115,6 +136,8 @@ def matrices(config: "Transformer", params: Params, sizes: Sizes) -> Params:
         full["pos_embed"] = {"W_pos": params["pos_embed"]["W_pos"][jnp.asarray(sizes.places)]}
     if tied.embed == "arc":
         full["embed"] = {"W_E": _arc(params["embed"], sizes.vocabulary or 0, config.d_model)}
+    if tied.scores == "positions":
+        full["embed"] = {"W_E": jnp.pad(full["embed"]["W_E"], [(0, 0), (0, config.d_model - config.d_model // 2)])}
     if tied.unembed == "embed":
         full["unembed"] = {**full.get("unembed", {}), "W_U": full["embed"]["W_E"][: sizes.classes].T}
     for i in range(config.layers):
@@ -144,6 +167,9 @@ def _free_block(config: "Transformer", key: jax.Array, block: Params) -> Params:
     attn, mlp = dict(block["attn"]), dict(block.get("mlp", {}))
     kv_heads = config.kv_heads or config.heads
     attn = {name: w[:kv_heads] if name in _GROUPED else w for name, w in attn.items()}
+    if tied.scores == "positions":
+        for name in _SCORES:
+            attn[name] = attn[name][:, config.d_model // 2 :]
     if tied.value == "key":
         del attn["W_V"]
     if tied.output == "query":
@@ -163,6 +189,9 @@ def _full_block(config: "Transformer", block: Params) -> dict[str, Any]:
     tied = config.weights
     parts = {part: _products(block[part]) for part in ("attn", "mlp") if part in block}
     attn = parts["attn"]
+    if tied.scores == "positions":
+        for name in _SCORES:
+            attn[name] = jnp.pad(attn[name], [(0, 0), (config.d_model // 2, 0), (0, 0)])
     if tied.value == "key":
         attn["W_V"] = attn["W_K"]
     group = config.heads // (config.kv_heads or config.heads)
