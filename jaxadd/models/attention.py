@@ -11,6 +11,7 @@ import operator
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxadd.models.hooks import Hooks
 from jaxadd.models.layers import Norm, Stream, matmul, normal
@@ -56,18 +57,14 @@ class Attention(nn.Module):
             if c.positions != "rope":
                 return stream
             hook = f"hook_rot_{name}"
-            stream = stream.map(lambda rows: rotated(rows, positions, c))
+            stream = stream.map(lambda rows: rotated(rows, positions, self.numbers, c))
             return Stream(tap(hook, stream.per_example()), None) if hooks.uses(self.prefix + hook) else stream
 
         at_index, every = jnp.asarray(at), jnp.arange(len(stream.rows))
-        numbers = jnp.asarray(self.numbers)
-        at_number = numbers[at_index]
         q, k, v = project("Q", stream.at(at)), project("K", stream), project("V", stream)
-        q, k = prepared("q", q, at_number), prepared("k", k, numbers)
+        q, k = prepared("q", q, at_index), prepared("k", k, every)
         causal = c.attention == "causal"
-        visible = (
-            every[None] <= at_index[:, None] if causal else jnp.ones((len(at_index), len(every)), bool)
-        )  # [R, T]
+        visible = every[None] <= at_index[:, None] if causal else jnp.ones((len(at_index), len(every)), bool)  # [R, T]
         if c.attention_mix == 0 and not hooks.uses(f"{self.prefix}hook_attn_scores"):
             pattern = jnp.broadcast_to(
                 visible[..., None, None].astype(stream.rows.dtype),
@@ -80,7 +77,8 @@ class Attention(nn.Module):
                 scores = jnp.where(visible[..., None, None], scores, MASKED)
             scores = scores / math.sqrt(k_width)
             if c.positions == "alibi":
-                distance = jnp.abs(at_number[:, None] - numbers[None]).astype(scores.dtype)
+                numbers = jnp.asarray(self.numbers)
+                distance = jnp.abs(numbers[at_index][:, None] - numbers[None]).astype(scores.dtype)
                 scores = (
                     scores - distance[..., None, None] * jnp.asarray(slopes(c.heads), scores.dtype)[None, None, None]
                 )
@@ -96,14 +94,17 @@ class Attention(nn.Module):
         return matmul(z.reshape(*z.shape[:2], -1), w_o.reshape(-1, c.d_model), b_o)
 
 
-def rotated(x: jax.Array, positions: jax.Array, config: Transformer) -> jax.Array:
-    """Rotate pairs of coordinates of queries or keys `[R, B, H, K]` by their position times a frequency (Su 2021).
+def rotated(x: jax.Array, positions: jax.Array, numbers: tuple[int, ...], config: Transformer) -> jax.Array:
+    """Rotate pairs of coordinates by the number of a position times a frequency (Su 2021).
 
-    Pair j turns by rope_scale · θ^(-2j/K) radians from one position to the next.
+    Args:
+      x: queries or keys `[R, B, H, K]`.
+      positions: int `[R]`.
+      numbers: what stands for each of the T positions.
+      config: the architecture.
     """
-    half = config.head_width // 2
-    angle = jnp.outer(positions, config.rope_scale * config.rope_theta ** (-jnp.arange(half) / half))[:, None, None]
-    cos, sin = jnp.cos(angle).astype(x.dtype), jnp.sin(angle).astype(x.dtype)
+    half, angle = config.head_width // 2, config.angles(numbers)  # float64: float32 angles err by 1e-5 at 100 radians.
+    cos, sin = (jnp.asarray(y, x.dtype)[positions][:, None, None] for y in (np.cos(angle), np.sin(angle)))
     if config.rope_pairs == "interleaved":
         a, b = x[..., ::2], x[..., 1::2]
         return jnp.stack([a * cos - b * sin, a * sin + b * cos], axis=-1).reshape(x.shape)

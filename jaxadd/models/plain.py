@@ -9,6 +9,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxadd.models import structure
 from jaxadd.models.attention import MASKED, slopes
@@ -26,7 +27,7 @@ def forward(params: Params, model: Model, tokens: jax.Array) -> jax.Array:
     Raises UserError for an architecture that is not a transformer.
     """
     config, params = structure.transformer(model.untied), model.matrices(params)
-    x, numbers = params["embed"]["W_E"][tokens], jnp.asarray(config.numbered(model.sizes))
+    x, numbers = params["embed"]["W_E"][tokens], np.asarray(config.numbered(model.sizes))
     if config.positions == "learned":
         x = x + params["pos_embed"]["W_pos"]
     for i in range(config.layers):
@@ -49,7 +50,7 @@ def sublayer(config: Transformer, block: Params, name: str, x: jax.Array, functi
     return x + out
 
 
-def attention(config: Transformer, params: Params, x: jax.Array, numbers: jax.Array) -> jax.Array:
+def attention(config: Transformer, params: Params, x: jax.Array, numbers: np.ndarray) -> jax.Array:
     """Return the sum of the outputs of all heads of a layer, `[B, T, D]`; `numbers` `[T]` stand for positions."""
     q, k, v = (
         einsum("btd,hdk->bhtk", x, params[f"W_{name}"])
@@ -72,13 +73,11 @@ def attention(config: Transformer, params: Params, x: jax.Array, numbers: jax.Ar
     return einsum("bhqk,hkd->bqd", z, params["W_O"]) + params.get("b_O", 0)
 
 
-def rotated(config: Transformer, x: jax.Array, numbers: jax.Array) -> jax.Array:
+def rotated(config: Transformer, x: jax.Array, numbers: np.ndarray) -> jax.Array:
     """Rotate queries or keys `[B, H, T, K]`: pairs of coordinates as complex numbers, times e^(i · angle)."""
-    half = config.head_width // 2
-    angle = jnp.outer(numbers, config.rope_scale * config.rope_theta ** (-jnp.arange(half) / half))
-    interleaved = config.rope_pairs == "interleaved"
+    half, interleaved = config.head_width // 2, config.rope_pairs == "interleaved"
     pairs = x.reshape(*x.shape[:-1], half, 2) if interleaved else x.reshape(*x.shape[:-1], 2, half).swapaxes(-1, -2)
-    turned = (pairs[..., 0] + 1j * pairs[..., 1]) * jnp.exp(1j * angle)
+    turned = (pairs[..., 0] + 1j * pairs[..., 1]) * jnp.asarray(np.exp(1j * config.angles(numbers)))
     parts = [turned.real, turned.imag]
     return jnp.stack(parts, axis=-1).reshape(x.shape) if interleaved else jnp.concatenate(parts, axis=-1)
 

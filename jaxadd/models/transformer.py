@@ -1,9 +1,11 @@
 """The config of the decoder-only transformer."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import jax
+import numpy as np
 
 from jaxadd.errors import UserError, check_choices
 from jaxadd.models import weights
@@ -161,6 +163,14 @@ class Transformer(ModelConfig):
     def numbered(self, sizes: Sizes) -> tuple[int, ...]:
         """Return the number that stands for each of the T positions: its index, or the place of its digit."""
         return sizes.places if self.position_index == "place" else tuple(range(sizes.length))
+
+    def angles(self, numbers: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Return what rotary positions turn the pairs of coordinates by, radians, float64 `[T, K/2]`.
+
+        Pair j turns by rope_scale · θ^(-2j/K) from one number to the next.
+        """
+        half = self.head_width // 2
+        return np.outer(numbers, self.rope_scale * self.rope_theta ** (-np.arange(half) / half))
 
     def activation_names(self) -> tuple[str, ...]:
         """Return the names of all activations but the logits, those of TransformerLens where it has one."""

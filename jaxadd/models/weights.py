@@ -73,8 +73,8 @@ def check(config: "Transformer") -> None:
         }
         if found := [name for name, there in beyond.items() if there]:
             raise UserError(
-                "scores by positions need one layer, learned or sinusoidal positions, no norm before attention, a free "
-                f"embedding, full matrices and d_model of at least 2, got {' and '.join(found)}"
+                "scores by positions need one layer, learned or sinusoidal positions, no norm before attention, a "
+                f"free embedding, full matrices and d_model of at least 2, got {' and '.join(found)}"
             )
     for name, rank, most in (
         ("attention_rank", tied.attention_rank, min(config.d_model, config.head_width)),

@@ -132,7 +132,10 @@ def _transformer(model: Model, params: Params, tokens: np.ndarray) -> Rounded:
         out = attention(block["attn"], pattern, heads.v, apart=errors is not None)
         x = attended(config, block, x, out)
         if last:
-            return read_out(config, params, x, errors)._replace(radius=0.0)
+            logits = unembedding(config, params, x, errors)
+            error = logits.error if errors is None else logits.error + errors.through(params["unembed"]["W_U"])
+            value = sum((y.value @ w for y, w in logits.terms), logits.bias)
+            return rounding.limited(Rounded(value, sum((y.error @ np.abs(w) for y, w in logits.terms), error)))
         x = _after_mlp(config, block, x)
     raise AssertionError("a transformer has a layer")
 
@@ -179,13 +182,9 @@ def queries_keys_values(config: Transformer, block: Params, x: Rounded, numbers:
 
 
 def _rotated(config: Transformer, x: Rounded, numbers: np.ndarray) -> Rounded:
-    """Rotate queries or keys `[B, T, H, K]`, whose angles, sines and cosines are float32 too."""
-    half = config.head_width // 2
-    angle = np.outer(numbers, config.rope_scale * config.rope_theta ** (-np.arange(half) / half))[:, None]
-    # Of the power: that of the function, and of its exponent, which is up to log θ. Two products follow.
-    power = rounding.FUNCTION + abs(math.log(config.rope_theta)) * rounding.UNIT
-    error = np.abs(angle) * (power + 2 * rounding.FUNCTION) + rounding.FUNCTION
-    cos, sin = Rounded(np.cos(angle), error), Rounded(np.sin(angle), error)
+    """Rotate queries or keys `[B, T, H, K]`; sines and cosines are rounded from float64 to float32."""
+    half, angle = config.head_width // 2, config.angles(numbers)[:, None]
+    cos, sin = (Rounded(x, rounding.UNIT * np.abs(x) + rounding.TINY) for x in (np.cos(angle), np.sin(angle)))
     interleaved = config.rope_pairs == "interleaved"
     first, second = (slice(0, None, 2), slice(1, None, 2)) if interleaved else (slice(0, half), slice(half, None))
     a, b = x.map(lambda y: y[..., first]), x.map(lambda y: y[..., second])
@@ -197,7 +196,7 @@ def _rotated(config: Transformer, x: Rounded, numbers: np.ndarray) -> Rounded:
     join = lambda y, z: (
         np.stack([y, z], axis=-1).reshape(x.value.shape) if interleaved else np.concatenate([y, z], axis=-1)
     )
-    return Rounded(*(join(y, z) for y, z in zip(parts[0][:2], parts[1][:2], strict=True)))
+    return Rounded(join(parts[0].value, parts[1].value), join(parts[0].error, parts[1].error))
 
 
 def scores(config: Transformer, heads: Heads, at: Sequence[int]) -> Rounded:
@@ -267,21 +266,20 @@ def scores_of_tokens(config: Transformer, heads: Heads, read: int, own: int) -> 
     return s.map(lambda y: y[:, :, 0].transpose(1, 2, 0))
 
 
-@np.errstate(invalid="ignore")
-def allowances(
-    config: Transformer, params: Params, stream: Rounded, heads: Heads, read: int, own: int, possible: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Bound the errors of float32 at one position over all tokens before it, for one layer without norms.
+def errors_of_attention(
+    config: Transformer, params: Params, heads: Heads, read: int, own: int, possible: np.ndarray
+) -> tuple[np.ndarray, Rounded]:
+    """Bound what float32 errs by in the one layer's attention at one position, over all tokens before it.
 
     Args:
       config, params: the network.
-      stream, heads: of every token at every position.
+      heads: of every token at every position.
       read, own: the position and the token there.
       possible: bool `[P, V]`, the tokens that may be at each position.
 
     Returns:
-      float64 `[H]`, the largest relative error of an attention weight; and float64 `[classes]`, the largest error of
-      a logit for exact weights.
+      float64 `[H]`, the largest relative error of an attention weight; and what attention writes, `[D]`: the interval
+      over all tokens, for exact weights and for those of float32, and the errors of everything but the weights.
     """
     s, seen = scores_of_tokens(config, heads, read, own), read + 1
     high, low = (np.where(possible, sign * s.value, -np.inf).max(axis=(1, 2)) for sign in (1, -1))
@@ -299,12 +297,10 @@ def allowances(
     beyond = np.repeat(relative + rounding.gamma(seen + 3), config.head_width) * np.maximum(
         np.abs(most), np.abs(least)
     )
-    z = Rounded((most - least) / 2, error, (most + least) / 2 + beyond)
-    x = stream.map(lambda y: y[own, read])._replace(radius=np.zeros(stream.value.shape[-1]))
-    x = attended(config, params["blocks.0"], x, written(attn, z))
+    out = written(attn, Rounded((most - least) / 2, error, (most + least) / 2 + beyond))
     # A value that is not finite is not masked either: 0 times it is not a number.
     bounded = np.isfinite(heads.v.error).all() and (exponent < rounding.LARGEST_LOG).all()
-    return relative, np.where(bounded, read_out(config, params, x).error, np.inf)
+    return relative, out if bounded else out._replace(error=np.full_like(out.error, np.inf))
 
 
 def attended(config: Transformer, block: Params, x: Rounded, out: Rounded) -> Rounded:
@@ -350,34 +346,88 @@ def _after_mlp(config: Transformer, block: Params, x: Rounded) -> Rounded:
     return _after(config, block, "ln2", x, rounding.linear(neurons(config, block, x), mlp["W_out"], mlp.get("b_out")))
 
 
-def read_out(config: Transformer, params: Params, x: Rounded, errors: WeightErrors | None = None) -> Rounded:
-    """Return the logits `[..., C]` for the stream `[..., D]` after attention of the last block.
+def before_unembedding(config: Transformer, params: Params, x: Rounded) -> Rounded:
+    """Return what is unembedded, `[..., D]`, for the stream `[..., D]` after attention of the last block."""
+    x = _after_mlp(config, params[f"blocks.{config.layers - 1}"], x)
+    return _norm(config, params.get("ln_final"), x) if config.final_norm else x
+
+
+class Unembedding(NamedTuple):
+    """The logits as a sum of products, and what float32 may err by in this sum.
+
+    Attributes:
+      terms: quantities `[..., n]` with their matrices `[n, C]`.
+      bias: `[C]`.
+      error: `[..., C]`, bound on the error of the sum for exact terms.
+    """
+
+    terms: list[tuple[Rounded, np.ndarray]]
+    bias: np.ndarray
+    error: np.ndarray
+
+
+def unembedding(config: Transformer, params: Params, x: Rounded, errors: WeightErrors | None = None) -> Unembedding:
+    """Return the logits `[..., C]` as a sum, for the stream `[..., D]` after attention of the last block.
 
     Errors of attention weights may be given apart from those of x, where there are no norms.
     """
-    block, w_u, b_u = params[f"blocks.{config.layers - 1}"], params["unembed"]["W_U"], params["unembed"].get("b_U")
+    block, w_u = params[f"blocks.{config.layers - 1}"], params["unembed"]["W_U"]
+    b_u = params["unembed"].get("b_U", np.zeros(w_u.shape[1]))
     direct = config.norm == "none" or (config.norm_where == "pre" and not config.final_norm)
     if not (config.d_mlp and direct):
-        x = _after_mlp(config, block, x)
-        x = _norm(config, params.get("ln_final"), x) if config.final_norm else x
-        read = rounding.linear(x, w_u, b_u)
-        return read if errors is None else rounding.limited(read._replace(error=read.error + errors.through(w_u)))
-    # Either (x + post W_out + b_out) W_U or x W_U + post (W_out W_U) + b_out W_U: both have at most F + D + 4
-    # roundings on the way of any product to the sum.
-    post, mlp = neurons(config, block, x, errors), block["mlp"]
-    w, b = mlp["W_out"] @ w_u, mlp.get("b_out", np.zeros(len(w_u)))
-    exact_sum = rounding.linear(x, w_u).value + rounding.linear(post, w).value + b @ w_u
-    radius: np.ndarray | float = 0.0
-    if isinstance(x.radius, np.ndarray):
-        assert isinstance(post.radius, np.ndarray)
-        radius = x.radius @ np.abs(w_u) + post.radius @ np.abs(w)
-    n = sum(mlp["W_out"].shape) + 4
-    passed = x.error @ np.abs(w_u) + post.error @ np.abs(w) + (0 if errors is None else errors.through(w_u))
-    sizes = (x.magnitude + post.magnitude @ np.abs(mlp["W_out"]) + np.abs(b)) @ np.abs(w_u)
-    error = passed + rounding.gamma(n) * sizes + n * rounding.TINY
-    if b_u is not None:
-        exact_sum, error = exact_sum + b_u, error + rounding.gamma(n) * np.abs(b_u)
-    return rounding.limited(Rounded(exact_sum, error, radius))
+        x = before_unembedding(config, params, x)
+        terms, bias, n = [(x, w_u)], b_u, len(w_u) + 1
+        sizes = x.magnitude @ np.abs(w_u) + np.abs(b_u)
+    else:
+        # Either (x + post W_out + b_out) W_U or x W_U + post (W_out W_U) + b_out W_U: both have at most F + D + 4
+        # roundings on the way of any product to the sum.
+        post, mlp = neurons(config, block, x, errors), block["mlp"]
+        b_out = mlp.get("b_out", np.zeros(len(w_u)))
+        terms, bias, n = [(x, w_u), (post, mlp["W_out"] @ w_u)], b_out @ w_u + b_u, sum(mlp["W_out"].shape) + 4
+        sizes = (x.magnitude + post.magnitude @ np.abs(mlp["W_out"]) + np.abs(b_out)) @ np.abs(w_u) + np.abs(b_u)
+    fits = sizes <= rounding.LARGEST  # False for NaN.
+    return Unembedding(terms, bias, np.where(fits, rounding.gamma(n) * sizes + n * rounding.TINY, np.inf))
+
+
+def over_rivals(w: np.ndarray, base: int) -> np.ndarray:
+    """Subtract from what belongs to each digit what belongs to each other digit.
+
+    Args:
+      w: `[..., classes]`.
+      base: number of digits.
+
+    Returns:
+      `[base, base - 1, ...]`; the rivals of a digit are in ascending order.
+    """
+    first = np.moveaxis(w, -1, 0)
+    return first[:base, None] - first[rivals(base)]
+
+
+def rivals(base: int) -> np.ndarray:
+    """Return the other digits of each digit in ascending order, int `[base, base - 1]`."""
+    return np.asarray([[j for j in range(base) if j != y] for y in range(base)])
+
+
+@np.errstate(invalid="ignore")
+def error_of_margins(config: Transformer, params: Params, x: Rounded, target: np.ndarray, base: int) -> np.ndarray:
+    """Bound what float32 errs by in the margins over all rivals.
+
+    Args:
+      config, params: the network.
+      x: the stream after attention of the last block, `[C or 1, D]`.
+      target: correct digits, int `[C]`.
+      base: number of digits.
+
+    Returns:
+      float64 `[C, base - 1]`.
+    """
+    terms, _, error = unembedding(config, params, x)
+    error = np.broadcast_to(error, (len(target), error.shape[-1]))
+    own = np.take_along_axis(error, target[:, None], axis=1)
+    result = own + np.take_along_axis(error, rivals(base)[target], axis=1)
+    for y, w in terms:  # Errors on the way to the logits are errors of both, and cancel as far as the two are alike.
+        result = result + (np.abs(over_rivals(w, base))[target] @ y.error[..., None])[..., 0]
+    return np.where(np.isnan(result), np.inf, result)  # An infinite error times 0.
 
 
 def _pair_mlp(config: PairMLP, params: Params, tokens: np.ndarray) -> Rounded:

@@ -3,7 +3,8 @@
 A `Rounded` holds, element by element, the exact value of a quantity (computed in float64, for one input or as an
 interval for many) and a bound on the distance of a float32 result from it. Every operation here adds the error that
 its own roundings may make to the error that it passes on; this is the standard a-priori analysis (Higham 2002,
-chapters 3 and 4).
+chapters 3 and 4). With an interval of values it may also hold one of their derivatives, which is how far a function
+of several quantities is from a linear one.
 
 Assumptions:
 
@@ -11,6 +12,7 @@ Assumptions:
   Then a sum of n products errs by at most γ_n Σ |x||w|, γ_n = n u / (1 - n u), u = 2⁻²⁴. Matrix products have
   precision highest; TF32 and bfloat16 are not covered.
 - A float32 elementary function (exp, sin, cos, erf, reciprocal root) errs by at most 4 units in the last place.
+- Sines and cosines of rotary positions are computed in float64 and rounded to float32.
 - Results below 2⁻¹²⁶ may be flushed to zero. Where a result may exceed 10³⁷, the error is infinite.
 
 The float64 results stand for exact ones: their own error is 2⁻²⁹ of what is allowed for float32, and every allowance
@@ -27,30 +29,56 @@ UNIT = 2.0**-24 * (1 + 2.0**-20)  # Of float32, with room for float64.
 FUNCTION = 8 * UNIT  # Relative error of an elementary function: 4 units in the last place.
 TINY = 2.0**-125  # Absolute error of a result that may be flushed to zero, and of an input of it.
 LARGEST_LOG = 100.0  # Largest bound of the error of a log weight with which anything is computed.
-_LARGEST = 1e37
+LARGEST = 1e37  # What float32 surely holds.
 _SMALLEST_SQUARE = 1e-29  # Of a root mean square: what is flushed to zero is 2⁻²⁴ of it at most, and of no account.
 
 ASSUMPTIONS = (
     "float32 operations round to nearest; sums are taken in any order, with or without fused multiply-add",
     "matrix products have precision highest: TF32 and bfloat16 are not covered",
+    "sines and cosines of rotary positions are computed in float64 and rounded to float32",
     "float32 exp, sin, cos, erf and reciprocal roots err by at most 4 units in the last place",
     "results below 2^-126 may be flushed to zero",
     "bounds are computed in float64, whose rounding is covered by 2^-20 of the allowance for float32",
 )
 
 
+class Slope(NamedTuple):
+    """An interval of derivatives, by S inputs.
+
+    Attributes:
+      value: `[..., S, n]`, the centre.
+      radius: `[..., S, n]`, half the width.
+    """
+
+    value: np.ndarray
+    radius: np.ndarray
+
+    def times(self, factor: np.ndarray, radius: np.ndarray | float = 0.0) -> "Slope":
+        """Multiply by factors in an interval, the centre `[..., n]`, or `[..., 1]`, and its radius."""
+        factor, radius = factor[..., None, :], radius[..., None, :] if isinstance(radius, np.ndarray) else radius
+        size = np.abs(factor) + radius
+        return Slope(self.value * factor, np.abs(self.value) * radius + self.radius * size)
+
+    def plus(self, other: "Slope | None") -> "Slope":
+        """Add the derivative of another quantity; None is that of a constant."""
+        return self if other is None else Slope(self.value + other.value, self.radius + other.radius)
+
+
 class Rounded(NamedTuple):
     """Exact values, and how far float32 results may be from them; float64 arrays that broadcast together.
 
     Attributes:
-      value: `[...]`, the exact value, or the centre of the interval of exact values.
-      error: `[...]`, bound on the distance of a float32 result from the exact value.
-      radius: `[...]`, half the width of the interval of exact values; 0 for a single input.
+      value: `[..., n]`, the exact value, or the centre of the interval of exact values.
+      error: `[..., n]`, bound on the distance of a float32 result from the exact value.
+      radius: `[..., n]`, half the width of the interval of exact values; 0 for a single input.
+      slope: the derivatives of the exact values wherever the inputs are in their intervals; None for a constant, and
+        where nobody asks for them.
     """
 
     value: np.ndarray
     error: np.ndarray
     radius: np.ndarray | float = 0.0
+    slope: Slope | None = None
 
     @property
     def magnitude(self) -> np.ndarray:
@@ -69,6 +97,7 @@ class Rounded(NamedTuple):
 
     def map(self, function: Callable[[np.ndarray], np.ndarray]) -> "Rounded":
         """Apply an indexing or reshaping that moves elements and computes nothing."""
+        assert self.slope is None  # Its axes are others.
         radius = function(self.radius) if isinstance(self.radius, np.ndarray) else self.radius
         return Rounded(function(self.value), function(self.error), radius)
 
@@ -84,7 +113,7 @@ def gamma(n: int) -> float:
     return n * UNIT / (1 - n * UNIT)
 
 
-def limited(x: Rounded, most: float = _LARGEST) -> Rounded:
+def limited(x: Rounded, most: float = LARGEST) -> Rounded:
     """Return x, with an infinite error where a float32 result may be above `most`, or is not a number."""
     fits = x.magnitude <= most  # False for NaN.
     return x if np.all(fits) else x._replace(error=np.where(fits, x.error, np.inf))
@@ -94,7 +123,8 @@ def add(x: Rounded, y: Rounded) -> Rounded:
     """Add two quantities."""
     value, radius = x.value + y.value, x.radius + y.radius
     error = x.error + y.error
-    return limited(Rounded(value, error + UNIT * (np.abs(value) + radius + error) + TINY, radius))
+    slope = y.slope if x.slope is None else x.slope.plus(y.slope)
+    return limited(Rounded(value, error + UNIT * (np.abs(value) + radius + error) + TINY, radius, slope))
 
 
 def product(x: Rounded, y: Rounded) -> Rounded:
@@ -104,7 +134,9 @@ def product(x: Rounded, y: Rounded) -> Rounded:
     if isinstance(x.radius, np.ndarray) or isinstance(y.radius, np.ndarray):
         radius = np.abs(x.value) * y.radius + np.abs(y.value) * x.radius + x.radius * y.radius
     error = x.magnitude * y.error + (y.magnitude - y.error) * x.error
-    return limited(Rounded(value, error + UNIT * x.magnitude * y.magnitude + TINY, radius))
+    slopes = [a.slope.times(b.value, b.radius) for a, b in ((x, y), (y, x)) if a.slope is not None]
+    slope = slopes[0].plus(slopes[1] if len(slopes) == 2 else None) if slopes else None
+    return limited(Rounded(value, error + UNIT * x.magnitude * y.magnitude + TINY, radius, slope))
 
 
 def linear(x: Rounded, w: np.ndarray, b: np.ndarray | None = None) -> Rounded:
@@ -115,7 +147,8 @@ def linear(x: Rounded, w: np.ndarray, b: np.ndarray | None = None) -> Rounded:
     if b is not None:
         value = value + b
         error = error + gamma(n) * np.abs(b) + TINY
-    return limited(Rounded(value, error, radius))
+    slope = None if x.slope is None else Slope(_matmul(x.slope.value, w), _matmul(x.slope.radius, size))
+    return limited(Rounded(value, error, radius, slope))
 
 
 def _matmul(x: np.ndarray, w: np.ndarray) -> np.ndarray:
@@ -184,11 +217,17 @@ def scaled(x: Rounded, weight: np.ndarray | None, epsilon: float) -> Rounded:
     error = np.minimum(length, (x.error + reach * (reach * x.error).sum(axis=-1, keepdims=True) / n) / root)
     error = error + (gamma(n + 4) + FUNCTION) * (size + error) + TINY
     # Squares may overflow, and be flushed to zero.
-    fits = ((np.sqrt(most) + x.error) ** 2).sum(axis=-1, keepdims=True) <= _LARGEST
+    fits = ((np.sqrt(most) + x.error) ** 2).sum(axis=-1, keepdims=True) <= LARGEST
     error = np.where(fits & (root**2 >= _SMALLEST_SQUARE), error, np.inf)
-    w = np.ones(n) if weight is None else weight
-    result = Rounded((y_low + y_high) / 2, error, (y_high - y_low) / 2 if isinstance(x.radius, np.ndarray) else 0.0)
-    return result if weight is None else product(result, exact(w))
+    value, radius = (y_low + y_high) / 2, (y_high - y_low) / 2 if isinstance(x.radius, np.ndarray) else 0.0
+    slope = None
+    if x.slope is not None:
+        along = x.slope.times(value, radius)
+        inward = Slope(*(part.mean(axis=-1, keepdims=True) for part in along)).times(-value, radius)
+        slowest, fastest = (1 / np.sqrt(part.mean(axis=-1, keepdims=True) + epsilon) for part in (most, least))
+        slope = x.slope.plus(inward).times((fastest + slowest) / 2, (fastest - slowest) / 2)
+    result = Rounded(value, error, radius, slope)
+    return result if weight is None else product(result, exact(weight))
 
 
 def centred(x: Rounded) -> Rounded:
@@ -198,28 +237,59 @@ def centred(x: Rounded) -> Rounded:
     value = x.value - mean(x.value)
     error = x.error + mean(x.error) + gamma(n + 1) * mean(x.magnitude)
     error = error + UNIT * (x.magnitude + mean(x.magnitude) + error) + n * TINY
-    radius = x.radius * (1 - 2 / n) + mean(x.radius) if isinstance(x.radius, np.ndarray) else 0.0
-    return limited(Rounded(value, error, radius))
+    inner = lambda y: y * (1 - 2 / n) + mean(y)  # Half the width of what may be anywhere within half its width.
+    radius = inner(x.radius) if isinstance(x.radius, np.ndarray) else 0.0
+    slope = None if x.slope is None else Slope(x.slope.value - mean(x.slope.value), inner(x.slope.radius))
+    return limited(Rounded(value, error, radius, slope))
 
 
 def activation(name: str, x: Rounded) -> Rounded:
     """Apply an activation function of `models.model.ACTIVATIONS`."""
-    function, slope, monotone, least = _FUNCTIONS[name]
-    value, radius = function(x.value), x.radius
+    function, derivative, steepest = _FUNCTIONS[name]
+    value, radius, slope = function(x.value), x.radius, None
     if isinstance(radius, np.ndarray):
-        low, high = function(x.low), function(x.high)
-        low, high = np.minimum(low, high), np.maximum(low, high)
-        if not monotone:
-            inside = (x.low < least) & (least < x.high)
-            low = np.where(inside, function(np.asarray(least)), low)
-        # Around the value of the centre, which a caller may want alone.
-        radius = np.maximum(high - value, value - low) if name != "sin" else x.radius
-    steepest = 2 * x.magnitude if name == "square" else slope
-    error = steepest * x.error
+        low, high = function.between(x.low, x.high)
+        radius = np.maximum(
+            high - value, value - low
+        )  # Around the value of the centre, which a caller may want alone.
+    if x.slope is not None:
+        low, high = derivative.between(x.low, x.high)
+        slope = x.slope.times((high + low) / 2, (high - low) / 2)
+    error = (2 * x.magnitude if name == "square" else steepest) * x.error
     if name not in ("relu", "abs", "identity"):
         # A product or quotient and an elementary function of an argument that is rounded once more.
-        error = error + 3 * FUNCTION * (np.abs(value) + radius + error + slope * x.magnitude) + TINY
-    return limited(Rounded(value, error, radius))
+        slope_of_argument = 0.0 if name == "square" else steepest
+        error = error + 3 * FUNCTION * (np.abs(value) + radius + error + slope_of_argument * x.magnitude) + TINY
+    return limited(Rounded(value, error, radius, slope))
+
+
+class _Function(NamedTuple):
+    """A function in float64.
+
+    Attributes:
+      of: the function, element by element.
+      turns: all arguments where it is largest or least among those near; None where it changes as fast as its
+        argument at most, and has too many of them to be listed.
+    """
+
+    of: Callable[[np.ndarray], np.ndarray]
+    turns: tuple[float, ...] | None = ()
+
+    def __call__(self, x: np.ndarray) -> np.ndarray:
+        return self.of(x)
+
+    def between(self, low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return bounds of the least and largest value between two arguments."""
+        if self.turns is None:
+            middle, radius = self.of((low + high) / 2), (high - low) / 2
+            return middle - radius, middle + radius
+        ends = self.of(low), self.of(high)
+        least, largest = np.minimum(*ends), np.maximum(*ends)
+        for turn in self.turns:
+            inside, there = (low < turn) & (turn < high), self.of(np.asarray(turn))
+            least = np.where(inside, np.minimum(least, there), least)
+            largest = np.where(inside, np.maximum(largest, there), largest)
+        return least, largest
 
 
 def _sigmoid(x: np.ndarray) -> np.ndarray:
@@ -229,17 +299,31 @@ def _sigmoid(x: np.ndarray) -> np.ndarray:
 _erf = np.vectorize(math.erf, otypes=[np.float64])  # NumPy has none.
 
 
-def _gelu(x: np.ndarray) -> np.ndarray:
-    return x * 0.5 * (1 + _erf(x / math.sqrt(2)))
+def _normal(x: np.ndarray) -> np.ndarray:
+    """Return the probability that a standard normal variable is below x."""
+    return 0.5 * (1 + _erf(x / math.sqrt(2)))
 
 
-# By name: the function in float64, the largest absolute derivative, whether it is monotone, and where it is least.
-_FUNCTIONS: dict[str, tuple[Callable[[np.ndarray], np.ndarray], float, bool, float]] = {
-    "relu": (lambda x: np.maximum(x, 0), 1.0, True, 0.0),
-    "identity": (lambda x: x, 1.0, True, 0.0),
-    "abs": (np.abs, 1.0, False, 0.0),
-    "square": (np.square, 0.0, False, 0.0),
-    "sin": (np.sin, 1.0, False, 0.0),
-    "silu": (lambda x: x * _sigmoid(x), 1.0999, False, -1.2784645427610738),
-    "gelu": (_gelu, 1.1290, False, -0.7517915241370145),
+_SILU, _GELU = -1.2784645427610738, -0.7517915241370145  # Where they are least.
+_STEEPEST_SILU, _STEEPEST_GELU = 2.399357280515467, math.sqrt(2)  # Where, and at minus which, they are steepest.
+
+# By name: the function, its derivative, and the largest absolute derivative.
+_FUNCTIONS: dict[str, tuple[_Function, _Function, float]] = {
+    "relu": (_Function(lambda x: np.maximum(x, 0)), _Function(lambda x: (x > 0).astype(float)), 1.0),
+    "identity": (_Function(lambda x: x), _Function(np.ones_like), 1.0),
+    "abs": (_Function(np.abs, (0.0,)), _Function(np.sign), 1.0),
+    "square": (_Function(np.square, (0.0,)), _Function(lambda x: 2 * x), math.inf),
+    "sin": (_Function(np.sin, None), _Function(np.cos, None), 1.0),
+    "silu": (
+        _Function(lambda x: x * _sigmoid(x), (_SILU,)),
+        _Function(lambda x: _sigmoid(x) * (1 + x * (1 - _sigmoid(x))), (-_STEEPEST_SILU, _STEEPEST_SILU)),
+        1.0999,
+    ),
+    "gelu": (
+        _Function(lambda x: x * _normal(x), (_GELU,)),
+        _Function(
+            lambda x: _normal(x) + x * np.exp(-(x**2) / 2) / math.sqrt(2 * math.pi), (-_STEEPEST_GELU, _STEEPEST_GELU)
+        ),
+        1.1290,
+    ),
 }

@@ -10,8 +10,8 @@ import pytest
 from networks import column_adder, drawn
 
 from jaxadd.analysis.certificates import bounds, columns, exhaustive, search, spaces
-from jaxadd.analysis.certificates.certificate import Certificate
-from jaxadd.analysis.certificates.certify import certify
+from jaxadd.analysis.certificates.certificate import NOTHING, Certificate
+from jaxadd.analysis.certificates.certify import Certification, certify
 from jaxadd.analysis.certificates.check import check
 from jaxadd.errors import UserError
 from jaxadd.models import MLP, Network, Transformer
@@ -150,16 +150,35 @@ def test_every_case_is_below_the_margins_of_its_problems():
     assert covered.all()
 
 
-@pytest.mark.parametrize(
-    "fields", [{"positions": "rope"}, {"positions": "alibi", "attention_bias": True}, {"d_mlp": 0}]
-)
+BOUNDED = {
+    "rotary": {"positions": "rope"},
+    "alibi": {"positions": "alibi", "attention_bias": True},
+    "no MLP": {"d_mlp": 0},
+    "published": {
+        "norm": "rmsnorm", "qk_norm": True, "positions": "rope", "mlp": "gated", "activation": "silu", "mlp_bias": False
+    },
+    "layer norms around": {"norm": "layernorm", "norm_where": "both", "activation": "gelu", "unembed_bias": True},
+    "norms after": {"norm": "rmsnorm", "norm_where": "post", "mlp": "gated", "activation": "relu"},
+    "no final norm": {"norm": "layernorm", "final_norm": False, "activation": "sin", "attention_bias": True},
+    "square": {"activation": "square"},
+    "absolute": {"activation": "abs", "mlp": "gated"},
+    "norms alone": {"norm": "rmsnorm", "d_mlp": 0},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("fields", BOUNDED.values(), ids=BOUNDED)
 def test_other_architectures_are_bounded_too(fields):
     task = task_of(2, 2)
     model = Transformer(**{"d_model": 8, "heads": 2, "d_mlp": 10, **fields}).build(task.sizes)
-    network = Network(drawn(model, 0, 0.5), model, task)
-    least = min(part["margin"] for part in bounded(network, 2_000))
-    margin = exact_margin(network)
-    assert margin - 5 < least <= margin + 1e-4
+    for scale in (0.5, 0.1):
+        network = Network(drawn(model, 0, scale), model, task)
+        certificate = Certification(network, "bounds")
+        parts = [certificate.examine(part) for part in certificate.parts]
+        margin = exact_margin(network)
+        least = min(part["margin"] for part in parts)
+        assert margin - 5 < least <= margin + 1e-4
+        assert all(part["slack"] <= part["margin"] for part in parts)
+        check(certificate.conclude(parts), network)
 
 
 def test_the_weights_of_all_cases_sum_to_one():
@@ -216,7 +235,8 @@ def test_values_that_overflow_where_they_are_masked_leave_no_bound():
     assert not np.isfinite(float32_logits(network)[1]).all()
     part = bounds.Bounds(network).examine((0,))
     assert part["open_weight"] == pytest.approx(1)
-    assert part["allowance"] is None
+    assert part["slack"] == NOTHING
+    json.dumps(part, allow_nan=False)
 
 
 def test_cases_whose_weights_float64_cannot_hold_have_no_bound():
@@ -459,8 +479,7 @@ def test_a_certificate_of_another_network_is_rejected():
     ("fields", "says"),
     [
         ({"layers": 3}, "one layer .* 3 layers"),
-        ({"norm": "rmsnorm"}, "no norms"),
-        ({"activation": "gelu"}, "relu neurons"),
+        ({"attention_mix": 0.5}, "attention_mix 0.5"),
         ({"dropout": 0.1}, "without dropout"),
         ({"dtype": "bfloat16"}, "float32"),
     ],
