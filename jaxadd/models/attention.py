@@ -64,7 +64,9 @@ class Attention(nn.Module):
         q, k, v = project("Q", stream.at(at)), project("K", stream), project("V", stream)
         q, k = prepared("q", q, at_index), prepared("k", k, every)
         causal = c.attention == "causal"
-        visible = every[None] <= at_index[:, None] if causal else jnp.ones((len(at_index), len(every)), bool)  # [R, T]
+        visible = (
+            every[None] <= at_index[:, None] if causal else jnp.ones((len(at_index), len(every)), bool)
+        )  # [R, T]
         if c.attention_mix == 0 and not hooks.uses(f"{self.prefix}hook_attn_scores"):
             pattern = jnp.broadcast_to(
                 visible[..., None, None].astype(stream.rows.dtype),
@@ -103,7 +105,10 @@ def rotated(x: jax.Array, positions: jax.Array, numbers: tuple[int, ...], config
       numbers: what stands for each of the T positions.
       config: the architecture.
     """
-    half, angle = config.head_width // 2, config.angles(numbers)  # float64: float32 angles err by 1e-5 at 100 radians.
+    half, angle = (
+        config.head_width // 2,
+        config.angles(numbers),
+    )  # float64: float32 angles err by 1e-5 at 100 radians.
     cos, sin = (jnp.asarray(y, x.dtype)[positions][:, None, None] for y in (np.cos(angle), np.sin(angle)))
     if config.rope_pairs == "interleaved":
         a, b = x[..., ::2], x[..., 1::2]

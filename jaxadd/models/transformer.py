@@ -194,9 +194,11 @@ class Transformer(ModelConfig):
 
     def untied(self) -> "Transformer":
         """Return the same network with every matrix a parameter of its own."""
+        bias = self.attention_bias or self.weights.scores == "distance"  # Which holds the queries and keys.
+        result = replace(self, weights=Weights(), kv_heads=None, attention_bias=bias)
         if self.positions in ("learned", "sinusoidal"):  # A row of W_pos for each position.
-            return replace(self, weights=Weights(), kv_heads=None, positions="learned", position_index="sequence")
-        return replace(self, weights=Weights(), kv_heads=None)
+            return replace(result, positions="learned", position_index="sequence")
+        return result
 
     def free(self, key: jax.Array, matrices: Params, sizes: Sizes) -> Params:
         """Return the initial trained parameters, given those of the untied network."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxadd.errors import UserError, check_choices
 from jaxadd.types import Params, Sizes
@@ -38,11 +39,14 @@ class Weights:
     """free; or key: W_V is W_K"""
     output: Literal["free", "query"] = "free"
     """free; or query: W_O of each head is the transpose of its W_Q"""
-    scores: Literal["free", "positions"] = "free"
-    """free; or positions: tokens are embedded in the first half of the stream, and queries and keys read the second,
-    so that attention depends on positions alone"""
-    norms: Literal["free", "shared"] = "free"
-    """free; or shared: one weight for all norms of the stream, and one for those of queries and keys"""
+    value_rank: int = 0
+    """width of values: the other coordinates of a head's values are 0, so that W_V W_O has this rank; 0 for all"""
+    scores: Literal["free", "positions", "distance"] = "free"
+    """free; positions: tokens are embedded in the first half of the stream, and queries and keys read the second;
+    distance: each head has one query, and a fixed key, which positions rotate. Both attend whatever the tokens are"""
+    norms: Literal["free", "shared", "final"] = "free"
+    """free; shared: one weight for all norms of the stream, and one for those of queries and keys; final: of the
+    norms of the stream only the final one has a weight, which loses nothing where matrices follow the others"""
     layers: Literal["free", "shared"] = "free"
     """free; or shared: all blocks have the parameters of the first"""
     attention_rank: int = 0
@@ -52,7 +56,7 @@ class Weights:
 
     def __post_init__(self) -> None:
         check_choices(self)
-        for name in ("attention_rank", "mlp_rank"):
+        for name in ("attention_rank", "mlp_rank", "value_rank"):
             if getattr(self, name) < 0:
                 raise UserError(f"{name} must be at least 0, got {getattr(self, name)}")
 
@@ -62,22 +66,29 @@ def check(config: "Transformer") -> None:
     tied = config.weights
     if tied.embed == "arc" and config.d_model < 2:
         raise UserError(f"an arc embedding needs d_model of at least 2, got {config.d_model}")
-    if tied.scores == "positions":
-        beyond = {
-            f"{config.layers} layers": config.layers != 1,
-            f"positions {config.positions}": config.positions not in ("learned", "sinusoidal"),
-            f"norm {config.norm}": config.norm != "none" and config.norm_where != "post",
-            f"embed {tied.embed}": tied.embed != "free",
-            f"attention_rank {tied.attention_rank}": tied.attention_rank != 0,
-            f"d_model {config.d_model}": config.d_model < 2,
-        }
-        if found := [name for name, there in beyond.items() if there]:
-            raise UserError(
-                "scores by positions need one layer, learned or sinusoidal positions, no norm before attention, a "
-                f"free embedding, full matrices and d_model of at least 2, got {' and '.join(found)}"
-            )
+    whole = {"attention_rank 0": not tied.attention_rank}
+    apart = whole | {"value free": tied.value == "free", "output free": tied.output == "free"}
+    needs = {
+        "scores positions": whole
+        | {
+            "one layer": config.layers == 1,
+            "learned or sinusoidal positions": config.positions in ("learned", "sinusoidal"),
+            "no norm before attention": config.norm == "none" or config.norm_where == "post",
+            "embed free": tied.embed == "free",
+            "d_model of at least 2": config.d_model > 1,
+        },
+        "scores distance": apart
+        | {"rotary positions": config.positions == "rope", "no norm of queries and keys": not config.qk_norm},
+        "norms final": {"a final norm": config.norm == "none" or config.final_norm},
+        "a value_rank": apart,
+    }
+    chosen = [f"scores {tied.scores}", f"norms {tied.norms}", *(["a value_rank"] if tied.value_rank else [])]
+    for name in chosen:
+        if missing := [what for what, there in needs.get(name, {}).items() if not there]:
+            raise UserError(f"{name} needs {' and '.join(missing)}")
     for name, rank, most in (
         ("attention_rank", tied.attention_rank, min(config.d_model, config.head_width)),
+        ("value_rank", tied.value_rank, min(config.d_model, config.head_width)),
         ("mlp_rank", tied.mlp_rank, min(config.d_model, config.d_mlp)),
     ):
         if rank > most:
@@ -118,6 +129,9 @@ def free(config: "Transformer", key: jax.Array, matrices: Params, sizes: Sizes) 
             del params[name]
             continue
         params[name] = _free_block(config, jax.random.fold_in(key, i + 1), params[name])
+    if tied.norms == "final":
+        for name in [name for name in params if name.startswith("blocks.")]:
+            params[name] = {part: w for part, w in params[name].items() if not part.startswith("ln")}
     if tied.norms == "shared":
         block = params["blocks.0"]
         named = {"norm": block.get(norm_names(config)[0]) if norm_names(config) else None}
@@ -143,6 +157,16 @@ def matrices(config: "Transformer", params: Params, sizes: Sizes) -> Params:
     for i in range(config.layers):
         block = full["blocks.0" if tied.layers == "shared" else f"blocks.{i}"]
         full[f"blocks.{i}"] = block if i and tied.layers == "shared" else _full_block(config, block)
+    if tied.norms == "final":
+        plain = {
+            name: (jnp.ones_like if name == "w" else jnp.zeros_like)(w)
+            for name, w in full.get("ln_final", {}).items()
+        }
+        for i in range(config.layers):
+            full[f"blocks.{i}"] = {
+                **full[f"blocks.{i}"],
+                **(dict.fromkeys(norm_names(config), plain) if plain else {}),
+            }
     if tied.norms == "shared":
         full = _with_norms(config, full, params)
     return full
@@ -170,6 +194,13 @@ def _free_block(config: "Transformer", key: jax.Array, block: Params) -> Params:
     if tied.scores == "positions":
         for name in _SCORES:
             attn[name] = attn[name][:, config.d_model // 2 :]
+    elif tied.scores == "distance":
+        # A query of the length that products with random matrices have: scores differ by about one.
+        kept = ("W_V", "W_O", *(("b_V", "b_O") if config.attention_bias else ()))
+        attn = {name: attn[name] for name in kept}
+        attn["b_Q"] = jax.random.normal(jax.random.fold_in(key, 100), (config.heads, config.head_width))
+    if tied.value_rank:
+        attn["W_V"], attn["W_O"] = attn["W_V"][..., : tied.value_rank], attn["W_O"][:, : tied.value_rank]
     if tied.value == "key":
         del attn["W_V"]
     if tied.output == "query":
@@ -189,9 +220,20 @@ def _full_block(config: "Transformer", block: Params) -> dict[str, Any]:
     tied = config.weights
     parts = {part: _products(block[part]) for part in ("attn", "mlp") if part in block}
     attn = parts["attn"]
+    heads, wide, width = config.heads, config.d_model, config.head_width
     if tied.scores == "positions":
         for name in _SCORES:
-            attn[name] = jnp.pad(attn[name], [(0, 0), (config.d_model // 2, 0), (0, 0)])
+            attn[name] = jnp.pad(attn[name], [(0, 0), (wide // 2, 0), (0, 0)])
+    elif tied.scores == "distance":
+        # As complex numbers, pairs of coordinates of the key are 1: the score is the real part of the rotated query.
+        real = np.arange(width) % 2 == 0 if config.rope_pairs == "interleaved" else np.arange(width) < width // 2
+        nothing = {"W_Q": (heads, wide, width), "W_K": (heads, wide, width), "b_V": (heads, width), "b_O": (wide,)}
+        attn = {name: jnp.zeros(shape) for name, shape in nothing.items()} | attn
+        attn["b_K"] = jnp.broadcast_to(jnp.asarray(real, jnp.float32), (heads, width))
+    if tied.value_rank:
+        rest = width - tied.value_rank
+        attn["W_V"] = jnp.pad(attn["W_V"], [(0, 0), (0, 0), (0, rest)])
+        attn["W_O"] = jnp.pad(attn["W_O"], [(0, 0), (0, rest), (0, 0)])
     if tied.value == "key":
         attn["W_V"] = attn["W_K"]
     group = config.heads // (config.kv_heads or config.heads)
@@ -200,7 +242,7 @@ def _full_block(config: "Transformer", block: Params) -> dict[str, Any]:
             attn[name] = jnp.repeat(attn[name], group, axis=0)
     if tied.output == "query":
         attn["W_O"] = attn["W_Q"].swapaxes(1, 2)
-    return {**block, **parts}
+    return {**block, **parts, "attn": attn}
 
 
 def _products(part: Mapping[str, jax.Array]) -> dict[str, jax.Array]:

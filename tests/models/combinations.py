@@ -2,6 +2,7 @@
 
 from hypothesis import strategies as st
 
+from jaxadd.errors import UserError
 from jaxadd.models import Transformer
 from jaxadd.models.weights import Weights
 
@@ -38,15 +39,29 @@ def transformers(draw, attention=("causal", "bidirectional"), **fixed):
         "attention_bias": choose(True, False),
         "mlp_bias": choose(True, False),
         "unembed_bias": choose(True, False),
-        "weights": Weights(
-            embed=choose("free", "arc"),
-            unembed=choose("free", "embed"),
-            value=choose("free", "key"),
-            output=choose("free", "query"),
-            norms=choose("free", "shared"),
-            layers=choose("free", "shared"),
-            attention_rank=choose(0, 1),
-            mlp_rank=choose(0, 2) if d_mlp else 0,
-        ),
     }
-    return Transformer(**(fields | fixed))
+    fields |= fixed
+    ties = {
+        "embed": choose("free", "arc"),
+        "unembed": choose("free", "embed"),
+        "value": choose("free", "key"),
+        "output": choose("free", "query"),
+        "layers": choose("free", "shared"),
+        "attention_rank": choose(0, 1),
+        "mlp_rank": choose(0, 2) if d_mlp else 0,
+    }
+
+    def fits(**more):
+        try:
+            Transformer(**fields, weights=Weights(**ties, **more))
+        except UserError:
+            return False
+        return True
+
+    for name, values in {
+        "scores": ("free", "positions", "distance"),
+        "value_rank": (0, 1),
+        "norms": ("free", "shared", "final"),
+    }.items():
+        ties[name] = choose(*(value for value in values if fits(**{name: value})))
+    return Transformer(**fields, weights=Weights(**ties))

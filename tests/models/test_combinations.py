@@ -143,6 +143,44 @@ def test_an_arc_lies_on_a_circle_in_equal_steps():
     np.testing.assert_allclose(np.linalg.norm(np.diff(points, axis=0), axis=1), chord, rtol=1e-5)
 
 
+BLIND = {
+    "positions": Transformer(d_model=9, heads=2, d_head=4, d_mlp=0, weights=Weights(scores="positions")),
+    "distance": Transformer(
+        layers=2, d_model=9, heads=2, d_head=4, d_mlp=0, norm="rmsnorm", positions="rope", rope_theta=5.0,
+        weights=Weights(scores="distance", value_rank=1),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BLIND)
+def test_attention_may_ignore_tokens(name):
+    model = BLIND[name].build(Sizes(length=5, classes=6, vocabulary=7, read=(3, 4)))
+    params, patterns = drawn(model, scale=1.0), [f"blocks.{i}.attn.hook_pattern" for i in range(BLIND[name].layers)]
+    _, seen = jax.jit(lambda w, x: model.apply(w, x, names=patterns))(params, X)
+    for pattern in map(np.asarray, seen.values()):
+        np.testing.assert_array_equal(pattern, pattern[:1].repeat(len(X), 0))
+        assert np.ptp(pattern[0, 0, -1]) > 0.05  # It does depend on positions.
+    if name == "distance":  # On their distance alone: rows are the same but for what they cannot see.
+        ratio = pattern[0, :, 1, 1:4] / pattern[0, :, 0, :3]
+        np.testing.assert_allclose(ratio, ratio[:, :1].repeat(3, 1), rtol=1e-4)
+        attention = jax.jit(model.matrices)(params)["blocks.0"]["attn"]
+        assert [np.linalg.matrix_rank(v @ o) for v, o in zip(attention["W_V"], attention["W_O"], strict=True)] == [
+            1,
+            1,
+        ]
+
+
+def test_the_smallest_adder_has_34_parameters():
+    weights = Weights(embed="arc", unembed="embed", scores="distance", value_rank=1, norms="final")
+    model = Transformer(
+        d_model=3, heads=1, d_head=4, d_mlp=2, norm="rmsnorm", mlp="gated", mlp_bias=False, positions="rope",
+        weights=weights,
+    ).build(Sizes(5, 6, 7))  # fmt: skip
+    assert sum(leaf.size for leaf in jax.tree.leaves(model.shapes())) == 34
+    block = jax.jit(model.matrices)(drawn(model))["blocks.0"]
+    assert all((np.asarray(block[name]["w"]) == 1).all() for name in ("ln1", "ln2"))
+
+
 @pytest.mark.parametrize("positions", ["learned", "sinusoidal", "rope", "alibi"])
 def test_tokens_of_one_place_are_exchangeable(positions):
     """Where every position sees every other, tokens of one place may be swapped, and tokens of two places not."""
@@ -205,6 +243,11 @@ def test_attribution_through_norms_of_the_output_is_refused(where):
         (lambda: Transformer(norm_epsilon=0.0), "above 0"),
         (lambda: Transformer(d_model=8, weights=Weights(attention_rank=9)), "at most 2"),
         (lambda: Weights(mlp_rank=-1), "at least 0"),
+        (lambda: Transformer(layers=2, weights=Weights(scores="positions")), "scores positions needs one layer"),
+        (lambda: Transformer(weights=Weights(scores="distance")), "scores distance needs rotary positions"),
+        (lambda: Transformer(weights=Weights(value_rank=1, value="key")), "a value_rank needs value free"),
+        (lambda: Transformer(d_model=8, weights=Weights(value_rank=3)), "at most 2"),
+        (lambda: Transformer(norm="rmsnorm", final_norm=False, weights=Weights(norms="final")), "a final norm"),
         (lambda: Weights(embed="circle"), "free, arc"),
         (lambda: Transformer(weights=Weights(unembed="embed")).build(Sizes(5, 9, 7)), "9 classes and 7 tokens"),
         (lambda: Transformer(position_index="place").build(Sizes(5, 6, 7)), "whose input has places"),

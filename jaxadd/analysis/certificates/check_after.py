@@ -49,7 +49,7 @@ class After:
         self.has_lines = plain or (config.norm == "none" and not config.d_mlp)
 
     def logits(self, x: np.ndarray, out: np.ndarray) -> np.ndarray:
-        """Return the logits `[C, classes]` of streams `[C, D]` to which attention adds `out` `[C, D]` and its bias."""
+        """Return the logits `[C, classes]` of streams to which attention adds `out` and its bias, both `[C, D]`."""
         last = self._last(x, _Interval.point(out + self.b_o))
         return last.centre @ self.w_u + self.b_u
 

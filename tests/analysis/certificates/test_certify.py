@@ -154,16 +154,14 @@ BOUNDED = {
     "rotary": {"positions": "rope"},
     "alibi": {"positions": "alibi", "attention_bias": True},
     "no MLP": {"d_mlp": 0},
-    "published": {
-        "norm": "rmsnorm", "qk_norm": True, "positions": "rope", "mlp": "gated", "activation": "silu", "mlp_bias": False
-    },
+    "published": {"norm": "rmsnorm", "qk_norm": True, "positions": "rope", "mlp": "gated", "activation": "silu"},
     "layer norms around": {"norm": "layernorm", "norm_where": "both", "activation": "gelu", "unembed_bias": True},
     "norms after": {"norm": "rmsnorm", "norm_where": "post", "mlp": "gated", "activation": "relu"},
     "no final norm": {"norm": "layernorm", "final_norm": False, "activation": "sin", "attention_bias": True},
     "square": {"activation": "square"},
     "absolute": {"activation": "abs", "mlp": "gated"},
     "norms alone": {"norm": "rmsnorm", "d_mlp": 0},
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("fields", BOUNDED.values(), ids=BOUNDED)
