@@ -4,10 +4,12 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxadd.errors import UserError
 from jaxadd.interop import read
 from jaxadd.lanes import find, over_lanes
+from jaxadd.models.fitting import fit
 from jaxadd.runs.run import load
 from jaxadd.training.step import TrainState
 from jaxadd.training.trainer import Trainer
@@ -18,7 +20,8 @@ def initial(trainer: Trainer) -> TrainState:
     """Return the state of every lane before the first step.
 
     With `init_from`, parameters are those at the end of a run, of the lane with the same seed or of its only lane, or
-    those of a torch checkpoint in every lane; `init_scale` multiplies them too. The optimiser starts anew.
+    those of a torch checkpoint in every lane; `init_scale` multiplies them too. Where this network has fewer
+    parameters than that of the run, they are fitted to it, see `models.fitting`. The optimiser starts anew.
 
     Raises:
       UserError: there is no such run or file, or its parameters are not those of this architecture.
@@ -27,14 +30,17 @@ def initial(trainer: Trainer) -> TrainState:
     if not source:
         return state
     given = _of_run(trainer, Path(source)) if Path(source).is_dir() else _of_checkpoint(trainer, Path(source))
-    shapes = lambda params: jax.tree.map(lambda w: w.shape, params)
-    if shapes(given) != shapes(state.params):
+    if _shapes(given) != _shapes(state.params):
         raise UserError(f"the parameters of {source} are not those of this architecture and task")
     scale = trainer.hyper.init_scale
     params = jax.tree.map(lambda w: w * scale.reshape(-1, *[1] * (w.ndim - 1)), given)
     begin = jax.jit(over_lanes(lambda hyper, params: hyper.transform().init(params)))
     state = state._replace(params=params, opt_state=begin(trainer.hyper, params))
     return jax.device_put(state, trainer.slots.state_sharding)
+
+
+def _shapes(params: Params) -> Params:
+    return jax.tree.map(lambda w: w.shape, params)
 
 
 def _of_run(trainer: Trainer, folder: Path) -> Params:
@@ -44,7 +50,12 @@ def _of_run(trainer: Trainer, folder: Path) -> Params:
         raise UserError(f"the run in {folder} is not complete, so no network can start from it; resume it first")
     own = run.config.seeds
     lanes = [0] * len(seeds) if len(own) == 1 else [find(own, seed) for seed in seeds]
-    return jax.tree.map(lambda w: jnp.asarray(w)[jnp.asarray(lanes)], run.params)
+    given = jax.tree.map(lambda w: np.asarray(w)[lanes], run.params)
+    one = lambda lane: jax.tree.map(lambda w: w[lane], given)
+    if _shapes(one(0)) != _shapes(trainer.model.shapes()):
+        fitted = [fit(trainer.model, run.model, one(lane)) for lane in range(len(seeds))]
+        given = jax.tree.map(lambda *parts: np.stack(parts), *fitted)
+    return jax.tree.map(jnp.asarray, given)
 
 
 def _of_checkpoint(trainer: Trainer, path: Path) -> Params:

@@ -1,0 +1,116 @@
+"""Parameters of a network with fewer of them, near those of a trained one, to train on from there."""
+
+from dataclasses import fields
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxadd.errors import UserError
+from jaxadd.models import weights
+from jaxadd.models.model import Model
+from jaxadd.models.transformer import Transformer
+from jaxadd.types import Params
+
+
+def fit(model: Model, source: Model, params: Params) -> Params:
+    """Return parameters of `model` near those of `source`, a transformer with the same fields but for its ties.
+
+    Weights of norms are multiplied into the matrices that follow, which changes nothing (norms final). Queries and
+    keys are replaced by their means over tokens (scores distance), and W_V W_O by the nearest product of its rank
+    (value_rank), by singular values.
+
+    Args:
+      model: the network that is fitted.
+      source: the network it is fitted to, of the same task.
+      params: its trained parameters.
+
+    Raises:
+      UserError: the networks differ in anything else.
+    """
+    config = _check(model, source)
+    matrices: dict[str, Any] = jax.tree.map(lambda w: np.asarray(w, np.float64), source.matrices(params))
+    for i in range(config.layers):
+        block = dict(matrices[f"blocks.{i}"])
+        if config.weights.norms == "final":
+            block = _without_weights(block)
+        if config.weights.scores == "distance" and "q_norm" in block["attn"]:
+            block["attn"] = _by_distance(config, matrices["embed"]["W_E"], block["attn"])
+        if rank := config.weights.value_rank:
+            block["attn"] = _of_rank(rank, block["attn"])
+        matrices[f"blocks.{i}"] = block
+    result: dict[str, Any] = dict(weights.free(config, jax.random.key(0), matrices, model.sizes))
+    if config.weights.embed == "arc":
+        result["embed"] = params["embed"]
+    if config.weights.scores == "distance":
+        for i in range(config.layers):
+            block = result[f"blocks.{i}"]
+            attn = {**block["attn"], "b_Q": matrices[f"blocks.{i}"]["attn"]["b_Q"]}
+            result[f"blocks.{i}"] = {**block, "attn": attn}
+    return jax.tree.map(lambda w, shape: np.asarray(w, np.float32).reshape(shape.shape), result, model.shapes())
+
+
+def _check(model: Model, source: Model) -> Transformer:
+    config, other = model.config, source.config
+    if not isinstance(config, Transformer) or not isinstance(other, Transformer):
+        raise UserError(
+            f"only transformers are fitted to others, got {type(config).__name__} and {type(other).__name__}"
+        )
+    new_scores = config.weights.scores == "distance" and other.weights.scores == "free"
+    fitted = {
+        "norms": config.weights.norms == "final",
+        "scores": new_scores,
+        "value_rank": config.weights.value_rank > 0,
+    }
+    differ = lambda a, b: [f.name for f in fields(a) if getattr(a, f.name) != getattr(b, f.name)]
+    differs = [name for name in differ(config, other) if name != "weights" and not (name == "qk_norm" and new_scores)]
+    differs += [f"weights.{name}" for name in differ(config.weights, other.weights) if not fitted.get(name)]
+    if model.sizes != source.sizes:
+        differs.append("the task")
+    if new_scores and not (config.layers == 1 and config.norm_where == "pre" and other.qk_norm):
+        differs.append("weights.scores (one layer with norms before it and of queries and keys can be fitted)")
+    if config.weights.norms == "final" and config.norm == "layernorm" and config.norm_bias:
+        differs.append("weights.norms (norms without a bias can be fitted)")
+    if differs:
+        raise UserError(f"a network cannot be fitted to one that differs in {', '.join(differs)}")
+    return config
+
+
+def _without_weights(block: dict[str, Any]) -> dict[str, Any]:
+    """Multiply the weights of norms into the matrices that read what is normalised."""
+    result = dict(block)
+    for norm, part, names in (("ln1", "attn", ("W_Q", "W_K", "W_V")), ("ln2", "mlp", ("W_in", "W_gate"))):
+        scale = block.get(norm, {}).get("w")
+        if scale is not None and part in block:
+            read = {name: scale[:, None] * block[part][name] for name in names if name in block[part]}
+            result[part] = {**block[part], **read}
+    return result
+
+
+def _by_distance(config: Transformer, tokens: np.ndarray, attn: dict[str, Any]) -> dict[str, Any]:
+    """Replace queries and keys by one query for each head: its product with the key, pair by pair."""
+    x = _scaled(config, tokens) if config.norm == "rmsnorm" else tokens
+
+    def mean(name: str) -> np.ndarray:
+        y = np.einsum("vd,hdk->vhk", x, attn[f"W_{name}"]) + attn.get(f"b_{name}", 0)
+        y = (_scaled(config, y) * attn[f"{name.lower()}_norm"].get("w", 1)).mean(axis=0)
+        half = y.shape[1] // 2
+        split = (slice(0, None, 2), slice(1, None, 2))
+        a, b = split if config.rope_pairs == "interleaved" else (slice(0, half), slice(half, None))
+        return y[:, a] + 1j * y[:, b]
+
+    product = mean("Q") * mean("K").conj()
+    parts = [product.real, product.imag]
+    join = np.stack(parts, axis=-1) if config.rope_pairs == "interleaved" else np.concatenate(parts, axis=-1)
+    return {"W_V": attn["W_V"], "W_O": attn["W_O"], "b_Q": join.reshape(len(product), -1)}
+
+
+def _scaled(config: Transformer, x: np.ndarray) -> np.ndarray:
+    return x / np.sqrt((x**2).mean(axis=-1, keepdims=True) + config.norm_epsilon)
+
+
+def _of_rank(rank: int, attn: dict[str, Any]) -> dict[str, Any]:
+    """Replace W_V W_O of each head by the nearest product of this rank."""
+    u, s, v = np.linalg.svd(attn["W_V"] @ attn["W_O"], full_matrices=False)
+    root = np.sqrt(s[:, None, :rank])
+    return {**attn, "W_V": u[..., :rank] * root, "W_O": root.swapaxes(1, 2) * v[:, :rank]}
