@@ -53,8 +53,11 @@ def _of_run(trainer: Trainer, folder: Path) -> Params:
     given = jax.tree.map(lambda w: np.asarray(w)[lanes], run.params)
     one = lambda lane: jax.tree.map(lambda w: w[lane], given)
     if _shapes(one(0)) != _shapes(trainer.model.shapes()):
-        fitted = [fit(trainer.model, run.model, one(lane)) for lane in range(len(seeds))]
-        given = jax.tree.map(lambda *parts: np.stack(parts), *fitted)
+        try:
+            fitted = [fit(trainer.model, run.model, one(lane)) for lane in range(len(seeds))]
+        except UserError as error:
+            raise UserError(f"the parameters of {folder} are not those of this architecture: {error}") from error
+        given = jax.tree.map(lambda *lanes: np.stack(lanes), *fitted)
     return jax.tree.map(jnp.asarray, given)
 
 

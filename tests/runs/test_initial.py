@@ -9,7 +9,8 @@ import pytest
 
 from jaxadd import interop
 from jaxadd.errors import UserError
-from jaxadd.models import Weights
+from jaxadd.models import Transformer, Weights
+from jaxadd.models.fitting import fit
 from jaxadd.runs import load, train
 from jaxadd.runs.initial import initial
 from jaxadd.training.trainer import Trainer
@@ -42,6 +43,20 @@ def test_every_lane_starts_from_a_checkpoint_and_a_folder_keeps_it(parent, tiny,
     assert load(tmp_path / "child").config == config
     at_start = run.params_at(0)
     chex.assert_trees_all_equal(at_start, jax.tree.map(lambda w: np.stack([w, w]), parent.network(1).params))
+
+
+def test_lanes_are_fitted_to_those_of_a_network_with_more_parameters(tiny, tmp_path):
+    block = Transformer(d_model=8, heads=1, d_head=4, d_mlp=4, norm="rmsnorm", qk_norm=True, positions="rope")
+    source = train(replace(tiny, model=block, steps=1), tmp_path / "source", **QUIET)
+    weights = Weights(scores="distance", value_rank=1, norms="final")
+    fewer = replace(block, qk_norm=False, weights=weights)
+    config = replace(tiny, model=fewer, init_from=str(source.folder), seeds=(1, 0), steps=1)
+    params = initial(Trainer(config)).params
+    for lane, seed in enumerate(config.seeds):
+        own = jax.tree.map(lambda w, seed=seed: w[seed], source.params)
+        chex.assert_trees_all_close(
+            jax.tree.map(lambda w, lane=lane: w[lane], params), fit(fewer.build(tiny.task.sizes), source.model, own)
+        )
 
 
 @pytest.mark.parametrize(
