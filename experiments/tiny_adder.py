@@ -132,6 +132,29 @@ PRESETS = {
 }
 
 
+def smallest() -> Network:
+    """Return a trained adder of 34 parameters, each rounded to four digits; `certify` proves it on all 10²⁰ sums."""
+    model = PRESETS["p34"].compressed.build(board.TASK.sizes)  # type: ignore[union-attr]
+    params = {
+        "embed": {"radius": 48.79, "start": -0.6804, "stride": 0.09623},
+        "blocks.0": {
+            "attn": {
+                "b_Q": [[0.3576, 48.29, 7.508, 11.4]],
+                "W_V": [[[-31.94], [-110.9], [-0.5742]]],
+                "W_O": [[[0.634, 1.767, -1.873]]],
+            },
+            "mlp": {
+                "W_gate": [[0.2581, 8.294], [-2.247, 1.906], [1.588, 0.08082]],
+                "W_in": [[-2.32, 0.09464], [-4.744, 2.704], [1.595, -0.4314]],
+                "W_out": [[3.889, 3.711, -1.898], [1.644, -0.9292, 4.899]],
+            },
+        },
+        "ln_final": {"w": [37.61, -44.11, 0.5054]},
+    }
+    single = jax.tree.map(lambda shape, w: np.asarray(w, np.float32), model.shapes(), params)
+    return Network(model.matrices(single), model.untied, board.TASK)
+
+
 def conduct(config: Config, session: Session) -> Findings:
     """Train the lanes, refine those that learned, compress them if asked, and count what each answers."""
     runs = {"trained": session.train(config.base, "adam", "training ")}

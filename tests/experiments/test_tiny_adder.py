@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from experiments import tiny_adder
+from jaxadd.analysis.certificates import bounds
 from jaxadd.models import Network
 from jaxadd.optim.optimizers import LevenbergMarquardt
 from jaxadd.tasks import Curriculum
@@ -28,6 +29,16 @@ def test_a_network_is_scored_by_its_own_answers(monkeypatch):
 
     monkeypatch.setattr(Network, "__call__", lambda self, inputs: jax.nn.one_hot(answers[: len(inputs)], 10))
     assert tiny_adder.count_solved(network, problems) == 40 - 10
+
+
+def test_the_smallest_adder_is_correct_and_its_first_and_last_digits_are_proven():
+    network = tiny_adder.smallest()
+    assert tiny_adder.count_solved(network, board.suite(2_000)[:2_002]) == 2_002
+    found = bounds.Bounds(network)
+    for digit in (0, 10):  # The nine between them take half a minute.
+        part = found.examine((digit,))
+        assert (part["open"], part["problems"]) == (0, 100 if digit == 0 else 200)
+        assert part["slack"] > 1
 
 
 def test_networks_that_learned_are_refined_from_where_they_were():

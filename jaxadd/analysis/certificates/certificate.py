@@ -13,6 +13,7 @@ from jaxadd.models import Model
 from jaxadd.types import Params
 
 FORMAT = 1
+_LARGEST = 1e300  # Of a bound that is written: a multiple of a step above it is no float64.
 NOTHING = -1e9  # Nats, where there is no bound: JSON has no infinity.
 Verdict = Literal["proven", "refuted", "unknown"]
 Method = Literal["exhaustive", "bounds", "search"]
@@ -128,6 +129,6 @@ def _leaves(params: Params, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 def rounded_down(value: float, step: float = 1e-4) -> float:
     """Return the largest multiple of a step that is not above a value, as it is written in a certificate."""
-    if not math.isfinite(value):
+    if not abs(value) < _LARGEST:  # NaN as well.
         return NOTHING
     return round(math.floor(value / step) * step, 6)
