@@ -8,7 +8,7 @@ import numpy as np
 
 from jaxadd.errors import UserError
 from jaxadd.models import weights
-from jaxadd.models.model import Model
+from jaxadd.models.model import Model, ModelConfig
 from jaxadd.models.transformer import Transformer
 from jaxadd.types import Params
 
@@ -26,7 +26,8 @@ def fit(model: Model, source: Model, params: Params) -> Params:
       params: its trained parameters.
 
     Raises:
-      UserError: the networks differ in anything else.
+      UserError: the networks differ in anything else, or have what cannot be fitted: norms after attention or MLP,
+        biases of norms, W_O = W_Qᵀ, low ranks.
     """
     config = _check(model, source)
     matrices: dict[str, Any] = jax.tree.map(lambda w: np.asarray(w, np.float64), source.matrices(params))
@@ -34,8 +35,10 @@ def fit(model: Model, source: Model, params: Params) -> Params:
         block = dict(matrices[f"blocks.{i}"])
         if config.weights.norms == "final":
             block = _without_weights(block)
-        if config.weights.scores == "distance" and "q_norm" in block["attn"]:
-            block["attn"] = _by_distance(config, matrices["embed"]["W_E"], block["attn"])
+        if _new_scores(config, source.config):
+            read = _without_weights(matrices[f"blocks.{i}"])["attn"]
+            query = _query(config, matrices["embed"]["W_E"], read)
+            block["attn"] = {"W_V": block["attn"]["W_V"], "W_O": block["attn"]["W_O"], "b_Q": query}
         if rank := config.weights.value_rank:
             block["attn"] = _of_rank(rank, block["attn"])
         matrices[f"blocks.{i}"] = block
@@ -56,7 +59,7 @@ def _check(model: Model, source: Model) -> Transformer:
         raise UserError(
             f"only transformers are fitted to others, got {type(config).__name__} and {type(other).__name__}"
         )
-    new_scores = config.weights.scores == "distance" and other.weights.scores == "free"
+    new_scores = _new_scores(config, other)
     fitted = {
         "norms": config.weights.norms == "final",
         "scores": new_scores,
@@ -67,13 +70,26 @@ def _check(model: Model, source: Model) -> Transformer:
     differs += [f"weights.{name}" for name in differ(config.weights, other.weights) if not fitted.get(name)]
     if model.sizes != source.sizes:
         differs.append("the task")
-    if new_scores and not (config.layers == 1 and config.norm_where == "pre" and other.qk_norm):
-        differs.append("weights.scores (one layer with norms before it and of queries and keys can be fitted)")
-    if config.weights.norms == "final" and config.norm == "layernorm" and config.norm_bias:
-        differs.append("weights.norms (norms without a bias can be fitted)")
     if differs:
         raise UserError(f"a network cannot be fitted to one that differs in {', '.join(differs)}")
+    normed = config.norm != "none"
+    unfitted = {
+        "norms after attention or MLP": normed and config.norm_where != "pre",
+        "biases of norms": normed and config.norm == "layernorm" and config.norm_bias,
+        "weights.output query": config.weights.output != "free",
+        "weights of a rank": config.weights.attention_rank > 0 or config.weights.mlp_rank > 0,
+        "learned positions by place": config.positions == "learned" and config.position_index == "place",
+        "attention by distance, but for one layer of RMSNorm with norms of queries and keys": new_scores
+        and not (config.layers == 1 and config.norm == "rmsnorm" and getattr(other, "qk_norm", False)),
+    }
+    if found := [what for what, there in unfitted.items() if there]:
+        raise UserError(f"a network cannot be fitted with {' and '.join(found)}")
     return config
+
+
+def _new_scores(config: Transformer, other: ModelConfig) -> bool:
+    """Return whether attention is to depend on distance alone, and did not."""
+    return config.weights.scores == "distance" and isinstance(other, Transformer) and other.weights.scores == "free"
 
 
 def _without_weights(block: dict[str, Any]) -> dict[str, Any]:
@@ -87,22 +103,25 @@ def _without_weights(block: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
-def _by_distance(config: Transformer, tokens: np.ndarray, attn: dict[str, Any]) -> dict[str, Any]:
-    """Replace queries and keys by one query for each head: its product with the key, pair by pair."""
-    x = _scaled(config, tokens) if config.norm == "rmsnorm" else tokens
+def _query(config: Transformer, tokens: np.ndarray, attn: dict[str, Any]) -> np.ndarray:
+    """Return one query for each head, `[H, K]`: the mean query times the mean key over tokens, pair by pair.
+
+    Args:
+      config: the architecture, with RMSNorm.
+      tokens: `[V, D]`, their embedding.
+      attn: matrices that read what is normalised without a weight.
+    """
+    x, interleaved = _scaled(config, tokens), config.rope_pairs == "interleaved"
 
     def mean(name: str) -> np.ndarray:
         y = np.einsum("vd,hdk->vhk", x, attn[f"W_{name}"]) + attn.get(f"b_{name}", 0)
-        y = (_scaled(config, y) * attn[f"{name.lower()}_norm"].get("w", 1)).mean(axis=0)
+        y = (_scaled(config, y) * attn.get(f"{name.lower()}_norm", {}).get("w", 1)).mean(axis=0)
         half = y.shape[1] // 2
-        split = (slice(0, None, 2), slice(1, None, 2))
-        a, b = split if config.rope_pairs == "interleaved" else (slice(0, half), slice(half, None))
-        return y[:, a] + 1j * y[:, b]
+        return y[:, ::2] + 1j * y[:, 1::2] if interleaved else y[:, :half] + 1j * y[:, half:]
 
     product = mean("Q") * mean("K").conj()
     parts = [product.real, product.imag]
-    join = np.stack(parts, axis=-1) if config.rope_pairs == "interleaved" else np.concatenate(parts, axis=-1)
-    return {"W_V": attn["W_V"], "W_O": attn["W_O"], "b_Q": join.reshape(len(product), -1)}
+    return np.stack(parts, axis=-1).reshape(len(product), -1) if interleaved else np.concatenate(parts, axis=-1)
 
 
 def _scaled(config: Transformer, x: np.ndarray) -> np.ndarray:

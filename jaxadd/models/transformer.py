@@ -194,7 +194,7 @@ class Transformer(ModelConfig):
 
     def untied(self) -> "Transformer":
         """Return the same network with every matrix a parameter of its own."""
-        bias = self.attention_bias or self.weights.scores == "distance"  # Which holds the queries and keys.
+        bias = self.attention_bias or self.weights.scores == "distance"  # b_Q and b_K then hold the queries and keys.
         result = replace(self, weights=Weights(), kv_heads=None, attention_bias=bias)
         if self.positions in ("learned", "sinusoidal"):  # A row of W_pos for each position.
             return replace(result, positions="learned", position_index="sequence")

@@ -46,7 +46,8 @@ class Weights:
     distance: each head has one query, and a fixed key, which positions rotate. Both attend whatever the tokens are"""
     norms: Literal["free", "shared", "final"] = "free"
     """free; shared: one weight for all norms of the stream, and one for those of queries and keys; final: of the
-    norms of the stream only the final one has a weight, which loses nothing where matrices follow the others"""
+    norms of the stream only the final one has a weight and bias; nothing is lost where the others are RMSNorms that
+    matrices follow"""
     layers: Literal["free", "shared"] = "free"
     """free; or shared: all blocks have the parameters of the first"""
     attention_rank: int = 0
@@ -66,25 +67,26 @@ def check(config: "Transformer") -> None:
     tied = config.weights
     if tied.embed == "arc" and config.d_model < 2:
         raise UserError(f"an arc embedding needs d_model of at least 2, got {config.d_model}")
-    whole = {"attention_rank 0": not tied.attention_rank}
-    apart = whole | {"value free": tied.value == "free", "output free": tied.output == "free"}
-    needs = {
-        "scores positions": whole
-        | {
-            "one layer": config.layers == 1,
-            "learned or sinusoidal positions": config.positions in ("learned", "sinusoidal"),
-            "no norm before attention": config.norm == "none" or config.norm_where == "post",
-            "embed free": tied.embed == "free",
-            "d_model of at least 2": config.d_model > 1,
-        },
-        "scores distance": apart
-        | {"rotary positions": config.positions == "rope", "no norm of queries and keys": not config.qk_norm},
-        "norms final": {"a final norm": config.norm == "none" or config.final_norm},
-        "a value_rank": apart,
+    whole = {"attention_rank 0": not tied.attention_rank, "value free": tied.value == "free"}
+    apart = whole | {"output free": tied.output == "free"}
+    by_position = whole | {
+        "one layer": config.layers == 1,
+        "learned or sinusoidal positions": config.positions in ("learned", "sinusoidal"),
+        "no norm before attention": config.norm == "none" or config.norm_where == "post",
+        "embed free": tied.embed == "free",
+        "d_model of at least 2": config.d_model > 1,
     }
-    chosen = [f"scores {tied.scores}", f"norms {tied.norms}", *(["a value_rank"] if tied.value_rank else [])]
-    for name in chosen:
-        if missing := [what for what, there in needs.get(name, {}).items() if not there]:
+    by_distance = apart | {
+        "rotary positions": config.positions == "rope",
+        "no norm of queries and keys": not config.qk_norm,
+    }
+    for name, chosen, needs in (
+        ("scores positions", tied.scores == "positions", by_position),
+        ("scores distance", tied.scores == "distance", by_distance),
+        ("norms final", tied.norms == "final", {"a final norm": config.norm == "none" or config.final_norm}),
+        ("a value_rank", tied.value_rank > 0, apart),
+    ):
+        if chosen and (missing := [what for what, there in needs.items() if not there]):
             raise UserError(f"{name} needs {' and '.join(missing)}")
     for name, rank, most in (
         ("attention_rank", tied.attention_rank, min(config.d_model, config.head_width)),
@@ -158,15 +160,10 @@ def matrices(config: "Transformer", params: Params, sizes: Sizes) -> Params:
         block = full["blocks.0" if tied.layers == "shared" else f"blocks.{i}"]
         full[f"blocks.{i}"] = block if i and tied.layers == "shared" else _full_block(config, block)
     if tied.norms == "final":
-        plain = {
-            name: (jnp.ones_like if name == "w" else jnp.zeros_like)(w)
-            for name, w in full.get("ln_final", {}).items()
-        }
-        for i in range(config.layers):
-            full[f"blocks.{i}"] = {
-                **full[f"blocks.{i}"],
-                **(dict.fromkeys(norm_names(config), plain) if plain else {}),
-            }
+        fixed = {"w": jnp.ones_like, "b": jnp.zeros_like}
+        ones = {name: fixed[name](w) for name, w in full.get("ln_final", {}).items()}
+        for i in range(config.layers if ones else 0):
+            full[f"blocks.{i}"] = {**full[f"blocks.{i}"], **dict.fromkeys(norm_names(config), ones)}
     if tied.norms == "shared":
         full = _with_norms(config, full, params)
     return full
@@ -220,6 +217,10 @@ def _full_block(config: "Transformer", block: Params) -> dict[str, Any]:
     tied = config.weights
     parts = {part: _products(block[part]) for part in ("attn", "mlp") if part in block}
     attn = parts["attn"]
+    group = config.heads // (config.kv_heads or config.heads)
+    for name in _GROUPED:
+        if group > 1 and name in attn:
+            attn[name] = jnp.repeat(attn[name], group, axis=0)
     heads, wide, width = config.heads, config.d_model, config.head_width
     if tied.scores == "positions":
         for name in _SCORES:
@@ -236,10 +237,6 @@ def _full_block(config: "Transformer", block: Params) -> dict[str, Any]:
         attn["W_O"] = jnp.pad(attn["W_O"], [(0, 0), (0, rest), (0, 0)])
     if tied.value == "key":
         attn["W_V"] = attn["W_K"]
-    group = config.heads // (config.kv_heads or config.heads)
-    for name in _GROUPED:
-        if group > 1 and name in attn:
-            attn[name] = jnp.repeat(attn[name], group, axis=0)
     if tied.output == "query":
         attn["W_O"] = attn["W_Q"].swapaxes(1, 2)
     return {**block, **parts, "attn": attn}

@@ -146,7 +146,7 @@ def test_an_arc_lies_on_a_circle_in_equal_steps():
 BLIND = {
     "positions": Transformer(d_model=9, heads=2, d_head=4, d_mlp=0, weights=Weights(scores="positions")),
     "distance": Transformer(
-        layers=2, d_model=9, heads=2, d_head=4, d_mlp=0, norm="rmsnorm", positions="rope", rope_theta=5.0,
+        kv_heads=1, layers=2, d_model=9, heads=2, d_head=4, d_mlp=0, norm="rmsnorm", positions="rope", rope_theta=5.0,
         weights=Weights(scores="distance", value_rank=1),
     ),
 }  # fmt: skip
@@ -245,6 +245,7 @@ def test_attribution_through_norms_of_the_output_is_refused(where):
         (lambda: Weights(mlp_rank=-1), "at least 0"),
         (lambda: Transformer(layers=2, weights=Weights(scores="positions")), "scores positions needs one layer"),
         (lambda: Transformer(weights=Weights(scores="distance")), "scores distance needs rotary positions"),
+        (lambda: Transformer(weights=Weights(scores="positions", value="key")), "scores positions needs value free"),
         (lambda: Transformer(weights=Weights(value_rank=1, value="key")), "a value_rank needs value free"),
         (lambda: Transformer(d_model=8, weights=Weights(value_rank=3)), "at most 2"),
         (lambda: Transformer(norm="rmsnorm", final_norm=False, weights=Weights(norms="final")), "a final norm"),

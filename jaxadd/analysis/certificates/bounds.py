@@ -219,7 +219,8 @@ class Bounds:
         margin = found.constant + least
         floor = found.floor > margin - wobble  # False for NaN.
         margin, wobble = np.where(floor, found.floor, margin), np.where(floor, 0, wobble)
-        slack = np.where(np.isfinite(margin), margin - found.allowed - wobble, -np.inf)
+        slack = margin - found.allowed - wobble
+        slack = np.where(np.isfinite(margin) & ~np.isnan(slack), slack, -np.inf)
         worst = slack.argmin(axis=1)[:, None]
         pick = lambda x: np.take_along_axis(x, worst, axis=1)[:, 0]
         bounds = np.where(np.isfinite(pick(margin)), pick(margin), -np.inf)

@@ -17,7 +17,7 @@ from jaxadd.types import Params
 Extremes = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 
-class Lines(NamedTuple):
+class Margins(NamedTuple):
     """Bounds of margins from below: constant + direction · (what attention writes), and floor.
 
     Attributes:
@@ -53,7 +53,7 @@ class After:
         last = self._last(x, _Interval.point(out + self.b_o))
         return last.centre @ self.w_u + self.b_u
 
-    def lines(self, stream: np.ndarray, targets: np.ndarray, extremes: Extremes, error: np.ndarray) -> Lines:
+    def lines(self, stream: np.ndarray, targets: np.ndarray, extremes: Extremes, error: np.ndarray) -> Margins:
         """Bound margins.
 
         Args:
@@ -69,7 +69,7 @@ class After:
             return self._relu(stream, lead, bias, extremes)
         return self._mean_value(stream, lead, bias, extremes, error)
 
-    def _relu(self, stream: np.ndarray, lead: np.ndarray, bias: np.ndarray, extremes: Extremes) -> Lines:
+    def _relu(self, stream: np.ndarray, lead: np.ndarray, bias: np.ndarray, extremes: Extremes) -> Margins:
         wide, mlp = (self.config.d_model, self.config.d_mlp), self.block.get("mlp", {})
         w_in, b_in = mlp.get("W_in", np.zeros(wide)), mlp.get("b_in", np.zeros(wide[1]))
         w_out, b_out = mlp.get("W_out", np.zeros(wide[::-1])), mlp.get("b_out", np.zeros(wide[0]))
@@ -83,11 +83,11 @@ class After:
         shift = np.where((low < 0) & (high > 0), -rising * low, 0)
         constant = (np.minimum(gain, 0) * shift[:, None]).sum(axis=-1) + (gain * slope) @ b_in + lead @ b_out + bias
         direction = lead + (gain * slope) @ w_in.T
-        return Lines(constant + direction @ x, direction, np.full(bias.shape, -np.inf))
+        return Margins(constant + direction @ x, direction, np.full(bias.shape, -np.inf))
 
     def _mean_value(
         self, stream: np.ndarray, lead: np.ndarray, bias: np.ndarray, extremes: Extremes, error: np.ndarray
-    ) -> Lines:
+    ) -> Margins:
         low, high = extremes(np.eye(self.config.d_model))
         centre, radius = low / 2 + high / 2, high / 2 - low / 2 + error
         one = np.broadcast_to(np.eye(len(error)), (len(low), len(error), len(error)))
@@ -97,7 +97,7 @@ class After:
         bend = np.einsum("cjn,cns,cs->cj", np.abs(lead), box.slope_radius, radius, optimize=True)
         constant = np.einsum("cjn,cn->cj", lead, at.centre) - np.einsum("cjs,cs->cj", direction, centre) - bend
         floor = np.einsum("cjn,cn->cj", lead, box.centre) - np.einsum("cjn,cn->cj", np.abs(lead), box.radius)
-        return Lines(constant + bias, direction, floor + bias)
+        return Margins(constant + bias, direction, floor + bias)
 
     def _last(self, stream: np.ndarray, out: "_Interval") -> "_Interval":
         """Return what is unembedded, as `plain.sublayer` puts it together."""
@@ -261,6 +261,7 @@ def _turns(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
 
 
 def _roots(function: Callable[[np.ndarray], np.ndarray]) -> tuple[float, ...]:
+    """Return where a function changes its sign from -8 to 8, beyond which none does; 0 is not on the grid."""
     grid = np.linspace(-8.03, 8, 2_000)
     signs = np.sign(np.where(np.abs(function(grid)) < 1e-9, 0, function(grid)))
     roots = []

@@ -18,6 +18,7 @@ from jaxadd.analysis.certificates.check_after import After, Extremes
 from jaxadd.analysis.certificates.check_claims import close, logits, require, within
 from jaxadd.analysis.certificates.rounding import Rounded
 from jaxadd.models import Network, Transformer, plain
+from jaxadd.models.attention import slopes
 from jaxadd.tasks import Addition
 
 _LIGHTEST = 1e-290  # Weights below it are held by float64 with few digits.
@@ -88,7 +89,7 @@ class Bounds:
         scores = plain.einsum("uhqk,vhpk->uvhqp", q, k) / math.sqrt(config.head_width)
         self.scores = np.array(scores)
         if config.positions == "alibi":
-            slope = np.asarray(plain.slopes(config.heads))[:, None, None]
+            slope = np.asarray(slopes(config.heads))[:, None, None]
             self.scores -= slope * np.abs(np.subtract.outer(numbers, numbers))
         self.written = np.asarray(plain.einsum("vhpk,hkd->hpvd", v, attn["W_O"]))
         self.x = np.asarray(x)
@@ -107,7 +108,10 @@ class Bounds:
             written = self.written[:, at, inputs[:, : read + 1]]  # [H, B, P, D]
             out = np.einsum("bph,hbpd->bd", weight, written)
             found = self.after.logits(self.x[inputs[:, read], read], out)
-            require(bool(np.allclose(found, expected[:, i], atol=1e-8)), "the tables are not those of the network")
+            require(
+                bool(np.allclose(found, expected[:, i], rtol=1e-10, atol=1e-10)),
+                "the tables are not those of the network",
+            )
         allowed = forward.logits(self.network.params, self.network.model, inputs).error
         require(within(single, expected, allowed), "float32 errs by more than is allowed for it")
 
@@ -259,7 +263,8 @@ class Bounds:
         flat = lines.floor > margin - wobble
         margin, wobble = np.where(flat, lines.floor, margin), np.where(flat, 0, wobble)
         slack = margin - wobble - self._allowed(stream, out, extremes, targets, lines.direction)
-        margin, slack = (np.where(np.isfinite(margin), x, -np.inf) for x in (margin, slack))
+        known = np.isfinite(margin) & ~np.isnan(slack)
+        margin, slack = (np.where(known, x, -np.inf) for x in (margin, slack))
         rows, worst = np.arange(len(targets)), slack.argmin(axis=1)
         return margin[rows, worst], slack[rows, worst]
 

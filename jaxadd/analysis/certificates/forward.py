@@ -132,10 +132,13 @@ def _transformer(model: Model, params: Params, tokens: np.ndarray) -> Rounded:
         out = attention(block["attn"], pattern, heads.v, apart=errors is not None)
         x = attended(config, block, x, out)
         if last:
-            logits = unembedding(config, params, x, errors)
-            error = logits.error if errors is None else logits.error + errors.through(params["unembed"]["W_U"])
-            value = sum((y.value @ w for y, w in logits.terms), logits.bias)
-            return rounding.limited(Rounded(value, sum((y.error @ np.abs(w) for y, w in logits.terms), error)))
+            read_out = unembedding(config, params, x, errors)
+            value, error = read_out.bias, read_out.error
+            for y, w in read_out.terms:
+                value, error = value + y.value @ w, error + y.error @ np.abs(w)
+            if errors is not None:
+                error = error + errors.through(params["unembed"]["W_U"])
+            return rounding.limited(Rounded(value, error))
         x = _after_mlp(config, block, x)
     raise AssertionError("a transformer has a layer")
 
@@ -184,7 +187,7 @@ def queries_keys_values(config: Transformer, block: Params, x: Rounded, numbers:
 def _rotated(config: Transformer, x: Rounded, numbers: np.ndarray) -> Rounded:
     """Rotate queries or keys `[B, T, H, K]`; sines and cosines are rounded from float64 to float32."""
     half, angle = config.head_width // 2, config.angles(numbers)[:, None]
-    cos, sin = (Rounded(x, rounding.UNIT * np.abs(x) + rounding.TINY) for x in (np.cos(angle), np.sin(angle)))
+    cos, sin = (Rounded(y, rounding.UNIT * np.abs(y) + rounding.TINY) for y in (np.cos(angle), np.sin(angle)))
     interleaved = config.rope_pairs == "interleaved"
     first, second = (slice(0, None, 2), slice(1, None, 2)) if interleaved else (slice(0, half), slice(half, None))
     a, b = x.map(lambda y: y[..., first]), x.map(lambda y: y[..., second])

@@ -81,6 +81,8 @@ class _AfterAttention:
 
 
 class _Relu(_AfterAttention):
+    """The lines around the ReLUs of a plain MLP, without norms."""
+
     def __init__(self, config: Transformer, params: Params, base: int):
         super().__init__(config, params, base)
         d, f, mlp = config.d_model, config.d_mlp, self.block.get("mlp", {})
@@ -112,10 +114,15 @@ class _Relu(_AfterAttention):
 
 
 class _Smooth(_AfterAttention):
+    """The line with the middle slope over the box of what attention can write.
+
+    The box holds what float32 writes too, and the bound is stated there. So errors of attention enter once, along the
+    direction, and what comes after it adds only its own roundings.
+    """
+
     def __call__(self, position: Position, attention: Attention, target: np.ndarray) -> Lines:
         count, width = len(target), self.config.d_model
         low, high = attention.extremes(np.eye(width))
-        # What float32 writes is in the interval too, so that only what comes after it adds errors.
         error = position.out.error
         middle, radius = (high + low) / 2, (high - low) / 2 + error
         slope = Slope(np.broadcast_to(np.eye(width), (count, width, width)), np.zeros((count, width, width)))

@@ -3,8 +3,8 @@
 A `Rounded` holds, element by element, the exact value of a quantity (computed in float64, for one input or as an
 interval for many) and a bound on the distance of a float32 result from it. Every operation here adds the error that
 its own roundings may make to the error that it passes on; this is the standard a-priori analysis (Higham 2002,
-chapters 3 and 4). With an interval of values it may also hold one of their derivatives, which is how far a function
-of several quantities is from a linear one.
+chapters 3 and 4). With an interval of values it may also hold intervals of their derivatives, which bound how far a
+function of several quantities is from a linear one.
 
 Assumptions:
 
@@ -12,6 +12,8 @@ Assumptions:
   Then a sum of n products errs by at most γ_n Σ |x||w|, γ_n = n u / (1 - n u), u = 2⁻²⁴. Matrix products have
   precision highest; TF32 and bfloat16 are not covered.
 - A float32 elementary function (exp, sin, cos, erf, reciprocal root) errs by at most 4 units in the last place.
+- A quantity that several others read, such as what attention writes or what is unembedded, is computed once: its
+  error is the same for all of them.
 - Sines and cosines of rotary positions are computed in float64 and rounded to float32.
 - Results below 2⁻¹²⁶ may be flushed to zero. Where a result may exceed 10³⁷, the error is infinite.
 
@@ -35,6 +37,7 @@ _SMALLEST_SQUARE = 1e-29  # Of a root mean square: what is flushed to zero is 2�
 ASSUMPTIONS = (
     "float32 operations round to nearest; sums are taken in any order, with or without fused multiply-add",
     "matrix products have precision highest: TF32 and bfloat16 are not covered",
+    "a quantity that several others read, such as what attention writes, is computed once",
     "sines and cosines of rotary positions are computed in float64 and rounded to float32",
     "float32 exp, sin, cos, erf and reciprocal roots err by at most 4 units in the last place",
     "results below 2^-126 may be flushed to zero",
@@ -249,9 +252,8 @@ def activation(name: str, x: Rounded) -> Rounded:
     value, radius, slope = function(x.value), x.radius, None
     if isinstance(radius, np.ndarray):
         low, high = function.between(x.low, x.high)
-        radius = np.maximum(
-            high - value, value - low
-        )  # Around the value of the centre, which a caller may want alone.
+        # Around the value of the centre, which a caller may want alone.
+        radius = np.maximum(high - value, value - low)
     if x.slope is not None:
         low, high = derivative.between(x.low, x.high)
         slope = x.slope.times((high + low) / 2, (high - low) / 2)

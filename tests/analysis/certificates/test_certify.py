@@ -14,7 +14,7 @@ from jaxadd.analysis.certificates.certificate import NOTHING, Certificate
 from jaxadd.analysis.certificates.certify import Certification, certify
 from jaxadd.analysis.certificates.check import check
 from jaxadd.errors import UserError
-from jaxadd.models import MLP, Network, Transformer
+from jaxadd.models import MLP, Network, Transformer, plain
 from jaxadd.tasks import Addition, Group, HandwrittenDigits, Modular
 
 
@@ -129,27 +129,6 @@ def test_bounds_never_contradict_enumeration(digits, base):
     assert sum(proven for proven, correct in verdicts if correct) >= 0.5 * sum(correct for _, correct in verdicts)
 
 
-def test_every_case_is_below_the_margins_of_its_problems():
-    network = damaged(adder(3, 3, sharpness=4), 0.02, 1)
-    task, rng = network.task, np.random.default_rng(0)
-    found = bounds.Bounds(network, 0)
-    problems = rng.integers(0, 3, (400, 2, 3)).astype(np.int32)
-    batch = task.batch(jax.numpy.asarray(problems))
-    inputs, targets = np.asarray(batch.inputs), np.asarray(batch.targets)
-    margins, _ = exhaustive.margins_of(exhaustive.forward.logits(network.params, network.model, inputs), targets)
-    covered = np.zeros(margins.shape, bool)
-    for digit in range(task.answer_length):
-        for group in columns.cases(task, digit):
-            lower, slack, _ = found.bound(group, found.tables(digit, group.own))
-            for fixed, target, bound, least in zip(group.tokens, group.target, lower, slack, strict=True):
-                among = (inputs[:, group.positions] == fixed).all(axis=1)
-                assert (targets[among, digit] == target).all()
-                assert (margins[among, digit] >= bound - 1e-9).all()
-                assert bound - least > 0
-                covered[among, digit] = True
-    assert covered.all()
-
-
 BOUNDED = {
     "rotary": {"positions": "rope"},
     "alibi": {"positions": "alibi", "attention_bias": True},
@@ -164,12 +143,53 @@ BOUNDED = {
 }
 
 
-@pytest.mark.parametrize("fields", BOUNDED.values(), ids=BOUNDED)
-def test_other_architectures_are_bounded_too(fields):
+def block(fields):
+    """Return networks for two binary digits, with parameters of two sizes."""
     task = task_of(2, 2)
     model = Transformer(**{"d_model": 8, "heads": 2, "d_mlp": 10, **fields}).build(task.sizes)
-    for scale in (0.5, 0.1):
-        network = Network(drawn(model, 0, scale), model, task)
+    return [Network(drawn(model, 0, scale), model, task) for scale in (0.5, 0.1)]
+
+
+NETWORKS = {name: functools.partial(block, fields) for name, fields in BOUNDED.items()}
+NETWORKS["written by hand"] = lambda: [damaged(adder(3, 3, sharpness=4), 0.02, 1)]
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_case_is_below_the_margins_of_its_problems(name):
+    """Before any split, for exact margins, and with its allowance for those of float32 of both forward passes."""
+    for network in NETWORKS[name]():
+        task, found = network.task, bounds.Bounds(network, 0)
+        inputs, targets = spaces.space(task, network).batch(np.arange(task.space))
+        exact, _ = exhaustive.margins_of(exhaustive.forward.logits(network.params, network.model, inputs), targets)
+        singles = [margins_of_float32(y, targets) for y in (network(inputs), plain_logits(network, inputs))]
+        covered = np.zeros(exact.shape, bool)
+        for digit in range(task.answer_length):
+            for group in columns.cases(task, digit):
+                lower, slack, _ = found.bound(group, found.tables(digit, group.own))
+                for fixed, target, bound, least in zip(group.tokens, group.target, lower, slack, strict=True):
+                    among = (inputs[:, group.positions] == fixed).all(axis=1)
+                    assert (targets[among, digit] == target).all()
+                    assert (exact[among, digit] >= bound - 1e-9).all()
+                    assert all((single[among, digit] >= least).all() for single in singles)
+                    assert bound - least > 0
+                    covered[among, digit] = True
+        assert covered.all()
+
+
+def margins_of_float32(logits, targets):
+    logits = np.asarray(logits, np.float64)
+    own = np.arange(logits.shape[-1]) == targets[..., None]
+    return np.where(own, logits, 0).sum(axis=-1) - np.where(own, -np.inf, logits).max(axis=-1)
+
+
+def plain_logits(network, inputs):
+    forward = jax.jit(plain.forward, static_argnums=1)
+    return np.asarray(forward(network.params, network.model, inputs))[:, list(network.model.sizes.read)]
+
+
+@pytest.mark.parametrize("name", BOUNDED)
+def test_the_bounds_of_every_architecture_are_verified(name):
+    for network in block(BOUNDED[name]):
         certificate = Certification(network, "bounds")
         parts = [certificate.examine(part) for part in certificate.parts]
         margin = exact_margin(network)

@@ -6,7 +6,8 @@ import pytest
 from networks import drawn
 
 from jaxadd.analysis.certificates import forward, rounding
-from jaxadd.analysis.certificates.rounding import Rounded
+from jaxadd.analysis.certificates.check_after import After, _Interval
+from jaxadd.analysis.certificates.rounding import Rounded, Slope
 from jaxadd.models import PairMLP, Transformer, plain
 from jaxadd.tasks import Addition, Modular
 
@@ -75,6 +76,47 @@ def test_weights_of_uncertain_scores_may_be_anything():
 @pytest.mark.parametrize("size", [1e-19, 1e19])
 def test_a_norm_whose_squares_float32_cannot_hold_has_no_bound(size):
     assert np.isinf(rounding.scaled(rounding.exact(np.full(4, size)), None, 1e-38).error).all()
+
+
+AFTER = {
+    "gate": {"mlp": "gated", "activation": "silu", "norm": "rmsnorm"},
+    "relu gate": {"mlp": "gated", "activation": "relu", "norm": "rmsnorm", "norm_where": "post"},
+    "gelu": {"activation": "gelu", "norm": "layernorm", "norm_where": "both"},
+    "sine": {"activation": "sin", "norm": "layernorm"},
+    "square gate": {"mlp": "gated", "activation": "square", "norm": "layernorm", "final_norm": False},
+    "absolute": {"activation": "abs", "norm": "rmsnorm", "norm_where": "both"},
+}
+
+
+@pytest.mark.parametrize("fields", AFTER.values(), ids=AFTER)
+def test_what_follows_attention_is_within_its_slopes_of_the_linear_function(fields):
+    """The mean value theorem, for both implementations of intervals: |F(x) - F(c) - S (x - c)| <= R |x - c|."""
+    width, rng = 4, np.random.default_rng(0)
+    config = Transformer(**{"d_model": width, "heads": 2, "d_mlp": 6, "norm_epsilon": 1e-2, **fields})
+    params = forward.float64(drawn(config.build(TASK.sizes), 1, 0.8))
+    stream, middle = rng.normal(size=width), rng.normal(size=(6, width))
+    radius = np.asarray([0.01, 0.1, 0.5, 1, 1, 3])[:, None] * rng.uniform(size=middle.shape)
+    one = np.broadcast_to(np.eye(width), (6, width, width))
+
+    def after(out):
+        x = forward.attended(config, params["blocks.0"], rounding.exact(np.broadcast_to(stream, middle.shape)), out)
+        return forward.before_unembedding(config, params, x)
+
+    found = after(Rounded(middle, np.zeros_like(middle), radius, Slope(one, np.zeros_like(one))))
+    again = After(config, params, TASK.base)._last(stream, _Interval(middle, radius, one, np.zeros_like(one)))
+    centre = after(rounding.exact(middle)).value
+    slopes = [found.slope, Slope(again.slope.swapaxes(1, 2), again.slope_radius.swapaxes(1, 2))]
+    for _ in range(20):
+        step = radius * rng.choice([-1, 1, rng.uniform()], middle.shape)
+        moved = after(rounding.exact(middle + step)).value
+        assert (np.abs(moved - found.value) <= found.radius + 1e-9).all()
+        assert (np.abs(moved - again.centre) <= again.radius + 1e-9).all()
+        for slope in slopes:
+            off = np.abs(moved - centre - np.einsum("cs,csn->cn", step, slope.value))
+            most = np.einsum("cs,csn->cn", np.abs(step), slope.radius)
+            assert (off <= most + 1e-9).all()
+    for slope in slopes:  # In a small box a function is nearly linear, and bounds of its slope have to say so.
+        assert 0 < slope.radius[0].max() < 0.1 * np.abs(slope.value[0]).max()
 
 
 def test_a_pair_mlp_stays_within_its_allowance():
