@@ -8,7 +8,7 @@ weight decay, a learning rate that falls to 0.02 of its maximum, and problems wi
 
 `five`, 10¹⁰ problems, was proven for eight of eight seeds after one training, `ten`, 10²⁰, for one of two, and one
 network of `twenty` was refuted. `msd` answers the most significant digit first, which one layer cannot do, and is
-refuted. `debug` takes seconds, and ends with a problem that its network answers incorrectly.
+refuted. `debug` takes a minute, and ends with a problem that its network answers incorrectly.
 """
 
 import sys

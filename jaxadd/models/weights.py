@@ -70,20 +70,20 @@ def check(config: "Transformer") -> None:
     whole = {"attention_rank 0": not tied.attention_rank, "value free": tied.value == "free"}
     apart = whole | {"output free": tied.output == "free"}
     by_position = whole | {
-        "one layer": config.layers == 1,
-        "learned or sinusoidal positions": config.positions in ("learned", "sinusoidal"),
-        "no norm before attention": config.norm == "none" or config.norm_where == "post",
+        "layers 1": config.layers == 1,
+        "positions learned or sinusoidal": config.positions in ("learned", "sinusoidal"),
+        "norm none or norm_where post": config.norm == "none" or config.norm_where == "post",
         "embed free": tied.embed == "free",
         "d_model of at least 2": config.d_model > 1,
     }
     by_distance = apart | {
-        "rotary positions": config.positions == "rope",
-        "no norm of queries and keys": not config.qk_norm,
+        "positions rope": config.positions == "rope",
+        "qk_norm False": not config.qk_norm,
     }
     for name, chosen, needs in (
         ("scores positions", tied.scores == "positions", by_position),
         ("scores distance", tied.scores == "distance", by_distance),
-        ("norms final", tied.norms == "final", {"a final norm": config.norm == "none" or config.final_norm}),
+        ("norms final", tied.norms == "final", {"final_norm True": config.norm == "none" or config.final_norm}),
         ("a value_rank", tied.value_rank > 0, apart),
     ):
         if chosen and (missing := [what for what, there in needs.items() if not there]):

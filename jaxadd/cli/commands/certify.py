@@ -125,7 +125,8 @@ def describe(certificate: Certificate) -> str:
         kind = "margin" if c.method == "exhaustive" else "bound"
         side = "above" if c.slack > 0 else "below"
         rows.append(
-            f"{kind:<{INDENT}}{c.margin:.4f} nats; {abs(c.slack):.4f} {side} the allowance for float32, at {c.where}"
+            f"{kind:<{INDENT}}{c.margin:.4f} nats or more; {abs(c.slack):.4f} {side} the allowance for float32 at "
+            f"the tightest, {c.where}"
             if c.margin > NOTHING
             else f"{kind:<{INDENT}}none, at {c.where}"
         )
