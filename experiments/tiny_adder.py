@@ -27,7 +27,7 @@ from jaxadd.models import Network, Transformer, Weights
 from jaxadd.optim import scores
 from jaxadd.optim.filters import GlobalNormClip, NoClip
 from jaxadd.optim.optimizers import AdamW, LevenbergMarquardt
-from jaxadd.optim.schedules import Cosine
+from jaxadd.optim.schedules import Constant, Cosine
 from jaxadd.runs import Run
 from jaxadd.tables import spread, table
 from jaxadd.tasks import Curriculum, Mixture
@@ -35,6 +35,7 @@ from jaxadd.tasks.addition import board
 
 _AT_ONCE = 2_002  # Problems; the suite is five times as many.
 _RECENT = 20  # Steps over which the final loss is averaged.
+_PART = 0.3  # Of a step that is made. It is seldom refused, so that damping falls; whole steps stay on plateaus.
 _DAMPING = 1.0  # At the first step after a network was compressed.
 _BLOCK = Transformer(
     heads=1,
@@ -187,9 +188,9 @@ def refined(config: Config, source: str, seeds: tuple[int, ...]) -> RunConfig:
     return replace(
         config.base,
         task=task,
-        optimizer=LevenbergMarquardt(),
+        optimizer=LevenbergMarquardt(lr=_PART),
         clip=NoClip(),
-        schedule=Cosine(steps=steps, final=0.05),
+        schedule=Constant(),
         steps=steps,
         eval_every=max(1, steps // 15),
         checkpoint_every=max(1, steps // 15),
@@ -202,9 +203,8 @@ def compressed(config: Config, source: str, seeds: tuple[int, ...]) -> RunConfig
     """Return the config that refines smaller networks from what is nearest the networks of a run."""
     assert config.compressed is not None
     # The start answers few problems: damped steps find the way back.
-    return replace(
-        refined(config, source, seeds), model=config.compressed, optimizer=LevenbergMarquardt(damping=_DAMPING)
-    )
+    optimizer = LevenbergMarquardt(lr=_PART, damping=_DAMPING)
+    return replace(refined(config, source, seeds), model=config.compressed, optimizer=optimizer)
 
 
 def report(config: Config, runs: dict[str, Run]) -> str:

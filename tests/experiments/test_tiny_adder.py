@@ -45,7 +45,7 @@ def test_networks_that_learned_are_refined_from_where_they_were():
     config = tiny_adder.PRESETS["p50"]
     refined = tiny_adder.refined(config, "folder", (3,))
     assert (refined.init_from, refined.seeds, refined.steps) == ("folder", (3,), config.refine_steps)
-    assert refined.optimizer == LevenbergMarquardt()
+    assert refined.optimizer == LevenbergMarquardt(lr=tiny_adder._PART)
     assert refined.task.batch_size == config.refine_batch
     assert refined.task.curriculum == Curriculum()
     assert refined.model == config.base.model
