@@ -7,8 +7,8 @@ import jax
 import numpy as np
 
 from jaxadd.errors import UserError
-from jaxadd.models import weights
-from jaxadd.models.model import Model, ModelConfig
+from jaxadd.models import structure, weights
+from jaxadd.models.model import Model
 from jaxadd.models.transformer import Transformer
 from jaxadd.types import Params
 
@@ -29,19 +29,19 @@ def fit(model: Model, source: Model, params: Params) -> Params:
       UserError: the networks differ in anything else, or have what cannot be fitted: norms after attention or MLP,
         biases of norms, W_O = W_Qᵀ, low ranks.
     """
-    config = _check(model, source)
-    matrices: dict[str, Any] = jax.tree.map(lambda w: np.asarray(w, np.float64), source.matrices(params))
+    config, new_scores = _check(model, source)
+    wide = lambda params: jax.tree.map(lambda w: np.asarray(w, np.float64), params)
+    matrices: dict[str, Any] = wide(source.matrices(params))
+    folded = wide(structure.folded(source.matrices(params), source.untied))
     for i in range(config.layers):
-        block = dict(matrices[f"blocks.{i}"])
-        if config.weights.norms == "final":
-            block = _without_weights(block)
-        if _new_scores(config, source.config):
-            read = _without_weights(matrices[f"blocks.{i}"])["attn"]
-            query = _query(config, matrices["embed"]["W_E"], read)
+        name = f"blocks.{i}"
+        block = dict((folded if config.weights.norms == "final" else matrices)[name])
+        if new_scores:
+            query = _query(config, matrices["embed"]["W_E"], folded[name]["attn"])
             block["attn"] = {"W_V": block["attn"]["W_V"], "W_O": block["attn"]["W_O"], "b_Q": query}
         if rank := config.weights.value_rank:
             block["attn"] = _of_rank(rank, block["attn"])
-        matrices[f"blocks.{i}"] = block
+        matrices[name] = block
     result: dict[str, Any] = dict(weights.free(config, jax.random.key(0), matrices, model.sizes))
     if config.weights.embed == "arc":
         result["embed"] = params["embed"]
@@ -53,13 +53,14 @@ def fit(model: Model, source: Model, params: Params) -> Params:
     return jax.tree.map(lambda w, shape: np.asarray(w, np.float32).reshape(shape.shape), result, model.shapes())
 
 
-def _check(model: Model, source: Model) -> Transformer:
+def _check(model: Model, source: Model) -> tuple[Transformer, bool]:
+    """Return the architecture, and whether its attention is to depend on distance alone and did not."""
     config, other = model.config, source.config
     if not isinstance(config, Transformer) or not isinstance(other, Transformer):
         raise UserError(
             f"only transformers are fitted to others, got {type(config).__name__} and {type(other).__name__}"
         )
-    new_scores = _new_scores(config, other)
+    new_scores = (config.weights.scores, other.weights.scores) == ("distance", "free")
     fitted = {
         "norms": config.weights.norms == "final",
         "scores": new_scores,
@@ -80,27 +81,11 @@ def _check(model: Model, source: Model) -> Transformer:
         "weights of a rank": config.weights.attention_rank > 0 or config.weights.mlp_rank > 0,
         "learned positions by place": config.positions == "learned" and config.position_index == "place",
         "attention by distance, but for one layer of RMSNorm with norms of queries and keys": new_scores
-        and not (config.layers == 1 and config.norm == "rmsnorm" and getattr(other, "qk_norm", False)),
+        and not (config.layers == 1 and config.norm == "rmsnorm" and other.qk_norm),
     }
     if found := [what for what, there in unfitted.items() if there]:
         raise UserError(f"a network cannot be fitted with {' and '.join(found)}")
-    return config
-
-
-def _new_scores(config: Transformer, other: ModelConfig) -> bool:
-    """Return whether attention is to depend on distance alone, and did not."""
-    return config.weights.scores == "distance" and isinstance(other, Transformer) and other.weights.scores == "free"
-
-
-def _without_weights(block: dict[str, Any]) -> dict[str, Any]:
-    """Multiply the weights of norms into the matrices that read what is normalised."""
-    result = dict(block)
-    for norm, part, names in (("ln1", "attn", ("W_Q", "W_K", "W_V")), ("ln2", "mlp", ("W_in", "W_gate"))):
-        scale = block.get(norm, {}).get("w")
-        if scale is not None and part in block:
-            read = {name: scale[:, None] * block[part][name] for name in names if name in block[part]}
-            result[part] = {**block[part], **read}
-    return result
+    return config, new_scores
 
 
 def _query(config: Transformer, tokens: np.ndarray, attn: dict[str, Any]) -> np.ndarray:

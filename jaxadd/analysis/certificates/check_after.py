@@ -24,11 +24,13 @@ class Margins(NamedTuple):
       constant: `[C, J]`.
       direction: `[C, J, D]`.
       floor: `[C, J]`, which holds whatever attention writes.
+      box: centre and radius `[C, D]` of what attention writes, with its bias and float32; None where lines need none.
     """
 
     constant: np.ndarray
     direction: np.ndarray
     floor: np.ndarray
+    box: tuple[np.ndarray, np.ndarray] | None = None
 
 
 class After:
@@ -46,7 +48,7 @@ class After:
         self.b_u = params["unembed"].get("b_U", np.zeros(self.w_u.shape[1]))
         self.b_o = self.block["attn"].get("b_O", np.zeros(config.d_model))
         plain = (config.norm, config.mlp, config.activation) == ("none", "plain", "relu")
-        self.has_lines = plain or (config.norm == "none" and not config.d_mlp)
+        self._has_lines = plain or (config.norm == "none" and not config.d_mlp)
 
     def logits(self, x: np.ndarray, out: np.ndarray) -> np.ndarray:
         """Return the logits `[C, classes]` of streams to which attention adds `out` and its bias, both `[C, D]`."""
@@ -65,7 +67,7 @@ class After:
         rivals = np.stack([np.delete(np.arange(self.base), y) for y in targets])
         lead = self.w_u.T[targets][:, None] - self.w_u.T[rivals]  # [C, J, D]
         bias = self.b_u[targets][:, None] - self.b_u[rivals]
-        if self.has_lines:
+        if self._has_lines:
             return self._relu(stream, lead, bias, extremes)
         return self._mean_value(stream, lead, bias, extremes, error)
 
@@ -97,7 +99,7 @@ class After:
         bend = np.einsum("cjn,cns,cs->cj", np.abs(lead), box.slope_radius, radius, optimize=True)
         constant = np.einsum("cjn,cn->cj", lead, at.centre) - np.einsum("cjs,cs->cj", direction, centre) - bend
         floor = np.einsum("cjn,cn->cj", lead, box.centre) - np.einsum("cjn,cn->cj", np.abs(lead), box.radius)
-        return Margins(constant + bias, direction, floor + bias)
+        return Margins(constant + bias, direction, floor + bias, (centre + self.b_o, radius))
 
     def _last(self, stream: np.ndarray, out: "_Interval") -> "_Interval":
         """Return what is unembedded, as `plain.sublayer` puts it together."""

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxadd.analysis.certificates import forward, rounding
-from jaxadd.analysis.certificates.check_after import After, Extremes
+from jaxadd.analysis.certificates.check_after import After, Margins
 from jaxadd.analysis.certificates.check_claims import close, logits, require, within
 from jaxadd.analysis.certificates.rounding import Rounded
 from jaxadd.models import Network, Transformer, plain
@@ -262,23 +262,21 @@ class Bounds:
         margin = lines.constant + least
         flat = lines.floor > margin - wobble
         margin, wobble = np.where(flat, lines.floor, margin), np.where(flat, 0, wobble)
-        slack = margin - wobble - self._allowed(stream, out, extremes, targets, lines.direction)
+        slack = margin - wobble - self._allowed(stream, out, targets, lines)
         known = np.isfinite(margin) & ~np.isnan(slack)
         margin, slack = (np.where(known, x, -np.inf) for x in (margin, slack))
         rows, worst = np.arange(len(targets)), slack.argmin(axis=1)
         return margin[rows, worst], slack[rows, worst]
 
-    def _allowed(
-        self, stream: Rounded, out: Rounded, extremes: Extremes, targets: np.ndarray, direction: np.ndarray
-    ) -> np.ndarray:
+    def _allowed(self, stream: Rounded, out: Rounded, targets: np.ndarray, lines: Margins) -> np.ndarray:
         """Return what float32 may err by in every margin but by attention weights, `[C, J]`."""
         error = np.zeros(1)
-        if self.after.has_lines:
+        if lines.box is None:
             out = out.map(lambda y: y[None])
         else:
             # What float32 writes is in this interval, and its errors move the margin along the direction.
-            error, (low, high) = np.abs(direction) @ out.error, extremes(np.eye(self.config.d_model))
-            out = rounding.exact((low + high) / 2 + self.after.b_o)._replace(radius=(high - low) / 2 + out.error)
+            error, (centre, radius) = np.abs(lines.direction) @ out.error, lines.box
+            out = rounding.exact(centre)._replace(radius=radius)
         stream = stream.map(lambda y: np.broadcast_to(y, out.value.shape))
         x = forward.attended(self.config, self.rounded["blocks.0"], stream, out)
         return error + forward.error_of_margins(self.config, self.rounded, x, targets, self.task.base)
