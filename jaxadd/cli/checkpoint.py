@@ -24,6 +24,29 @@ from jaxadd.types import Metrics
 _MOST = 1024  # classes of a network whose own answers are read for its task
 
 
+def is_file(source: Path, step: int | None, *, given: bool, words: str) -> bool:
+    """Return whether what a command was given is a checkpoint, and not a run folder.
+
+    Args:
+      source: file or folder.
+      step: saved step that is asked for, which only a run has.
+      given: whether there are flags that only a checkpoint has.
+      words: which these are, such as "--key is for checkpoint files".
+
+    Raises:
+      UserError: there is no such file or folder, or a flag does not go with it.
+    """
+    if source.is_file():
+        if step is not None:
+            raise UserError(f"{source} is a checkpoint, the state of one step; leave --step out")
+        return True
+    if not source.exists():
+        raise UserError(f"there is no {source}; name a run folder or a torch checkpoint")
+    if given:
+        raise UserError(f"{words}; {source} is a run, which has its own")
+    return False
+
+
 def trained(
     path: Path,
     task: Task,

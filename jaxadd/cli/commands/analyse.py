@@ -14,7 +14,6 @@ from jaxadd.analysis.report import Trained, analyse
 from jaxadd.cli import checkpoint
 from jaxadd.cli.guard import note
 from jaxadd.cli.output import rendered, save
-from jaxadd.errors import UserError
 from jaxadd.files import make_folder, write_text
 from jaxadd.lanes import find
 from jaxadd.models.model import Activation
@@ -98,25 +97,12 @@ def finite(value: Any) -> Any:
 
 
 def _trained(options: Options) -> Trained:
-    if options.source.is_file():
-        if options.step is not None:
-            raise UserError(f"{options.source} is a checkpoint, the state of one step; leave --step out")
-        given = checkpoint.parsed(options.fields)
-        given |= {} if options.activation is None else {"activation": options.activation}
-        return checkpoint.trained(
-            options.source,
-            options.task,
-            options.seed,
-            key=options.key,
-            fields=given,
-            typed=options.typed,
-            note=note,
-        )
-    if not options.source.exists():
-        raise UserError(f"there is no {options.source}; name a run folder or a torch checkpoint")
-    if options.task != Modular() or options.activation is not None or options.fields or options.key is not None:
-        raise UserError(
-            f"--task and --activation are for checkpoint files, as are --fields and --key; {options.source} is a "
-            "run, which has its own"
-        )
-    return load(options.source).trained(options.step, history=True, note=note)
+    given = options.task != Modular() or options.activation is not None or options.fields or options.key is not None
+    words = "--task and --activation are for checkpoint files, as are --fields and --key"
+    if not checkpoint.is_file(options.source, options.step, given=bool(given), words=words):
+        return load(options.source).trained(options.step, history=True, note=note)
+    fields = checkpoint.parsed(options.fields)
+    fields |= {} if options.activation is None else {"activation": options.activation}
+    return checkpoint.trained(
+        options.source, options.task, options.seed, key=options.key, fields=fields, typed=options.typed, note=note
+    )

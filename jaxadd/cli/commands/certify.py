@@ -143,24 +143,12 @@ def describe(certificate: Certificate) -> str:
 
 
 def _trained(options: Options) -> Trained:
-    if options.source.is_file():
-        if options.step is not None:
-            raise UserError(f"{options.source} is a checkpoint, the state of one step; leave --step out")
-        return checkpoint.trained(
-            options.source,
-            options.task,
-            options.seed,
-            key=options.key,
-            fields=checkpoint.parsed(options.fields),
-            note=note,
-        )
-    if not options.source.exists():
-        raise UserError(f"there is no {options.source}; name a run folder or a torch checkpoint")
-    if options.task != Modular() or options.fields or options.key is not None:
-        raise UserError(
-            f"--task, --fields and --key are for checkpoint files; {options.source} is a run, which has its own"
-        )
-    return load(options.source).trained(options.step)
+    given = options.task != Modular() or options.fields or options.key is not None
+    words = "--task, --fields and --key are for checkpoint files"
+    if not checkpoint.is_file(options.source, options.step, given=bool(given), words=words):
+        return load(options.source).trained(options.step)
+    fields = checkpoint.parsed(options.fields)
+    return checkpoint.trained(options.source, options.task, options.seed, key=options.key, fields=fields, note=note)
 
 
 def _check(network: Network, path: Path) -> int:
