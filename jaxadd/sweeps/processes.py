@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -64,15 +65,17 @@ def join(
     if met.is_file() and met.read_text() == digest:
         return index, count  # A process that was killed continues alone.
     note(f"waiting for all {count} processes at {coordinator}, five minutes at most")
-    # In a subprocess, on the CPU, so that this process does not depend on the others afterwards.
-    command = [sys.executable, "-m", "jaxadd.sweeps.processes", coordinator, str(count), str(index), digest]
-    gathered = subprocess.run(
-        command, env=os.environ | {"JAX_PLATFORMS": "cpu"}, capture_output=True, text=True, check=False
-    )
-    if gathered.returncode:
-        reason = (gathered.stderr.strip().splitlines() or ["no reason given"])[-1]
-        raise UserError(f"the {count} processes did not meet at {coordinator}: {reason}")
-    digests = json.loads(gathered.stdout.splitlines()[-1])
+    with tempfile.TemporaryDirectory() as scratch:
+        answer = Path(scratch) / "digests.json"  # Not its output, where the library that connects them writes too.
+        # In a subprocess, on the CPU, so that this process does not depend on the others afterwards.
+        command = [sys.executable, "-m", "jaxadd.sweeps.processes", coordinator, str(count), str(index), digest]
+        gathered = subprocess.run(
+            [*command, answer], env=os.environ | {"JAX_PLATFORMS": "cpu"}, capture_output=True, text=True, check=False
+        )
+        if gathered.returncode:
+            reason = (gathered.stderr.strip().splitlines() or ["no reason given"])[-1]
+            raise UserError(f"the {count} processes did not meet at {coordinator}: {reason}")
+        digests = json.loads(answer.read_text())
     if other := [i for i in range(count) if digests[i] != digests[0]]:
         raise UserError(
             f"the processes have different sweeps or folders: {', '.join(map(str, other))} differ from process 0; "
@@ -83,15 +86,16 @@ def join(
     return index, count
 
 
-def _gather(coordinator: str, count: str, index: str, digest: str) -> None:
-    """Print the digests of all processes in their order."""
+def _gather(coordinator: str, count: str, index: str, digest: str, answer: str) -> None:
+    """Write the digests of all processes in their order to the file `answer`."""
     import jax
     from jax.experimental import multihost_utils
 
     jax.distributed.initialize(coordinator, num_processes=int(count), process_id=int(index))
     digests = multihost_utils.process_allgather(np.frombuffer(bytes.fromhex(digest), np.uint8))
     jax.distributed.shutdown()
-    print(json.dumps([row.tobytes().hex() for row in np.asarray(digests).reshape(int(count), -1)]))
+    rows = np.asarray(digests).reshape(int(count), -1)
+    Path(answer).write_text(json.dumps([row.tobytes().hex() for row in rows]))
 
 
 if __name__ == "__main__":
