@@ -28,7 +28,7 @@ class Certificate:
       architecture: the config of the network, in words.
       space: what the problems are; see `spaces.Space`.
       problems: the number of problems.
-      method: exhaustive; bounds; or search, which can refute and not prove.
+      method: exhaustive; bounds; or search, which can refute and not prove, and was enough where it refutes.
       assumptions: what is assumed of the arithmetic.
       verdict: proven, where the network answers every problem correctly; refuted, where it does not, with a problem
         that the network was run on; unknown otherwise.

@@ -94,8 +94,9 @@ class Certification:
         worst = min(parts, key=lambda part: part["slack"], default=None)
         closed = complete and all(part["slack"] > 0 and not part["open"] for part in parts)
         verdict: Verdict = "refuted" if counterexample else "proven" if closed else "unknown"
+        searched = bool(counterexample) and not parts  # No bound took part in it.
         return Certificate(
-            **self.identity,
+            **{**self.identity, **({"method": "search"} if searched else {})},
             architecture=repr(self.network.config),
             problems=self.space.size,
             assumptions=ASSUMPTIONS,
@@ -164,21 +165,19 @@ def certify(
     found = None if certification.method == "exhaustive" else search.search(network)
     if found is not None and len(found.errors):
         return certification.conclude([], found), found
-    known = {tuple(part["part"]): part for part in done}
-    parts, total = [], len(certification.parts)
+    results = {tuple(part["part"]): part for part in done}
+    total = len(certification.parts)
     if total:
-        watch(0, total, None)
-    for i, part in enumerate(certification.parts, 1):
-        if part in known:
-            parts.append(known[part])
-            watch(i, total, None)
+        watch(len(results), total, None)
+    for part in certification.parts:
+        if part in results:
             continue
-        parts.append(certification.examine(part))
+        results[part] = certification.examine(part)
         candidates = certification.candidates()
         if found is not None and len(candidates):
             errors = search.from_problems(network, candidates)
             if len(errors):
                 found = found._replace(errors=errors)
                 return certification.conclude([], found), found
-        watch(i, total, parts[-1])
-    return certification.conclude(parts, found), found
+        watch(len(results), total, results[part])
+    return certification.conclude([results[part] for part in certification.parts], found), found

@@ -17,6 +17,7 @@ from jaxadd.analysis.certificates.certificate import Certificate, fingerprint
 from jaxadd.analysis.certificates.check_bounds import Bounds
 from jaxadd.analysis.certificates.check_claims import close, logits, require, within
 from jaxadd.analysis.certificates.rounding import ASSUMPTIONS
+from jaxadd.analysis.certificates.search import CONFIDENCE
 from jaxadd.analysis.certificates.spaces import Space, space
 from jaxadd.errors import UserError
 from jaxadd.models import Network
@@ -33,10 +34,11 @@ def check(certificate: Certificate, network: Network, watch: Watch = lambda done
     if certificate.network != fingerprint(network.params, network.model):
         raise UserError("the certificate is of another network: the hash of the parameters and architecture differs")
     if certificate.space != here.description or certificate.problems != here.size:
-        raise UserError(
-            f"the certificate is of another space: {certificate.space}, {certificate.problems} problems; this task "
-            f"has {here.description}, {here.size} problems"
-        )
+        states = {**certificate.space, "problems": certificate.problems}
+        holds = {**here.description, "problems": here.size}
+        differ = [name for name in {**holds, **states} if states.get(name) != holds.get(name)]
+        tell = lambda of: ", ".join(f"{name} {of.get(name)}" for name in differ)
+        raise UserError(f"the certificate is of another space, with {tell(states)}; this task has {tell(holds)}")
     require(certificate.assumptions == ASSUMPTIONS, "its assumptions are not those under which it is checked")
     require(certificate.architecture == repr(network.config), "its architecture in words is another one")
     require(
@@ -46,6 +48,8 @@ def check(certificate: Certificate, network: Network, watch: Watch = lambda done
     )
     if certificate.verdict == "refuted":
         _check_counterexample(certificate, network)
+    follow = all(_is_interval(row) for row in certificate.statistics)
+    require(follow, "an interval of an error rate does not follow from its counts")
     if not certificate.parts and certificate.method != "exhaustive":
         searched = (certificate.method, certificate.verdict) == ("search", "unknown")
         require(searched or certificate.verdict == "refuted", "its parts are not all of the space: it has none")
@@ -85,6 +89,23 @@ def _check_counterexample(certificate: Certificate, network: Network) -> None:
     found = exhaustive.described(network, inputs, np.asarray(batch.targets))
     require(found["wrong"], "the network is correct on the problem that is said to refute it")
     require(found == example, f"the network says {found['says']}: {found['words']}")
+
+
+def _is_interval(row: Any) -> bool:
+    """Return whether the ends of an interval have the probabilities that define it; see `search.interval`."""
+    from scipy.stats import binom
+
+    names = {"problems": int, "errors": int, "low": int | float, "high": int | float}
+    if not (isinstance(row, dict) and all(isinstance(row.get(name), kind) for name, kind in names.items())):
+        return False
+    count, errors, low, high = (row[name] for name in names)
+    if not 0 <= errors <= count or not 0 <= low <= high <= 1:
+        return False
+    tail = (1 - CONFIDENCE) / (1 if errors in (0, count) else 2)
+    near = lambda probability: math.isclose(probability, tail, rel_tol=1e-6)
+    low_holds = low == 0 if errors == 0 else near(binom.sf(errors - 1, count, low))
+    high_holds = high == 1 if errors == count else near(binom.cdf(errors, count, high))
+    return bool(low_holds and high_holds)
 
 
 class _Exhaustive:

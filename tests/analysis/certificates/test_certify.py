@@ -302,13 +302,27 @@ def test_a_network_with_ties_is_refused():
 # --- search and statistics ---------------------------------------------------------------------------------------
 
 
-def test_a_network_that_misses_a_cascade_is_refuted_by_the_search():
+@functools.cache
+def searched():
     task = Addition(digits=6, answer_order="msd", operand_order="lsd")
     model = Transformer(d_model=8, heads=2, d_mlp=8).build(task.sizes)
-    certificate, found = certify(Network(drawn(model), model, task))
+    network = Network(drawn(model), model, task)
+    return (*certify(network), network)
+
+
+def test_a_network_that_misses_a_cascade_is_refuted_by_the_search():
+    certificate, found, network = searched()
     assert (certificate.method, certificate.verdict) == ("search", "refuted")
     assert "least significant digit first" in certificate.reason
-    assert search.judge(Network(drawn(model), model, task), found.errors[:5]).all()
+    assert search.judge(network, found.errors[:5]).all()
+
+
+def test_a_network_that_the_search_refutes_needs_no_bounds():
+    network = adder(4, 4, sharpness=1.0)
+    certificate, found = certify(network, "bounds")
+    assert len(found.errors)
+    assert (certificate.method, certificate.verdict, certificate.parts) == ("search", "refuted", ())
+    check(changed(certificate, lambda data: None), network)
 
 
 def test_the_gradient_leads_to_rare_errors(monkeypatch):
@@ -466,6 +480,14 @@ def prove_more(data):
     data["proven"] = 0.999
 
 
+def lower_an_error_rate(data):
+    data["statistics"][0]["high"] *= 0.99
+
+
+def count_no_error(data):
+    data["statistics"][0]["errors"] = -1
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [
@@ -479,6 +501,14 @@ def test_a_changed_counterexample_is_rejected(change, says):
     certificate, network = refuted()
     check(changed(certificate, lambda data: None), network)
     with pytest.raises(UserError, match=says):
+        check(changed(certificate, change), network)
+
+
+@pytest.mark.parametrize("change", [lower_an_error_rate, count_no_error])
+def test_a_changed_error_rate_is_rejected(change):
+    certificate, _, network = searched()
+    check(changed(certificate, lambda data: None), network)
+    with pytest.raises(UserError, match="an interval of an error rate"):
         check(changed(certificate, change), network)
 
 
