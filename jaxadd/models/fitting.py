@@ -104,9 +104,7 @@ def _query(config: Transformer, tokens: np.ndarray, attn: dict[str, Any]) -> np.
         half = y.shape[1] // 2
         return y[:, ::2] + 1j * y[:, 1::2] if interleaved else y[:, :half] + 1j * y[:, half:]
 
-    product = mean("Q") * mean("K").conj()
-    parts = [product.real, product.imag]
-    return np.stack(parts, axis=-1).reshape(len(product), -1) if interleaved else np.concatenate(parts, axis=-1)
+    return weights.joined(config, mean("Q") * mean("K").conj())
 
 
 def _scaled(config: Transformer, x: np.ndarray) -> np.ndarray:

@@ -2,19 +2,21 @@
 
 import functools
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import overload
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxadd.errors import UserError
 from jaxadd.lanes import take
 from jaxadd.models.hooks import Edit
 from jaxadd.models.model import Model, ModelConfig
 from jaxadd.optim import scores
 from jaxadd.tasks import Task
 from jaxadd.tasks.listed import Listed
+from jaxadd.trees import named_leaves
 from jaxadd.types import Data, Params, Positions
 
 
@@ -108,6 +110,22 @@ class Network:
             logits, seen = _apply(self.model, names, fixed, self.params, inputs, traced)
             seen = {name: seen[name] for name in self.model.names if name in seen}  # In the order of computation.
         return logits if cache is None else (logits, seen)
+
+    def on(self, task: Task) -> "Network":
+        """Return the network on another task, such as addition of longer numbers.
+
+        Raises:
+          UserError: the task does not fit it, or would need other parameters, as learned positions do.
+        """
+        model = self.config.build(task.sizes)
+        own, needed = ({name: w.shape for name, w in named_leaves(p)} for p in (self.params, model.shapes()))
+        if own != needed:
+            name = next(name for name in {**needed, **own} if own.get(name) != needed.get(name))
+            raise UserError(
+                f"a network of {self.task.question} cannot run on {task.question}: its {name} is "
+                f"{own.get(name)}, and would be {needed.get(name)}"
+            )
+        return replace(self, model=model, task=task)
 
     def answer(self, inputs: jax.typing.ArrayLike) -> jax.Array:
         """Return the greedy answers, int32 `[B, R]`; -1 where a logit is not finite.

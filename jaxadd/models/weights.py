@@ -25,6 +25,7 @@ _MLP = ("W_gate", "W_in", "W_out")
 _GROUPED = ("W_K", "W_V", "b_K", "b_V")  # Shared by several query heads where kv_heads is below heads.
 _HEAD_NORMS = ("q_norm", "k_norm")
 _RADIUS, _ARC = 2.5, 2.6  # Of an arc at first; radians.
+_PEAK = 6.0  # Nats, by which a head that attends by distance prefers one of them at first.
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,8 @@ class Weights:
     """width of values: the other coordinates of a head's values are 0, so that W_V W_O has this rank; 0 for all"""
     scores: Literal["free", "positions", "distance"] = "free"
     """free; positions: tokens are embedded in the first half of the stream, and queries and keys read the second;
-    distance: each head has one query, and a fixed key, which positions rotate. Both attend whatever the tokens are"""
+    distance: each head has one query, and a fixed key, which positions rotate, and at first attends to one distance.
+    Both attend whatever the tokens are"""
     norms: Literal["free", "shared", "final"] = "free"
     """free; shared: one weight for all norms of the stream, and one for those of queries and keys; final: of the
     norms of the stream only the final one has a weight and bias; nothing is lost where the others are RMSNorms that
@@ -192,10 +194,9 @@ def _free_block(config: "Transformer", key: jax.Array, block: Params) -> Params:
         for name in _SCORES:
             attn[name] = attn[name][:, config.d_model // 2 :]
     elif tied.scores == "distance":
-        # A query of the length that products with random matrices have: scores differ by about one.
         kept = ("W_V", "W_O", *(("b_V", "b_O") if config.attention_bias else ()))
         attn = {name: attn[name] for name in kept}
-        attn["b_Q"] = jax.random.normal(jax.random.fold_in(key, 100), (config.heads, config.head_width))
+        attn["b_Q"] = jnp.asarray(_peaks(config), jnp.float32)
     if tied.value_rank:
         attn["W_V"], attn["W_O"] = attn["W_V"][..., : tied.value_rank], attn["W_O"][:, : tied.value_rank]
     if tied.value == "key":
@@ -210,6 +211,26 @@ def _free_block(config: "Transformer", key: jax.Array, block: Params) -> Params:
             part[f"{name}_left"] = jax.random.normal(left, (*rest, rows, rank)) / math.sqrt(config.d_model)
             part[f"{name}_right"] = jax.random.normal(right, (*rest, rank, columns)) / math.sqrt(rank)
     return {**block, "attn": attn, **({"mlp": mlp} if mlp else {})}
+
+
+def _peaks(config: "Transformer") -> np.ndarray:
+    """Return a query for each head, `[H, K]`, with which it attends to one distance; see `Weights.scores`.
+
+    Queries that attend to everything are sharpened slowly: other heads learn to subtract what they add.
+    """
+    head = np.arange(config.heads)
+    # Places lie on both sides, 0, 1, -1, 2, … above the query's; tokens of the sequence lie behind.
+    above = np.where(head % 2, (head + 1) // 2, -(head // 2)) if config.position_index == "place" else -head
+    pairs = _PEAK / np.sqrt(config.head_width) * 2 * np.exp(1j * config.angles(above))
+    return joined(config, pairs)
+
+
+def joined(config: "Transformer", pairs: np.ndarray) -> np.ndarray:
+    """Return the coordinates of a head, `[..., K]`, given its rotated pairs as complex numbers, `[..., K/2]`."""
+    parts = [pairs.real, pairs.imag]
+    if config.rope_pairs == "interleaved":
+        return np.stack(parts, axis=-1).reshape(*pairs.shape[:-1], -1)
+    return np.concatenate(parts, axis=-1)
 
 
 def _full_block(config: "Transformer", block: Params) -> dict[str, Any]:

@@ -170,6 +170,24 @@ def test_attention_may_ignore_tokens(name):
         ]
 
 
+@pytest.mark.parametrize(
+    ("fields", "distances"),
+    [({}, (0, -1, -2)), ({"position_index": "place", "rope_pairs": "interleaved"}, (0, 1, -1))],
+)
+def test_heads_begin_with_attention_to_one_distance_each(fields, distances):
+    model = Transformer(
+        d_model=6, heads=3, d_head=16, d_mlp=0, positions="rope", rope_theta=4.0, rope_scale=3.0,
+        weights=Weights(scores="distance"), **fields,
+    ).build(Sizes(length=8, classes=6, vocabulary=7, read=(7,), places=(0, 1, 2, 3, 4, 5, 6, 3)))  # fmt: skip
+    name = "blocks.0.attn.hook_pattern"
+    params = jax.jit(model.init)(jax.random.key(0))
+    _, seen = jax.jit(lambda w, x: model.apply(w, x, names=[name]))(params, np.zeros((1, 8), np.int32))
+    last = np.asarray(seen[name])[0, :, 0]
+    numbers = np.asarray(model.config.numbered(model.sizes))
+    for head, distance in enumerate(distances):
+        assert last[head, numbers == numbers[-1] + distance].sum() > 0.9
+
+
 def test_the_smallest_adder_has_34_parameters():
     weights = Weights(embed="arc", unembed="embed", scores="distance", value_rank=1, norms="final")
     model = Transformer(

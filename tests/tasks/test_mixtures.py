@@ -118,6 +118,22 @@ def test_listed_problems_are_drawn_beside_the_others():
         assert 0.2 < (drawn == np.asarray(listed)).all(axis=(1, 2)).mean() < 0.3
 
 
+def test_skewed_numbers_have_two_digits_and_means_far_from_the_middle():
+    drawn = np.asarray(Mixture(uniform=0, skewed=1).draw(jax.random.key(0), (2000, 2, 30), 10)).reshape(-1, 30)
+    assert max(len(np.unique(number)) for number in drawn) == 2
+    assert {*np.unique(drawn)} == {*range(10)}
+    # Means of uniform digits would have variance 8.25 / 30; here it is 8.25 (p² + (1 - p)²), 2/3 on average over p.
+    assert drawn.mean(axis=1).std() == pytest.approx(np.sqrt(8.25 * 2 / 3), rel=0.05)
+
+
+def test_skewed_problems_are_drawn_beside_listed_and_uniform_ones():
+    mixture = Mixture(uniform=2, skewed=1, listed=1, problems=("012345678901+012345678901",))
+    drawn = np.asarray(mixture.draw(jax.random.key(0), (4000, 2, 12), 10))
+    digits = np.asarray([len(np.unique(number)) for number in drawn[:, 0]])
+    assert (digits <= 2).mean() == pytest.approx(1 / 4, abs=0.03)
+    assert (digits == 10).mean() == pytest.approx(1 / 4, abs=0.04)
+
+
 @pytest.mark.parametrize("text", ["12+345", "012", "012+34x", "012+345+678"])
 def test_a_listed_problem_has_to_fit_the_task(text):
     with pytest.raises(UserError, match="a listed problem must have 2 numbers of 3 digits"):

@@ -54,6 +54,9 @@ class Options:
     """seed of the network in a run, by default the first"""
     method: Method | None = None
     """exhaustive, bounds or search; by default the first of them that covers the network"""
+    digits: int | None = None
+    """number of digits of each operand, for a network of addition whose positions have no weights; by default as many
+    as it was trained on"""
     check: Path | None = None
     """certificate to verify for this network instead of making one"""
     problems: Path | None = None
@@ -73,16 +76,20 @@ def run(options: Options) -> int:
     trained = _trained(options)
     lane = find([network.seed for network in trained.networks], options.seed)
     network, name = trained.networks[lane], trained.name(lane)
+    if options.digits is not None:
+        if not isinstance(network.task, Addition):
+            raise UserError(f"--digits is for addition, and this network is of {network.task.question}")
+        network = network.on(network.task.of_length(options.digits))
     if options.check is not None:
         makes = {"--method": options.method, "--problems": options.problems, "--out": options.out}
         if given := [flag for flag, value in makes.items() if value is not None]:
             raise UserError(f"{given[0]} is for making a certificate, and --check verifies one; leave one out")
         return _check(network, options.check)
-    folder = options.out or (
-        Path(f"{options.source.stem}-certificate")
-        if options.source.is_file()
-        else options.source / ("certificate" if options.seed is None else f"certificate-seed{options.seed}")
-    )
+    which = {"seed": options.seed if options.source.is_dir() else None, "digits": options.digits}
+    label = "".join(f"-{word}{number}" for word, number in which.items() if number is not None)
+    in_run = options.source / f"certificate{label}"
+    beside = Path(f"{options.source.stem}-certificate{label}")
+    folder = options.out or (in_run if options.source.is_dir() else beside)
     start = time.monotonic()
     certificate, found = certify_in(folder, network, options.method)
     heading = ", ".join(filter(None, (network.task.question, name)))  # All problems, whatever the split.

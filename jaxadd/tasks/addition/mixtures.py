@@ -1,4 +1,4 @@
-"""Mixtures of addition problems: uniform ones, ones with many columns that propagate a carry, and forced cascades.
+"""Mixtures of addition problems: uniform, with many columns that propagate a carry, with forced cascades, skewed.
 
 Problems are operand digits, int32 `[B, M, N]`, units first.
 """
@@ -7,6 +7,7 @@ import functools
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +21,7 @@ _MAX_LISTED = 2**20  # Spaces of up to so many problems are shuffled; from large
 
 @dataclass(frozen=True)
 class Mixture:
-    """The distribution of problems: the weights of three kinds, and of problems that are listed."""
+    """The distribution of problems: the weights of four kinds, and of problems that are listed."""
 
     uniform: float = 1.0
     """weight of problems with independent, uniform digits"""
@@ -28,6 +29,9 @@ class Mixture:
     """weight of problems in which some columns are forced to sum to base - 1"""
     cascades: float = 0.0
     """weight of problems with a forced carry cascade: a column that carries, then columns that sum to base - 1"""
+    skewed: float = 0.0
+    """weight of problems whose numbers have two different digits each, one more often than the other: what attention
+    to all columns sums up is then far from its mean"""
     listed: float = 0.0
     """weight of the problems in `problems`"""
     problems: tuple[str, ...] = ()
@@ -40,7 +44,7 @@ class Mixture:
     """column in which a forced cascade begins, 0 for the units; None draws any column that fits"""
 
     def __post_init__(self) -> None:
-        weights = (*self.weights, *([self.listed] if self.listed else []))
+        weights = (*self.weights, *(w for w in (self.skewed, self.listed) if w))
         if not all(math.isfinite(w) and w >= 0 for w in weights) or sum(weights) == 0:
             raise UserError(f"the weights of a mixture must be at least 0 and one above 0, got {weights}")
         if (self.listed > 0) != bool(self.problems):
@@ -86,15 +90,8 @@ class Mixture:
           int32 `[B, M, N]`.
         """
         batch, _, digits = shape
-        if self.listed:
-            listed_key, choice_key, key = jax.random.split(key, 3)
-            table = jnp.asarray(self.table(shape[1:], base))
-            chosen = table[jax.random.randint(choice_key, (batch,), 0, len(table))]
-            if not any(self.weights):
-                return chosen
-            others = replace(self, listed=0.0, problems=()).draw(key, shape, base)
-            fraction = self.listed / (sum(self.weights) + self.listed)
-            return jnp.where(jax.random.bernoulli(listed_key, fraction, (batch, 1, 1)), chosen, others)
+        if self.listed or self.skewed:
+            return self._draw_beside(key, shape, base)
         kind_key, digit_key, enriched_key, cascade_key = jax.random.split(key, 4)
         operands = _uniform(digit_key, shape, base)
         if self.enriched == self.cascades == 0:
@@ -112,6 +109,24 @@ class Mixture:
             mask &= (kind >= self.uniform) & (kind < total - self.cascades)
             operands = jnp.where(mask, _propagating(digit_key, shape, base), operands)
         return operands
+
+    def _draw_beside(self, key: jax.Array, shape: tuple[int, int, int], base: int) -> jax.Array:
+        """Draw listed problems, or else skewed ones, beside what is left of the mixture."""
+        kind_key, own_key, key = jax.random.split(key, 3)
+        if self.listed:
+            table = jnp.asarray(self.table(shape[1:], base))
+            own = table[jax.random.randint(own_key, shape[:1], 0, len(table))]
+            weight, others = self.listed, (*self.weights, self.skewed)
+            without: dict[str, Any] = {"listed": 0.0, "problems": ()}
+        else:
+            own = _skewed(own_key, shape, base)
+            weight, others = self.skewed, self.weights
+            without = {"skewed": 0.0}
+        if not any(others):
+            return own
+        rest = replace(self, **without).draw(key, shape, base)
+        fraction = weight / (sum(others) + weight)
+        return jnp.where(jax.random.bernoulli(kind_key, fraction, (shape[0], 1, 1)), own, rest)
 
     def table(self, shape: tuple[int, int], base: int) -> np.ndarray:
         """Return the listed problems, int32 `[n, M, N]`, units first; raises UserError where one is none of them."""
@@ -139,7 +154,7 @@ class Mixture:
         problems = np.zeros((0, operands, digits), np.int32) if without is None else without
         before = len(problems)
         rounds: Iterable[np.ndarray]
-        if space <= _MAX_LISTED and self.enriched == self.cascades == self.listed == 0:
+        if space <= _MAX_LISTED and self.enriched == self.cascades == self.skewed == self.listed == 0:
             numbers = np.asarray(jax.random.permutation(key, space))[:, None]
             powers = base ** np.arange(operands * digits)
             rounds = [(numbers // powers % base).reshape(-1, operands, digits)]
@@ -221,6 +236,15 @@ def cascades_of_every_length(key: jax.Array, shape: tuple[int, int, int], base: 
 def _uniform(key: jax.Array, shape: tuple[int, ...], base: int) -> jax.Array:
     # Half the cost of randint, and uniform up to 2**-23.
     return jnp.floor(jax.random.uniform(key, shape) * base).astype(jnp.int32)
+
+
+def _skewed(key: jax.Array, shape: tuple[int, int, int], base: int) -> jax.Array:
+    """Draw digits `[B, M, N]`, of two values in each number, the first with a probability that is uniform too."""
+    pair_key, probability_key, choice_key = jax.random.split(key, 3)
+    batch, operands, _ = shape
+    first, second = _uniform(pair_key, (2, batch, operands, 1), base)
+    probability = jax.random.uniform(probability_key, (batch, operands, 1))
+    return jnp.where(jax.random.uniform(choice_key, shape) < probability, first, second)
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2))

@@ -115,6 +115,11 @@ class Addition(Task):
                 )
             check_batch_size(self.batch_size, self.finite)
 
+    def of_length(self, digits: int) -> "Addition":
+        """Return addition of numbers of so many digits; its problems are fresh and uniform."""
+        fresh = {"mixture": Mixture(), "curriculum": Curriculum(), "finite": None, "batch_size": self.batch_size or 1}
+        return replace(self, digits=digits, **fresh)  # type: ignore[arg-type]
+
     def unused_fields(self) -> dict[str, str]:
         """Return the fields that have no effect; see `serialization.unused`."""
         uniform = replace(self.mixture, uniform=1.0) == Mixture()

@@ -67,6 +67,25 @@ def test_a_certification_that_was_killed_goes_on(network, tmp_path, monkeypatch)
     assert [part["bounds"] for part in resumed.parts] == [part["bounds"] for part in whole.parts]
 
 
+def test_a_network_is_certified_on_longer_numbers_than_it_was_trained_on(shell, tmp_path):
+    task = Addition(digits=1, base=3, answer_order="lsd", operand_order="lsd", separators="zeros")
+    config = Transformer(d_model=8, heads=2, d_mlp=8, positions="rope")
+    flags = ("--task", "addition", "--task.digits", 1, "--task.base", 3, "--task.separators", "zeros", *FLAGS[6:])
+    model = config.build(task.sizes)
+    interop.write(tmp_path / "short.pth", drawn(model), model, layout="transformer-lens")
+    for digits, problems in ((1, 9), (2, 81)):
+        status, _, error = shell("jaxadd", "certify", tmp_path / "short.pth", *flags, "--digits", digits)
+        assert status == 0, error
+        path = tmp_path / f"short-certificate-digits{digits}" / "certificate.json"
+        data = json.loads(path.read_text())
+        assert (data["problems"], data["space"]["digits"]) == (problems, digits)
+        status, _, error = shell(
+            "jaxadd", "certify", tmp_path / "short.pth", *flags, "--digits", digits, "--check", path
+        )
+        assert status == 0, error
+    assert_one_line(shell("jaxadd", "certify", tmp_path / "short.pth", *flags, "--check", path)[2], "another space")
+
+
 def test_errors_are_saved_as_problems_to_train_on(shell, tmp_path):
     task = Addition(digits=2, base=3, answer_order="lsd", operand_order="lsd")
     model = Transformer(d_model=8, heads=2, d_mlp=8).build(task.sizes)
@@ -93,6 +112,8 @@ def test_bad_input_is_said_in_one_line(file, shell, tmp_path):
     for words, message in (
         ((file, *FLAGS, "--step", 3), "is a checkpoint, the state of one step; leave --step out"),
         ((file, *FLAGS, "--check", "a", "--method", "search"), "--method is for making a certificate"),
+        ((file, *FLAGS, "--digits", 3), "its pos_embed.W_pos is (8, 15), and would be (11, 15)"),
+        ((file, *FLAGS, "--digits", 0), "digits must be from 1 to 1000"),
         ((file, *FLAGS, "--check", "a", "--out", "b"), "--out is for making a certificate"),
         ((tmp_path, "--task", "addition"), "--task, --fields and --key are for checkpoint files"),
         ((tmp_path, "--key", "model"), "--task, --fields and --key are for checkpoint files"),
