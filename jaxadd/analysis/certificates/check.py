@@ -31,14 +31,14 @@ def check(certificate: Certificate, network: Network, watch: Watch = lambda done
     """Verify a certificate of a network; raises UserError, which says what does not hold."""
     forward.check_covered(network.model)
     here = space(network.task, network)
-    if certificate.network != fingerprint(network.params, network.model):
-        raise UserError("the certificate is of another network: the hash of the parameters and architecture differs")
     if certificate.space != here.description or certificate.problems != here.size:
         states = {**certificate.space, "problems": certificate.problems}
         holds = {**here.description, "problems": here.size}
         differ = [name for name in {**holds, **states} if states.get(name) != holds.get(name)]
         tell = lambda of: ", ".join(f"{name} {of.get(name)}" for name in differ)
         raise UserError(f"the certificate is of another space, with {tell(states)}; this task has {tell(holds)}")
+    if certificate.network != fingerprint(network.params, network.model):
+        raise UserError("the certificate is of another network: the hash of the parameters and architecture differs")
     require(certificate.assumptions == ASSUMPTIONS, "its assumptions are not those under which it is checked")
     require(certificate.architecture == repr(network.config), "its architecture in words is another one")
     require(
