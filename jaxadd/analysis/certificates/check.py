@@ -11,6 +11,7 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+from scipy import special
 
 from jaxadd.analysis.certificates import exhaustive, forward
 from jaxadd.analysis.certificates.certificate import Certificate, fingerprint
@@ -93,8 +94,6 @@ def _check_counterexample(certificate: Certificate, network: Network) -> None:
 
 def _is_interval(row: Any) -> bool:
     """Return whether the ends of an interval have the probabilities that define it; see `search.interval`."""
-    from scipy.stats import binom
-
     names = {"problems": int, "errors": int, "low": int | float, "high": int | float}
     if not (isinstance(row, dict) and all(isinstance(row.get(name), kind) for name, kind in names.items())):
         return False
@@ -103,8 +102,8 @@ def _is_interval(row: Any) -> bool:
         return False
     tail = (1 - CONFIDENCE) / (1 if errors in (0, count) else 2)
     near = lambda probability: math.isclose(probability, tail, rel_tol=1e-6)
-    low_holds = low == 0 if errors == 0 else near(binom.sf(errors - 1, count, low))
-    high_holds = high == 1 if errors == count else near(binom.cdf(errors, count, high))
+    low_holds = low == 0 if errors == 0 else near(special.bdtrc(errors - 1, count, low))
+    high_holds = high == 1 if errors == count else near(special.bdtr(errors, count, high))
     return bool(low_holds and high_holds)
 
 

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, cast
 import jax
 import jax.numpy as jnp
 import numpy as np
+from scipy import special
 
 from jaxadd.analysis.certificates.columns import operand_positions
 from jaxadd.models import Network
@@ -209,11 +210,9 @@ def interval(errors: int, count: int, confidence: float = CONFIDENCE) -> tuple[f
     with no error, or errors only, one end is 0 or 1 and the other has probability 1 - confidence (so that the upper
     end is about 3 / count at 95 %).
     """
-    from scipy.stats import beta  # Half a second, for commands that seldom need it.
-
     if count == 0:
         return 0.0, 1.0
     tail = 1 - confidence if errors in (0, count) else (1 - confidence) / 2
-    low = 0.0 if errors == 0 else float(beta.ppf(tail, errors, count - errors + 1))
-    high = 1.0 if errors == count else float(beta.ppf(1 - tail, errors + 1, count - errors))
+    low = 0.0 if errors == 0 else float(special.betaincinv(errors, count - errors + 1, tail))
+    high = 1.0 if errors == count else float(special.betaincinv(errors + 1, count - errors, 1 - tail))
     return low, high
