@@ -26,6 +26,7 @@ from jaxadd.analysis.certificates.certificate import Certificate
 from jaxadd.cli.commands.certify import certify_in
 from jaxadd.cli.experiment import Findings, Session, main
 from jaxadd.config import RunConfig
+from jaxadd.errors import UserError
 from jaxadd.models import Transformer, Weights
 from jaxadd.optim.optimizers import AdamW
 from jaxadd.optim.schedules import Cosine
@@ -43,6 +44,10 @@ class Config:
     """the first training"""
     rounds: int = 3
     """trainings of a network, at most"""
+
+    def __post_init__(self) -> None:
+        if self.rounds < 1:
+            raise UserError(f"rounds must be at least 1, got {self.rounds}")
 
 
 _BLOCK = Transformer(

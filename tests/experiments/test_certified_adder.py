@@ -5,8 +5,10 @@ from dataclasses import replace
 
 import jax
 import numpy as np
+import pytest
 
 from experiments import certified_adder
+from jaxadd.errors import UserError
 from jaxadd.tasks import Mixture
 
 
@@ -23,6 +25,11 @@ def test_a_network_is_trained_and_certified(few_figures, shell, tmp_path):
     listed = first["config"]["task"]["mixture"]["problems"]
     assert len(set(listed)) == 100
     assert {"00+00", "99+11"} <= set(listed)
+
+
+def test_a_network_is_trained_at_least_once():
+    with pytest.raises(UserError, match="rounds must be at least 1, got 0"):
+        replace(certified_adder.PRESETS["debug"], rounds=0)
 
 
 def test_errors_join_the_mixture_of_the_next_training():

@@ -39,7 +39,10 @@ def check(certificate: Certificate, network: Network, watch: Watch = lambda done
         tell = lambda of: ", ".join(f"{name} {of.get(name)}" for name in differ)
         raise UserError(f"the certificate is of another space, with {tell(states)}; this task has {tell(holds)}")
     if certificate.network != fingerprint(network.params, network.model):
-        raise UserError("the certificate is of another network: the hash of the parameters and architecture differs")
+        raise UserError(
+            "the certificate is of another network, or of another seed or step of its run: the hash of its parameters "
+            "differs"
+        )
     require(certificate.assumptions == ASSUMPTIONS, "its assumptions are not those under which it is checked")
     require(certificate.architecture == repr(network.config), "its architecture in words is another one")
     require(

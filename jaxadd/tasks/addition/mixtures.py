@@ -44,9 +44,10 @@ class Mixture:
     """column in which a forced cascade begins, 0 for the units; None draws any column that fits"""
 
     def __post_init__(self) -> None:
-        weights = (*self.weights, *(w for w in (self.skewed, self.listed) if w))
-        if not all(math.isfinite(w) and w >= 0 for w in weights) or sum(weights) == 0:
-            raise UserError(f"the weights of a mixture must be at least 0 and one above 0, got {weights}")
+        weights = {name: getattr(self, name) for name in ("uniform", "enriched", "cascades", "skewed", "listed")}
+        if not all(math.isfinite(w) and w >= 0 for w in weights.values()) or not any(weights.values()):
+            got = ", ".join(f"{name} {w:g}" for name, w in weights.items())
+            raise UserError(f"the weights of a mixture must be at least 0 and one above 0, got {got}")
         if (self.listed > 0) != bool(self.problems):
             raise UserError(
                 f"listed, the weight of the listed problems, must be above 0 where there are any, got {self.listed} "

@@ -113,6 +113,7 @@ def test_bad_input_is_said_in_one_line(file, shell, tmp_path):
         ((file, *FLAGS, "--step", 3), "is a checkpoint, the state of one step; leave --step out"),
         ((file, *FLAGS, "--check", "a", "--method", "search"), "--method is for making a certificate"),
         ((file, *FLAGS, "--digits", 3), "its pos_embed.W_pos is (8, 15), and would be (11, 15)"),
+        ((file, *FLAGS, "--problems", file / "errors"), "where a folder should be"),
         ((file, *FLAGS, "--digits", 0), "digits must be from 1 to 1000"),
         ((file, *FLAGS, "--check", "a", "--out", "b"), "--out is for making a certificate"),
         ((tmp_path, "--task", "addition"), "--task, --fields and --key are for checkpoint files"),
