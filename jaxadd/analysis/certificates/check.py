@@ -40,8 +40,8 @@ def check(certificate: Certificate, network: Network, watch: Watch = lambda done
         raise UserError(f"the certificate is of another space, with {tell(states)}; this task has {tell(holds)}")
     if certificate.network != fingerprint(network.params, network.model):
         raise UserError(
-            "the certificate is of another network, or of another seed or step of its run: the hash of its parameters "
-            "differs"
+            "the certificate is of another network, or of another seed or step of its run: "
+            "the hash of its architecture and parameters differs"
         )
     require(certificate.assumptions == ASSUMPTIONS, "its assumptions are not those under which it is checked")
     require(certificate.architecture == repr(network.config), "its architecture in words is another one")
