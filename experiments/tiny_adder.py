@@ -6,11 +6,10 @@ published adders, RMSNorm, rotary positions, a gated MLP and the embedding as un
 numbers first and on many carries, with AdamW and a learning rate that falls along a cosine. Whether a seed learns is
 chaotic. Networks whose train loss ends low are refined by Levenberg-Marquardt steps, which so few parameters allow.
 
-`p34` compresses: networks of 86 parameters that were refined are fitted by one whose attention depends on distance
-alone, which does not learn from a random start, and refined again. `p44`, `p50`, `p58`, `p86` and `p95` embed digits
-on an arc, and their rotary positions count the places of digits; the first three have a head of width 2. `p122` and
-`p52` are architectures of published adders. Published: of 137 parameters some 30 % of 80 seeds converge; trained
-networks of 122, 57, 52 and 36 parameters pass. `debug` learns nothing.
+`p34`, `p44`, `p50`, `p58`, `p86` and `p95` embed digits on an arc, and their rotary positions count the places of
+digits. The attention of `p34` depends on distance alone and begins sharp; `p44`, `p50` and `p58` have a head of width
+2. `p122` and `p52` are architectures of published adders. Published: of 137 parameters some 30 % of 80 seeds
+converge; trained networks of 122, 57, 52 and 36 parameters pass. `debug` learns nothing.
 """
 
 import sys
@@ -36,7 +35,6 @@ from jaxadd.tasks.addition import board
 _AT_ONCE = 2_002  # Problems; the suite is five times as many.
 _RECENT = 20  # Steps over which the final loss is averaged.
 _PART = 0.3  # Of a step that is made. It is seldom refused, so that damping falls; whole steps stay on plateaus.
-_DAMPING = 1.0  # At the first step after a network was compressed.
 _BLOCK = Transformer(
     heads=1,
     norm="rmsnorm",
@@ -64,17 +62,10 @@ class Config:
     """problems in the batch of such a step"""
     refine_below: float = 1.0
     """networks whose final train loss, nats, is below this are refined"""
-    compressed: Annotated[Transformer | None, tyro.conf.Suppress] = None
-    """a smaller network, fitted to those that were refined and refined itself; None for none"""
-    compress_below: float = 0.1
-    """networks whose train loss after refinement, nats, is below this are compressed"""
 
     def unused_fields(self) -> dict[str, str]:
         """Return the fields that have no effect; see `serialization.unused`."""
-        unused = {} if self.refine_steps else dict.fromkeys(("refine_batch", "refine_below"), "refine_steps above 0")
-        if not (self.refine_steps and self.compressed):
-            unused["compress_below"] = "refine_steps above 0 and a preset that compresses"
-        return unused
+        return {} if self.refine_steps else dict.fromkeys(("refine_batch", "refine_below"), "refine_steps above 0")
 
 
 def recipe(model: Transformer, steps: int = 60_000, lr: float = 0.02) -> Config:
@@ -113,11 +104,10 @@ _NARROW = replace(_BY_PLACE, d_head=2, d_mlp=2, rope_scale=0.5)
 
 _BY_DISTANCE = Weights(embed="arc", unembed="embed", scores="distance", value_rank=1, norms="final")
 _P86 = replace(_BY_PLACE, d_mlp=2)
+_P34 = replace(_P86, qk_norm=False, weights=_BY_DISTANCE)
 
 PRESETS = {
-    "p34": replace(
-        recipe(_P86, steps=14_000, lr=0.01), compressed=replace(_P86, qk_norm=False, weights=_BY_DISTANCE)
-    ),
+    "p34": replace(recipe(_P34, steps=8_000, lr=0.01), refine_steps=500, refine_batch=1024, refine_below=1.2),
     "p44": recipe(_tied(_NARROW, norms="shared", value="key"), steps=14_000, lr=0.01),
     "p50": recipe(_tied(_NARROW, norms="shared"), steps=14_000, lr=0.01),
     "p58": recipe(_NARROW, steps=14_000, lr=0.01),
@@ -126,12 +116,10 @@ PRESETS = {
     "p122": recipe(replace(_BLOCK, d_model=3, d_head=4, d_mlp=3)),
     "p52": recipe(replace(_BLOCK, d_model=3, d_head=4, d_mlp=2, rope_pairs="interleaved", weights=_TIED)),
     "debug": Config(
-        replace(recipe(_P86, steps=60).base, seeds=(0,), eval_every=30),
+        replace(recipe(_P34, steps=60).base, seeds=(0,), eval_every=30),
         refine_steps=2,
         refine_batch=64,
         refine_below=99.0,
-        compressed=replace(_P86, qk_norm=False, weights=_BY_DISTANCE),
-        compress_below=99.0,
     ),
 }
 
@@ -139,9 +127,9 @@ PRESETS = {
 def smallest() -> Network:
     """Return a trained adder of 31 parameters, each rounded to six digits; `certify` proves it on all 10²⁰ sums.
 
-    It is a network of `p34` that went on without the weight of its final norm, see RESULTS.
+    It is one of 86 parameters that was refined, compressed to 34 and then to 31, see RESULTS.
     """
-    config = replace(_P86, qk_norm=False, norm_weight=False, weights=replace(_BY_DISTANCE, norms="free"))
+    config = replace(_P34, norm_weight=False, weights=replace(_BY_DISTANCE, norms="free"))
     model = config.build(board.TASK.sizes)
     params = {
         "embed": {"radius": 6316.53, "start": -0.65086, "stride": 0.0489441},
@@ -163,14 +151,11 @@ def smallest() -> Network:
 
 
 def conduct(config: Config, session: Session) -> Findings:
-    """Train the lanes, refine those that learned, compress them if asked, and count what each answers."""
+    """Train the lanes, refine those that learned, and count what each answers."""
     runs = {"trained": session.train(config.base, "adam", "training ")}
     if config.refine_steps and (learned := _below(runs["trained"], config.refine_below)):
         run = refined(config, str(session.folder / "adam"), learned)
         runs["refined"] = session.train(run, "refined", "refining ")
-        if config.compressed and (good := _below(runs["refined"], config.compress_below)):
-            run = compressed(config, str(session.folder / "refined"), good)
-            runs["compressed"] = session.train(run, "compressed", "compressing ")
     return Findings({}, report(config, runs))
 
 
@@ -199,14 +184,6 @@ def refined(config: Config, source: str, seeds: tuple[int, ...]) -> RunConfig:
     )
 
 
-def compressed(config: Config, source: str, seeds: tuple[int, ...]) -> RunConfig:
-    """Return the config that refines smaller networks from what is nearest the networks of a run."""
-    assert config.compressed is not None
-    # The start answers few problems: damped steps find the way back.
-    optimizer = LevenbergMarquardt(lr=_PART, damping=_DAMPING)
-    return replace(refined(config, source, seeds), model=config.compressed, optimizer=optimizer)
-
-
 def report(config: Config, runs: dict[str, Run]) -> str:
     """Return the table: what each seed answers of the suite after each training, and how many pass."""
     problems = board.suite()
@@ -217,7 +194,7 @@ def report(config: Config, runs: dict[str, Run]) -> str:
     last, passed, final = list(runs)[-1], 0, []
     for seed in config.base.seeds:
         solved = [counts[name].get(seed) for name in runs]
-        at_last = counts[last].get(seed, 0 if last == "compressed" else max(c for c in solved if c is not None))
+        at_last = counts[last].get(seed, counts["trained"][seed])
         passed += at_last >= needed
         final.append(at_last / len(problems))
         cells = ("" if count is None else f"{count:,}" for count in solved)
@@ -227,8 +204,6 @@ def report(config: Config, runs: dict[str, Run]) -> str:
         f"exact match on the suite, {len(problems):,} problems: {spread(final, '{:.2%}')}",
         table(rows),
     ]
-    if config.compressed and last != "compressed":
-        lines.append(f"no network was compressed: none ended below {config.compress_below:g} nats")
     return "\n".join(lines)
 
 
