@@ -248,10 +248,10 @@ def _full_block(config: "Transformer", block: Params) -> dict[str, Any]:
             attn[name] = jnp.pad(attn[name], [(0, 0), (wide // 2, 0), (0, 0)])
     elif tied.scores == "distance":
         # As complex numbers, pairs of coordinates of the key are 1: the score is the real part of the rotated query.
-        real = np.arange(width) % 2 == 0 if config.rope_pairs == "interleaved" else np.arange(width) < width // 2
+        key = joined(config, np.ones(width // 2, complex))
         nothing = {"W_Q": (heads, wide, width), "W_K": (heads, wide, width), "b_V": (heads, width), "b_O": (wide,)}
         attn = {name: jnp.zeros(shape) for name, shape in nothing.items()} | attn
-        attn["b_K"] = jnp.broadcast_to(jnp.asarray(real, jnp.float32), (heads, width))
+        attn["b_K"] = jnp.broadcast_to(jnp.asarray(key, jnp.float32), (heads, width))
     if tied.value_rank:
         rest = width - tied.value_rank
         attn["W_V"] = jnp.pad(attn["W_V"], [(0, 0), (0, 0), (0, rest)])

@@ -94,9 +94,9 @@ class Certification:
         worst = min(parts, key=lambda part: part["slack"], default=None)
         closed = complete and all(part["slack"] > 0 and not part["open"] for part in parts)
         verdict: Verdict = "refuted" if counterexample else "proven" if closed else "unknown"
-        searched = bool(counterexample) and not parts  # No bound took part in it.
+        method: Method = "search" if counterexample and not parts else self.method  # No bound took part in it.
         return Certificate(
-            **{**self.identity, **({"method": "search"} if searched else {})},
+            **{**self.identity, "method": method},
             architecture=repr(self.network.config),
             problems=self.space.size,
             assumptions=ASSUMPTIONS,

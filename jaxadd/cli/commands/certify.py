@@ -30,6 +30,7 @@ from jaxadd.views import terminal
 from jaxadd.views.terminal import INDENT
 
 FILE = "certificate.json"
+_PROBLEMS = "--problems is for addition, and the certificate has the errors of other tasks"
 
 
 @dataclass(frozen=True)
@@ -77,9 +78,7 @@ def run(options: Options) -> int:
     lane = find([network.seed for network in trained.networks], options.seed)
     network, name = trained.networks[lane], trained.name(lane)
     if options.digits is not None:
-        if not isinstance(network.task, Addition):
-            raise UserError(f"--digits is for addition, and this network is of {network.task.question}")
-        network = network.on(network.task.of_length(options.digits))
+        network = network.on(_addition(network, "--digits is for addition").of_length(options.digits))
     if options.check is not None:
         makes = {"--method": options.method, "--problems": options.problems, "--out": options.out}
         if given := [flag for flag, value in makes.items() if value is not None]:
@@ -91,8 +90,7 @@ def run(options: Options) -> int:
     beside = Path(f"{options.source.stem}-certificate{label}")
     folder = options.out or (in_run if options.source.is_dir() else beside)
     if options.problems is not None:  # What cannot be saved is said before the work.
-        if not isinstance(network.task, Addition):
-            raise UserError(f"--problems is for addition; {network.task.question} has its errors in the certificate")
+        _addition(network, _PROBLEMS)
         make_folder(options.problems.parent)
     start = time.monotonic()
     certificate, found = certify_in(folder, network, options.method)
@@ -101,8 +99,7 @@ def run(options: Options) -> int:
     print(f"{'time':<{INDENT}}{time.monotonic() - start:.1f} s")
     print(f"{'certificate':<{INDENT}}{folder / FILE}")
     if options.problems is not None:
-        assert isinstance(network.task, Addition)
-        _save_problems(options.problems, network, network.task, certificate, found)
+        _save_problems(options.problems, network, certificate, found)
     return 0
 
 
@@ -202,9 +199,15 @@ def _progress(
     path.unlink()
 
 
-def _save_problems(
-    path: Path, network: Network, task: Addition, certificate: Certificate, found: Found | None
-) -> None:
+def _addition(network: Network, words: str) -> Addition:
+    """Return the task of a network; raises UserError, with words on what is for addition, where it is another."""
+    if not isinstance(network.task, Addition):
+        raise UserError(f"{words}; this network is of {network.task.question}")
+    return network.task
+
+
+def _save_problems(path: Path, network: Network, certificate: Certificate, found: Found | None) -> None:
+    task = _addition(network, _PROBLEMS)
     if found is None:
         numbers = [number for part in certificate.parts for number in part["suspects"]]
         errors = spaces.problems(task, np.asarray(numbers, np.int64))

@@ -116,6 +116,8 @@ def test_bad_input_is_said_in_one_line(file, shell, tmp_path):
         ((file, *FLAGS, "--problems", file / "errors"), "where a folder should be"),
         ((file, *FLAGS, "--digits", 0), "digits must be from 1 to 1000"),
         ((file, *FLAGS, "--check", "a", "--out", "b"), "--out is for making a certificate"),
+        ((tmp_path / "modular.pth", "--digits", 3), "--digits is for addition; this network is of"),
+        ((tmp_path / "modular.pth", "--problems", "errors"), "the errors of other tasks; this network is of"),
         ((tmp_path, "--task", "addition"), "--task, --fields and --key are for checkpoint files"),
         ((tmp_path, "--key", "model"), "--task, --fields and --key are for checkpoint files"),
     ):
