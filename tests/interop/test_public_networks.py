@@ -2,6 +2,7 @@
 
 import random
 import time
+from dataclasses import replace
 
 import jax.numpy as jnp
 import numpy as np
@@ -116,11 +117,11 @@ def test_a_transformer_on_c113():
     assert sizes | {None: 512 - sum(sizes.values())} == {16: 196, 30: 103, 56: 196, None: 17}
 
 
-def _correct(name, count):
+def _correct(name, count, task=board.TASK):
     """Return which of the first problems of AdderBoard's suite a network answers correctly, and its checkpoint."""
     checkpoint, problems = interop.read(reference_data() / name), board.suite()[:count]
-    network = Network(checkpoint.params, Model(checkpoint.model, board.TASK.sizes), board.TASK)
-    batch = board.TASK.batch(problems)
+    network = Network(checkpoint.params_for(task.sizes), Model(checkpoint.model, task.sizes), task)
+    batch = task.batch(problems)
     return (np.asarray(network.answer(batch.inputs)) == np.asarray(batch.targets)).all(axis=1), checkpoint
 
 
@@ -129,6 +130,12 @@ def test_the_adder_of_52_parameters():
     assert correct.all()
     assert checkpoint.model.rope_pairs == "interleaved"
     assert checkpoint.rest["n_params"] == 52
+
+
+def test_the_adder_of_57_parameters():
+    correct, checkpoint = _correct("microadder_57p.pt", 510, replace(board.TASK, separators="zero-signs"))
+    assert correct.all()
+    assert checkpoint.layout == "microadder"
 
 
 def test_the_adder_of_122_parameters():

@@ -26,6 +26,18 @@ def test_a_problem_stands_between_zeros_units_first():
     np.testing.assert_array_equal(answer, batch.targets)
 
 
+def test_the_digit_0_may_be_in_the_place_of_signs():
+    task, signs = (Addition(digits=3, target="parallel", separators=name) for name in ("zero-signs", "signs"))
+    operands = board.suite(0)[[3, 7], :, :3]
+    tokens, ours = np.asarray(signs.encode(operands)), np.asarray(task.encode(operands))
+    np.testing.assert_array_equal(ours, np.where(tokens >= 10, 0, tokens))
+    assert task.token_names == (*"0123456789", "?")
+    assert task.position_names == tuple("0" if name in "+=" else name for name in signs.position_names)
+    assert task.sizes.places == signs.sizes.places
+    back, _ = task.decode(task.encode(operands))
+    np.testing.assert_array_equal(back, operands)
+
+
 def test_the_suite_is_that_of_the_contest():
     problems = board.suite()
     assert problems.shape == (10_010, 2, 10)
@@ -35,8 +47,9 @@ def test_the_suite_is_that_of_the_contest():
 
 
 @pytest.mark.parametrize("target", ["sequential", "parallel", "single"])
-def test_every_target_has_a_form_without_signs(target):
-    task = Addition(digits=2, separators="zeros", target=target)
+@pytest.mark.parametrize("separators", ["zeros", "zero-signs"])
+def test_every_target_has_a_form_without_signs(target, separators):
+    task = Addition(digits=2, separators=separators, target=target)
     batch = task.batch(task.draw(jax.random.key(0), 5))
     assert int(batch.inputs.max()) < task.sizes.vocabulary == 10 + (target == "parallel")
     model = Transformer(d_model=8, heads=2, d_mlp=8).build(task.sizes)

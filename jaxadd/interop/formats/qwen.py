@@ -13,6 +13,7 @@ import numpy as np
 from jaxadd.errors import UserError
 from jaxadd.interop import fields
 from jaxadd.interop.fields import Fields
+from jaxadd.interop.formats import arcs
 from jaxadd.interop.formats.format import Format, Found, State, shapes
 from jaxadd.interop.layouts import any_nonzero, float32, listed, nested
 
@@ -234,9 +235,8 @@ def _arc(state: State, width: int, notes: list[str]) -> np.ndarray:
     radius, start, stride = (float(np.asarray(state[name], np.float64).reshape(-1)[0]) for name in _ARC)
     if width < 2:
         raise UserError(f"an embedding on an arc has at least 2 coordinates, and q_proj reads {width}")
-    angle = start + stride * np.arange(_DIGITS)
     embedding = np.zeros((_DIGITS, width), np.float32)
-    embedding[:, :2] = radius * np.stack([np.cos(angle), np.sin(angle)], axis=1)
+    embedding[:, :2] = arcs.embedding(radius, start, stride, _DIGITS)
     notes.append("the embedding on an arc, and tied matrices, were computed from their parameters")
     return embedding
 

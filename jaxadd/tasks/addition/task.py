@@ -28,8 +28,9 @@ class Addition(Task):
     """Add zero-padded numbers of N digits: `12345+67890=080235` in tokens, with N + 1 answer digits.
 
     Tokens: the digits are their own values, `+` is base, `=` is base + 1, and `?` is base + 2. The answer is read
-    at `=` and the tokens after it. With separators zeros, each operand stands between two digits 0 instead, and
-    `?` is base. The target determines what the network sees at the answer:
+    at `=` and the tokens after it. With separators zero-signs, the digit 0 is in the place of `+` and `=`; with
+    zeros, each operand stands between two digits 0. In both, `?` is base. The target determines what the network sees
+    at the answer:
 
     - sequential: the previous answer digits (teacher forcing), as in a language model;
     - parallel: `?` at every position, so that no answer digit is visible;
@@ -53,8 +54,9 @@ class Addition(Task):
     """which answer digit comes first, the most or the least significant"""
     operand_order: Literal["msd", "lsd"] = "msd"
     """which operand digit comes first, the most or the least significant"""
-    separators: Literal["signs", "zeros"] = "signs"
-    """what separates numbers: signs, + and =; or zeros, the digit 0 before and after each operand (AdderBoard)"""
+    separators: Literal["signs", "zeros", "zero-signs"] = "signs"
+    """what separates numbers: signs, + and =; zeros, the digit 0 before and after each operand (AdderBoard); or
+    zero-signs, the digit 0 in the place of + and ="""
     operation: Literal["add", "digitwise"] = "add"
     """add, or digitwise: the control without carries, addition mod base in every column, N answer digits"""
     mixture: Mixture = field(default_factory=Mixture)
@@ -178,13 +180,13 @@ class Addition(Task):
 
     @property
     def _places(self) -> tuple[int, ...]:
-        """The place of each input position: 1 for the units, 0 and N + 1 for the digit 0 beside a number, 0 for +.
+        """The place of each input position: 1 for the units, 0 and N + 1 for zeros around a number, 0 for a sign.
 
         The token at which the answer begins has the place before that of the first answer digit, so that every answer
         digit is read as far from its own place.
         """
         digits = [0, *range(1, self.digits + 1), self.digits + 1]
-        if self.separators == "signs":
+        if not self._before:
             digits[0] = digits[-1] = 0
         if self.operand_order == "msd":
             digits.reverse()

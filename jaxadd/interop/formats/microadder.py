@@ -1,0 +1,121 @@
+"""The adders of MicroAdder (Zarechnev 2026), whose stream is split into coordinates of tokens and of positions.
+
+Digits are on an arc, and positions on a spiral that the two operands and the answer share. Queries and keys are one
+projection of the positions, which an angle turns; values read the tokens by the transpose of the matrix that precedes
+the unembedding, and so may the second matrix of the MLP. All of this is plain matrices of a block with learned
+positions, and is computed on reading. The number is read without a 0 before it: `Addition(separators="zero-signs")`.
+"""
+
+import math
+from collections.abc import Collection
+
+import numpy as np
+
+from jaxadd.errors import UserError
+from jaxadd.interop import fields
+from jaxadd.interop.fields import Fields
+from jaxadd.interop.formats import arcs
+from jaxadd.interop.formats.format import Format, Found, State
+from jaxadd.interop.layouts import float32, listed, nested
+
+_ARC = ("tok_arc_A", "tok_arc_start", "tok_arc_stride")
+_SPIRAL = ("spiral_amp", "spiral_phase", "spiral_slope", "spiral_offset")
+_SPECIAL = ("_plus_pos", "special_pos_equals", "z_hi_pos", "_eos_pos")
+_NORMS = {"norm1.weight": "blocks.0.ln1.w", "norm2.weight": "blocks.0.ln2.w", "norm_f.weight": "ln_final.w"}
+_NEEDED = (*_ARC, *_SPIRAL, *_SPECIAL[:3], "q_proj.weight", "q_phase_angle", "out_proj.A", "out_proj.B")
+_NEEDED_AFTER = ("fc1.weight", "head_proj.weight")
+_BUFFERS = ("causal_mask", "_pos_sources", "_pos_indices")
+_DIGITS = 10  # of a number; also the period of the spiral, and the number of tokens
+
+
+def recognises(names: Collection[str]) -> bool:
+    """Return whether a state dict has tensors of these names."""
+    return set(_ARC) <= set(names)
+
+
+def read(state: State, stated: Fields, given: Fields) -> Found:
+    """Return the network in a state dict; see `Format`.
+
+    Raises:
+      UserError: names are missing or unknown, or shapes do not fit each other.
+    """
+    known = {*_NEEDED, *_NEEDED_AFTER, *_SPECIAL, *_NORMS, "fc2.weight", *_BUFFERS}
+    if missing := [name for name in (*_NEEDED, *_NEEDED_AFTER) if name not in state]:
+        raise UserError(f"it lacks {listed(missing)}")
+    if unknown := [f"{name} {array.shape}" for name, array in state.items() if name not in known]:
+        raise UserError(f"it holds {listed(unknown)}, for which this model has no place")
+    w = {name: float32(name, state[name]).astype(np.float64) for name in known & set(state) - set(_BUFFERS)}
+    head, query = w["head_proj.weight"], w["q_proj.weight"]
+    if head.ndim != 2 or query.ndim != 2:
+        raise UserError(f"head_proj and q_proj should be matrices, got the shapes {head.shape} and {query.shape}")
+    (own, width), (inner, reads), neurons = head.shape, query.shape, len(w["fc1.weight"])
+    normed = [name for name in _NORMS if name in w]
+    expected = {
+        **dict.fromkeys((*_ARC, *_SPIRAL), ()),
+        **{name: (1, width - own) for name in _SPECIAL if name in w},
+        **dict.fromkeys(normed, (width,)),
+        **{"q_proj.weight": (inner, width if reads == width else width - own), "q_phase_angle": (1,)},
+        **{"out_proj.A": (width, 1), "out_proj.B": (1, width), "fc1.weight": (neurons, width)},
+        **({"fc2.weight": (width, neurons)} if "fc2.weight" in w else {"head_proj.weight": (neurons, width)}),
+    }
+    if wrong := [
+        f"{name} should have shape {s}, got {w[name].shape}" for name, s in expected.items() if w[name].shape != s
+    ]:
+        raise UserError("; ".join(wrong[:3]))
+    if width - own not in (2, 3) or own != 2 or len(normed) not in (0, len(_NORMS)):
+        raise UserError(
+            f"its stream has {own} coordinates of tokens and {width - own} of positions and {len(normed)} norms; "
+            "expected 2, 2 or 3, and 3 norms or none"
+        )
+    tokens = arcs.embedding(*(float(w[name]) for name in _ARC), _DIGITS)
+    positions = _positions(w, width - own)
+    key = np.zeros((1, width, inner))
+    key[0, width - reads :] = query.T
+    value, out = np.zeros((1, width, inner)), np.zeros((1, inner, width))
+    value[0, :own, 0], out[0, 0] = (head @ w["out_proj.A"])[:, 0], w["out_proj.B"][0]
+    arrays = {
+        "embed.W_E": np.pad(tokens, ((0, 0), (0, width - own))),
+        "pos_embed.W_pos": np.pad(positions, ((0, 0), (own, 0))),
+        **{"blocks.0.attn.W_Q": _turned(key, float(w["q_phase_angle"][0])), "blocks.0.attn.W_K": key},
+        **{"blocks.0.attn.W_V": value, "blocks.0.attn.W_O": out},
+        **{ours: w[name] for name, ours in _NORMS.items() if name in w},
+        **{
+            "blocks.0.mlp.W_in": w["fc1.weight"].T,
+            "blocks.0.mlp.W_out": w["fc2.weight"].T if "fc2.weight" in w else head,
+        },
+        "unembed.W_U": head.T @ tokens.T,
+    }
+    found = {
+        **{"layers": 1, "d_model": width, "heads": 1, "d_head": inner, "d_mlp": neurons, "mlp_bias": False},
+        **{"norm": "rmsnorm", "norm_weight": bool(normed), "norm_epsilon": 1e-5, "activation": "gelu"},
+    }
+    config = fields.config_of(
+        {**found, **{n: stated[n] for n in ("norm_epsilon", "activation") if n in stated}, **given}
+    )
+    params = nested({name: array.astype(np.float32) for name, array in arrays.items()})
+    note = "the arc, the spiral and tied matrices were computed from their parameters"
+    return Found(params, config, "microadder", len(positions), _DIGITS, _DIGITS, (note,))
+
+
+FORMAT = Format("tok_arc_A, spiral_amp, q_proj.weight … (MicroAdder)", recognises, read)
+
+
+def _positions(w: State, width: int) -> np.ndarray:
+    """Return the positions of a₀…a₉ + b₀…b₉ = z₀…z₁₀ and the end, `[34, width]`."""
+    amplitude, phase, slope, offset = (float(w[name]) for name in _SPIRAL)
+    place = np.arange(_DIGITS)
+    angle = 2 * math.pi * place / _DIGITS + phase
+    spiral = np.stack([amplitude * np.cos(angle), amplitude * np.sin(angle), slope * place + offset], axis=1)
+    spiral = spiral[:, :width]
+    plus, equals, carry = (w[name] for name in _SPECIAL[:3])
+    end = w.get("_eos_pos", np.zeros((1, width)))
+    return np.concatenate([spiral, plus, spiral, equals, spiral, carry, end])
+
+
+def _turned(w: np.ndarray, angle: float) -> np.ndarray:
+    """Return the weights of queries: those of keys, every pair of neighbouring coordinates turned by an angle."""
+    turned, pairs = w.copy(), w.shape[-1] // 2 * 2
+    even, odd = w[..., 0:pairs:2], w[..., 1:pairs:2]
+    turned[..., 0:pairs:2] = even * math.cos(angle) - odd * math.sin(angle)
+    turned[..., 1:pairs:2] = even * math.sin(angle) + odd * math.cos(angle)
+    return turned
