@@ -9,7 +9,9 @@ import pytest
 from checkpoints import file, refused
 
 from jaxadd import interop
+from jaxadd.cli.checkpoint import trained
 from jaxadd.models.plain import forward
+from jaxadd.tasks import Modular
 from jaxadd.tasks.addition import board
 
 TASK = replace(board.TASK, separators="zero-signs")
@@ -76,6 +78,14 @@ def test_the_logits_are_those_of_the_definition(shape):
 def test_norms_without_weights_are_read():
     w = {name: array for name, array in state().items() if not name.startswith("norm")}
     assert not interop.from_state_dict(w).model.norm_weight
+
+
+def test_the_task_is_inferred_and_said(tmp_path):
+    notes = []
+    network = trained(file(tmp_path, state()), Modular(), note=notes.append).networks[0]
+    assert network.task == TASK
+    assert "inferred 10-digit addition, base 10, sequential, lsd first, separators zero-signs, from 10" in notes[-1]
+    assert network.split_known
 
 
 @pytest.mark.parametrize(

@@ -67,7 +67,8 @@ def read(state: State, stated: Fields, given: Fields) -> Found:
             f"its stream has {own} coordinates of tokens and {width - own} of positions and {len(normed)} norms; "
             "expected 2, 2 or 3, and 3 norms or none"
         )
-    tokens = arcs.embedding(*(float(w[name]) for name in _ARC), _DIGITS)
+    radius, start, stride = (float(w[name]) for name in _ARC)
+    tokens = arcs.embedding(radius, start, stride, _DIGITS)
     positions = _positions(w, width - own)
     key = np.zeros((1, width, inner))
     key[0, width - reads :] = query.T
