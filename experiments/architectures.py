@@ -71,7 +71,9 @@ class Architectures:
         """Return the run of one block."""
         modular = self.task == "modular"
         model = Transformer()
-        task = Modular() if modular else Addition(answer_order="lsd", test_examples=256, cascade_examples=32)
+        # Operands units first too: the digits of every column are then as far from their answer digit.
+        addition = Addition(answer_order="lsd", operand_order="lsd", test_examples=256, cascade_examples=32)
+        task = Modular() if modular else addition
         if self.tiny:
             model = Transformer(d_model=16, heads=2, d_mlp=32)
             task = Modular(p=7, train_fraction=0.6) if modular else Addition(digits=1, batch_size=16)

@@ -105,9 +105,11 @@ _NARROW = replace(_BY_PLACE, d_head=2, d_mlp=2, rope_scale=0.5)
 _BY_DISTANCE = Weights(embed="arc", unembed="embed", scores="distance", value_rank=1, norms="final")
 _P86 = replace(_BY_PLACE, d_mlp=2)
 _P34 = replace(_P86, qk_norm=False, weights=_BY_DISTANCE)
+_P31 = replace(_P34, norm_weight=False, weights=replace(_BY_DISTANCE, norms="free"))
 
 PRESETS = {
     "p34": replace(recipe(_P34, steps=8_000, lr=0.01), refine_steps=500, refine_batch=1024, refine_below=1.2),
+    "p40": replace(recipe(replace(_P31, d_mlp=3), steps=8_000, lr=0.01), refine_steps=300, refine_batch=1024),
     "p44": recipe(_tied(_NARROW, norms="shared", value="key"), steps=14_000, lr=0.01),
     "p50": recipe(_tied(_NARROW, norms="shared"), steps=14_000, lr=0.01),
     "p58": recipe(_NARROW, steps=14_000, lr=0.01),
@@ -129,8 +131,7 @@ def smallest() -> Network:
 
     It is one of 86 parameters that was refined, compressed to 34 and then to 31, see RESULTS.
     """
-    config = replace(_P34, norm_weight=False, weights=replace(_BY_DISTANCE, norms="free"))
-    model = config.build(board.TASK.sizes)
+    model = _P31.build(board.TASK.sizes)
     params = {
         "embed": {"radius": 6316.53, "start": -0.65086, "stride": 0.0489441},
         "blocks.0": {
