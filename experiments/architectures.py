@@ -3,8 +3,8 @@
 Each network differs from the published block of Nanda et al. (2023) in what its name says, and in nothing else: task,
 optimiser, seeds and batches are the same. Expected: every block groks addition mod 113 and learns five-digit
 addition, units first; a norm before each sublayer and rotary positions are common because they help large networks,
-and at this size should not be needed. Found: mod 113 all learn, and five digits all but those with rotary or no
-positions. On two quiet cores `modular` takes a quarter of an hour, `addition` half an hour, `debug` a minute.
+and at this size should not be needed. Found: all learn, except the one without positions on five digits.
+On two quiet cores `modular` takes a quarter of an hour, `addition` half an hour, `debug` a minute.
 """
 
 import sys
