@@ -94,7 +94,8 @@ def test_the_task_is_inferred_and_said(tmp_path):
         ({"z_hi_pos": None, "fc1.weight": None}, r"lacks z_hi_pos, fc1\.weight"),
         ({"norm1.base_weight": np.ones(5)}, r"holds norm1\.base_weight \(5,\), for which"),
         ({"out_proj.A": np.ones((4, 1))}, r"out_proj\.A should have shape \(5, 1\), got \(4, 1\)"),
-        ({"head_proj.weight": np.ones((2, 5, 1))}, r"should be matrices, got the shapes \(2, 5, 1\)"),
+        ({"head_proj.weight": np.ones((2, 5, 1))}, r"should be matrices, got the shapes .*\(2, 5, 1\)"),
+        ({"fc1.weight": np.ones(())}, r"should be matrices, got the shapes \(5, 3\), \(\)"),
         ({"fc1.weight": np.ones((3, 5))}, r"head_proj\.weight should have shape \(3, 5\), got \(2, 5\)"),
         ({"norm2.weight": None}, r"2 coordinates of tokens and 3 of positions and 2 norms; expected"),
         ({"tok_arc_start": np.ones(2)}, r"tok_arc_start should have shape \(\), got \(2,\)"),
@@ -103,3 +104,9 @@ def test_the_task_is_inferred_and_said(tmp_path):
 def test_what_does_not_fit_is_named(tmp_path, change, message):
     w = {name: array for name, array in (state() | change).items() if array is not None}
     refused(file(tmp_path, w), message)
+
+
+def test_fields_that_do_not_fit_are_refused(tmp_path):
+    refused(
+        file(tmp_path, state()), r"fields given do not fit it: they change blocks\.0\.attn\.W_K", fields={"heads": 2}
+    )

@@ -15,15 +15,16 @@ from jaxadd.errors import UserError
 from jaxadd.interop import fields
 from jaxadd.interop.fields import Fields
 from jaxadd.interop.formats import arcs
-from jaxadd.interop.formats.format import Format, Found, State
+from jaxadd.interop.formats.format import Format, Found, State, shapes
 from jaxadd.interop.layouts import float32, listed, nested
 
 _ARC = ("tok_arc_A", "tok_arc_start", "tok_arc_stride")
 _SPIRAL = ("spiral_amp", "spiral_phase", "spiral_slope", "spiral_offset")
 _SPECIAL = ("_plus_pos", "special_pos_equals", "z_hi_pos", "_eos_pos")
 _NORMS = {"norm1.weight": "blocks.0.ln1.w", "norm2.weight": "blocks.0.ln2.w", "norm_f.weight": "ln_final.w"}
-_NEEDED = (*_ARC, *_SPIRAL, *_SPECIAL[:3], "q_proj.weight", "q_phase_angle", "out_proj.A", "out_proj.B")
-_NEEDED_AFTER = ("fc1.weight", "head_proj.weight")
+_PROJECTIONS = ("q_proj.weight", "q_phase_angle", "out_proj.A", "out_proj.B", "fc1.weight", "head_proj.weight")
+_NEEDED = (*_ARC, *_SPIRAL, *_SPECIAL[:3], *_PROJECTIONS)
+_OPTIONAL = ("_eos_pos", *_NORMS, "fc2.weight")
 _BUFFERS = ("causal_mask", "_pos_sources", "_pos_indices")
 _DIGITS = 10  # of a number; also the period of the spiral, and the number of tokens
 
@@ -39,34 +40,9 @@ def read(state: State, stated: Fields, given: Fields) -> Found:
     Raises:
       UserError: names are missing or unknown, or shapes do not fit each other.
     """
-    known = {*_NEEDED, *_NEEDED_AFTER, *_SPECIAL, *_NORMS, "fc2.weight", *_BUFFERS}
-    if missing := [name for name in (*_NEEDED, *_NEEDED_AFTER) if name not in state]:
-        raise UserError(f"it lacks {listed(missing)}")
-    if unknown := [f"{name} {array.shape}" for name, array in state.items() if name not in known]:
-        raise UserError(f"it holds {listed(unknown)}, for which this model has no place")
-    w = {name: float32(name, state[name]).astype(np.float64) for name in known & set(state) - set(_BUFFERS)}
+    w = _tensors(state)
     head, query = w["head_proj.weight"], w["q_proj.weight"]
-    if head.ndim != 2 or query.ndim != 2:
-        raise UserError(f"head_proj and q_proj should be matrices, got the shapes {head.shape} and {query.shape}")
     (own, width), (inner, reads), neurons = head.shape, query.shape, len(w["fc1.weight"])
-    normed = [name for name in _NORMS if name in w]
-    expected = {
-        **dict.fromkeys((*_ARC, *_SPIRAL), ()),
-        **{name: (1, width - own) for name in _SPECIAL if name in w},
-        **dict.fromkeys(normed, (width,)),
-        **{"q_proj.weight": (inner, width if reads == width else width - own), "q_phase_angle": (1,)},
-        **{"out_proj.A": (width, 1), "out_proj.B": (1, width), "fc1.weight": (neurons, width)},
-        **({"fc2.weight": (width, neurons)} if "fc2.weight" in w else {"head_proj.weight": (neurons, width)}),
-    }
-    if wrong := [
-        f"{name} should have shape {s}, got {w[name].shape}" for name, s in expected.items() if w[name].shape != s
-    ]:
-        raise UserError("; ".join(wrong[:3]))
-    if width - own not in (2, 3) or own != 2 or len(normed) not in (0, len(_NORMS)):
-        raise UserError(
-            f"its stream has {own} coordinates of tokens and {width - own} of positions and {len(normed)} norms; "
-            "expected 2, 2 or 3, and 3 norms or none"
-        )
     radius, start, stride = (float(w[name]) for name in _ARC)
     tokens = arcs.embedding(radius, start, stride, _DIGITS)
     positions = _positions(w, width - own)
@@ -88,17 +64,56 @@ def read(state: State, stated: Fields, given: Fields) -> Found:
     }
     found = {
         **{"layers": 1, "d_model": width, "heads": 1, "d_head": inner, "d_mlp": neurons, "mlp_bias": False},
-        **{"norm": "rmsnorm", "norm_weight": bool(normed), "norm_epsilon": 1e-5, "activation": "gelu"},
+        **{"norm": "rmsnorm", "norm_weight": "norm1.weight" in w, "norm_epsilon": 1e-5, "activation": "gelu"},
     }
     config = fields.config_of(
         {**found, **{n: stated[n] for n in ("norm_epsilon", "activation") if n in stated}, **given}
     )
+    expected = shapes(config, len(positions), _DIGITS, _DIGITS)
+    found_shapes = {name: array.shape for name, array in arrays.items()}
+    if wrong := sorted({name for name, _ in dict(expected).items() ^ found_shapes.items()}):
+        raise UserError(f"the fields given do not fit it: they change {listed(wrong)}")
     params = nested({name: array.astype(np.float32) for name, array in arrays.items()})
     note = "the arc, the spiral and tied matrices were computed from their parameters"
     return Found(params, config, "microadder", len(positions), _DIGITS, _DIGITS, (note,))
 
 
 FORMAT = Format("tok_arc_A, spiral_amp, q_proj.weight … (MicroAdder)", recognises, read)
+
+
+def _tensors(state: State) -> dict[str, np.ndarray]:
+    """Return the tensors of a state dict in float64, without buffers, after checking that they fit each other."""
+    if missing := [name for name in _NEEDED if name not in state]:
+        raise UserError(f"it lacks {listed(missing)}")
+    known = {*_NEEDED, *_OPTIONAL}
+    if unknown := [f"{name} {array.shape}" for name, array in state.items() if name not in {*known, *_BUFFERS}]:
+        raise UserError(f"it holds {listed(unknown)}, for which this model has no place")
+    w = {name: float32(name, state[name]).astype(np.float64) for name in known & set(state)}
+    head, query = w["head_proj.weight"], w["q_proj.weight"]
+    matrices = [name for name in _NEEDED if name.endswith(".weight")]
+    if any(w[name].ndim != 2 for name in matrices):
+        given = ", ".join(str(w[name].shape) for name in matrices)
+        raise UserError(f"{', '.join(matrices)} should be matrices, got the shapes {given}")
+    (own, width), (inner, reads), neurons = head.shape, query.shape, len(w["fc1.weight"])
+    normed = [name for name in _NORMS if name in w]
+    expected = {
+        **dict.fromkeys((*_ARC, *_SPIRAL), ()),
+        **{name: (1, width - own) for name in _SPECIAL if name in w},
+        **dict.fromkeys(normed, (width,)),
+        **{"q_proj.weight": (inner, width if reads == width else width - own), "q_phase_angle": (1,)},
+        **{"out_proj.A": (width, 1), "out_proj.B": (1, width), "fc1.weight": (neurons, width)},
+        **({"fc2.weight": (width, neurons)} if "fc2.weight" in w else {"head_proj.weight": (neurons, width)}),
+    }
+    if wrong := [
+        f"{name} should have shape {s}, got {w[name].shape}" for name, s in expected.items() if w[name].shape != s
+    ]:
+        raise UserError("; ".join(wrong[:3]))
+    if width - own not in (2, 3) or own != 2 or len(normed) not in (0, len(_NORMS)):
+        raise UserError(
+            f"its stream has {own} coordinates of tokens and {width - own} of positions and {len(normed)} norms; "
+            "expected 2, 2 or 3, and 3 norms or none"
+        )
+    return w
 
 
 def _positions(w: State, width: int) -> np.ndarray:
