@@ -32,10 +32,10 @@ from jaxadd.cli import experiment, output
 from jaxadd.cli.commands import analyse
 from jaxadd.cli.main import main
 from jaxadd.config import RunConfig
-from jaxadd.models import Transformer
+from jaxadd.models import MLP, Transformer
 from jaxadd.optim.optimizers import AdamW
 from jaxadd.runs import train
-from jaxadd.tasks import Modular
+from jaxadd.tasks import Addition, HandwrittenDigits, Modular
 from jaxadd.training import trainer
 
 # An array that is added to one of another rank is a mistake more often than not.
@@ -161,6 +161,32 @@ def complete(tiny, tmp_path_factory):
     notes = []
     train(tiny, folder, note=notes.append)
     assert notes == []
+    return folder
+
+
+@pytest.fixture(scope="session")
+def adding(tmp_path_factory):
+    """A run of two lanes that add two digits, whose learning rate is too high for calm, to copy from."""
+    folder = tmp_path_factory.mktemp("runs") / "adding"
+    config = RunConfig(
+        Addition(digits=2, batch_size=64, test_examples=64, cascade_examples=8),
+        Transformer(d_model=16, heads=2, d_mlp=32),
+        AdamW(lr=5e-2, weight_decay=0.0),
+        steps=200,
+        seeds=(0, 1),
+        eval_every=100,
+        checkpoint_every=100,
+    )
+    train(config, folder, note=lambda _: None)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def reading(tmp_path_factory):
+    """A run of a network that is no transformer, on a task of which nobody claims anything, to copy from."""
+    folder = tmp_path_factory.mktemp("runs") / "reading"
+    config = RunConfig(HandwrittenDigits(batch_size=8), MLP(hidden=(8,)), steps=2, eval_every=2, checkpoint_every=2)
+    train(config, folder, note=lambda _: None)
     return folder
 
 

@@ -237,15 +237,19 @@ def test_the_lens_in_between_is_the_network_without_what_follows(network):
         np.testing.assert_allclose(found, logits, rtol=1e-4, atol=1e-4, err_msg=point)
 
 
+@jax.jit
+def scored(logits, targets):
+    return losses.cross_entropy(logits, targets).mean(0), scores.correct(logits, targets).mean(0)
+
+
 def test_the_lens_by_digit_scores_every_point():
     model, _, batch = case("sequential", "norm")
     lens, by_digit = everything("sequential", "norm")["lens"], everything("sequential", "norm")["lens_by_digit"]
     assert list(by_digit) == list(lens)
     for name, logits in lens.items():
-        np.testing.assert_allclose(
-            by_digit[name].loss, losses.cross_entropy(logits, batch.targets).mean(0), rtol=1e-4
-        )
-        np.testing.assert_allclose(by_digit[name].accuracy, scores.correct(logits, batch.targets).mean(0), rtol=1e-5)
+        loss, accuracy = scored(logits, batch.targets)
+        np.testing.assert_allclose(by_digit[name].loss, loss, rtol=1e-4)
+        np.testing.assert_allclose(by_digit[name].accuracy, accuracy, rtol=1e-5)
         assert by_digit[name].loss.shape == (len(model.sizes.read),)
 
 

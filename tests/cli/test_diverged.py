@@ -26,11 +26,18 @@ BROKEN = {
 
 
 @pytest.fixture(scope="module")
-def runs(tiny_one, tmp_path_factory):
-    """The folders of two runs that know their train examples, modular and addition."""
+def configs(tiny_one):
+    """A run of modular arithmetic and one of addition, evaluated at every step."""
+    modular = replace(tiny_one, eval_every=1)
+    return {"modular": modular, "addition": replace(modular, task=TASK)}
+
+
+@pytest.fixture(scope="module")
+def runs(configs, tmp_path_factory):
+    """The folders of both runs, which know their train examples."""
     folder = tmp_path_factory.mktemp("runs")
-    train(tiny_one, folder / "modular", **QUIET)
-    train(replace(tiny_one, task=TASK), folder / "addition", **QUIET)
+    for name, config in configs.items():
+        train(config, folder / name, **QUIET)
     return folder
 
 
@@ -70,9 +77,8 @@ def test_a_saved_run_that_is_not_finite_is_analysed_as_wrong(name, how, runs, tm
 
 
 @pytest.mark.parametrize("name", ["modular", "addition"])
-def test_a_learning_rate_that_makes_it_diverge_leaves_no_accuracy(name, tiny_one):
-    config = replace(tiny_one, optimizer=AdamW(lr=1e30, warmup=0), eval_every=1)
-    run = train(config if name == "modular" else replace(config, task=TASK), **QUIET)
+def test_a_learning_rate_that_makes_it_diverge_leaves_no_accuracy(name, configs):
+    run = train(replace(configs[name], optimizer=AdamW(lr=1e30, warmup=0)), **QUIET)
     (lane,) = run.summary["lanes"]
     assert lane["status"] == "diverged"
     assert lane["final_train_loss"] is lane["final_test_loss"] is None

@@ -10,11 +10,13 @@ from jaxadd import sweeps
 from jaxadd.optim.optimizers import Lion
 from jaxadd.training.trainer import Trainer
 
+SMALL = ["--model.d-model", 16, "--model.heads", 2, "--model.d-mlp", 32]
+
 
 @pytest.mark.parametrize(
     ("experiment", "words", "found", "figures"),
     [
-        ("frac_train", [], "published, one run", {"fractions"}),
+        ("frac_train", SMALL, "published, one run", {"fractions"}),
         ("phase_diagram", [], "comprehension", {"phases"}),
         (
             "seed_sweep",
@@ -36,10 +38,10 @@ def test_sweeps_from_the_command_line(shell, tmp_path, experiment, words, found,
 
 
 def test_a_sweep_that_is_complete_is_reported_again_without_training(shell, monkeypatch):
-    status, out, error = shell("frac_train", "debug")
+    status, out, error = shell("frac_train", "debug", *SMALL)
     assert status == 0, error
     monkeypatch.delattr(Trainer, "chunk")
-    assert shell("frac_train", "debug")[:2] == (0, out)
+    assert shell("frac_train", "debug", *SMALL)[:2] == (0, out)
 
 
 def test_a_diagram_needs_a_grid(shell):

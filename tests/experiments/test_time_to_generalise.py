@@ -14,13 +14,14 @@ REACHED = "step_of_test_accuracy_0.99"
 
 
 def test_a_comparison_from_the_command_line(shell, tmp_path):
-    status, out, error = shell("time_to_generalise", "debug", "--methods", "lion", "--name", "it")
+    words = ("time_to_generalise", "debug", "--methods", "lion", "--points", 4, "--name", "it")
+    status, out, error = shell(*words)
     assert status == 0, error
     assert "0 of 2" in out
     folder = tmp_path / "runs" / "time_to_generalise" / "it"
     assert (folder / "figures" / "survival.png").stat().st_size > 1000
     assert sorted(path.parent.name for path in folder.glob("lion/*/sweep.csv")) == ["best", "search"]
-    assert shell("time_to_generalise", "debug", "--methods", "lion", "--name", "it")[1] == out
+    assert shell(*words)[1] == out
 
 
 def test_methods_are_named_as_their_flags_are():

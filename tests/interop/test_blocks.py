@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import jax
 import numpy as np
 import pytest
 from checkpoints import SMALL, bits, file, lens, mainline, network, sized
@@ -46,7 +47,7 @@ def test_a_network_computes_what_the_other_system_computes(layout):
         theirs = _mainline_logits(state, tokens, 2)
     else:
         state = interop.to_transformer_lens(params, model)
-        theirs = forward(params, model, tokens)
+        theirs = jax.jit(lambda params, tokens: forward(params, model, tokens))(params, tokens)
         assert {name: state[name].shape for name in state if ".0.attn." in name} == {
             **{f"blocks.0.attn.W_{x}": (3, 6, 4) for x in "QKV"},
             **{f"blocks.0.attn.b_{x}": (3, 4) for x in "QKV"},
@@ -55,7 +56,8 @@ def test_a_network_computes_what_the_other_system_computes(layout):
         }
     found = interop.from_state_dict(state)
     assert (found.model, found.layout) == (config, layout)
-    np.testing.assert_allclose(model.apply(found.params, tokens)[0], theirs, rtol=2e-4, atol=2e-4)
+    ours = jax.jit(model.apply)(found.params, tokens)[0]
+    np.testing.assert_allclose(ours, theirs, rtol=2e-4, atol=2e-4)
     assert bits(found.params) == bits(params)
 
 
@@ -67,7 +69,8 @@ def test_positions_that_a_task_never_reaches_are_left_out(tmp_path):
     found = interop.read(tmp_path / "x.pth")
     tokens = np.random.default_rng(0).integers(12, size=(5, 9))
     assert task.sizes.length == 8
-    logits, _ = config.build(task.sizes).apply(found.params_for(task.sizes), tokens[:, :8])
+    model = config.build(task.sizes)
+    logits = jax.jit(model.apply)(found.params_for(task.sizes), tokens[:, :8])[0]
     state = mainline(config, length=9, vocabulary=12, classes=10)
     theirs = _mainline_logits(state, tokens, 1)[:, task.sizes.read]
     np.testing.assert_allclose(logits, theirs, rtol=2e-4, atol=2e-4)

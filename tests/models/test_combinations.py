@@ -60,7 +60,7 @@ def test_every_activation_has_the_axes_that_analysis_expects():
         d_model=8, heads=2, d_mlp=6, norm="rmsnorm", norm_where="both", positions="rope", mlp="gated"
     )
     model = config.build(Sizes(length=5, classes=6, vocabulary=7))
-    _, seen = jax.jit(lambda w: model.apply(w, X, names=model.names))(drawn(model))
+    _, seen = jax.eval_shape(lambda w: model.apply(w, X, names=model.names), drawn(model))
     assert {name: 1 + len(structure.activation_axes(name)) for name in seen} == {n: x.ndim for n, x in seen.items()}
 
 

@@ -187,15 +187,16 @@ def test_every_named_activation_can_be_seen_and_replaced(config):
     """Not compiled as a whole: there are hundreds of such programs, of the same operations."""
     (model, params), x = network(config), tokens(SMALL)
 
-    plain, _ = model.apply(params, x)
-    logits, seen = model.apply(params, x, names=model.names)
+    plain = np.asarray(model.apply(params, x)[0])
+    logits, seen = jax.device_get(model.apply(params, x, names=model.names))
     assert set(seen) == set(model.names)
     np.testing.assert_allclose(logits, plain, rtol=1e-4, atol=1e-5)
     half = len(x) // 2  # Of these examples an activation is replaced by itself, of the others by something else.
     for name, value in seen.items():
         assert len(value) == len(x)
-        wanted = np.concatenate([value[:half], np.sin(3 * np.asarray(value[half:]))])
-        found, again = model.apply(params, x, names=[name], edits={name: functools.partial(replaced, value, half)})
+        edit = functools.partial(replaced, value, half)
+        found, again = jax.device_get(model.apply(params, x, names=[name], edits={name: edit}))
+        wanted = np.concatenate([value[:half], np.sin(3 * value[half:])])
         np.testing.assert_allclose(again[name], wanted, rtol=1e-3, atol=1e-3)
         np.testing.assert_allclose(found[:half], plain[:half], rtol=1e-4, atol=1e-5)
         assert not np.allclose(found[half:], plain[half:], atol=1e-4), name
@@ -203,7 +204,7 @@ def test_every_named_activation_can_be_seen_and_replaced(config):
 
 def replaced(value, half, seen):
     """Replace an activation by a value for the first examples, and by a function of itself for the others."""
-    return jnp.asarray(np.concatenate([value[:half], np.sin(3 * np.asarray(seen[half:]))]))
+    return jnp.asarray(np.concatenate([value[:half], np.sin(3 * np.asarray(seen)[half:])]))
 
 
 def test_activations_are_what_their_names_say():

@@ -9,11 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxadd.analysis.modular import pairs
-from jaxadd.config import RunConfig
-from jaxadd.models import Transformer
-from jaxadd.optim.optimizers import AdamW
 from jaxadd.runs import train
-from jaxadd.tasks import Modular
 from jaxadd.tasks.modular.task import _packed, unpacked
 from jaxadd.views.figures import render
 
@@ -43,22 +39,14 @@ def test_packing_can_be_undone(count):
     np.testing.assert_array_equal(unpacked(words, count), bits)
 
 
-def test_a_run_records_which_test_pairs_are_correct():
-    config = RunConfig(
-        task=Modular(p=7, train_fraction=0.6, record_pairs=True),
-        model=Transformer(d_model=16, heads=2, d_mlp=16),
-        optimizer=AdamW(lr=1e-2),
-        steps=60,
-        eval_every=20,
-        checkpoint_every=20,
-        seeds=(0, 1),
-    )
+def test_a_run_records_which_test_pairs_are_correct(tiny):
+    config = replace(tiny, task=replace(tiny.task, record_pairs=True))
     run = train(config)
     recorded, test = run.metrics["evaluation/correct_pairs"], config.task.problems - config.task.train_size
     accuracy = run.metrics["test_accuracy"][:, run.metrics["evaluation/step"]]
     for lane in range(2):
         np.testing.assert_allclose(unpacked(recorded[lane], test).mean(axis=1), accuracy[lane], rtol=1e-6)
-    plain = train(replace(config, task=replace(config.task, record_pairs=False)))
+    plain = train(tiny)
     assert "evaluation/correct_pairs" not in plain.metrics
     np.testing.assert_array_equal(plain.metrics["train_loss"], run.metrics["train_loss"])
     (figure,) = (f for f in pairs.history(config.task, run.trained(), 1, {}) if f.name == "graduation")

@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -13,18 +14,17 @@ from jaxadd import interop
 from jaxadd.cli import output
 from jaxadd.cli.commands import analyse
 from jaxadd.cli.commands.analyse import finite
-from jaxadd.config import RunConfig
-from jaxadd.models import MLP, Transformer
-from jaxadd.runs import load, train
-from jaxadd.tasks import Addition, Group, HandwrittenDigits, Modular
+from jaxadd.models import Transformer
+from jaxadd.runs import load
+from jaxadd.tasks import Addition, Group, Modular
 from jaxadd.training.trainer import Trainer
 
 TINY = ("--task.p", 7, "--task.train-fraction", 0.6)
 
 
 @pytest.fixture(scope="module")
-def run(tiny, tmp_path_factory):
-    return train(tiny, tmp_path_factory.mktemp("runs") / "tiny", note=lambda _: None)
+def run(complete, tmp_path_factory):
+    return load(shutil.copytree(complete, tmp_path_factory.mktemp("runs") / "tiny"))
 
 
 def untrained(path, task, **architecture):
@@ -172,14 +172,13 @@ def test_key_frequencies_follow_the_logits_where_there_are_no_neurons(few_figure
         assert_one_line(error, message)
 
 
-def test_a_network_of_another_kind_says_what_is_not_defined_for_it(few_figures, shell, tmp_path):
-    config = RunConfig(HandwrittenDigits(batch_size=8), MLP(hidden=(8,)), steps=2, eval_every=2, checkpoint_every=2)
-    train(config, tmp_path / "run", note=lambda _: None)
-    status, out, error = shell("jaxadd", "analyse", tmp_path / "run")
+def test_a_network_of_another_kind_says_what_is_not_defined_for_it(few_figures, reading, shell, tmp_path):
+    run = shutil.copytree(reading, tmp_path / "run")
+    status, out, error = shell("jaxadd", "analyse", run)
     assert status == 0, error
     assert "not defined for MLP networks" in out
-    assert numbers(tmp_path / "run" / "analysis")["test_loss"] > 0
-    status, _, error = shell("jaxadd", "analyse", tmp_path / "run", "--keys", "3")
+    assert numbers(run / "analysis")["test_loss"] > 0
+    status, _, error = shell("jaxadd", "analyse", run, "--keys", "3")
     assert status == 2
     assert_one_line(error, "leave --keys out")
 

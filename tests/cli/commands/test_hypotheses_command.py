@@ -1,41 +1,34 @@
 """`jaxadd hypotheses`: a table of claims over seeds, and one line for a task without any."""
 
+import shutil
+
 import numpy as np
 
 from jaxadd.analysis import addition
 from jaxadd.analysis.claims import Finding
 from jaxadd.analysis.hypotheses import Score
 from jaxadd.cli.commands import hypotheses
-from jaxadd.config import RunConfig
-from jaxadd.models import MLP, Transformer
-from jaxadd.runs import train
-from jaxadd.tasks import Addition, HandwrittenDigits
 
 
-def test_claims_about_adding_networks_are_tested_and_drawn(shell, tmp_path, monkeypatch):
+def test_claims_about_adding_networks_are_tested_and_drawn(adding, shell, tmp_path, monkeypatch):
     monkeypatch.setattr(addition.claims, "_EXAMPLES", 64)
-    task = Addition(digits=2, batch_size=16, test_examples=16, cascade_examples=4)
-    model = Transformer(d_model=16, heads=2, d_mlp=16)
-    config = RunConfig(task, model, steps=4, seeds=(0, 1), eval_every=2, checkpoint_every=2)
-    train(config, tmp_path / "run", note=lambda _: None)
-    status, out, error = shell("jaxadd", "hypotheses", tmp_path / "run")
+    run = shutil.copytree(adding, tmp_path / "run")
+    status, out, error = shell("jaxadd", "hypotheses", run)
     assert status == 0, error
     assert "claims tested" in error
-    folder = tmp_path / "run" / "hypotheses"
+    folder = run / "hypotheses"
     text = (folder / "report.txt").read_text()
     assert "a head carries column 1's sum" in text
     assert text in out
     assert (folder / "figures" / "claims.png").stat().st_size > 1000
 
 
-def test_a_task_without_claims_is_one_line(shell, tmp_path):
-    config = RunConfig(HandwrittenDigits(batch_size=8), MLP(hidden=(8,)), steps=1, eval_every=1, checkpoint_every=1)
-    train(config, tmp_path / "run", note=lambda _: None)
-    status, out, error = shell("jaxadd", "hypotheses", tmp_path / "run")
+def test_a_task_without_claims_is_one_line(reading, shell):
+    status, out, error = shell("jaxadd", "hypotheses", reading)
     assert (status, error) == (0, "")
     assert out.startswith("no claim is registered for HandwrittenDigits; ")
     assert out.count("\n") == 1
-    assert not (tmp_path / "run" / "hypotheses").exists()
+    assert not (reading / "hypotheses").exists()
 
 
 def finding(candidate, score, low, high, matters=1.0):

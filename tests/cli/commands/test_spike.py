@@ -1,31 +1,21 @@
 """`jaxadd spike`: what it finds inside a spike, and what it says where there is none."""
 
+import shutil
+
 import numpy as np
 import pytest
 
 from jaxadd.analysis import spikes
 from jaxadd.config import RunConfig
-from jaxadd.models import MLP, Transformer
-from jaxadd.optim.optimizers import SGD, AdamW
+from jaxadd.models import MLP
+from jaxadd.optim.optimizers import SGD
 from jaxadd.runs import train
-from jaxadd.tasks import Addition, HandwrittenDigits
+from jaxadd.tasks import HandwrittenDigits
 
 
 @pytest.fixture(scope="module")
-def addition(tmp_path_factory):
-    """A run of two lanes whose learning rate is too high for calm."""
-    folder = tmp_path_factory.mktemp("spikes") / "addition"
-    config = RunConfig(
-        Addition(digits=2, batch_size=64, test_examples=64, cascade_examples=8),
-        Transformer(d_model=16, heads=2, d_mlp=32),
-        AdamW(lr=5e-2, weight_decay=0.0),
-        steps=200,
-        seeds=(0, 1),
-        eval_every=100,
-        checkpoint_every=100,
-    )
-    train(config, folder, note=lambda _: None)
-    return folder
+def addition(adding, tmp_path_factory):
+    return shutil.copytree(adding, tmp_path_factory.mktemp("spikes") / "addition")
 
 
 @pytest.fixture
