@@ -109,8 +109,8 @@ _P34 = replace(_P86, qk_norm=False, weights=_BY_DISTANCE)
 _P31 = replace(_P34, norm_weight=False, weights=replace(_BY_DISTANCE, norms="free"))
 
 PRESETS = {
-    "p34": replace(recipe(_P34, steps=8_000, lr=0.01), refine_steps=500, refine_batch=1024, refine_below=1.2),
     "p40": replace(recipe(replace(_P31, d_mlp=3), steps=8_000, lr=0.01), refine_steps=300, refine_batch=1024),
+    "p34": replace(recipe(_P34, steps=8_000, lr=0.01), refine_steps=500, refine_batch=1024, refine_below=1.2),
     "p44": recipe(_tied(_NARROW, norms="shared", value="key"), steps=14_000, lr=0.01),
     "p50": recipe(_tied(_NARROW, norms="shared"), steps=14_000, lr=0.01),
     "p58": recipe(_NARROW, steps=14_000, lr=0.01),

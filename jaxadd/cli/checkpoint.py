@@ -77,7 +77,7 @@ def trained(
     for line in checkpoint.notes:
         note(f"{path.name}: {line}")
     try:
-        task, line = _task_of(checkpoint, task)
+        task, line = _task_of(checkpoint, task, any(flag.startswith("--task") for flag in typed))
         if line:
             note(f"{path.name}: {line}")
         stated = seed is not None or _states_split(task, typed)
@@ -87,7 +87,8 @@ def trained(
     except UserError as error:
         raise UserError(
             f"{path}: {error}; describe the task that it was trained on, such as --task modular --task.p 113, "
-            "--task group --task.name S5 or --task addition --task.digits 10 --task.separators zeros"
+            "--task group --task.name S5 or --task addition --task.digits 10 --task.separators zeros; a network of "
+            "AdderBoard needs no --task"
         ) from error
     if seed is None:
         seed = getattr(task, "split_seed", None) or 0
@@ -147,15 +148,15 @@ def inferred(checkpoint: Checkpoint) -> Modular | None:
     return None
 
 
-def _task_of(checkpoint: Checkpoint, task: Task) -> tuple[Task, str]:
+def _task_of(checkpoint: Checkpoint, task: Task, typed: bool) -> tuple[Task, str]:
     """Return the task of a network, and what was inferred, in a line; "" where nothing was.
 
     A default task is inferred from the sizes of the network, from its own answers where they are the table of a
-    group, and from the layout of its file where adders of AdderBoard have it. A group that is given by its name has
-    the network's order of elements.
+    group, and from the layout of its file where adders of AdderBoard have it and no flag of a task was typed. A group
+    that is given by its name has the network's order of elements.
     """
     contest = _CONTEST.get(checkpoint.layout)
-    if task == Modular() and contest and checkpoint.vocabulary == checkpoint.classes == contest.base:
+    if task == Modular() and not typed and contest and checkpoint.vocabulary == checkpoint.classes == contest.base:
         return contest, f"inferred {contest.title}, separators {contest.separators}, from 10 tokens and 10 classes"
     guess = inferred(checkpoint) if task in (Modular(), Group()) else None
     if guess is not None:

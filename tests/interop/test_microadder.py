@@ -10,6 +10,7 @@ from checkpoints import file, refused
 
 from jaxadd import interop
 from jaxadd.cli.checkpoint import trained
+from jaxadd.errors import UserError
 from jaxadd.models.plain import forward
 from jaxadd.tasks import Modular
 from jaxadd.tasks.addition import board
@@ -97,7 +98,8 @@ def test_the_task_is_inferred_and_said(tmp_path):
         ({"head_proj.weight": np.ones((2, 5, 1))}, r"should be matrices, got the shapes .*\(2, 5, 1\)"),
         ({"fc1.weight": np.ones(())}, r"should be matrices, got the shapes \(5, 3\), \(\)"),
         ({"fc1.weight": np.ones((3, 5))}, r"head_proj\.weight should have shape \(3, 5\), got \(2, 5\)"),
-        ({"norm2.weight": None}, r"2 coordinates of tokens and 3 of positions and 2 norms; expected"),
+        ({"norm2.weight": None}, r"lacks norm2\.weight"),
+        ({"tok_arc_A": None}, r"lacks tok_arc_A"),
         ({"tok_arc_start": np.ones(2)}, r"tok_arc_start should have shape \(\), got \(2,\)"),
     ],
 )
@@ -106,7 +108,12 @@ def test_what_does_not_fit_is_named(tmp_path, change, message):
     refused(file(tmp_path, w), message)
 
 
-def test_fields_that_do_not_fit_are_refused(tmp_path):
-    refused(
-        file(tmp_path, state()), r"fields given do not fit it: they change blocks\.0\.attn\.W_K", fields={"heads": 2}
-    )
+def test_fields_and_configs_that_do_not_fit_are_refused(tmp_path):
+    message = r"fields heads do not fit the shapes of its tensors: blocks\.0\.attn\.W_K"
+    refused(file(tmp_path, state()), message, fields={"heads": 2})
+    refused(file(tmp_path, {"model": state(), "config": {"n_heads": 2}}), "config states 2 heads")
+
+
+def test_a_task_that_is_named_is_not_inferred(tmp_path):
+    with pytest.raises(UserError, match=r"10 tokens and the task has 114.* needs no --task"):
+        trained(file(tmp_path, state()), Modular(), typed=["--task"])

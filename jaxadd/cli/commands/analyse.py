@@ -58,8 +58,7 @@ class Options:
     key: str | None = None
     """where in a checkpoint the state dict is, if it holds several"""
     task: Task = field(default=Modular())
-    """task of a checkpoint; by default addition mod the P of its sizes, or the group of its own answers. A run knows
-    its own"""
+    """task of a checkpoint; by default what its sizes, its layout and its own answers say. A run knows its own"""
     typed: tyro.conf.Fixed[tyro.conf.Suppress[frozenset[str]]] = frozenset()
     """the flags that were typed"""
 

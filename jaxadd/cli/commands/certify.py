@@ -69,7 +69,9 @@ class Options:
     key: str | None = None
     """where in a checkpoint the state dict is, if it holds several"""
     task: Task = field(default=Modular())
-    """task of a checkpoint; by default addition mod the P of its sizes. A run knows its own"""
+    """task of a checkpoint; by default what its sizes, its layout and its own answers say. A run knows its own"""
+    typed: tyro.conf.Fixed[tyro.conf.Suppress[frozenset[str]]] = frozenset()
+    """the flags that were typed"""
 
 
 def run(options: Options) -> int:
@@ -157,7 +159,9 @@ def _trained(options: Options) -> Trained:
     if not checkpoint.is_file(options.source, options.step, given=bool(given), words=words):
         return load(options.source).trained(options.step)
     fields = checkpoint.parsed(options.fields)
-    return checkpoint.trained(options.source, options.task, options.seed, key=options.key, fields=fields, note=note)
+    return checkpoint.trained(
+        options.source, options.task, options.seed, key=options.key, fields=fields, typed=options.typed, note=note
+    )
 
 
 def _check(network: Network, path: Path) -> int:

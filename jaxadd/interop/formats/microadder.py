@@ -31,15 +31,17 @@ _DIGITS = 10  # of a number; also the period of the spiral, and the number of to
 
 def recognises(names: Collection[str]) -> bool:
     """Return whether a state dict has tensors of these names."""
-    return set(_ARC) <= set(names)
+    return bool({*_ARC, "q_phase_angle"} & set(names))
 
 
 def read(state: State, stated: Fields, given: Fields) -> Found:
     """Return the network in a state dict; see `Format`.
 
     Raises:
-      UserError: names are missing or unknown, or shapes do not fit each other.
+      UserError: names are missing or unknown, shapes do not fit each other, or a config states several heads.
     """
+    if (heads := stated.get("heads", 1)) != 1:
+        raise UserError(f"its config states {heads} heads, and the networks of MicroAdder that are read have one")
     w = _tensors(state)
     head, query = w["head_proj.weight"], w["q_proj.weight"]
     (own, width), (inner, reads), neurons = head.shape, query.shape, len(w["fc1.weight"])
@@ -72,7 +74,9 @@ def read(state: State, stated: Fields, given: Fields) -> Found:
     expected = shapes(config, len(positions), _DIGITS, _DIGITS)
     found_shapes = {name: array.shape for name, array in arrays.items()}
     if wrong := sorted({name for name, _ in dict(expected).items() ^ found_shapes.items()}):
-        raise UserError(f"the fields given do not fit it: they change {listed(wrong)}")
+        raise UserError(
+            f"the fields {', '.join(given)} do not fit the shapes of its tensors: {listed(wrong)} would differ"
+        )
     params = nested({name: array.astype(np.float32) for name, array in arrays.items()})
     note = "the arc, the spiral and tied matrices were computed from their parameters"
     return Found(params, config, "microadder", len(positions), _DIGITS, _DIGITS, (note,))
@@ -83,7 +87,8 @@ FORMAT = Format("tok_arc_A, spiral_amp, q_proj.weight … (MicroAdder)", recogni
 
 def _tensors(state: State) -> dict[str, np.ndarray]:
     """Return the tensors of a state dict in float64, without buffers, after checking that they fit each other."""
-    if missing := [name for name in _NEEDED if name not in state]:
+    norms = tuple(_NORMS) if any(name in state for name in _NORMS) else ()
+    if missing := [name for name in (*_NEEDED, *norms) if name not in state]:
         raise UserError(f"it lacks {listed(missing)}")
     known = {*_NEEDED, *_OPTIONAL}
     if unknown := [f"{name} {array.shape}" for name, array in state.items() if name not in {*known, *_BUFFERS}]:
@@ -95,11 +100,10 @@ def _tensors(state: State) -> dict[str, np.ndarray]:
         given = ", ".join(str(w[name].shape) for name in matrices)
         raise UserError(f"{', '.join(matrices)} should be matrices, got the shapes {given}")
     (own, width), (inner, reads), neurons = head.shape, query.shape, len(w["fc1.weight"])
-    normed = [name for name in _NORMS if name in w]
     expected = {
         **dict.fromkeys((*_ARC, *_SPIRAL), ()),
         **{name: (1, width - own) for name in _SPECIAL if name in w},
-        **dict.fromkeys(normed, (width,)),
+        **dict.fromkeys(norms, (width,)),
         **{"q_proj.weight": (inner, width if reads == width else width - own), "q_phase_angle": (1,)},
         **{"out_proj.A": (width, 1), "out_proj.B": (1, width), "fc1.weight": (neurons, width)},
         **({"fc2.weight": (width, neurons)} if "fc2.weight" in w else {"head_proj.weight": (neurons, width)}),
@@ -108,10 +112,9 @@ def _tensors(state: State) -> dict[str, np.ndarray]:
         f"{name} should have shape {s}, got {w[name].shape}" for name, s in expected.items() if w[name].shape != s
     ]:
         raise UserError("; ".join(wrong[:3]))
-    if width - own not in (2, 3) or own != 2 or len(normed) not in (0, len(_NORMS)):
+    if own != 2 or width - own not in (2, 3):
         raise UserError(
-            f"its stream has {own} coordinates of tokens and {width - own} of positions and {len(normed)} norms; "
-            "expected 2, 2 or 3, and 3 norms or none"
+            f"its stream has {own} coordinates of tokens and {width - own} of positions; expected 2, and 2 or 3"
         )
     return w
 
