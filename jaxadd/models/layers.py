@@ -1,5 +1,6 @@
 """What the parts of the fast forward pass share: the residual stream, norms, matrix products and initial values."""
 
+import functools
 import math
 from collections.abc import Callable
 from typing import NamedTuple
@@ -8,6 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxadd.lanes import side_by_side
 from jaxadd.models.transformer import Transformer
 from jaxadd.types import Positions
 
@@ -42,10 +44,35 @@ class Stream(NamedTuple):
         """Return the stream of every example, `[T, B, ·]`."""
         if self.tokens is None:
             return self.rows
-        length, vocabulary, *rest = self.rows.shape
-        # With one flat index, as XLA scatters the gradient of `rows[positions, tokens]` much more slowly.
-        flat = self.rows.reshape(length * vocabulary, *rest)
-        return flat[self.tokens + vocabulary * jnp.arange(length)[:, None]]
+        if not side_by_side():
+            return _look_up(self.rows, self.tokens)
+        precision = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]  # Set when it is imported.
+        return _look_up_for_products(self.rows, self.tokens, precision)
+
+
+def _look_up(rows: jax.Array, tokens: jax.Array) -> jax.Array:
+    """Look up tokens `[T, B]` in `[T, V, ·]`: `[T, B, ·]`."""
+    length, vocabulary, *rest = rows.shape
+    # With one flat index, as XLA scatters the gradient of `rows[positions, tokens]` much more slowly.
+    return rows.reshape(length * vocabulary, *rest)[tokens + vocabulary * jnp.arange(length)[:, None]]
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
+def _look_up_for_products(rows: jax.Array, tokens: jax.Array, precision: str | None) -> jax.Array:
+    """Look up as `_look_up` does, with a matrix product in place of a scatter for the gradient.
+
+    On a GPU thousands of examples add to a hundred rows, and the scatter takes a third of the step in Nanda et al.'s
+    setting. On a CPU it is the faster of the two.
+    """
+    return _look_up(rows, tokens)
+
+
+@_look_up_for_products.defjvp
+def _(precision: str | None, primals: tuple, tangents: tuple) -> tuple[jax.Array, jax.Array]:
+    rows, tokens = primals
+    chosen = jax.nn.one_hot(tokens, rows.shape[1], dtype=rows.dtype)
+    change = jnp.einsum("tbv,tv...->tb...", chosen, tangents[0], precision=precision)
+    return _look_up(rows, tokens), change
 
 
 def normal(fan: int) -> Callable:

@@ -104,6 +104,26 @@ def test_fast_and_plain_path_have_the_same_gradients(config):
     chex.assert_trees_all_close(fast, plain, rtol=1e-3, atol=1e-4)
 
 
+def test_an_accelerator_looks_up_the_same_and_multiplies_for_the_gradient(monkeypatch):
+    """Logits are the same bits; gradients, products of Jacobians and Hessians, and lanes agree with the scatter's."""
+    model, params = network(Transformer(d_model=8, heads=2, d_mlp=12))
+    x, direction = tokens(SMALL), jax.tree.map(lambda w: jnp.sin(40 * w), params)
+    loss = lambda w: jnp.mean(model.apply(w, x)[0] ** 2)
+
+    def computed():
+        curvature = jax.jvp(jax.grad(loss), (params,), (direction,))[1]
+        lanes = jax.vmap(jax.grad(loss))(jax.tree.map(lambda w: jnp.stack([w, 2 * w]), params))
+        return jax.grad(loss)(params), jax.jvp(loss, (params,), (direction,)), curvature, lanes
+
+    logits, want = model.apply(params, x)[0], computed()
+    scatters = lambda: str(jax.make_jaxpr(jax.grad(loss))(params)).count("scatter-add")
+    before = scatters()
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert scatters() < before
+    np.testing.assert_array_equal(model.apply(params, x)[0], logits)
+    chex.assert_trees_all_close(computed(), want, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("config", CONFIGS, ids=short)
 def test_causality_by_gradient(config):
     """No logit depends on a later token: its gradient with respect to a later embedding is exactly zero."""
