@@ -16,7 +16,6 @@ from jaxadd.errors import UserError
 from jaxadd.interop import Checkpoint
 from jaxadd.models import Network
 from jaxadd.tasks import Group, Modular, Task
-from jaxadd.tasks.addition import board
 from jaxadd.tasks.group.finite import violation
 from jaxadd.tasks.group.task import of_table
 from jaxadd.tasks.listed import Listed
@@ -130,10 +129,6 @@ def _with_split(task: Task, checkpoint: Checkpoint) -> tuple[Task, bool]:
         return task, False
 
 
-_CONTEST = {"qwen": board.TASK, "microadder": dataclasses.replace(board.TASK, separators="zero-signs")}
-"""The task of the contest of small adders in the format of each layout of its networks."""
-
-
 def inferred(checkpoint: Checkpoint) -> Modular | None:
     """Return the addition mod P that the sizes of a network are those of; None where there is none."""
     length, vocabulary, classes = checkpoint.length, checkpoint.vocabulary, checkpoint.classes
@@ -151,13 +146,12 @@ def inferred(checkpoint: Checkpoint) -> Modular | None:
 def _task_of(checkpoint: Checkpoint, task: Task, typed: bool) -> tuple[Task, str]:
     """Return the task of a network, and what was inferred, in a line; "" where nothing was.
 
-    A default task is inferred from the sizes of the network, from its own answers where they are the table of a
-    group, and from the layout of its file where adders of AdderBoard have it and no flag of a task was typed. A group
-    that is given by its name has the network's order of elements.
+    A default task is inferred from the kind of network where no flag of a task was typed, from its sizes, and from
+    its own answers where they are the table of a group. A group that is given by its name has the network's order of
+    elements.
     """
-    contest = _CONTEST.get(checkpoint.layout)
-    if task == Modular() and not typed and contest and checkpoint.vocabulary == checkpoint.classes == contest.base:
-        return contest, f"inferred {contest.title}, separators {contest.separators}, from 10 tokens and 10 classes"
+    if task == Modular() and not typed and checkpoint.task is not None:
+        return checkpoint.task, f"inferred {checkpoint.task.title}, as of all networks of this kind and size"
     guess = inferred(checkpoint) if task in (Modular(), Group()) else None
     if guess is not None:
         group = _learned(checkpoint, Group(equals=guess.equals), guess)

@@ -18,6 +18,7 @@ from jaxadd.interop import fields as architecture
 from jaxadd.interop.adam import Adam
 from jaxadd.interop.layouts import Layout
 from jaxadd.models import Model, ModelConfig, Transformer
+from jaxadd.tasks import Task
 from jaxadd.types import Params, Sizes
 
 MAX_BYTES = 2**31
@@ -41,6 +42,7 @@ class Checkpoint:
       vocabulary: V.
       classes: C.
       layout: layout of the file.
+      task: the task that networks of this layout and size are trained on, where there is one; None otherwise.
       notes: a line each, on what was skipped or assumed.
       config: content of the JSON file beside the checkpoint; empty where there is none.
     """
@@ -53,6 +55,7 @@ class Checkpoint:
     vocabulary: int
     classes: int
     layout: str
+    task: Task | None = None
     notes: tuple[str, ...] = ()
     config: Mapping[Any, Any] = dataclasses.field(default_factory=dict)
 
@@ -221,6 +224,7 @@ def _checkpoint(
         vocabulary=found.vocabulary,
         classes=found.classes,
         layout=found.layout,
+        task=found.task,
         notes=tuple(_printable(line) for line in notes if line),
         config=config,
     )

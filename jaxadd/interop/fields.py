@@ -1,5 +1,6 @@
 """The architecture that a config beside or inside a file states, as fields of `Transformer`."""
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any, get_args, get_type_hints
 
@@ -30,6 +31,9 @@ _HINTS = get_type_hints(Transformer)
 _OWN = {name: name for name in _HINTS if name not in ("weights", "dtype", "precision", "dropout")}
 # The names that other libraries have for the fields.
 _NAMES = _OWN | {
+    **dict.fromkeys(("n_layers", "num_layers", "n_layer", "num_hidden_layers"), "layers"),
+    **dict.fromkeys(("hidden_size", "n_embd"), "d_model"),
+    **dict.fromkeys(("d_ff", "ffn_dim", "intermediate_size"), "d_mlp"),
     **dict.fromkeys(("n_heads", "num_heads", "n_head", "nheads", "num_attention_heads"), "heads"),
     **dict.fromkeys(("n_kv_heads", "n_key_value_heads", "num_key_value_heads"), "kv_heads"),
     **dict.fromkeys(("head_dim", "d_k"), "d_head"),
@@ -67,7 +71,7 @@ def check(given: Fields) -> dict[str, Any]:
     for name, value in given.items():
         if name not in _OWN:
             raise UserError(f"fields holds {name!r}; a field of the architecture is one of {', '.join(_OWN)}")
-        found = _value(name, name, value)
+        found = _value(name, name, value, "the fields state")
         if name not in found:
             raise UserError(f"the field {name} cannot be {value!r}")
         result[name] = found[name]
@@ -100,17 +104,24 @@ def _of(config: Mapping[Any, Any]) -> dict[str, Any]:
             continue
         if name in _ABSENT and value not in (None, *_ABSENT[name]):
             raise UserError(f"its config states {name} {str(value)[:40]}, which this model does not have")
+        if name == "attn_only" and value is True:
+            found["d_mlp"] = 0
         if name in EXTRA and isinstance(value, bool | int | float):
             found[name] = value
         if name in _NAMES:
-            found |= _value(_NAMES[name], name, value)
+            found |= _value(_NAMES[name], name, value, "its config states")
     return found
 
 
-def _value(field: str, name: str, value: Any) -> dict[str, Any]:
-    """Return the field that a value states, and what follows from it; nothing where it is of another type."""
+def _value(field: str, name: str, value: Any, source: str) -> dict[str, Any]:
+    """Return the field that a value states, and what follows from it; nothing where it is of another type.
+
+    Raises:
+      UserError: `source`, such as "its config states", names a function or kind of positions that there is not.
+    """
     if field in ("heads", "kv_heads", "d_head", "layers", "d_model", "d_mlp"):
-        return {field: value} if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else {}
+        least = 0 if field == "d_mlp" else 1  # Elsewhere 0 means that another field decides.
+        return {field: value} if isinstance(value, int) and not isinstance(value, bool) and value >= least else {}
     if isinstance(value, bool) and field in ("rope_pairs", "attention", "mlp"):
         first, second = {"rope_pairs": ("interleaved", "half"), "mlp": ("gated", "plain")}.get(
             field, ("causal", "bidirectional")
@@ -132,10 +143,32 @@ def _value(field: str, name: str, value: Any) -> dict[str, Any]:
     if word in choices:
         return {field: word}
     if field == "activation" or (field == "positions" and name != field):
-        raise UserError(f"its config states {name} {value[:40]!r}, and the model has {', '.join(choices)}")
+        raise UserError(f"{source} {name} {value[:40]!r}, and the model has {', '.join(choices)}")
     return {}
 
 
-def config_of(found: Mapping[str, Any]) -> Transformer:
-    """Return the architecture with the fields, without the EXTRA ones; raises UserError where they do not fit."""
-    return Transformer(**{name: value for name, value in found.items() if name in _OWN})
+def config_of(*, assumed: Fields, stated: Fields, found: Fields, given: Fields) -> Transformer:
+    """Return the architecture with the fields that are known, the EXTRA ones left out.
+
+    Args:
+      assumed: fields of networks of this kind where nothing says otherwise.
+      stated: those that the configs in and beside a file state.
+      found: those that names and shapes of the tensors show.
+      given: those that the caller states, which win.
+
+    Raises:
+      UserError: fields do not fit each other, or a config states what names and shapes contradict. Such a config may
+        be of another network, and what it states beyond names and shapes would be wrong too.
+    """
+    known = {**assumed, **stated, **found, **given}
+    config = Transformer(**{name: value for name, value in known.items() if name in _OWN})
+    actual = dataclasses.asdict(config) | {"d_head": config.head_width}
+    for name, value in stated.items():
+        # Matrices are read for every head, however few keys and values the file holds.
+        if name in given or name not in _OWN or name == "kv_heads" or value in (None, actual[name]):
+            continue
+        raise UserError(
+            f"its config states {name} {value}, and its tensors are those of a network with {name} {actual[name]}; "
+            f"the config may be of another network, or state the field {name} yourself"
+        )
+    return config

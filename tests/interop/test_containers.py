@@ -250,6 +250,35 @@ def test_a_config_inside_or_beside_the_file_states_the_architecture(tmp_path):
         refused(file(tmp_path, {"state": state, "config": {name: value}}), f"its config states {name} ")
 
 
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"n_heads": 4}, "states heads 4, .* with heads 2;"),
+        ({"n_layers": 3}, "states layers 3, .* with layers 2;"),
+        ({"d_mlp": 7}, "states d_mlp 7, .* with d_mlp "),
+        ({"attn_only": True}, "states d_mlp 0, "),
+        ({"head_dim": 3}, "states d_head 3, "),
+        ({"use_qk_norm": True}, r"lacks blocks\.0\.attn\.k_norm\.w"),
+        ({"gated_mlp": True}, "states mlp gated, .* with mlp plain"),
+    ],
+)
+def test_a_config_of_another_network_is_refused(tmp_path, config, message):
+    """Its other fields, such as the activation function, would be used and be wrong."""
+    refused(file(tmp_path, {"model": mainline(), "config": config}), message)
+    path = file(tmp_path, mainline())
+    path.with_suffix(".json").write_text(json.dumps(config))
+    refused(path, message)
+
+
+def test_a_config_of_the_same_network_in_the_words_of_others_is_read(tmp_path):
+    config = {"n_layers": SMALL.layers, "n_embd": SMALL.d_model, "num_heads": SMALL.heads, "d_head": SMALL.head_width}
+    config |= {"d_mlp": SMALL.d_mlp, "attention_dir": "causal", "attn_only": False, "n_kv_heads": None}
+    same = replace(SMALL, d_head=SMALL.head_width)
+    assert interop.read(file(tmp_path, {"model": mainline(), "config": config})).model == same
+    wrong = {"model": mainline(), "config": config | {"num_heads": 7}}
+    assert interop.read(file(tmp_path, wrong), fields={"heads": SMALL.heads}).model == same
+
+
 def test_a_pair_of_names_of_the_pizza_repository(tmp_path):
     path = file(tmp_path, mainline()).rename(tmp_path / "model_ab12.pt")
     (tmp_path / "config_ab12.json").write_text('{"attn_coeff": 0.25, "attention_dir": "casual", "act_fn": "ReLU"}')

@@ -85,7 +85,7 @@ def test_the_task_is_inferred_and_said(tmp_path):
     notes = []
     network = trained(file(tmp_path, state()), Modular(), note=notes.append).networks[0]
     assert network.task == TASK
-    assert "inferred 10-digit addition, base 10, sequential, lsd first, separators zero-signs, from 10" in notes[-1]
+    assert "inferred 10-digit addition, base 10, sequential, lsd first, separators zero-signs, as of all" in notes[-1]
     assert network.split_known
 
 
@@ -109,9 +109,10 @@ def test_what_does_not_fit_is_named(tmp_path, change, message):
 
 
 def test_fields_and_configs_that_do_not_fit_are_refused(tmp_path):
-    message = r"fields heads do not fit the shapes of its tensors: blocks\.0\.attn\.W_K"
+    message = r"do not fit the architecture: blocks\.0\.attn\.W_K is \(1, 5, 5\) and should be \(2, 5, 5\)"
     refused(file(tmp_path, state()), message, fields={"heads": 2})
-    refused(file(tmp_path, {"model": state(), "config": {"n_heads": 2}}), "config states 2 heads")
+    refused(file(tmp_path, state()), "holds what is blocks.0.ln1.w", fields={"norm": "none"})
+    refused(file(tmp_path, {"model": state(), "config": {"n_heads": 2}}), "config states heads 2, and .* heads 1")
 
 
 def test_a_task_that_is_named_is_not_inferred(tmp_path):

@@ -94,7 +94,10 @@ def test_without_norms_of_heads_their_number_must_be_stated():
         (lambda s: s.pop("layers.1.mlp.down_proj.weight"), r"lacks what is blocks\.1\.mlp\.W_out \(5, 6\) here"),
         (lambda s: s.pop("layers.0.self_attn.v_proj.weight"), r"lacks layers\.0\.self_attn\.v_proj\.weight"),
         (lambda s: s.pop("embed_tokens.weight"), r"lacks embed_tokens\.weight"),
-        (lambda s: s.update({"layers.1.mlp.up_proj.weight": np.ones((4, 6))}), r"W_in here should have shape"),
+        (
+            lambda s: s.update({"layers.1.mlp.up_proj.weight": np.ones((4, 6))}),
+            r"W_in is \(6, 4\) and should .* \(6, 5\)",
+        ),
         (lambda s: s.update({"layers.1.self_attn.k_proj.weight": np.ones((4, 6))}), r"k_proj.* shape \(8, 6\)"),
         (lambda s: s.update({"layers.0.extra.weight": np.ones(3)}), r"holds layers\.0\.extra\.weight \(3,\), for"),
         (lambda s: s.update({"layers.4.mlp.x": np.ones(3)}), "numbered from 0 on, got 0, 1, 4"),

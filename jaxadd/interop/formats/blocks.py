@@ -12,7 +12,7 @@ import numpy as np
 from jaxadd.errors import UserError
 from jaxadd.interop import fields
 from jaxadd.interop.fields import Fields
-from jaxadd.interop.formats.format import Format, Found, State, shapes
+from jaxadd.interop.formats.format import Format, Found, State, checked, shapes
 from jaxadd.interop.layouts import (
     AXES,
     BUFFERS,
@@ -21,7 +21,6 @@ from jaxadd.interop.layouts import (
     any_nonzero,
     inner_name,
     listed,
-    nested,
     ours,
     shape_of,
 )
@@ -57,7 +56,9 @@ def read(state: State, stated: Fields, given: Fields) -> Found:
     notes = _fold_gated(arrays, config) if config.mlp == "gated" else ()
     if config.positions == "rope" and "rope_theta" not in {**stated, **given}:
         notes += (f"no config states rope_theta; {config.rope_theta:g} was assumed, as in TransformerLens",)
-    return Found(_params(arrays, expected, sizes, layout), config, layout, length, sizes["v"], sizes["c"], notes)
+    return Found(
+        _params(arrays, expected, sizes, layout), config, layout, length, sizes["v"], sizes["c"], notes=notes
+    )
 
 
 def moments(arrays: State, found: Found) -> Params:
@@ -83,17 +84,13 @@ def _params(
     for name in expected:
         head, _, last = name.rpartition(".")
         if last in _GROUPED and (shared := f"{head}._{last}") in arrays:
-            arrays[name] = np.repeat(arrays[shared], sizes["h"] // sizes["g"], axis=0)
+            arrays[name] = np.repeat(arrays.pop(shared), sizes["h"] // sizes["g"], axis=0)
     for name, shape in expected.items():
         if name not in arrays and inner_name(name) in _OPTIONAL:
             arrays[name] = np.zeros(shape, np.float32)
     if missing := [name for name in expected if name not in arrays]:
         raise UserError(f"it lacks {listed([_with_shape(name, sizes, layout) for name in missing])}")
-    wrong = [name for name, shape in expected.items() if arrays[name].shape != shape]
-    if wrong:
-        texts = [f"{name} should have shape {expected[name]}, got {arrays[name].shape}" for name in wrong]
-        raise UserError(f"{listed(texts)}")
-    return nested({name: arrays[name] for name in expected})
+    return checked(arrays, expected)
 
 
 def _with_shape(name: str, sizes: Mapping[str, int], layout: Layout) -> str:
@@ -142,7 +139,7 @@ def _config(state: State, known: State, sizes: Mapping[str, int], stated: Fields
     biases = {"mlp.b_in", "mlp.b_out"} & (nonzero if found["mlp"] == "gated" else inner)
     if "f" in sizes and (not biases or "mlp.b_in" in nonzero or "mlp.b_out" in nonzero or "mlp_bias" not in stated):
         found["mlp_bias"] = bool(biases)
-    config = fields.config_of({**_defaults(stated), **found, **given})
+    config = fields.config_of(assumed={}, stated=stated, found=found, given=given)
     for field, names in (("attention_bias", _ATTENTION_BIASES), ("mlp_bias", ("b_in", "b_out"))):
         lost = [name for name in sorted(nonzero) if name.rpartition(".")[2] in names]
         if not getattr(config, field) and lost:
@@ -150,12 +147,6 @@ def _config(state: State, known: State, sizes: Mapping[str, int], stated: Fields
     if "unembed.b_U" in nonzero and not config.unembed_bias:
         raise UserError("unembed_bias is False as given, and unembed.b_U is not zero")
     return config
-
-
-def _defaults(stated: Fields) -> dict[str, Any]:
-    """Return the stated fields of the architecture that names and shapes do not decide."""
-    decided = ("layers", "d_model", "heads", "d_head", "kv_heads", "d_mlp", "mlp")
-    return {name: value for name, value in stated.items() if name not in decided}
 
 
 def _attention(known: State, stated: Fields) -> dict[str, Any]:

@@ -6,8 +6,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jaxadd.errors import UserError
 from jaxadd.interop.fields import Fields
+from jaxadd.interop.layouts import any_nonzero, float32, listed, nested
 from jaxadd.models import ModelConfig, Transformer
+from jaxadd.tasks import Task
 from jaxadd.trees import named_leaves
 from jaxadd.types import Params, Sizes
 
@@ -24,6 +27,7 @@ class Found(NamedTuple):
       length: T, the number of positions; None where there is no limit.
       vocabulary: V.
       classes: C.
+      task: the task that networks of this kind are trained on, where there is one; None otherwise.
       notes: what was assumed, a line each.
     """
 
@@ -33,6 +37,7 @@ class Found(NamedTuple):
     length: int | None
     vocabulary: int
     classes: int
+    task: Task | None = None
     notes: tuple[str, ...] = ()
 
 
@@ -42,8 +47,8 @@ class Format(NamedTuple):
     Attributes:
       title: its name and two of its tensors, for messages.
       recognises: `recognises(names)` returns whether a state dict is of this family.
-      read: `read(state, stated, given)` returns the network; `stated` are fields that a config states, which yield to
-        names and shapes, and `given` those that the caller states, which win.
+      read: `read(state, stated, given)` returns the network; `stated` are fields that a config states, and `given`
+        those that the caller states, see `fields.config_of`.
       moments: `moments(arrays, found)` returns arrays of the names and shapes of the state dict's parameters, such as
         an optimiser's moments, as those of `found.params` are; None where the family has no such arrays.
     """
@@ -59,3 +64,28 @@ def shapes(config: Transformer, length: int, vocabulary: int, classes: int) -> M
     """Return the shape of every parameter of a network by name, such as "blocks.0.attn.W_Q"."""
     sizes = Sizes(length=length, classes=classes, vocabulary=vocabulary, read=(length - 1,))
     return {name: leaf.shape for name, leaf in named_leaves(config.build(sizes).shapes())}
+
+
+def checked(arrays: Mapping[str, np.ndarray | None], expected: Mapping[str, tuple[int, ...]]) -> Params:
+    """Return the arrays of a network as parameters, nested and in float32.
+
+    Args:
+      arrays: by the names of this library; None, or no entry, where the file has none.
+      expected: `shapes` of the network.
+
+    Raises:
+      UserError: an array is missing, has another shape, or is not zero and the architecture has no place for it.
+    """
+    if missing := [f"{name} {shape}" for name, shape in expected.items() if arrays.get(name) is None]:
+        raise UserError(f"it lacks what is {listed(missing)} here")
+    present = {name: array for name, array in arrays.items() if array is not None}
+    if spare := [name for name, array in present.items() if name not in expected and any_nonzero(array)]:
+        raise UserError(f"it holds what is {listed(spare)} here, for which the architecture has no place")
+    wrong = [
+        f"{name} is {present[name].shape} and should be {shape}"
+        for name, shape in expected.items()
+        if present[name].shape != shape
+    ]
+    if wrong:
+        raise UserError(f"its shapes do not fit the architecture: {listed(wrong)}")
+    return nested({name: np.array(float32(name, present[name]), order="C") for name in expected})

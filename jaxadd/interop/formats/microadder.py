@@ -6,8 +6,10 @@ the unembedding, and so may the second matrix of the MLP. All of this is plain m
 positions, and is computed on reading. The number is read without a 0 before it: `Addition(separators="zero-signs")`.
 """
 
+import dataclasses
 import math
 from collections.abc import Collection
+from typing import NamedTuple
 
 import numpy as np
 
@@ -15,8 +17,9 @@ from jaxadd.errors import UserError
 from jaxadd.interop import fields
 from jaxadd.interop.fields import Fields
 from jaxadd.interop.formats import arcs
-from jaxadd.interop.formats.format import Format, Found, State, shapes
-from jaxadd.interop.layouts import float32, listed, nested
+from jaxadd.interop.formats.format import Format, Found, State, checked, shapes
+from jaxadd.interop.layouts import float32, listed
+from jaxadd.tasks.addition import board
 
 _ARC = ("tok_arc_A", "tok_arc_start", "tok_arc_stride")
 _SPIRAL = ("spiral_amp", "spiral_phase", "spiral_slope", "spiral_offset")
@@ -26,6 +29,7 @@ _PROJECTIONS = ("q_proj.weight", "q_phase_angle", "out_proj.A", "out_proj.B", "f
 _NEEDED = (*_ARC, *_SPIRAL, *_SPECIAL[:3], *_PROJECTIONS)
 _OPTIONAL = ("_eos_pos", *_NORMS, "fc2.weight")
 _BUFFERS = ("causal_mask", "_pos_sources", "_pos_indices")
+_TASK = dataclasses.replace(board.TASK, separators="zero-signs")
 _DIGITS = 10  # of a number; also the period of the spiral, and the number of tokens
 
 
@@ -38,13 +42,10 @@ def read(state: State, stated: Fields, given: Fields) -> Found:
     """Return the network in a state dict; see `Format`.
 
     Raises:
-      UserError: names are missing or unknown, shapes do not fit each other, or a config states several heads.
+      UserError: names are missing or unknown, or shapes do not fit each other.
     """
-    if (heads := stated.get("heads", 1)) != 1:
-        raise UserError(f"its config states {heads} heads, and the networks of MicroAdder that are read have one")
-    w = _tensors(state)
+    w, own, width, inner, reads, neurons = _tensors(state)
     head, query = w["head_proj.weight"], w["q_proj.weight"]
-    (own, width), (inner, reads), neurons = head.shape, query.shape, len(w["fc1.weight"])
     radius, start, stride = (float(w[name]) for name in _ARC)
     tokens = arcs.embedding(radius, start, stride, _DIGITS)
     positions = _positions(w, width - own)
@@ -65,28 +66,45 @@ def read(state: State, stated: Fields, given: Fields) -> Found:
         "unembed.W_U": head.T @ tokens.T,
     }
     found = {
-        **{"layers": 1, "d_model": width, "heads": 1, "d_head": inner, "d_mlp": neurons, "mlp_bias": False},
-        **{"norm": "rmsnorm", "norm_weight": "norm1.weight" in w, "norm_epsilon": 1e-5, "activation": "gelu"},
+        **{"layers": 1, "d_model": width, "heads": 1, "kv_heads": None, "d_head": inner, "d_mlp": neurons},
+        **{"positions": "learned", "attention": "causal", "mlp": "plain", "norm": "rmsnorm", "norm_where": "pre"},
+        **{"final_norm": True, "norm_weight": "norm1.weight" in w, "qk_norm": False},
+        **{"attention_bias": False, "mlp_bias": False, "unembed_bias": False},
     }
-    config = fields.config_of(
-        {**found, **{n: stated[n] for n in ("norm_epsilon", "activation") if n in stated}, **given}
-    )
-    expected = shapes(config, len(positions), _DIGITS, _DIGITS)
-    found_shapes = {name: array.shape for name, array in arrays.items()}
-    if wrong := sorted({name for name, _ in dict(expected).items() ^ found_shapes.items()}):
-        raise UserError(
-            f"the fields {', '.join(given)} do not fit the shapes of its tensors: {listed(wrong)} would differ"
-        )
-    params = nested({name: array.astype(np.float32) for name, array in arrays.items()})
+    # What it states as d_head is the width of values before they were factored, which decides nothing.
+    stated = {name: value for name, value in stated.items() if name != "d_head"}
+    assumed = {"norm_epsilon": 1e-5, "activation": "gelu"}
+    config = fields.config_of(assumed=assumed, stated=stated, found=found, given=given)
+    params = checked(arrays, shapes(config, len(positions), _DIGITS, _DIGITS))
     note = "the arc, the spiral and tied matrices were computed from their parameters"
-    return Found(params, config, "microadder", len(positions), _DIGITS, _DIGITS, (note,))
+    return Found(params, config, "microadder", len(positions), _DIGITS, _DIGITS, _TASK, (note,))
 
 
 FORMAT = Format("tok_arc_A, spiral_amp, q_proj.weight … (MicroAdder)", recognises, read)
 
 
-def _tensors(state: State) -> dict[str, np.ndarray]:
-    """Return the tensors of a state dict in float64, without buffers, after checking that they fit each other."""
+class _Tensors(NamedTuple):
+    """The tensors of a state dict that fit each other, and the widths that follow from their shapes.
+
+    Attributes:
+      w: tensors by name, float64, without buffers.
+      own: coordinates of the stream that tokens have.
+      width: D, those of tokens and positions.
+      inner: width of the head.
+      reads: coordinates that queries and keys read, the last ones.
+      neurons: of the MLP.
+    """
+
+    w: dict[str, np.ndarray]
+    own: int
+    width: int
+    inner: int
+    reads: int
+    neurons: int
+
+
+def _tensors(state: State) -> _Tensors:
+    """Return the tensors of a state dict; raises UserError where they are incomplete or do not fit each other."""
     norms = tuple(_NORMS) if any(name in state for name in _NORMS) else ()
     if missing := [name for name in (*_NEEDED, *norms) if name not in state]:
         raise UserError(f"it lacks {listed(missing)}")
@@ -116,7 +134,7 @@ def _tensors(state: State) -> dict[str, np.ndarray]:
         raise UserError(
             f"its stream has {own} coordinates of tokens and {width - own} of positions; expected 2, and 2 or 3"
         )
-    return w
+    return _Tensors(w, own, width, inner, reads, neurons)
 
 
 def _positions(w: State, width: int) -> np.ndarray:

@@ -33,7 +33,8 @@ def read(state: State, stated: Fields, given: Fields) -> Found:
         texts = (f"{name} should have shape {expected[name]}, got {shapes[name]}" for name in wrong)
         raise UserError("; ".join(texts))
     params = {ours: float32(name, state[name]) for name, ours in _OURS.items()}
-    return Found(params, PairMLP(d_embed=width, neurons=neurons), "chughtai-mlp", 2, vocabulary, classes)
+    config = PairMLP(d_embed=width, neurons=neurons, activation=stated.get("activation", "relu"))
+    return Found(params, config, "chughtai-mlp", 2, vocabulary, classes)
 
 
 FORMAT = Format("W_x, W_y, W and W_U (the MLP of Chughtai et al.)", recognises, read)

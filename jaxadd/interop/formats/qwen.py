@@ -14,8 +14,9 @@ from jaxadd.errors import UserError
 from jaxadd.interop import fields
 from jaxadd.interop.fields import Fields
 from jaxadd.interop.formats import arcs
-from jaxadd.interop.formats.format import Format, Found, State, shapes
-from jaxadd.interop.layouts import any_nonzero, float32, listed, nested
+from jaxadd.interop.formats.format import Format, Found, State, checked, shapes
+from jaxadd.interop.layouts import any_nonzero, float32, listed
+from jaxadd.tasks.addition import board
 
 _DIGITS = 10  # the vocabulary of AdderBoard
 _THETA = 3.0
@@ -67,9 +68,10 @@ def read(state: State, stated: Fields, given: Fields) -> Found:
     vocabulary, width = embedding.shape
     heads = _heads(source, query, asked)
     unembedding = source.take("lm_head.weight", 2) if "lm_head.weight" in source.names else embedding
-    found = _architecture(source, layers, width, heads) | {"rope_pairs": "interleaved" if arc else "half"}
+    found = _architecture(source, layers, width, heads)
     assumed = {"positions": "rope", "activation": "silu", "norm_epsilon": 1e-6, "rope_theta": _THETA}
-    config = fields.config_of({**assumed, **found, **_open(stated), **given})
+    assumed["rope_pairs"] = "interleaved" if arc else "half"
+    config = fields.config_of(assumed=assumed, stated=stated, found=found, given=given)
     if config.positions == "rope" and "rope_theta" not in asked:
         notes.append(f"no config states rope_theta; {_THETA:g} was assumed, as in the networks of AdderBoard")
     arrays = {"embed.W_E": embedding, "unembed.W_U": unembedding.T, "unembed.b_U": source.get("lm_head.bias")}
@@ -77,9 +79,11 @@ def read(state: State, stated: Fields, given: Fields) -> Found:
     for i in range(layers):
         arrays |= {f"blocks.{i}.{name}": w for name, w in _block(source, i, heads, width, stated, arc).items()}
     expected = shapes(config, 1, vocabulary, len(unembedding))
-    params = {name: _checked(name, arrays.get(name), shape) for name, shape in expected.items()}
+    params = checked(arrays, expected)
     source.check_all_used()
-    return Found(nested(params), config, "qwen", None, vocabulary, len(unembedding), tuple(notes))
+    classes = len(unembedding)
+    task = board.TASK if vocabulary == classes == _DIGITS else None
+    return Found(params, config, "qwen", None, vocabulary, classes, task, tuple(notes))
 
 
 FORMAT = Format("embed_tokens.weight, layers.0.self_attn.q_proj.weight … (Qwen, AdderBoard)", recognises, read)
@@ -137,13 +141,6 @@ class _Source:
             raise UserError(f"it holds {listed(left)}, for which this model has no place")
 
 
-def _open(stated: Fields) -> dict[str, Any]:
-    """Return the stated fields that names and shapes leave open."""
-    rope = ("rope_theta", "rope_scale", "rope_pairs")
-    names = ("activation", "norm_epsilon", "attention", "attention_mix", "positions", *rope)
-    return {name: stated[name] for name in names if name in stated}
-
-
 def _heads(source: _Source, query: np.ndarray, asked: Fields) -> _Heads:
     rows, norm = len(query), source.get("layers.0.self_attn.q_norm.weight")
     key = source.take("layers.0.self_attn.k_proj.weight", 2)
@@ -168,7 +165,7 @@ def _architecture(source: _Source, layers: int, width: int, heads: _Heads) -> di
     normed = f"{block}input_layernorm.weight" in names
     norm = "none" if not normed else "layernorm" if f"{block}input_layernorm.bias" in names else "rmsnorm"
     return {
-        **{"layers": layers, "d_model": width, "heads": heads.heads},
+        **{"layers": layers, "d_model": width, "heads": heads.heads, "kv_heads": None},
         "d_head": None if heads.heads * heads.width == width else heads.width,
         "d_mlp": 0 if up is None else len(up),
         "mlp": "gated" if f"{mlp}gate_proj.weight" in names else "plain",
@@ -239,11 +236,3 @@ def _arc(state: State, width: int, notes: list[str]) -> np.ndarray:
     embedding[:, :2] = arcs.embedding(radius, start, stride, _DIGITS)
     notes.append("the embedding on an arc, and tied matrices, were computed from their parameters")
     return embedding
-
-
-def _checked(name: str, array: np.ndarray | None, shape: tuple[int, ...]) -> np.ndarray:
-    if array is None:
-        raise UserError(f"it lacks what is {name} {shape} here")
-    if array.shape != shape:
-        raise UserError(f"what is {name} here should have shape {shape}, got {array.shape}")
-    return np.array(float32(name, array), order="C")

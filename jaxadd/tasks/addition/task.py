@@ -201,8 +201,9 @@ class Addition(Task):
         order = f", {self.answer_order} first" if len(self.read_digits) > 1 else ""
         kind = "addition" if self.operation == "add" else "digit-wise addition without carries"
         size = f"{self.operands} × " if self.operands > 2 else ""
+        separators = "" if self.separators == "signs" else f", separators {self.separators}"
         finite = "" if self.finite is None else f", {self.finite:,} problems"
-        return f"{size}{self.digits}-digit {kind}, base {self.base}, {what}{order}{finite}"
+        return f"{size}{self.digits}-digit {kind}, base {self.base}, {what}{order}{separators}{finite}"
 
     @property
     def token_names(self) -> tuple[str, ...]:
