@@ -1,16 +1,17 @@
 """How small can a transformer be that learns to add ten digits, and how many seeds learn it?
 
 The contest is AdderBoard: digits alone, units first, exact match on ten edge cases and 10,000 random problems; 99 %
-passes. The presets are named by their number of parameters, counted without what is tied: the block is that of the
-published adders, RMSNorm, rotary positions, a gated MLP and the embedding as unembedding. Networks train on short
-numbers first and on many carries, with AdamW and a learning rate that falls along a cosine. Whether a seed learns is
-chaotic. Networks whose train loss ends low are refined by Levenberg-Marquardt steps, which so few parameters allow.
+passes. The presets are named by their number of parameters; weights that are used twice count once. The block is
+that of the published adders: RMSNorm, rotary positions, a gated MLP, and the embedding as unembedding. Networks train
+on short numbers first and on many carries, with AdamW and a learning rate that falls along a cosine. Whether a seed
+learns is chaotic. Networks whose train loss ends low are refined by Levenberg-Marquardt steps, which so few
+parameters allow.
 
 `p40` ends with networks that pass: three of eight seeds do. `p34`, `p40`, `p44`, `p50`, `p58`, `p86` and `p95` embed
 digits on an arc, and their rotary positions count the places of digits. The attention of `p34` and `p40` depends on
 distance alone and begins sharp; `p44`, `p50` and `p58` have a head of width 2. `p122` and `p52` are architectures of
-published adders. Published: of 137 parameters some 30 % of 80 seeds converge; trained networks of 122, 57, 52 and 36
-parameters pass. `debug` learns nothing.
+published adders. In the published results, some 30 % of 80 seeds of a network with 137 parameters converge, and
+trained networks with 122, 57, 52 and 36 parameters pass. `debug` learns nothing.
 """
 
 import sys

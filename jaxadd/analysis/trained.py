@@ -23,6 +23,7 @@ class Trained(NamedTuple):
       metrics: what was recorded in training, see `training.loop.Result`; empty where that is not known.
       steps: `[E]`, the steps whose states are known, ascending; empty for a checkpoint from elsewhere.
       histories: for each lane the parameters at these steps, leaves with a leading E axis; empty where unknown.
+      seed_known: whether the networks were trained with their seeds; False for a file that states none.
     """
 
     networks: tuple[Network, ...]
@@ -30,6 +31,7 @@ class Trained(NamedTuple):
     metrics: Metrics = {}  # noqa: RUF012 (nothing writes to it; a NamedTuple has no default factory)
     steps: np.ndarray = np.zeros(0, int)
     histories: tuple[Params, ...] = ()
+    seed_known: bool = True
 
     @property
     def evolves(self) -> bool:
@@ -47,7 +49,7 @@ class Trained(NamedTuple):
         """
         network = self.networks[lane]
         parts, split = [], getattr(network.task, "split_seed", None)
-        if network.split_known:
+        if self.seed_known:
             parts += [f"seed {network.seed}"] + [f"split seed {split}"] * (split not in (None, network.seed))
         if network.step or self.metrics or len(self.steps):
             parts.append(f"step {network.step:,}")
@@ -56,7 +58,7 @@ class Trained(NamedTuple):
     def heading(self, lane: int) -> str:
         """What stands over the numbers of one network in a table: its seed, where that is known."""
         network = self.networks[lane]
-        return f"seed {network.seed}" if network.split_known else "value"
+        return f"seed {network.seed}" if self.seed_known else "value"
 
     def over_states(
         self, lane: int, function: Callable[[Params], Any], most: int = FRAMES

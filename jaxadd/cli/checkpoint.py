@@ -89,12 +89,13 @@ def trained(
             "--task group --task.name S5 or --task addition --task.digits 10 --task.separators zeros; a network of "
             "AdderBoard needs no --task"
         ) from error
+    seed_known = seed is not None or (isinstance(task, Listed) and stated)
     if seed is None:
         seed = getattr(task, "split_seed", None) or 0
     metrics = recorded(checkpoint)
     params, step = jax.device_put(params), updates_made(checkpoint, metrics)
     network = Network(params, checkpoint.model.build(task.sizes), task, seed, step, stated)
-    return Trained((network,), f"{path.name}: {network.title}", metrics)
+    return Trained((network,), f"{path.name}: {network.title}", metrics, seed_known=seed_known)
 
 
 _SPLIT = ("train_fraction", "split", "split_seed", "label_noise")

@@ -19,6 +19,7 @@ from jaxadd.interop.adam import Adam
 from jaxadd.interop.layouts import Layout
 from jaxadd.models import Model, ModelConfig, Transformer
 from jaxadd.tasks import Task
+from jaxadd.trees import named_leaves
 from jaxadd.types import Params, Sizes
 
 MAX_BYTES = 2**31
@@ -67,6 +68,8 @@ class Checkpoint:
         Raises:
           UserError: the task has other tokens or classes, or more positions.
         """
+        if sizes.vocabulary is None:
+            raise UserError("the checkpoint's network is for another task: it reads tokens, and the task has none")
         counts = (("tokens", self.vocabulary, sizes.vocabulary), ("classes", self.classes, sizes.classes))
         misfits = [f"{count} {name} and the task has {needed}" for name, count, needed in counts if count != needed]
         spare = 0 if self.length is None else self.length - sizes.length
@@ -205,7 +208,7 @@ def _checkpoint(
         raise UserError(f"its parameters are more than {max_bytes} bytes; set max_bytes higher to read it")
     rest = states.rest(content, state)
     found = state.format.read(state.arrays, architecture.stated(rest, config), architecture.check(given))
-    notes = [opaque.note(skipped), note, *found.notes]
+    notes = [opaque.note(skipped), note, _not_finite(found.params), *found.notes]
     optimizer = None
     try:
         optimizer = adam.from_torch(rest.get("optimizer"), state, found)
@@ -228,6 +231,11 @@ def _checkpoint(
         notes=tuple(_printable(line) for line in notes if line),
         config=config,
     )
+
+
+def _not_finite(params: Params) -> str:
+    count = sum(int(np.sum(~np.isfinite(array))) for _, array in named_leaves(params))
+    return f"{count:,} of its weights are NaN or infinite" if count else ""
 
 
 def _printable(text: str) -> str:

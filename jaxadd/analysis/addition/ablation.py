@@ -112,6 +112,10 @@ def _losses(params, model, task, operands, marked):
     return clean, interventions.each(params, model, batch.inputs, marked, interventions.mean, measured)
 
 
+_IN_ONE_LINE = 3  # Positions of a part.
+_UNDEFINED = "not defined (the loss is not finite)"
+
+
 def sentences(task: Addition, effects: Effects) -> list[str]:
     """Describe in a few words what each head and neuron group is for, such as "L0H2 at =: column 3 carry".
 
@@ -127,13 +131,18 @@ def sentences(task: Addition, effects: Effects) -> list[str]:
                 continue
             where = component.label.removeprefix(f"{part_of} ")
             if not np.all(np.isfinite(effects.loss[i])):
-                parts.append(f"{where}: not defined (the loss is not finite)")
+                parts.append(f"{where}: {_UNDEFINED}")
                 continue
             largest = int(np.argmax(effects.loss[i]))
             if effects.loss[i, largest] < NOTICEABLE:
                 continue
             what = "carry" if effects.carry[i, largest] > effects.leak[i, largest] else "sum"
             digit = task.read_digits[largest]
-            parts.append(f"{where}: column {digit} {what} (+{effects.loss[i, largest]:.2g} nats)")
-        lines.append(f"{part_of} " + ("; ".join(parts) if parts else "has no noticeable effect"))
+            parts.append(f"{where}: column {digit} {what} (+{effects.loss[i, largest]:.3g} nats)")
+        if parts and all(_UNDEFINED in part for part in parts):
+            lines.append(f"{part_of}: {_UNDEFINED}")
+        elif len(parts) > _IN_ONE_LINE:
+            lines += [part_of, *(f"  {part}" for part in parts)]
+        else:
+            lines.append(f"{part_of} " + ("; ".join(parts) if parts else "has no noticeable effect"))
     return lines

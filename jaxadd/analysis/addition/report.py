@@ -237,9 +237,10 @@ def _(task: Addition, trained: Trained, lane: int, keys: str | None) -> Report:
     network, subject = trained.networks[lane], trained.subject(lane)
     measured = [jax.device_get(_measure(n.params, n.model, task, n.data)) for n in trained.networks]
     lanes = [measures.flat(declared(task), values) for values in measured]
-    heading = f"seed {network.seed}"
     quality, parts = (
-        measures.table(title, lanes, lane, heading, measures.explained(shown, lanes[lane], measured[lane]), note)
+        measures.table(
+            title, lanes, lane, trained.heading(lane), measures.explained(shown, lanes[lane], measured[lane]), note
+        )
         for title, shown, note in (
             (
                 "How good it is by carries",

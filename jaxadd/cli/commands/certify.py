@@ -44,7 +44,8 @@ class Options:
     that add are searched for errors.
 
     The certificate goes to RUN/certificate, or to CHECKPOINT-certificate in the current folder; with --seed 3 and
-    --digits 20, to RUN/certificate-seed3-digits20. A certification that was killed goes on where it was.
+    --digits 20, to RUN/certificate-seed3-digits20. One of another network is never replaced. A certification that was
+    killed goes on where it was.
     """
 
     source: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN_OR_FILE")]
@@ -86,11 +87,13 @@ def run(options: Options) -> int:
         if given := [flag for flag, value in makes.items() if value is not None]:
             raise UserError(f"{given[0]} is for making a certificate, and --check verifies one; leave one out")
         return _check(network, options.check)
-    which = {"seed": options.seed if options.source.is_dir() else None, "digits": options.digits}
+    seed = options.seed if options.source.is_dir() else None
+    which = {"seed": seed, "step": options.step, "digits": options.digits}
     label = "".join(f"-{word}{number}" for word, number in which.items() if number is not None)
     in_run = options.source / f"certificate{label}"
     beside = Path(f"{options.source.stem}-certificate{label}")
     folder = options.out or (in_run if options.source.is_dir() else beside)
+    _refuse_another(folder / FILE, Certification(network, options.method).identity)
     if options.problems is not None:  # What cannot be saved is said before the work.
         _addition(network, _PROBLEMS)
         make_folder(options.problems.parent)
@@ -164,11 +167,26 @@ def _trained(options: Options) -> Trained:
     )
 
 
-def _check(network: Network, path: Path) -> int:
+def _refuse_another(path: Path, identity: dict[str, Any]) -> None:
+    """Raise UserError where there is the certificate of another network or space, which took time to compute."""
+    if not path.is_file():
+        return
+    existing = _read(path)
+    if (existing.network, existing.space) != (identity["network"], identity["space"]):
+        raise UserError(f"{path} is of another network or other problems; name another folder with --out")
+
+
+def _read(path: Path) -> Certificate:
     try:
-        certificate = Certificate.from_json(json.loads(path.read_text(encoding="utf-8")))
-    except ValueError as error:  # Neither JSON nor text, or another JSON; a UserError is a ValueError.
+        return Certificate.from_json(json.loads(path.read_text(encoding="utf-8")))
+    except UserError as error:
         raise UserError(f"{path} is no certificate: {error}") from error
+    except ValueError as error:  # A UserError is one too.
+        raise UserError(f"{path} is no certificate: it is no JSON") from error
+
+
+def _check(network: Network, path: Path) -> int:
+    certificate = _read(path)
     with terminal.counting("checking") as watch:
         checking.check(certificate, network, watch)
     print(f"{path} holds: {certificate.verdict}\n{describe(certificate)}")

@@ -2,6 +2,7 @@
 
 import json
 
+import jax
 import numpy as np
 import pytest
 from lines import assert_one_line
@@ -42,6 +43,16 @@ def test_a_checkpoint_is_proven_and_its_certificate_checked(file, shell, tmp_pat
     data["parts"][1]["bounds"]["0"][0] += 1
     path.write_text(json.dumps(data))
     assert_one_line(shell("jaxadd", "certify", file, *FLAGS, "--check", path)[2], "the bound of A1")
+
+
+def test_a_certificate_of_another_network_is_never_replaced(network, file, shell, tmp_path):
+    words = ("jaxadd", "certify", file, *FLAGS, "--method", "bounds", "--out", tmp_path / "proof")
+    assert [shell(*words)[0] for _ in range(2)] == [0, 0]  # The same network again.
+    before = (tmp_path / "proof" / "certificate.json").read_bytes()
+    changed = jax.tree.map(lambda w: 2 * w, network.params)
+    interop.write(file, changed, network.model)
+    assert_one_line(shell(*words)[2], "is of another network or other problems; name another folder with --out")
+    assert (tmp_path / "proof" / "certificate.json").read_bytes() == before
 
 
 def test_a_certification_that_was_killed_goes_on(network, tmp_path, monkeypatch):
