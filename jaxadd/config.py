@@ -82,7 +82,7 @@ class RunConfig:
     init_scale: float = 1.0
     """factor by which the initial parameters are multiplied"""
     init_from: str = ""
-    """run folder or torch checkpoint whose parameters the lanes start from; "" draws them from the seed"""
+    """run folder or checkpoint file whose parameters the lanes start from; "" draws them from the seed"""
     steps: int = 25_000
     """number of updates"""
     seeds: tuple[int, ...] = (0,)

@@ -19,6 +19,7 @@ FLOAT = b"ctorch\nFloatStorage\n"
 REBUILD = b"ctorch._utils\n_rebuild_tensor_v2\n"
 ORDERED = b"ccollections\nOrderedDict\n"
 SMALL = Transformer(layers=2, d_model=4, heads=2, d_mlp=3)
+ASSUMED = "not stated, and assumed as in Nanda et al.: activation relu"  # Of `mainline` without a config.
 
 quick = settings(
     max_examples=12, deadline=None, database=None, suppress_health_check=[HealthCheck.function_scoped_fixture]

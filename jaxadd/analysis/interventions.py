@@ -133,7 +133,7 @@ def mask(site: Site, model: Model, shape: Sequence[int]) -> np.ndarray:
     Raises:
       UserError: the activation has no such axis, or no such member on it.
     """
-    axes = structure.activation_axes(site.name)
+    axes = structure.activation_axes(model, site.name)
     if unknown := [field for field in site._fields[1:] if getattr(site, field) is not None and field not in axes]:
         known = ", ".join(filter(None, axes))
         raise UserError(f"{site.name} has no {', '.join(unknown)} to choose from; it has {known}")

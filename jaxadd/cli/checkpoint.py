@@ -1,4 +1,4 @@
-"""A torch checkpoint as a trained network: what the file holds, and the task that the user says it learned."""
+"""A checkpoint file as a trained network: what the file holds, and the task that the user says it learned."""
 
 import dataclasses
 import json
@@ -41,7 +41,7 @@ def is_file(source: Path, step: int | None, *, given: bool, words: str) -> bool:
             raise UserError(f"{source} is a checkpoint, the state of one step; leave --step out")
         return True
     if not source.exists():
-        raise UserError(f"there is no {source}; name a run folder or a torch checkpoint")
+        raise UserError(f"there is no {source}; name a run folder or a checkpoint file")
     if given:
         raise UserError(f"{words}; {source} is a run, which has its own")
     return False
@@ -122,12 +122,12 @@ def split_facts(task: Task, seed: int) -> dict[str, Any]:
 def _with_split(task: Task, checkpoint: Checkpoint) -> tuple[Task, bool]:
     """Return a task with the split that the config in a file states, as `split_facts`, and whether it states one."""
     facts = checkpoint.rest.get("config")
-    if not isinstance(facts, dict) or not isinstance(facts.get("split_seed"), int):
+    if not isinstance(facts, dict) or not facts.keys() >= set(_SPLIT) or not isinstance(facts["split_seed"], int):
         return task, False
     try:
         return dataclasses.replace(task, **{name: facts[name] for name in _SPLIT}), True  # type: ignore[type-var]
-    except (KeyError, TypeError, ValueError):  # Something else of those names; a UserError is a ValueError.
-        return task, False
+    except (TypeError, ValueError) as error:  # A UserError is a ValueError.
+        raise UserError(f"the split that its config states is not possible: {error}") from error
 
 
 def inferred(checkpoint: Checkpoint) -> Modular | None:

@@ -24,21 +24,17 @@ DAMAGED = (zipfile.BadZipFile, EOFError, ValueError, KeyError, NotImplementedErr
 class Archive:
     """The container of a checkpoint, open for reading."""
 
-    def __init__(self, file: BinaryIO, max_bytes: int):
+    def __init__(self, file: BinaryIO):
         """Read and check the directory.
 
         Args:
-          file: seekable file, which must stay open while the archive is read.
-          max_bytes: size of the largest file that is read.
+          file: seekable file that `check_directory` has passed, which must stay open while the archive is read.
 
         Raises:
           UserError, or one of DAMAGED: the file is not a zip as torch.save writes it.
         """
         size = file.seek(0, os.SEEK_END)
-        if size > max_bytes:
-            raise UserError(f"it has {size} bytes, and max_bytes is {max_bytes}; set max_bytes higher to read it")
         file.seek(0)
-        check_directory(file)
         self._zip = zipfile.ZipFile(file)
         entries = self._zip.infolist()
         names = {entry.filename for entry in entries}

@@ -134,7 +134,7 @@ def from_state_dict(state: Mapping[str, Any], fields: Mapping[str, Any] | None =
       fields: fields of `Transformer` that names and shapes do not state.
 
     Raises:
-      UserError: it does not hold one network that `Transformer` describes.
+      UserError: it does not hold one network that `Transformer` or `PairMLP` describes.
     """
     content = {name: np.asarray(array) for name, array in state.items()}
     return _checkpoint(content, Counter(), {}, "", None, fields or {}, MAX_BYTES)

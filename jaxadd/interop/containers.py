@@ -43,9 +43,10 @@ def content(path: Path, max_bytes: int) -> tuple[Any, Counter[str]]:
         file.seek(0)
         head = file.read(_HEAD)
         if head.startswith(b"PK\x03\x04"):
+            archive.check_directory(file)
             if _is_npz(file):
                 return _npz(file, max_bytes)
-            container = Archive(file, max_bytes)
+            container = Archive(file)
             return unpickling.load(container.pickle(), container.storage)
         if _is_safetensors(head, size):
             return _safetensors(path), Counter()
@@ -86,7 +87,6 @@ def _is_npz(file: BinaryIO) -> bool:
 
 def _npz(file: BinaryIO, max_bytes: int) -> tuple[dict[str, np.ndarray], Counter[str]]:
     """Return the arrays of an npz file by name; those of objects are skipped."""
-    archive.check_directory(file)
     arrays, skipped = {}, Counter[str]()
     with zipfile.ZipFile(file) as entries:
         if sum(entry.file_size for entry in entries.infolist()) > max_bytes:

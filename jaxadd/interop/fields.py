@@ -53,7 +53,7 @@ _WORDS = {
     "activation": {"swish": "silu", "quad": "square", "x2": "square", "linear": "identity"},
     "norm": {"ln": "layernorm", "layer_norm": "layernorm", "rms": "rmsnorm", "rms_norm": "rmsnorm", "": "none"},
     "positions": {"standard": "learned", "absolute": "learned", "rotary": "rope", "sin": "sinusoidal"},
-    "attention": {"casual": "bidirectional"},  # The misspelling of Zhong et al., whose networks have no causal mask.
+    "attention": {"casual": "causal"},  # A misspelling in the configs of Zhong et al.
 }
 _FOLDED = {"lnpre": "layernorm", "rmspre": "rmsnorm"}  # Norms of TransformerLens without weights.
 # What TransformerLens, Hugging Face and AdderBoard can state and this model does not have, with the harmless values.
@@ -142,9 +142,33 @@ def _value(field: str, name: str, value: Any, source: str) -> dict[str, Any]:
     choices = get_args(_HINTS[field])
     if word in choices:
         return {field: word}
-    if field == "activation" or (field == "positions" and name != field):
+    # Some names of fields are used for other things as well, such as {"attention": "flash"}.
+    if name != field or field not in ("norm", "positions", "attention", "mlp"):
         raise UserError(f"{source} {name} {value[:40]!r}, and the model has {', '.join(choices)}")
     return {}
+
+
+def unshown(config: Transformer) -> dict[str, Any]:
+    """Return the fields with an effect that neither names nor shapes of tensors show."""
+    matters = {
+        "activation": config.d_mlp > 0,
+        "norm_epsilon": config.norm != "none" or config.qk_norm,
+        "rope_theta": config.positions == "rope",
+    }
+    return {name: getattr(config, name) for name, does in matters.items() if does}
+
+
+def assumption(values: Fields, known: Fields, source: str) -> tuple[str, ...]:
+    """Return a note on those of some fields that are not known; none where all are.
+
+    Args:
+      values: the fields, such as `unshown` returns.
+      known: fields that are stated or given.
+      source: whose values were assumed, such as "TransformerLens".
+    """
+    spelled = (f"{value:g}" if isinstance(value, float) else str(value) for value in values.values())
+    words = [f"{name} {text}" for name, text in zip(values, spelled, strict=True) if name not in known]
+    return (f"not stated, and assumed as in {source}: {', '.join(words)}",) if words else ()
 
 
 def config_of(*, assumed: Fields, stated: Fields, found: Fields, given: Fields) -> Transformer:

@@ -17,7 +17,6 @@ from jaxadd.models import Model, Transformer
 from jaxadd.trees import named_leaves
 from jaxadd.types import Params
 
-State = Mapping[str, np.ndarray]
 Layout = Literal["mainline", "transformer-lens"]
 WORDS = {
     **{"v": "vocabulary", "d": "d_model", "t": "positions", "h": "heads", "g": "kv_heads", "k": "d_head"},
@@ -44,7 +43,8 @@ AXES: Mapping[Layout, dict[str, str]] = {"mainline": _MAINLINE, "transformer-len
 """The axes of each name in a layout, without the number of the block."""
 BUFFERS = ("attn.mask", "attn.IGNORE")
 """The ends of names that are no parameters."""
-_MAY_BE_ZERO = ("attn.b_Q", "attn.b_K", "attn.b_V", "attn.b_O", "mlp.b_in", "mlp.b_out", "unembed.b_U")
+MAY_BE_ZERO = ("attn.b_Q", "attn.b_K", "attn.b_V", "attn.b_O", "mlp.b_in", "mlp.b_out", "unembed.b_U")
+"""The ends of names that a file may lack, and that are then zero."""
 
 
 def to_mainline(params: Params, model: Model) -> dict[str, np.ndarray]:
@@ -119,7 +119,7 @@ def float32(name: str, array: np.ndarray) -> np.ndarray:
 
 
 def any_nonzero(array: np.ndarray) -> bool:
-    """Return whether a number of an array is not zero; NaN is not."""
+    """Return whether a number of an array is not zero; NaN counts as nonzero."""
     with np.errstate(invalid="ignore"):
         return bool(np.any(array != 0))
 
@@ -151,7 +151,7 @@ def listed(names: list[str]) -> str:
 def _untied(model: Model) -> Transformer:
     config = model.untied.config
     if not isinstance(config, Transformer):
-        raise UserError(f"checkpoints hold transformers, got an {type(config).__name__}")
+        raise UserError(f"only transformers can be exported, got {type(config).__name__}")
     return config
 
 
@@ -160,7 +160,8 @@ def _check(layout: str, config: Transformer, expressible: Mapping[str, Any]) -> 
     for name, values in expressible.items():
         value, values = getattr(config, name), values if isinstance(values, tuple) else (values,)
         if value not in values:
-            hint = "" if layout != "mainline" or name in ("attention_mix",) else '; try layout "transformer-lens"'
+            elsewhere = layout == "mainline" and name != "attention_mix" and value not in ("none", "sinusoidal")
+            hint = '; try layout "transformer-lens"' if elsewhere else ""
             allowed = " or ".join(map(str, values))
             raise UserError(f'the layout "{layout}" cannot express {name} {value}, only {allowed}{hint}')
 
@@ -190,7 +191,7 @@ def _written(params: Params, model: Model, layout: Layout) -> dict[str, np.ndarr
             state[name] = seen.astype(np.float32 if layout == "mainline" else np.bool_)
         elif name.endswith("attn.IGNORE"):
             state[name] = np.asarray(-np.inf, np.float32)
-        elif name.endswith(_MAY_BE_ZERO):
+        elif name.endswith(MAY_BE_ZERO):
             state[name] = np.zeros(shape_of(axes, sizes), np.float32)
     return state
 

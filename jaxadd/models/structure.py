@@ -61,14 +61,17 @@ def last_neurons(model: Model) -> str | None:
 
 def neurons_read(cache: Mapping[str, jax.Array], model: Model) -> jax.Array:
     """Return the activations of the last layer's neurons where the first answer is read, `[B, F]`, from a cache."""
-    activations = cache[last_neurons(model) or ""]
+    name = last_neurons(model)
+    assert name is not None  # As of every cache that holds neurons.
+    activations = cache[name]
     return activations if isinstance(model.config, PairMLP) else activations[:, 0]
 
 
 def width(model: Model) -> int:
     """Return how many numbers the network computes for an example at one position, beside the logits."""
     if isinstance(model.config, PairMLP):
-        return 2 * model.config.d_embed + model.config.neurons
+        embedded = 2 * model.config.d_embed if model.config.embedding == "learned" else 0
+        return embedded + model.config.neurons
     config = transformer(model)
     return config.d_model + config.layers * config.d_mlp
 
@@ -165,9 +168,13 @@ def token_matrices(params: Params, model: Model) -> dict[str, jax.Array]:
     return result | {"W_U": params["W_U"].T}
 
 
-def activation_axes(name: str) -> tuple[str, ...]:
-    """Return the axes of an activation after the batch: "positions", "heads", "neurons", "sources", or ""."""
-    return _AXES.get(name.rpartition(".")[2], ("positions", ""))
+def activation_axes(model: Model, name: str) -> tuple[str, ...]:
+    """Return the axes of an activation after the batch: "positions", "heads", "neurons", "sources", or "".
+
+    The activations of a network without attention have no positions.
+    """
+    axes = _AXES.get(name.rpartition(".")[2], ("positions", ""))
+    return axes if is_transformer(model) else axes[1:]
 
 
 def only_where_read(model: Model, name: str) -> bool:

@@ -210,8 +210,11 @@ def test_buffers_of_rotary_positions_show_them():
     state = lens(config) | {f"blocks.{i}.attn.rotary_{x}": np.ones((3, 2)) for i in range(2) for x in ("sin", "cos")}
     found = interop.from_state_dict(state)
     assert found.model == config
-    assert found.notes == ("no config states rope_theta; 10000 was assumed, as in TransformerLens",)
-    assert not interop.from_state_dict(state, {"rope_theta": 10_000.0}).notes
+    assert found.notes == (
+        "not stated, and assumed as in TransformerLens: activation relu, norm_epsilon 1e-05, rope_theta 10000",
+    )
+    known = {"rope_theta": 10_000.0, "activation": "relu", "norm_epsilon": 1e-5}
+    assert not interop.from_state_dict(state, known).notes
 
 
 def test_grouped_heads_and_gates_of_transformer_lens():
@@ -233,7 +236,8 @@ def test_grouped_heads_and_gates_of_transformer_lens():
     mlp = found.params["blocks.0"]["mlp"]
     np.testing.assert_allclose(mlp["b_out"], bias @ mlp["W_out"], rtol=1e-6)
     assert not np.any(mlp["b_in"])
-    assert found.notes == ("b_in of the gated MLP, which TransformerLens adds to the neurons, was moved into b_out",)
+    moved = "b_in of the gated MLP, which TransformerLens adds to the neurons, was moved into b_out"
+    assert found.notes == (moved, "not stated, and assumed as in TransformerLens: norm_epsilon 1e-05")
 
 
 @pytest.mark.parametrize(

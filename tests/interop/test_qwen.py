@@ -50,17 +50,25 @@ def test_matrices_are_transposed_and_grouped_heads_repeated(kv_heads):
     found = interop.from_state_dict(state, FIELDS)
     assert found.model == CONFIG
     assert bits(found.params) == bits(params)
-    assert (found.length, found.vocabulary, found.classes, found.layout, found.notes) == (None, 7, 7, "qwen", ())
+    assert (found.length, found.vocabulary, found.classes, found.layout) == (None, 7, 7, "qwen")
     tokens = np.random.default_rng(0).integers(7, size=(3, 4))
     model = sized(CONFIG, **SIZES)
     compute = jax.jit(lambda ours, theirs: (model.apply(ours, tokens)[0], forward(theirs, model, tokens)[:, -1:]))
     np.testing.assert_allclose(*compute(found.params_for(model.sizes), params), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("numbers", [[], [1.0, 2.0]])
+def test_the_parameters_of_an_arc_are_single_numbers(tmp_path, numbers):
+    state, _ = qwen(prefix="")
+    del state["embed_tokens.weight"]
+    arc = {"arc_A": np.asarray(numbers), "arc_start": np.ones(1), "arc_stride": np.ones(())}
+    refused(file(tmp_path, state | arc), r"should be single numbers, got arc_A \(", fields={"heads": 2})
+
+
 def test_what_a_config_states_is_used_and_what_it_does_not_is_said(tmp_path):
     state, _ = qwen()
     assert interop.read(file(tmp_path, {"state": state})).notes == (
-        "no config states rope_theta; 3 was assumed, as in the networks of AdderBoard",
+        "not stated, and assumed as in the networks of AdderBoard: activation silu, norm_epsilon 1e-06, rope_theta 3",
     )
     config = {"rope_theta": 500.0, "rms_norm_eps": 1e-5, "hidden_act": "gelu", "num_attention_heads": 2}
     found = interop.read(file(tmp_path, {"state": state, "config": config}))

@@ -61,7 +61,9 @@ def test_every_activation_has_the_axes_that_analysis_expects():
     )
     model = config.build(Sizes(length=5, classes=6, vocabulary=7))
     _, seen = jax.eval_shape(lambda w: model.apply(w, X, names=model.names), drawn(model))
-    assert {name: 1 + len(structure.activation_axes(name)) for name in seen} == {n: x.ndim for n, x in seen.items()}
+    assert {name: 1 + len(structure.activation_axes(model, name)) for name in seen} == {
+        n: x.ndim for n, x in seen.items()
+    }
 
 
 @EACH_COMPILES

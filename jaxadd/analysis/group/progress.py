@@ -392,7 +392,8 @@ def neurons_by_irrep(params: Params, model: Model, problem: Problem) -> jax.Arra
     It is the fraction in the span of the products of 1 or a matrix entry of ρ(a) with 1 or one of ρ(b), as the 3 × 3
     block of a frequency is for addition; 0 for a neuron that is the same everywhere.
     """
-    name = structure.last_neurons(model) or ""
+    name = structure.last_neurons(model)
+    assert name is not None  # Measured of networks with neurons only.
     n, basis, count = len(problem.basis), problem.basis, len(problem.characters)
     activations = model.apply(params, problem.inputs, (name,))[1][name].reshape(n, n, -1)
     pairs = problem.irrep[:, None] * count + problem.irrep[None]  # The trivial irrep, 1, is 0.

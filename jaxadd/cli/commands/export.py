@@ -49,7 +49,7 @@ def run(options: Options) -> int:
     config = trained.config
     if not structure.is_transformer(trained.model):
         name = type(config.model).__name__
-        raise UserError(f"checkpoints hold transformers, and {options.run} trained a network of {name}")
+        raise UserError(f"only transformers can be exported, and {options.run} trained a network of {name}")
     if not options.file.absolute().parent.is_dir():
         raise UserError(f"there is no folder {options.file.parent} to write {options.file.name} in")
     adam = _adam_of(trained, options) if options.optimizer else None

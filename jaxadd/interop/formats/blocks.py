@@ -16,6 +16,7 @@ from jaxadd.interop.formats.format import Format, Found, State, checked, shapes
 from jaxadd.interop.layouts import (
     AXES,
     BUFFERS,
+    MAY_BE_ZERO,
     WORDS,
     Layout,
     any_nonzero,
@@ -30,7 +31,6 @@ from jaxadd.types import Params
 _ATTENTION_BIASES = ("b_Q", "b_K", "b_V", "b_O")
 _GROUPED = ("W_K", "W_V", "b_K", "b_V")
 _ROTARY = ("attn.rotary_sin", "attn.rotary_cos")
-_OPTIONAL = ("attn.b_Q", "attn.b_K", "attn.b_V", "attn.b_O", "mlp.b_in", "mlp.b_out", "unembed.b_U")
 
 
 def recognises(names: Collection[str]) -> bool:
@@ -45,6 +45,8 @@ def read(state: State, stated: Fields, given: Fields) -> Found:
       UserError: names are missing or unknown, or shapes do not fit each other.
     """
     _check_blocks(state)
+    if "attn_coeff" in stated:  # Zhong et al. state "causal" for networks that never use their mask.
+        stated = {name: value for name, value in stated.items() if name != "attention"}
     layout = _layout(state)
     known = {name: array for name, array in state.items() if inner_name(name) in AXES[layout]}
     _check_unknown(state, known)
@@ -54,8 +56,8 @@ def read(state: State, stated: Fields, given: Fields) -> Found:
     arrays = {name: ours(name, array, layout, sizes) for name, array in known.items() if not name.endswith(BUFFERS)}
     expected = shapes(config, sizes.get("t", 1), sizes["v"], sizes["c"])
     notes = _fold_gated(arrays, config) if config.mlp == "gated" else ()
-    if config.positions == "rope" and "rope_theta" not in {**stated, **given}:
-        notes += (f"no config states rope_theta; {config.rope_theta:g} was assumed, as in TransformerLens",)
+    source = "Nanda et al." if layout == "mainline" else "TransformerLens"
+    notes += fields.assumption(fields.unshown(config), {**stated, **given}, source)
     return Found(
         _params(arrays, expected, sizes, layout), config, layout, length, sizes["v"], sizes["c"], notes=notes
     )
@@ -86,7 +88,7 @@ def _params(
         if last in _GROUPED and (shared := f"{head}._{last}") in arrays:
             arrays[name] = np.repeat(arrays.pop(shared), sizes["h"] // sizes["g"], axis=0)
     for name, shape in expected.items():
-        if name not in arrays and inner_name(name) in _OPTIONAL:
+        if name not in arrays and inner_name(name) in MAY_BE_ZERO:
             arrays[name] = np.zeros(shape, np.float32)
     if missing := [name for name in expected if name not in arrays]:
         raise UserError(f"it lacks {listed([_with_shape(name, sizes, layout) for name in missing])}")
@@ -151,7 +153,7 @@ def _config(state: State, known: State, sizes: Mapping[str, int], stated: Fields
 
 def _attention(known: State, stated: Fields) -> dict[str, Any]:
     """Return which positions attention sees, by the masks and what is stated."""
-    if "attn_coeff" in stated:  # Networks of Zhong et al. have a causal mask that they never use.
+    if "attn_coeff" in stated:
         return {"attention": "bidirectional"}
     for name, mask in known.items():
         if not name.endswith("attn.mask"):

@@ -77,7 +77,8 @@ def read(state: State, stated: Fields, given: Fields) -> Found:
     config = fields.config_of(assumed=assumed, stated=stated, found=found, given=given)
     params = checked(arrays, shapes(config, len(positions), _DIGITS, _DIGITS))
     note = "the arc, the spiral and tied matrices were computed from their parameters"
-    return Found(params, config, "microadder", len(positions), _DIGITS, _DIGITS, _TASK, (note,))
+    notes = (note, *fields.assumption(fields.unshown(config), {**stated, **given}, "MicroAdder"))
+    return Found(params, config, "microadder", len(positions), _DIGITS, _DIGITS, _TASK, notes)
 
 
 FORMAT = Format("tok_arc_A, spiral_amp, q_proj.weight … (MicroAdder)", recognises, read)

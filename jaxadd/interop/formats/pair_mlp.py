@@ -3,6 +3,7 @@
 from collections.abc import Collection
 
 from jaxadd.errors import UserError
+from jaxadd.interop import fields
 from jaxadd.interop.fields import Fields
 from jaxadd.interop.formats.format import Format, Found, State
 from jaxadd.interop.layouts import float32
@@ -20,10 +21,10 @@ def read(state: State, stated: Fields, given: Fields) -> Found:
     """Return the network in a state dict; see `Format`.
 
     Raises:
-      UserError: shapes do not fit each other, or fields of a transformer are given.
+      UserError: shapes do not fit each other, or other fields of a transformer are given.
     """
-    if given:
-        raise UserError(f"it holds an MLP on two tokens, which has no field {', '.join(given)}")
+    if other := [name for name in given if name != "activation"]:
+        raise UserError(f"it holds an MLP on two tokens, which has no field {', '.join(other)}")
     shapes = {name: state[name].shape for name in _OURS}
     if any(len(shape) != 2 for shape in shapes.values()):
         raise UserError(f"W_x, W_y, W and W_U should be matrices, got the shapes {list(shapes.values())}")
@@ -33,8 +34,10 @@ def read(state: State, stated: Fields, given: Fields) -> Found:
         texts = (f"{name} should have shape {expected[name]}, got {shapes[name]}" for name in wrong)
         raise UserError("; ".join(texts))
     params = {ours: float32(name, state[name]) for name, ours in _OURS.items()}
-    config = PairMLP(d_embed=width, neurons=neurons, activation=stated.get("activation", "relu"))
-    return Found(params, config, "chughtai-mlp", 2, vocabulary, classes)
+    known = {**stated, **given}
+    config = PairMLP(d_embed=width, neurons=neurons, activation=known.get("activation", "relu"))
+    notes = fields.assumption({"activation": config.activation}, known, "Chughtai et al.")
+    return Found(params, config, "chughtai-mlp", 2, vocabulary, classes, notes=notes)
 
 
 FORMAT = Format("W_x, W_y, W and W_U (the MLP of Chughtai et al.)", recognises, read)

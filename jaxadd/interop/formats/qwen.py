@@ -72,8 +72,7 @@ def read(state: State, stated: Fields, given: Fields) -> Found:
     assumed = {"positions": "rope", "activation": "silu", "norm_epsilon": 1e-6, "rope_theta": _THETA}
     assumed["rope_pairs"] = "interleaved" if arc else "half"
     config = fields.config_of(assumed=assumed, stated=stated, found=found, given=given)
-    if config.positions == "rope" and "rope_theta" not in asked:
-        notes.append(f"no config states rope_theta; {_THETA:g} was assumed, as in the networks of AdderBoard")
+    notes += fields.assumption(fields.unshown(config), asked, "the networks of AdderBoard")
     arrays = {"embed.W_E": embedding, "unembed.W_U": unembedding.T, "unembed.b_U": source.get("lm_head.bias")}
     arrays |= {"ln_final.w": source.get("norm.weight"), "ln_final.b": source.get("norm.bias")}
     for i in range(layers):
@@ -229,10 +228,12 @@ def _block(
 
 def _arc(state: State, width: int, notes: list[str]) -> np.ndarray:
     """Return the embedding (A cos φ, A sin φ, 0, …), φ = start + d · stride, of the ten digits."""
-    radius, start, stride = (float(np.asarray(state[name], np.float64).reshape(-1)[0]) for name in _ARC)
+    if wrong := [f"{name} {state[name].shape}" for name in _ARC if state[name].size != 1]:
+        raise UserError(f"the parameters of an arc should be single numbers, got {listed(wrong)}")
+    radius, start, stride = (float(float32(name, state[name]).reshape(())) for name in _ARC)
     if width < 2:
         raise UserError(f"an embedding on an arc has at least 2 coordinates, and q_proj reads {width}")
     embedding = np.zeros((_DIGITS, width), np.float32)
     embedding[:, :2] = arcs.embedding(radius, start, stride, _DIGITS)
-    notes.append("the embedding on an arc, and tied matrices, were computed from their parameters")
+    notes.append("the embedding on an arc was computed from its parameters")
     return embedding
