@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxadd.analysis import measures, performance
 from jaxadd.analysis.errors import error_map
-from jaxadd.analysis.group import cayley, progress, tables
+from jaxadd.analysis.group import cayley, declarations, progress, tables
 from jaxadd.analysis.group.cayley import Cayley
 from jaxadd.analysis.group.irreps import Irrep, meaning
 from jaxadd.analysis.group.subgroups import ON_COSETS, Subgroups, concentrations, subgroups
@@ -110,7 +110,7 @@ def _caution(correct: float, pairs: str) -> str:
 
 def _problem(task: Group, network: Network) -> tuple[tables.Problem, tuple[measures.Measure, ...]]:
     names = tuple(irrep.name for irrep in tables.irreps(task.known))
-    return tables.problem(task, network.data.lane), measures.defined(progress.declarations(names), network)
+    return tables.problem(task, network.data.lane), measures.defined(declarations.declared(names), network)
 
 
 def _meaning(task: Group, names: Sequence[str], listed: np.ndarray) -> list[str]:
@@ -266,7 +266,7 @@ def _by_irrep(task: Group, state: State) -> Table:
             "logit_similarity": "logit similarity",
             "restricted_loss_of": "restricted loss",
             "excluded_loss_of": "excluded loss",
-            **{f"fraction_{name}": f"of {name.replace('_W_in', ' W_in')}" for name in progress.MATRICES},
+            **{f"fraction_{name}": f"of {name.replace('_W_in', ' W_in')}" for name in declarations.MATRICES},
             **{f"neuron_fraction_{of}": f"of neurons, {words}" for of, words in _OPERANDS.items()},
         }.items()
         if measure in values
@@ -295,7 +295,7 @@ def _irreps(state: State, over: Mapping[str, np.ndarray], steps: np.ndarray, sub
     names, shown = [irrep.name for irrep in state.irreps], _shown(state)
     correct, pairs = _seen(state.values)
     by_step = lambda name: np.asarray(over[name]).reshape(len(steps), -1)
-    parts = {f"fraction_{name}": name.replace("_W_in", " W_in") for name in progress.MATRICES}
+    parts = {f"fraction_{name}": name.replace("_W_in", " W_in") for name in declarations.MATRICES}
     parts |= {f"neuron_fraction_{of}": f"neurons, {words}" for of, words in _OPERANDS.items()}
     parts = {name: words for name, words in parts.items() if name in over}
     pictures: list[Picture] = [
@@ -385,11 +385,11 @@ def _progress(
     trained: Trained, lane: int, over: Sequence[Mapping[str, np.ndarray]], names: Sequence[str], state: State
 ) -> FigureOf:
     """Describe the measures over training."""
-    declared = progress.declarations(tuple(names))
+    declared = declarations.declared(tuple(names))
     pictures = measures.curves(declared, trained.steps, over)
     shown = [int(k) for k in np.flatnonzero(state.keys)] or range(min(len(names), _NAMED))
     similar = {names[k]: over[lane]["logit_similarity"][:, k] for k in shown}
-    pictures.insert(1, Lines(progress.SIMILARITY, trained.steps, similar, "cosine", log_x=True))
+    pictures.insert(1, Lines(declarations.SIMILARITY, trained.steps, similar, "cosine", log_x=True))
     several = len(trained.networks) > 1
     note = f"Similarities are those of seed {trained.networks[lane].seed}." if several else ""
     return FigureOf("measures", "Progress measures", pictures, trained.title, note)

@@ -9,7 +9,7 @@ from networks import drawn
 from planted import of_irrep
 
 from jaxadd.analysis import measures as declared
-from jaxadd.analysis.group import progress, tables
+from jaxadd.analysis.group import declarations, progress, tables
 from jaxadd.analysis.group.irreps import matrices, span
 from jaxadd.analysis.group.subgroups import ON_COSETS, concentrations, subgroups
 from jaxadd.models import Network, PairMLP, Transformer
@@ -19,16 +19,15 @@ from jaxadd.tasks import Group
 def measured(network, names=None, used=None):
     task = network.task
     found = tables.irreps(task.known)
-    declarations = progress.declarations(tuple(irrep.name for irrep in found))
-    if names is not None:
-        declarations = tuple(measure for measure in declarations if measure.name in names)
+    every = declarations.declared(tuple(irrep.name for irrep in found))
+    chosen = every if names is None else tuple(measure for measure in every if measure.name in names)
     problem = tables.problem(task, network.data.lane)
-    values = progress.measures(network.params, network.model, problem, used, declarations=declarations)
-    return declared.flat(declarations, jax.device_get(values))
+    values = progress.measures(network.params, network.model, problem, used, declarations=chosen)
+    return declared.flat(chosen, jax.device_get(values))
 
 
 PLANTED = [("S4", "sign"), ("S4", "standard⊗sign"), ("A4", "2d"), ("D5", "2d_2"), ("Q8", "4d")]
-SCORES = {"logit_similarity", "logit_fraction", *(f"fraction_{name}" for name in progress.MATRICES)}
+SCORES = {"logit_similarity", "logit_fraction", *(f"fraction_{name}" for name in declarations.MATRICES)}
 LOSSES = {"all_loss", "all_accuracy", "restricted_loss_of", "excluded_loss_of", "logit_variance_explained"}
 
 
