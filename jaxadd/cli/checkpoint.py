@@ -94,7 +94,7 @@ def trained(
         seed = getattr(task, "split_seed", None) or 0
     metrics = recorded(checkpoint)
     params, step = jax.device_put(params), updates_made(checkpoint, metrics)
-    network = Network(params, checkpoint.model.build(task.sizes), task, seed, step, stated)
+    network = Network(params, checkpoint.config.build(task.sizes), task, seed, step, stated)
     return Trained((network,), f"{path.name}: {network.title}", metrics, seed_known=seed_known)
 
 
@@ -119,10 +119,16 @@ def split_facts(task: Task, seed: int) -> dict[str, Any]:
     return facts | ({"split_seed": seed} if task.split_seed is None else {})
 
 
+def _config_in(checkpoint: Checkpoint) -> Mapping[Any, Any]:
+    """Return the config inside a file; empty where there is none."""
+    config = checkpoint.rest.get("config")
+    return config if isinstance(config, dict) else {}
+
+
 def _with_split(task: Task, checkpoint: Checkpoint) -> tuple[Task, bool]:
     """Return a task with the split that the config in a file states, as `split_facts`, and whether it states one."""
-    facts = checkpoint.rest.get("config")
-    if not isinstance(facts, dict) or not facts.keys() >= set(_SPLIT) or not isinstance(facts["split_seed"], int):
+    facts = _config_in(checkpoint)
+    if not facts.keys() >= set(_SPLIT) or not isinstance(facts["split_seed"], int):
         return task, False
     try:
         return dataclasses.replace(task, **{name: facts[name] for name in _SPLIT}), True  # type: ignore[type-var]
@@ -133,8 +139,8 @@ def _with_split(task: Task, checkpoint: Checkpoint) -> tuple[Task, bool]:
 def inferred(checkpoint: Checkpoint) -> Modular | None:
     """Return the addition mod P that the sizes of a network are those of; None where there is none."""
     length, vocabulary, classes = checkpoint.length, checkpoint.vocabulary, checkpoint.classes
-    if checkpoint.config.get("diff_vocab"):  # Zhong et al.: the second operand has tokens of its own.
-        return None
+    if any(config.get("diff_vocab") for config in (checkpoint.beside, _config_in(checkpoint))):
+        return None  # Zhong et al.: the second operand has tokens of its own.
     if (length, vocabulary) == (2, classes) and classes > 1:
         return Modular(p=classes, equals="none")
     if length in (None, 3) and vocabulary == classes + 1 and classes > 1:
@@ -179,7 +185,7 @@ def _learned(checkpoint: Checkpoint, task: Group, guess: Modular | None) -> Grou
     sizes = (guess or task).sizes
     if (checkpoint.vocabulary, checkpoint.classes) != (sizes.vocabulary, sizes.classes) or sizes.classes > _MOST:
         return None
-    params, model = checkpoint.params_for(sizes), checkpoint.model.build(sizes)
+    params, model = checkpoint.params_for(sizes), checkpoint.config.build(sizes)
     table = cayley.learned(params, model)
     numbers = np.arange(len(table))
     known = (numbers[:, None] + numbers) % len(table) if guess else task.group.table
@@ -228,6 +234,5 @@ def updates_made(checkpoint: Checkpoint, metrics: Metrics) -> int:
     """Return the number of updates that made a checkpoint's network, as far as the file says; 0 where it does not."""
     if checkpoint.optimizer is not None:
         return checkpoint.optimizer.updates
-    facts = checkpoint.rest.get("config")
-    step = facts.get("step") if isinstance(facts, dict) else None
+    step = _config_in(checkpoint).get("step")
     return step if isinstance(step, int) else len(metrics.get("step", ()))

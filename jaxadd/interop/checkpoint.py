@@ -38,27 +38,27 @@ class Checkpoint:
         not have Adam's moments in one group of parameters; it is then in `rest` as it was read.
       rest: all other content, plain Python data and NumPy arrays (read-only, of the dtypes in the file), and
         `opaque.Skipped` in place of what is neither.
-      model: architecture of the network.
+      config: architecture of the network.
       length: T, the number of positions of the network; None where there is no limit.
       vocabulary: V.
       classes: C.
       layout: layout of the file.
       task: the task that networks of this layout and size are trained on, where there is one; None otherwise.
       notes: a line each, on what was skipped or assumed.
-      config: content of the JSON file beside the checkpoint; empty where there is none.
+      beside: content of the JSON file beside the checkpoint; empty where there is none.
     """
 
     params: Params
     optimizer: Adam | None
     rest: dict[Any, Any]
-    model: ModelConfig
+    config: ModelConfig
     length: int | None
     vocabulary: int
     classes: int
     layout: str
     task: Task | None = None
     notes: tuple[str, ...] = ()
-    config: Mapping[Any, Any] = dataclasses.field(default_factory=dict)
+    beside: Mapping[Any, Any] = dataclasses.field(default_factory=dict)
 
     def params_for(self, sizes: Sizes) -> Params:
         """Return `params` for a task, without positions beyond those of the task, which causal attention ignores.
@@ -73,7 +73,7 @@ class Checkpoint:
         counts = (("tokens", self.vocabulary, sizes.vocabulary), ("classes", self.classes, sizes.classes))
         misfits = [f"{count} {name} and the task has {needed}" for name, count, needed in counts if count != needed]
         spare = 0 if self.length is None else self.length - sizes.length
-        causal = isinstance(self.model, Transformer) and self.model.attention == "causal"
+        causal = isinstance(self.config, Transformer) and self.config.attention == "causal"
         if spare < 0 or (spare > 0 and not causal):
             misfits.append(f"{self.length} positions and the task has {sizes.length}")
         if misfits:
@@ -113,8 +113,8 @@ def read(
     given = fields or {}
     try:
         content, skipped = containers.content(path, max_bytes)
-        config, note = containers.beside(path)
-        return _checkpoint(content, skipped, config, note, key, given, max_bytes)
+        beside, note = containers.beside(path)
+        return _checkpoint(content, skipped, beside, note, key, given, max_bytes)
     except UserError as error:
         reason, cause = str(error), error
     except MemoryError as error:
@@ -197,7 +197,7 @@ def write(
 def _checkpoint(
     content: Any,
     skipped: Counter[str],
-    config: Mapping[Any, Any],
+    beside: Mapping[Any, Any],
     note: str,
     key: str | None,
     given: Mapping[str, Any],
@@ -207,7 +207,7 @@ def _checkpoint(
     if sum(array.size * 4 for array in state.arrays.values()) > max_bytes:
         raise UserError(f"its parameters are more than {max_bytes} bytes; set max_bytes higher to read it")
     rest = states.rest(content, state)
-    found = state.format.read(state.arrays, architecture.stated(rest, config), architecture.check(given))
+    found = state.format.read(state.arrays, architecture.stated(rest, beside), architecture.check(given))
     notes = [opaque.note(skipped), note, _not_finite(found.params), *found.notes]
     optimizer = None
     try:
@@ -222,14 +222,14 @@ def _checkpoint(
         params=found.params,
         optimizer=optimizer,
         rest=rest,
-        model=found.config,
+        config=found.config,
         length=found.length,
         vocabulary=found.vocabulary,
         classes=found.classes,
         layout=found.layout,
         task=found.task,
         notes=tuple(_printable(line) for line in notes if line),
-        config=config,
+        beside=beside,
     )
 
 

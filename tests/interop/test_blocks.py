@@ -55,7 +55,7 @@ def test_a_network_computes_what_the_other_system_computes(layout):
             **{"blocks.0.attn.mask": (4, 4), "blocks.0.attn.IGNORE": ()},
         }
     found = interop.from_state_dict(state)
-    assert (found.model, found.layout) == (config, layout)
+    assert (found.config, found.layout) == (config, layout)
     ours = jax.jit(model.apply)(found.params, tokens)[0]
     np.testing.assert_allclose(ours, theirs, rtol=2e-4, atol=2e-4)
     assert bits(found.params) == bits(params)
@@ -156,20 +156,20 @@ def test_optional_names_may_be_missing():
     kept = {name: a for name, a in state.items() if "mlp" in name or name.split(".")[-1].startswith("W_")}
     assert len(kept) < len(state)
     found = interop.from_state_dict(kept)
-    assert (found.model, bits(found.params)) == (SMALL, bits(network()))
+    assert (found.config, bits(found.params)) == (SMALL, bits(network()))
 
 
 def test_biases_are_kept_where_one_is_not_zero():
     config = replace(SMALL, attention_bias=True, unembed_bias=True)
     state = lens(config)
-    assert interop.from_state_dict(state).model == config
+    assert interop.from_state_dict(state).config == config
     zeros = {name: a * 0 if name.endswith(("b_Q", "b_K", "b_V", "b_O", "b_U")) else a for name, a in state.items()}
     found = interop.from_state_dict(zeros)
-    assert found.model == SMALL
+    assert found.config == SMALL
     assert "b_Q" not in found.params["blocks.0"]["attn"]
     state = zeros | {"blocks.1.attn.b_K": state["blocks.1.attn.b_K"]}
     found = interop.from_state_dict(state)
-    assert found.model == replace(SMALL, attention_bias=True)
+    assert found.config == replace(SMALL, attention_bias=True)
     assert not np.any(found.params["blocks.0"]["attn"]["b_Q"])
     for fields, message in (
         ({"attention_bias": False}, r"attention_bias is False as given, and attn\.b_K is not zero"),
@@ -181,20 +181,20 @@ def test_biases_are_kept_where_one_is_not_zero():
 
 def test_masks_and_what_is_stated_say_what_attention_sees():
     state = mainline()
-    assert interop.from_state_dict(state).model.attention == "causal"
+    assert interop.from_state_dict(state).config.attention == "causal"
     ones = {name: np.ones_like(a) if name.endswith("mask") else a for name, a in state.items()}
-    assert interop.from_state_dict(ones).model.attention == "bidirectional"
+    assert interop.from_state_dict(ones).config.attention == "bidirectional"
     bare = {name: a for name, a in state.items() if not name.endswith("mask")}
-    assert interop.from_state_dict(bare).model.attention == "causal"
+    assert interop.from_state_dict(bare).config.attention == "causal"
     found = interop.from_state_dict(bare, {"attention": "bidirectional", "activation": "gelu"})
-    assert found.model == replace(SMALL, attention="bidirectional", activation="gelu")
+    assert found.config == replace(SMALL, attention="bidirectional", activation="gelu")
 
 
 def test_what_is_given_wins_and_is_checked():
     state = lens(replace(SMALL, norm="rmsnorm"))
     given = {"norm_where": "post", "norm_epsilon": 1e-6, "activation": "silu"}
     found = interop.from_state_dict(state, given)
-    assert found.model == replace(SMALL, norm="rmsnorm", **given)
+    assert found.config == replace(SMALL, norm="rmsnorm", **given)
     for fields, message in (
         ({"colour": 1}, "fields holds 'colour'; a field of the architecture is one of layers"),
         ({"norm": "batch"}, "the field norm cannot be 'batch'"),
@@ -209,7 +209,7 @@ def test_buffers_of_rotary_positions_show_them():
     config = replace(SMALL, positions="rope", norm="rmsnorm")
     state = lens(config) | {f"blocks.{i}.attn.rotary_{x}": np.ones((3, 2)) for i in range(2) for x in ("sin", "cos")}
     found = interop.from_state_dict(state)
-    assert found.model == config
+    assert found.config == config
     assert found.notes == (
         "not stated, and assumed as in TransformerLens: activation relu, norm_epsilon 1e-05, rope_theta 10000",
     )
@@ -225,14 +225,14 @@ def test_grouped_heads_and_gates_of_transformer_lens():
         for name in ("W_K", "W_V", "b_K", "b_V"):
             grouped[f"blocks.{i}.attn._{name}"] = grouped.pop(f"blocks.{i}.attn.{name}")[:1]
     found = interop.from_state_dict(grouped, {"activation": "silu"})
-    assert found.model == config
+    assert found.config == config
     for name in ("W_K", "W_V"):
         expected = np.repeat(params["blocks.1"]["attn"][name][:1], 2, axis=0)
         assert bits(found.params["blocks.1"]["attn"][name]) == bits(expected)
     # Its b_in is added to the neurons after the gate.
     bias = np.asarray([1, 2, 3], np.float32)
     found = interop.from_state_dict(state | {"blocks.0.mlp.b_in": bias}, {"activation": "silu"})
-    assert found.model == replace(config, mlp_bias=True)
+    assert found.config == replace(config, mlp_bias=True)
     mlp = found.params["blocks.0"]["mlp"]
     np.testing.assert_allclose(mlp["b_out"], bias @ mlp["W_out"], rtol=1e-6)
     assert not np.any(mlp["b_in"])

@@ -95,7 +95,7 @@ def test_sizes_are_limited(tmp_path):
     zipped(path, data, [storage.tobytes() for storage in kept])
     assert path.stat().st_size < 500_000
     refused(path, "parameters are more than 1000000 bytes", max_bytes=1_000_000)
-    assert interop.read(path).model.layers == 200
+    assert interop.read(path).config.layers == 200
 
 
 def test_memory_is_bounded(tmp_path):
@@ -189,7 +189,7 @@ def test_an_npz_file_is_read_without_pickles(tmp_path):
     np.savez(path, **{f"module.{name}": array.astype(">f4") for name, array in state.items()})
     found = interop.read(path)
     assert bits(found.params) == bits(network())
-    assert (found.model, found.notes) == (SMALL, (ASSUMED,))
+    assert (found.config, found.notes) == (SMALL, (ASSUMED,))
     np.savez(path, **state, objects=np.array([{}], object), names=np.array(["a"]))
     found = interop.read(path)
     assert bits(found.params) == bits(network())
@@ -238,11 +238,11 @@ def test_a_config_inside_or_beside_the_file_states_the_architecture(tmp_path):
     config = {"act_fn": "GeLU", "n_heads": 2, "attention_dir": "bidirectional", "normalization_type": None}
     state = {name: array for name, array in mainline().items() if not name.endswith("mask")}
     expected = replace(SMALL, activation="gelu", attention="bidirectional")
-    assert interop.read(file(tmp_path, {"state": state, "hyper_parameters": {"cfg": config}})).model == expected
+    assert interop.read(file(tmp_path, {"state": state, "hyper_parameters": {"cfg": config}})).config == expected
     path = file(tmp_path, {"state": state, "config": {"act_fn": "silu"}})
     path.with_suffix(".json").write_text(json.dumps(config | {"other": [1]}))
-    assert interop.read(path).model == replace(expected, activation="silu")  # What is inside wins.
-    assert interop.read(path, fields={"activation": "relu"}).model == replace(expected, activation="relu")
+    assert interop.read(path).config == replace(expected, activation="silu")  # What is inside wins.
+    assert interop.read(path, fields={"activation": "relu"}).config == replace(expected, activation="relu")
     for text, message in (("[1]", "holds no config"), ("{", "is no JSON"), ("[" * 100_000, "is no JSON")):
         path.with_suffix(".json").write_text(text)
         assert interop.read(path).notes == (f"made.json {message}, and was not read",)
@@ -275,12 +275,12 @@ def test_a_config_of_the_same_network_in_the_words_of_others_is_read(tmp_path):
     config = {"n_layers": SMALL.layers, "n_embd": SMALL.d_model, "num_heads": SMALL.heads, "d_head": SMALL.head_width}
     config |= {"d_mlp": SMALL.d_mlp, "attention_dir": "causal", "attn_only": False, "n_kv_heads": None}
     same = replace(SMALL, d_head=SMALL.head_width)
-    assert interop.read(file(tmp_path, {"model": mainline(), "config": config})).model == same
+    assert interop.read(file(tmp_path, {"model": mainline(), "config": config})).config == same
     wrong = {"model": mainline(), "config": config | {"num_heads": 7}}
-    assert interop.read(file(tmp_path, wrong), fields={"heads": SMALL.heads}).model == same
+    assert interop.read(file(tmp_path, wrong), fields={"heads": SMALL.heads}).config == same
 
 
 def test_a_pair_of_names_of_the_pizza_repository(tmp_path):
     path = file(tmp_path, mainline()).rename(tmp_path / "model_ab12.pt")
     (tmp_path / "config_ab12.json").write_text('{"attn_coeff": 0.25, "attention_dir": "casual", "act_fn": "ReLU"}')
-    assert interop.read(path).model == replace(SMALL, attention="bidirectional", attention_mix=0.25)
+    assert interop.read(path).config == replace(SMALL, attention="bidirectional", attention_mix=0.25)

@@ -71,14 +71,14 @@ def test_the_logits_are_those_of_the_definition(shape):
     found = interop.from_state_dict(w)
     assert (found.length, found.vocabulary, found.classes, found.layout) == (34, 10, 10, "microadder")
     tokens = np.asarray(TASK.encode(board.suite(0)[7:8]))[:, : TASK.sizes.length]
-    model = found.model.build(TASK.sizes)
+    model = found.config.build(TASK.sizes)
     logits = jax.jit(lambda params: forward(params, model, tokens))(found.params_for(TASK.sizes))
     np.testing.assert_allclose(logits[0], defined(w, tokens[0]), rtol=2e-3, atol=2e-3)
 
 
 def test_norms_without_weights_are_read():
     w = {name: array for name, array in state().items() if not name.startswith("norm")}
-    assert not interop.from_state_dict(w).model.norm_weight
+    assert not interop.from_state_dict(w).config.norm_weight
 
 
 def test_the_task_is_inferred_and_said(tmp_path):

@@ -120,7 +120,7 @@ def test_a_transformer_on_c113():
 def _correct(name, count, task=board.TASK):
     """Return which of the first problems of AdderBoard's suite a network answers correctly, and its checkpoint."""
     checkpoint, problems = interop.read(reference_data() / name), board.suite()[:count]
-    network = Network(checkpoint.params_for(task.sizes), Model(checkpoint.model, task.sizes), task)
+    network = Network(checkpoint.params_for(task.sizes), Model(checkpoint.config, task.sizes), task)
     batch = task.batch(problems)
     return (np.asarray(network.answer(batch.inputs)) == np.asarray(batch.targets)).all(axis=1), checkpoint
 
@@ -128,7 +128,7 @@ def _correct(name, count, task=board.TASK):
 def test_the_adder_of_52_parameters():
     correct, checkpoint = _correct("vijec_52p.pt", 510)
     assert correct.all()
-    assert checkpoint.model.rope_pairs == "interleaved"
+    assert checkpoint.config.rope_pairs == "interleaved"
     assert checkpoint.rest["n_params"] == 52
 
 
@@ -141,4 +141,4 @@ def test_the_adder_of_57_parameters():
 def test_the_adder_of_122_parameters():
     correct, checkpoint = _correct("staghado_122.npz", 10_010)
     assert np.flatnonzero(~correct).tolist() == [1333, 1758, 6263, 6411, 9884]
-    assert checkpoint.model.rope_pairs == "half"
+    assert checkpoint.config.rope_pairs == "half"

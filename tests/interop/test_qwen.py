@@ -48,7 +48,7 @@ def qwen(config=CONFIG, kv_heads=2, prefix="model."):
 def test_matrices_are_transposed_and_grouped_heads_repeated(kv_heads):
     state, params = qwen(kv_heads=kv_heads)
     found = interop.from_state_dict(state, FIELDS)
-    assert found.model == CONFIG
+    assert found.config == CONFIG
     assert bits(found.params) == bits(params)
     assert (found.length, found.vocabulary, found.classes, found.layout) == (None, 7, 7, "qwen")
     tokens = np.random.default_rng(0).integers(7, size=(3, 4))
@@ -72,7 +72,7 @@ def test_what_a_config_states_is_used_and_what_it_does_not_is_said(tmp_path):
     )
     config = {"rope_theta": 500.0, "rms_norm_eps": 1e-5, "hidden_act": "gelu", "num_attention_heads": 2}
     found = interop.read(file(tmp_path, {"state": state, "config": config}))
-    assert found.model == replace(CONFIG, rope_theta=500.0, norm_epsilon=1e-5, activation="gelu")
+    assert found.config == replace(CONFIG, rope_theta=500.0, norm_epsilon=1e-5, activation="gelu")
     assert not found.notes
 
 
@@ -81,7 +81,7 @@ def test_a_head_of_its_own_and_biases_are_read():
     extra = {"lm_head.weight": np.ones((7, 6), np.float32), "lm_head.bias": np.ones(7, np.float32)}
     extra |= {f"layers.{i}.self_attn.q_proj.bias": np.full(8, i + 1, np.float32) for i in range(2)}
     found = interop.from_state_dict({f"model.{n}": a for n, a in state.items()} | extra, FIELDS)
-    assert found.model == replace(CONFIG, attention_bias=True, unembed_bias=True)
+    assert found.config == replace(CONFIG, attention_bias=True, unembed_bias=True)
     assert found.params["blocks.1"]["attn"]["b_Q"].tolist() == [[2] * 4] * 2
     assert not np.any(found.params["blocks.1"]["attn"]["b_K"])
     assert (found.params["unembed"]["W_U"] == 1).all()
@@ -91,7 +91,7 @@ def test_without_norms_of_heads_their_number_must_be_stated():
     state = {name: array for name, array in qwen()[0].items() if "q_norm" not in name and "k_norm" not in name}
     with pytest.raises(UserError, match="how many heads the 8 rows of q_proj are; state the field heads"):
         interop.from_state_dict(state, FIELDS)
-    assert interop.from_state_dict(state, FIELDS | {"heads": 2}).model == replace(CONFIG, qk_norm=False)
+    assert interop.from_state_dict(state, FIELDS | {"heads": 2}).config == replace(CONFIG, qk_norm=False)
     with pytest.raises(UserError, match="not whole heads: heads 3, d_head 2"):
         interop.from_state_dict(state, FIELDS | {"heads": 3})
 
@@ -126,7 +126,7 @@ def test_an_arc_and_ties_are_computed():
     del arc["block.self_attn.v_proj.weight"], arc["block.self_attn.o_proj.weight"]
     arc |= {"arc_A": np.float32(2), "arc_start": np.float32(0.5), "arc_stride": np.float32(0.25)}
     found = interop.from_state_dict(arc, FIELDS)
-    assert found.model == replace(CONFIG, layers=1, rope_pairs="interleaved")
+    assert found.config == replace(CONFIG, layers=1, rope_pairs="interleaved")
     angle = 0.5 + 0.25 * np.arange(10)
     np.testing.assert_allclose(
         found.params["embed"]["W_E"][:, :2].T, [2 * np.cos(angle), 2 * np.sin(angle)], rtol=1e-5

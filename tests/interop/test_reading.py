@@ -72,7 +72,7 @@ def test_what_is_written_is_read_bit_for_bit(tmp_path, drawn, with_optimizer):
         assert bits(found.params) == bits(params)
         wild = sum(np.sum(~np.isfinite(array)) for _, array in named_leaves(params))
         notes = (f"{wild} of its weights are NaN or infinite",) if wild else ()
-        assert (found.model, found.layout, found.notes) == (config, layout, notes)
+        assert (found.config, found.layout, found.notes) == (config, layout, notes)
         length = sizes["length"] if config.positions == "learned" else None
         assert (found.length, found.vocabulary, found.classes) == (length, sizes["vocabulary"], sizes["classes"])
         assert found.rest == rest
@@ -98,7 +98,7 @@ def test_a_state_dict_alone_shows_its_architecture(tmp_path, config):
     interop.write(tmp_path / "x.pth", params, sized(config), layout="transformer-lens", nested=False)
     found = interop.read(tmp_path / "x.pth")
     assert bits(found.params) == bits(params)
-    assert (found.model, found.rest) == (config, {})
+    assert (found.config, found.rest) == (config, {})
 
 
 def test_tied_weights_are_written_as_matrices(tmp_path):
@@ -107,7 +107,7 @@ def test_tied_weights_are_written_as_matrices(tmp_path):
     params = network(config)
     interop.write(tmp_path / "x.pth", params, model, layout="transformer-lens")
     found = interop.read(tmp_path / "x.pth")
-    assert found.model == config.untied()
+    assert found.config == config.untied()
     assert bits(found.params) == bits(jax.device_get(jax.jit(model.matrices)(params)))
     with pytest.raises(UserError, match="tied weights has no moments"):
         interop.write(tmp_path / "x.pth", params, model, optimizer=interop.Adam(params, params, 1))

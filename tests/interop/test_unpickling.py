@@ -359,7 +359,7 @@ def test_a_config_that_is_an_object_states_the_architecture(tmp_path):
     data = pickle.dumps(argparse.Namespace(act_fn="GeLU", n_heads=1), 2)[2:]
     pickled = beside(data).replace(string("other"), string("config"))
     found = interop.read(zipped(tmp_path / "x.pth", pickled, [bytes(16)]))
-    assert found.model.activation == "gelu"
+    assert found.config.activation == "gelu"
     assert found.rest["config"].name == "argparse.Namespace"
     assert found.notes == ("skipped beside the weights, without running anything: argparse.Namespace",)
 
