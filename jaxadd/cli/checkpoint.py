@@ -76,7 +76,7 @@ def trained(
     for line in checkpoint.notes:
         note(f"{path.name}: {line}")
     try:
-        task, line = _task_of(checkpoint, task, any(flag.startswith("--task") for flag in typed))
+        task, line = _task_of(checkpoint, task, typed)
         if line:
             note(f"{path.name}: {line}")
         stated = seed is not None or _states_split(task, typed)
@@ -150,18 +150,23 @@ def inferred(checkpoint: Checkpoint) -> Modular | None:
     return None
 
 
-def _task_of(checkpoint: Checkpoint, task: Task, typed: bool) -> tuple[Task, str]:
+def _task_of(checkpoint: Checkpoint, task: Task, typed: Collection[str]) -> tuple[Task, str]:
     """Return the task of a network, and what was inferred, in a line; "" where nothing was.
 
     A default task is inferred from the kind of network where no flag of a task was typed, from its sizes, and from
     its own answers where they are the table of a group. A group that is given by its name has the network's order of
     elements.
     """
-    if task == Modular() and not typed and checkpoint.task is not None:
+    named = any(flag.startswith("--task") for flag in typed)
+    if task == Modular() and {"--task.p", "--task.operation"} & set(typed):
+        return task, ""  # What is typed counts, though it is the default.
+    if task == Modular() and not named and checkpoint.task is not None:
         return checkpoint.task, f"inferred {checkpoint.task.title}, as of all networks of this kind and size"
     guess = inferred(checkpoint) if task in (Modular(), Group()) else None
     if guess is not None:
-        group = _learned(checkpoint, Group(equals=guess.equals), guess)
+        group = (
+            None if named and isinstance(task, Modular) else _learned(checkpoint, Group(equals=guess.equals), guess)
+        )
         if group is not None:
             line = f"inferred {_read_as(group.question, checkpoint, guess)}, and from its own answers"
             return group, f"{line}, which are the table of a group"

@@ -1,7 +1,8 @@
 """The architecture that a config beside or inside a file states, as fields of `Transformer`."""
 
 import dataclasses
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from typing import Any, get_args, get_type_hints
 
 from jaxadd.errors import UserError
@@ -61,7 +62,14 @@ _ABSENT: dict[str, tuple[Any, ...]] = {
     **{"parallel_attn_mlp": (False,), "use_attn_scale": (True,), "scale_attn_by_inverse_layer_idx": (False,)},
     **{"attn_scores_soft_cap": (0, -1, -1.0), "output_logits_soft_cap": (0, -1, -1.0), "rope_scaling": (None,)},
     **{"use_NTK_by_parts_rope": (False,), "use_local_attn": (False,), "num_experts": (None, 0)},
-    **{"use_linear": (False,)},
+    **{"use_linear": (False,), "partial_rotary_factor": (1, 1.0), "use_sliding_window": (False,)},
+    **{"attn_logit_softcapping": (None,), "final_logit_softcapping": (None,)},
+    **dict.fromkeys(("embedding_multiplier", "residual_multiplier", "logit_scale", "logits_scaling"), (1, 1.0)),
+}
+# What is stated in other words and follows from the architecture, if it is what this model computes.
+_IMPLIED: dict[str, Callable[[Transformer], float]] = {
+    "rotary_dim": lambda config: config.head_width,
+    "attn_scale": lambda config: math.sqrt(config.head_width),
 }
 
 
@@ -106,6 +114,14 @@ def _of(config: Mapping[Any, Any]) -> dict[str, Any]:
             raise UserError(f"its config states {name} {str(value)[:40]}, which this model does not have")
         if name == "attn_only" and value is True:
             found["d_mlp"] = 0
+        if name == "rope_parameters" and isinstance(value, dict):  # Of newer versions of Hugging Face's library.
+            if value.get("rope_type", "default") != "default":
+                raise UserError(
+                    f"its config states rope_type {str(value['rope_type'])[:40]}, and the model has default"
+                )
+            found |= _of({"rope_theta": value.get("rope_theta")})
+        if name in _IMPLIED and isinstance(value, int | float) and value > 0:
+            found[name] = value
         if name in EXTRA and isinstance(value, bool | int | float):
             found[name] = value
         if name in _NAMES:
@@ -187,6 +203,9 @@ def config_of(*, assumed: Fields, stated: Fields, found: Fields, given: Fields) 
     known = {**assumed, **stated, **found, **given}
     config = Transformer(**{name: value for name, value in known.items() if name in _OWN})
     actual = dataclasses.asdict(config) | {"d_head": config.head_width}
+    for name, implied in _IMPLIED.items():
+        if name not in given and not math.isclose(stated.get(name, implied(config)), implied(config), rel_tol=1e-3):
+            raise UserError(f"its config states {name} {stated[name]:g}, and this model has {implied(config):g}")
     for name, value in stated.items():
         # Matrices are read for every head, however few keys and values the file holds.
         if name in given or name not in _OWN or name == "kv_heads" or value in (None, actual[name]):

@@ -20,7 +20,7 @@ def initial(trainer: Trainer) -> TrainState:
     """Return the state of every lane before the first step.
 
     With `init_from`, parameters are those at the end of a run, of the lane with the same seed or of its only lane, or
-    those of a torch checkpoint in every lane; `init_scale` multiplies them too. Where this network has fewer
+    those of a checkpoint file in every lane; `init_scale` multiplies them too. Where this network has fewer
     parameters than that of the run, they are fitted to it, see `models.fitting`. The optimiser starts anew.
 
     Raises:
@@ -62,8 +62,12 @@ def _of_run(trainer: Trainer, folder: Path) -> Params:
 
 
 def _of_checkpoint(trainer: Trainer, path: Path) -> Params:
-    """Return the parameters of a torch checkpoint, the same for every lane of this run."""
+    """Return the parameters of a checkpoint file, the same for every lane of this run."""
+    checkpoint = read(path)
     if trainer.model != trainer.model.untied:
-        raise UserError(f"{path} holds all matrices of a network, and this architecture ties some of them")
-    params, lanes = read(path).params_for(trainer.model.sizes), len(trainer.config.seeds)
+        raise UserError(
+            f"{path} holds all matrices of a network, and this architecture ties some of them; start from a run "
+            "folder, whose parameters are fitted, or leave the ties out"
+        )
+    params, lanes = checkpoint.params_for(trainer.model.sizes), len(trainer.config.seeds)
     return jax.tree.map(lambda w: jnp.broadcast_to(jnp.asarray(w), (lanes, *w.shape)), params)

@@ -85,7 +85,7 @@ def test_help_explains_every_option_in_lines_that_fit(shell, command, monkeypatc
         (["analyse", "run", "--task=addition", "--task", "modular"], "--task is given twice"),
         (["export", "a", "b", "--layout", "x"], "`jaxadd export --help` lists the options"),
         (["resume", "nowhere"], "nowhere is not a run folder"),
-        (["analyse", "nowhere.pth"], "there is no nowhere.pth; name a run folder or a torch checkpoint"),
+        (["analyse", "nowhere.pth"], "there is no nowhere.pth; name a run folder or a checkpoint file"),
     ],
 )
 def test_arguments_that_are_missing_or_invalid_are_one_line(shell, words, message):

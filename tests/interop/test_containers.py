@@ -259,6 +259,9 @@ def test_a_config_inside_or_beside_the_file_states_the_architecture(tmp_path):
         ({"d_mlp": 7}, "states d_mlp 7, .* with d_mlp "),
         ({"attn_only": True}, "states d_mlp 0, "),
         ({"head_dim": 3}, "states d_head 3, "),
+        ({"attn_scale": 8.0}, r"states attn_scale 8, and this model has 1\.41"),
+        ({"rotary_dim": 1}, "states rotary_dim 1, and this model has 2"),
+        ({"rope_parameters": {"rope_type": "yarn", "factor": 4}}, "states rope_type yarn"),
         ({"use_qk_norm": True}, r"lacks blocks\.0\.attn\.k_norm\.w"),
         ({"gated_mlp": True}, "states mlp gated, .* with mlp plain"),
     ],
@@ -274,10 +277,16 @@ def test_a_config_of_another_network_is_refused(tmp_path, config, message):
 def test_a_config_of_the_same_network_in_the_words_of_others_is_read(tmp_path):
     config = {"n_layers": SMALL.layers, "n_embd": SMALL.d_model, "num_heads": SMALL.heads, "d_head": SMALL.head_width}
     config |= {"d_mlp": SMALL.d_mlp, "attention_dir": "causal", "attn_only": False, "n_kv_heads": None}
+    config |= {"attn_scale": SMALL.head_width**0.5, "rotary_dim": SMALL.head_width, "final_logit_softcapping": None}
     same = replace(SMALL, d_head=SMALL.head_width)
     assert interop.read(file(tmp_path, {"model": mainline(), "config": config})).config == same
     wrong = {"model": mainline(), "config": config | {"num_heads": 7}}
     assert interop.read(file(tmp_path, wrong), fields={"heads": SMALL.heads}).config == same
+
+
+def test_missing_positions_are_named(tmp_path):
+    state = {name: array for name, array in mainline().items() if not name.endswith(("W_pos", "mask"))}
+    refused(file(tmp_path, state), r"lacks pos_embed\.W_pos .*; where it has none, state the field positions")
 
 
 def test_a_pair_of_names_of_the_pizza_repository(tmp_path):

@@ -118,3 +118,5 @@ def test_fields_and_configs_that_do_not_fit_are_refused(tmp_path):
 def test_a_task_that_is_named_is_not_inferred(tmp_path):
     with pytest.raises(UserError, match=r"10 tokens and the task has 114.* needs no --task"):
         trained(file(tmp_path, state()), Modular(), typed=["--task"])
+    with pytest.raises(UserError, match=r"10 tokens and the task has 114"):
+        trained(file(tmp_path, state()), Modular(), typed=["--task", "--task.p"])

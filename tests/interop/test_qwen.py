@@ -70,6 +70,10 @@ def test_what_a_config_states_is_used_and_what_it_does_not_is_said(tmp_path):
     assert interop.read(file(tmp_path, {"state": state})).notes == (
         "not stated, and assumed as in the networks of AdderBoard: activation silu, norm_epsilon 1e-06, rope_theta 3",
     )
+    newer = {"rope_parameters": {"rope_theta": 50.0, "rope_type": "default"}}
+    assert (
+        interop.read(file(tmp_path, {"state": state, "config": newer}), fields={"heads": 2}).config.rope_theta == 50
+    )
     config = {"rope_theta": 500.0, "rms_norm_eps": 1e-5, "hidden_act": "gelu", "num_attention_heads": 2}
     found = interop.read(file(tmp_path, {"state": state, "config": config}))
     assert found.config == replace(CONFIG, rope_theta=500.0, norm_epsilon=1e-5, activation="gelu")

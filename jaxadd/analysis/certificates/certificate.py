@@ -12,7 +12,7 @@ from jaxadd.errors import UserError
 from jaxadd.models import Model
 from jaxadd.types import Params
 
-FORMAT = 1
+FORMAT = 2
 _LARGEST = 1e300  # Of a bound that is written: a multiple of a step above it is no float64.
 NOTHING = -1e9  # Nats, where there is no bound: JSON has no infinity.
 Verdict = Literal["proven", "refuted", "unknown"]

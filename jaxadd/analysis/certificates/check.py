@@ -103,7 +103,7 @@ def _is_interval(row: Any) -> bool:
     count, errors, low, high = (row[name] for name in names)
     if not 0 <= errors <= count or not 0 <= low <= high <= 1:
         return False
-    tail = (1 - CONFIDENCE) / (1 if errors in (0, count) else 2)
+    tail = (1 - CONFIDENCE) / 2
     near = lambda probability: math.isclose(probability, tail, rel_tol=1e-6)
     low_holds = low == 0 if errors == 0 else near(special.bdtrc(errors - 1, count, low))
     high_holds = high == 1 if errors == count else near(special.bdtr(errors, count, high))

@@ -94,8 +94,6 @@ def check_covered(model: Model) -> None:
             "certify covers networks whose matrices are all parameters; give model.untied and "
             "model.matrices(params), as `Run.networks` does"
         )
-    if isinstance(config, Transformer) and config.dropout:
-        raise UserError(f"certify covers networks without dropout, got dropout {config.dropout:g}")
     if config.dtype != "float32" or config.precision != "highest":
         raise UserError(
             f"certify covers float32 with matrix products of precision highest, got dtype {config.dtype} and "

@@ -206,13 +206,13 @@ def distinct(problems: np.ndarray) -> np.ndarray:
 def interval(errors: int, count: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
     """Return the Clopper-Pearson interval of a rate, given the errors among so many problems drawn independently.
 
-    The ends are the rates at which so many errors or more, and so many or fewer, have probability (1 - confidence)/2;
-    with no error, or errors only, one end is 0 or 1 and the other has probability 1 - confidence (so that the upper
-    end is about 3 / count at 95 %).
+    The ends are the rates at which so many errors or more, and so many or fewer, have probability (1 - confidence)/2.
+    So without an error the upper end is about 3.7 / count at 95 %. (The 3 / count that is often named is the end of a
+    one-sided interval; to choose between the two by what was seen would cover the rate less often than stated.)
     """
     if count == 0:
         return 0.0, 1.0
-    tail = 1 - confidence if errors in (0, count) else (1 - confidence) / 2
+    tail = (1 - confidence) / 2
     low = 0.0 if errors == 0 else float(special.betaincinv(errors, count - errors + 1, tail))
     high = 1.0 if errors == count else float(special.betaincinv(errors + 1, count - errors, 1 - tail))
     return low, high

@@ -136,13 +136,13 @@ def describe(certificate: Certificate) -> str:
     }
     rows = [lines[c.verdict], f"{'method':<{INDENT}}{c.method}"]
     if c.parts:
-        kind, least = ("least margin", "") if c.method == "exhaustive" else ("bound", " or more")
+        kind, least = ("margin", ", the least") if c.method == "exhaustive" else ("bound", " or more")
         above = "above" if c.slack > 0 else "not above"
         size = f" {c.slack:.4f}" if c.slack > 0 else ""
         rows.append(
             f"{kind:<{INDENT}}{c.margin:.4f} nats{least},{size} {above} the allowance for float32, at {c.where}"
             if c.margin > NOTHING
-            else f"{kind:<{INDENT}}none, at {c.where}"
+            else f"{kind:<{INDENT}}none"
         )
     if c.reason:
         rows.append(f"{'not proven':<{INDENT}}{c.reason}")

@@ -52,6 +52,11 @@ def read(state: State, stated: Fields, given: Fields) -> Found:
     _check_unknown(state, known)
     sizes = _sizes(known, layout)
     config = _config(state, known, sizes, stated, given)
+    if config.positions == "learned" and "t" not in sizes:
+        raise UserError(
+            f"it lacks {_with_shape('pos_embed.W_pos', sizes, layout)}; where it has none, state the field "
+            "positions, such as none or sinusoidal"
+        )
     length = sizes["t"] if config.positions == "learned" else None
     arrays = {name: ours(name, array, layout, sizes) for name, array in known.items() if not name.endswith(BUFFERS)}
     expected = shapes(config, sizes.get("t", 1), sizes["v"], sizes["c"])
