@@ -76,13 +76,15 @@ def trained(
     for line in checkpoint.notes:
         note(f"{path.name}: {line}")
     try:
-        task, line = _task_of(checkpoint, task, typed)
+        guess, line = _task_of(checkpoint, task, typed)
+        params = checkpoint.params_for(guess.sizes)
+        task, stated = guess, seed is not None or _states_split(guess, typed)
+        if not stated:
+            task, stated = _with_facts(guess, checkpoint, typed)
+        if isinstance(task, Listed) and isinstance(guess, Listed) and task.question != guess.question:
+            line = f"its config states {task.question}"
         if line:
             note(f"{path.name}: {line}")
-        stated = seed is not None or _states_split(task, typed)
-        params = checkpoint.params_for(task.sizes)
-        if not stated:
-            task, stated = _with_split(task, checkpoint)
     except UserError as error:
         raise UserError(
             f"{path}: {error}; describe the task that it was trained on, such as --task modular --task.p 113, "
@@ -100,6 +102,7 @@ def trained(
 
 _SPLIT = ("train_fraction", "split", "split_seed", "label_noise")
 """The fields of a task whose problems are listed that say which of them are trained on, and with which labels."""
+_OPERATION = "operation"
 
 
 def _states_split(task: Task, typed: Collection[str]) -> bool:
@@ -111,11 +114,14 @@ def _states_split(task: Task, typed: Collection[str]) -> bool:
     return bool(flags & set(typed)) or any(getattr(task, name) != getattr(default, name) for name in _SPLIT)
 
 
-def split_facts(task: Task, seed: int) -> dict[str, Any]:
-    """Return what a file's config has to hold so that the split of its network is known; see `_with_split`."""
+def task_facts(task: Task, seed: int) -> dict[str, Any]:
+    """Return what a file's config has to hold so that operation and split of its network are known.
+
+    It is nothing where problems are not listed; see `_with_facts`.
+    """
     if not isinstance(task, Listed):
         return {}
-    facts = {name: getattr(task, name) for name in _SPLIT}
+    facts = {name: getattr(task, name) for name in (*_SPLIT, _OPERATION) if hasattr(task, name)}
     return facts | ({"split_seed": seed} if task.split_seed is None else {})
 
 
@@ -125,15 +131,18 @@ def _config_in(checkpoint: Checkpoint) -> Mapping[Any, Any]:
     return config if isinstance(config, dict) else {}
 
 
-def _with_split(task: Task, checkpoint: Checkpoint) -> tuple[Task, bool]:
-    """Return a task with the split that the config in a file states, as `split_facts`, and whether it states one."""
+def _with_facts(task: Task, checkpoint: Checkpoint, typed: Collection[str]) -> tuple[Task, bool]:
+    """Return a task with the `task_facts` in a file's config, and whether it states the split; what is typed wins."""
     facts = _config_in(checkpoint)
     if not facts.keys() >= set(_SPLIT) or not isinstance(facts["split_seed"], int):
         return task, False
     try:
-        return dataclasses.replace(task, **{name: facts[name] for name in _SPLIT}), True  # type: ignore[type-var]
+        known = {name: facts[name] for name in _SPLIT}
+        if _OPERATION in facts and hasattr(task, _OPERATION) and f"--task.{_OPERATION}" not in typed:
+            known[_OPERATION] = facts[_OPERATION]
+        return dataclasses.replace(task, **known), True  # type: ignore[type-var]
     except (TypeError, ValueError) as error:  # A UserError is a ValueError.
-        raise UserError(f"the split that its config states is not possible: {error}") from error
+        raise UserError(f"the operation or split that its config states is not possible: {error}") from error
 
 
 def inferred(checkpoint: Checkpoint) -> Modular | None:

@@ -10,7 +10,7 @@ import optax
 import tyro
 
 from jaxadd import interop
-from jaxadd.cli.checkpoint import split_facts
+from jaxadd.cli.checkpoint import task_facts
 from jaxadd.errors import UserError
 from jaxadd.interop import Layout
 from jaxadd.lanes import find, take
@@ -59,7 +59,7 @@ def run(options: Options) -> int:
             "task": config.task.title,
             "step": network.step,
             "activation": structure.transformer(trained.model).activation,
-            **split_facts(config.task, network.seed),
+            **task_facts(config.task, network.seed),
         }
     }
     interop.write(options.file, network.params, network.model, optimizer=adam, rest=facts, layout=options.layout)

@@ -10,11 +10,13 @@ import pytest
 from lines import assert_one_line
 
 from jaxadd import interop
+from jaxadd.cli.checkpoint import trained
 from jaxadd.cli.commands.export import adam_settings
 from jaxadd.lanes import take
 from jaxadd.models import Weights
 from jaxadd.optim.optimizers import Adam, Lion
 from jaxadd.runs import load, train
+from jaxadd.tasks import Modular
 from jaxadd.training.trainer import Trainer
 
 
@@ -31,6 +33,17 @@ def test_an_export_is_read_back_with_its_optimizer(complete, tiny, shell, tmp_pa
     assert checkpoint.rest["config"]["activation"] == "relu"
     status, out, _ = shell("jaxadd", "export", complete, path, "--layout", "transformer-lens")
     assert (status, out) == (0, f"{path}: step 40, transformer-lens layout\n")
+
+
+def test_the_operation_travels_with_the_network(tiny_one, shell, tmp_path):
+    run, path = tmp_path / "run", tmp_path / "network.pth"
+    train(replace(tiny_one, task=replace(tiny_one.task, operation="subtract"), steps=2), run)
+    assert shell("jaxadd", "export", run, path)[0] == 0
+    notes = []
+    network = trained(path, Modular(), note=notes.append).networks[0]
+    assert (network.task.question, network.split_known) == ("a - b mod 7", True)
+    assert notes == ["network.pth: its config states a - b mod 7"]
+    assert trained(path, Modular(p=7), typed=["--task.operation"]).networks[0].task.question == "a + b mod 7"
 
 
 @pytest.mark.parametrize(
