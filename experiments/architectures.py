@@ -3,9 +3,9 @@
 Each network differs from the published block of Nanda et al. (2023) in what its name says, and in nothing else: task,
 optimiser, seeds and batches are the same. Expected: every block groks addition mod 113 and learns five-digit
 addition, units first; a norm before each sublayer and rotary positions are common because they help large networks,
-and at this size should not be needed. Found: with positions all learn five digits, in 5 of 5
-seeds; mod 113 two of the blocks learn in 4 of 5.
-On two quiet cores `modular` takes a quarter of an hour, `addition` half an hour, `debug` a minute.
+and at this size should not be needed. Found: with positions all learn five digits, in 5 of 5 seeds; mod 113 two of
+the blocks learn in 4 of 5. On two quiet cores `modular` takes a quarter of an hour, `addition` half an hour, and
+`debug` a minute.
 """
 
 import sys

@@ -123,14 +123,16 @@ def sentences(task: Addition, effects: Effects) -> list[str]:
     "carry" where most of that rise is a mistaken carry, "sum" where it is the digit itself. Where a loss is not
     finite, with or without the part, its effect is not defined.
     """
-    lines = []
+    lines, defined = [], np.isfinite(effects.loss).all(axis=1)
     for part_of in dict.fromkeys(component.part_of for component in effects.components):
+        members = [i for i, component in enumerate(effects.components) if component.part_of == part_of]
+        if not defined[members].any():
+            lines.append(f"{part_of}: {_UNDEFINED}")
+            continue
         parts = []
-        for i, component in enumerate(effects.components):
-            if component.part_of != part_of:
-                continue
-            where = component.label.removeprefix(f"{part_of} ")
-            if not np.all(np.isfinite(effects.loss[i])):
+        for i in members:
+            where = effects.components[i].label.removeprefix(f"{part_of} ")
+            if not defined[i]:
                 parts.append(f"{where}: {_UNDEFINED}")
                 continue
             largest = int(np.argmax(effects.loss[i]))
@@ -139,9 +141,7 @@ def sentences(task: Addition, effects: Effects) -> list[str]:
             what = "carry" if effects.carry[i, largest] > effects.leak[i, largest] else "sum"
             digit = task.read_digits[largest]
             parts.append(f"{where}: column {digit} {what} (+{effects.loss[i, largest]:.3g} nats)")
-        if parts and all(_UNDEFINED in part for part in parts):
-            lines.append(f"{part_of}: {_UNDEFINED}")
-        elif len(parts) > _IN_ONE_LINE:
+        if len(parts) > _IN_ONE_LINE:
             lines += [part_of, *(f"  {part}" for part in parts)]
         else:
             lines.append(f"{part_of} " + ("; ".join(parts) if parts else "has no noticeable effect"))

@@ -93,7 +93,6 @@ def run(options: Options) -> int:
     in_run = options.source / f"certificate{label}"
     beside = Path(f"{options.source.stem}-certificate{label}")
     folder = options.out or (in_run if options.source.is_dir() else beside)
-    _refuse_another(folder / FILE, Certification(network, options.method).identity)
     if options.problems is not None:  # What cannot be saved is said before the work.
         _addition(network, _PROBLEMS)
         make_folder(options.problems.parent)
@@ -115,6 +114,7 @@ def certify_in(folder: Path, network: Network, method: Method | None = None) -> 
       the certificate, and what a search found; see `certificates.certify`.
     """
     certification = Certification(network, method)
+    _refuse_another(folder / FILE, certification.identity)
     make_folder(folder)
     if certification.method != "exhaustive":
         note("searching for errors first, which takes seconds for five digits and minutes for twenty")
