@@ -85,9 +85,9 @@ def _is_npz(file: BinaryIO) -> bool:
     return bool(names) and all(name.endswith(".npy") for name in names)
 
 
-def _npz(file: BinaryIO, max_bytes: int) -> tuple[dict[str, np.ndarray], Counter[str]]:
-    """Return the arrays of an npz file by name; those of objects are skipped."""
-    arrays, skipped = {}, Counter[str]()
+def _npz(file: BinaryIO, max_bytes: int) -> tuple[dict[str, Any], Counter[str]]:
+    """Return the arrays of an npz file by name, and `Skipped` in place of those that hold no numbers of torch."""
+    arrays: dict[str, Any] = {}
     with zipfile.ZipFile(file) as entries:
         if sum(entry.file_size for entry in entries.infolist()) > max_bytes:
             raise UserError(f"its arrays have more than {max_bytes} bytes; set max_bytes higher to read it")
@@ -99,13 +99,15 @@ def _npz(file: BinaryIO, max_bytes: int) -> tuple[dict[str, np.ndarray], Counter
             except ValueError as error:
                 if "allow_pickle" not in str(error):
                     raise
-                skipped["an array of Python objects"] += 1
+                arrays[name] = opaque.Skipped("an array of Python objects")
                 continue
             if array.dtype.newbyteorder("=") in _DTYPES:
                 arrays[name] = array.astype(array.dtype.newbyteorder("="), copy=False)
+            elif array.dtype == np.longdouble:
+                arrays[name] = array.astype(np.float64)
             else:
-                skipped[f"an array of {str(array.dtype)[:40]}"] += 1
-    return arrays, skipped
+                arrays[name] = opaque.Skipped(f"an array of {str(array.dtype)[:40]}")
+    return arrays, Counter(value.name for value in arrays.values() if isinstance(value, opaque.Skipped))
 
 
 def _is_safetensors(head: bytes, size: int) -> bool:

@@ -48,8 +48,13 @@ _NAMES = _OWN | {
     **{"attention_dir": "attention", "attn_coeff": "attention_mix", "use_qk_norm": "qk_norm"},
     **{"gated_mlp": "mlp", "attn_bias": "attention_bias"},
 }
-EXTRA = ("tie_kv", "tie_qo", "attn_coeff")
+EXTRA = ("tie_kv", "tie_qo", "tie_word_embeddings", "attn_coeff")
 """What a config states that is no field of `Transformer` and decides how a file is read; each is kept by its name."""
+_SIZES = {
+    **dict.fromkeys(("n_ctx", "n_positions", "max_position_embeddings"), "positions"),
+    **dict.fromkeys(("d_vocab", "vocab_size"), "tokens"),
+    "d_vocab_out": "classes",
+}
 _WORDS = {
     "activation": {"swish": "silu", "quad": "square", "x2": "square", "linear": "identity"},
     "norm": {"ln": "layernorm", "layer_norm": "layernorm", "rms": "rmsnorm", "rms_norm": "rmsnorm", "": "none"},
@@ -70,7 +75,9 @@ _ABSENT: dict[str, tuple[Any, ...]] = {
 _IMPLIED: dict[str, Callable[[Transformer], float]] = {
     "rotary_dim": lambda config: config.head_width,
     "attn_scale": lambda config: math.sqrt(config.head_width),
+    "query_pre_attn_scalar": lambda config: config.head_width,
 }
+_WHOLE = frozenset(name for name, hint in _HINTS.items() if int in (hint, *get_args(hint)))
 
 
 def check(given: Fields) -> dict[str, Any]:
@@ -80,18 +87,19 @@ def check(given: Fields) -> dict[str, Any]:
         if name not in _OWN:
             raise UserError(f"fields holds {name!r}; a field of the architecture is one of {', '.join(_OWN)}")
         found = _value(name, name, value, "the fields state")
-        if name not in found:
+        if not found:
             raise UserError(f"the field {name} cannot be {value!r}")
         result[name] = found[name]
     return result
 
 
-def stated(content: Any, config: Fields) -> dict[str, Any]:
+def stated(content: Any, config: Fields, unread: list[str]) -> dict[str, Any]:
     """Return the fields that the configs in and beside a file state; those in the file win.
 
     Args:
       content: of the file, as `opaque.plain` returns it.
       config: the content of the JSON file beside it.
+      unread: receives a line on each field whose value is none of its kind, such as a width of "16".
 
     Raises:
       UserError: a config states what this model does not have, such as an activation function.
@@ -101,17 +109,22 @@ def stated(content: Any, config: Fields) -> dict[str, Any]:
         # The nearest to the root is read last, and wins.
         nested = [(path, value) for path, value in opaque.walk(source) if not path or path[-1].lower() in _CONFIGS]
         for _, value in sorted(nested, key=lambda item: -len(item[0])):
-            found |= _of(value)
+            found |= _of(value, unread)
     return found
 
 
-def _of(config: Mapping[Any, Any]) -> dict[str, Any]:
+def _of(config: Mapping[Any, Any], unread: list[str]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, value in config.items():
         if not isinstance(name, str) or not isinstance(value, bool | int | float | str | dict | None):
             continue
         if name in _ABSENT and value not in (None, *_ABSENT[name]):
             raise UserError(f"its config states {name} {str(value)[:40]}, which this model does not have")
+        if name == "model_type" and str(value).startswith("gemma"):
+            raise UserError(
+                f"its config states model_type {str(value)[:40]}, which scales embeddings and norms, and this model "
+                "does not"
+            )
         if name == "attn_only" and value is True:
             found["d_mlp"] = 0
         if name == "rope_parameters" and isinstance(value, dict):  # Of newer versions of Hugging Face's library.
@@ -119,38 +132,48 @@ def _of(config: Mapping[Any, Any]) -> dict[str, Any]:
                 raise UserError(
                     f"its config states rope_type {str(value['rope_type'])[:40]}, and the model has default"
                 )
-            found |= _of({"rope_theta": value.get("rope_theta")})
-        if name in _IMPLIED and isinstance(value, int | float) and value > 0:
+            found |= _of({"rope_theta": value.get("rope_theta")}, unread)
+        if (name in _IMPLIED or name in _SIZES) and isinstance(value, int | float) and value > 0:
             found[name] = value
         if name in EXTRA and isinstance(value, bool | int | float):
             found[name] = value
-        if name in _NAMES:
-            found |= _value(_NAMES[name], name, value, "its config states")
+        if name in _NAMES and not isinstance(value, dict):
+            read = _value(_NAMES[name], name, value, "its config states")
+            found |= read or {}
+            if read is None:
+                unread.append(f"its config states {name} {str(value)[:40]!r}, which was not understood")
     return found
 
 
-def _value(field: str, name: str, value: Any, source: str) -> dict[str, Any]:
-    """Return the field that a value states, and what follows from it; nothing where it is of another type.
+def _value(field: str, name: str, value: Any, source: str) -> dict[str, Any] | None:
+    """Return the field that a value states, and what follows from it: nothing where it leaves that to other fields.
+
+    Returns:
+      the fields by name; None where the value is none of the field's.
 
     Raises:
       UserError: `source`, such as "its config states", names a function or kind of positions that there is not.
     """
-    if field in ("heads", "kv_heads", "d_head", "layers", "d_model", "d_mlp"):
-        least = 0 if field == "d_mlp" else 1  # Elsewhere 0 means that another field decides.
-        return {field: value} if isinstance(value, int) and not isinstance(value, bool) and value >= least else {}
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if field == "norm" and value is None and name == "normalization_type":
+        return {"norm": "none"}
+    if value is None:
+        return {}
+    if field in _WHOLE:
+        if not number or not 0 <= value < 2**31 or value != int(value):
+            return None
+        return {} if value == 0 and field != "d_mlp" else {field: int(value)}  # 0: another field decides.
     if isinstance(value, bool) and field in ("rope_pairs", "attention", "mlp"):
         first, second = {"rope_pairs": ("interleaved", "half"), "mlp": ("gated", "plain")}.get(
             field, ("causal", "bidirectional")
         )
         return {field: first if value else second}
     if _HINTS[field] is bool:
-        return {field: bool(value)} if isinstance(value, bool | int) and value in (0, 1) else {}
+        return {field: bool(value)} if isinstance(value, bool | int) and value in (0, 1) else None
     if _HINTS[field] is float:
-        return {field: float(value)} if isinstance(value, int | float) and not isinstance(value, bool) else {}
-    if value is None and name == "normalization_type":
-        return {"norm": "none"}
+        return {field: float(value)} if number else None
     if not isinstance(value, str):
-        return {}
+        return None
     word = value.lower()
     if field == "norm" and word in _FOLDED:
         return {"norm": _FOLDED[word], "norm_weight": False, "norm_bias": False}
@@ -161,7 +184,7 @@ def _value(field: str, name: str, value: Any, source: str) -> dict[str, Any]:
     # Some names of fields are used for other things as well, such as {"attention": "flash"}.
     if name != field or field not in ("norm", "positions", "attention", "mlp"):
         raise UserError(f"{source} {name} {value[:40]!r}, and the model has {', '.join(choices)}")
-    return {}
+    return None
 
 
 def unshown(config: Transformer) -> dict[str, Any]:
@@ -187,6 +210,21 @@ def assumption(values: Fields, known: Fields, source: str) -> tuple[str, ...]:
     return (f"not stated, and assumed as in {source}: {', '.join(words)}",) if words else ()
 
 
+def misfits(stated: Fields, **sizes: int | None) -> tuple[str, ...]:
+    """Return a line on each size that a config states and the tensors contradict.
+
+    Args:
+      stated: fields, as `stated` returns them.
+      sizes: numbers of `tokens`, `classes` and `positions` that the tensors have; None where there is no limit.
+    """
+    return tuple(
+        f"its config states {name} {stated[name]}, and its tensors are for {sizes[size]} {size}; the config may be "
+        "of another network"
+        for name, size in _SIZES.items()
+        if name in stated and sizes[size] not in (None, stated[name])
+    )
+
+
 def config_of(*, assumed: Fields, stated: Fields, found: Fields, given: Fields) -> Transformer:
     """Return the architecture with the fields that are known, the EXTRA ones left out.
 
@@ -200,7 +238,8 @@ def config_of(*, assumed: Fields, stated: Fields, found: Fields, given: Fields) 
       UserError: fields do not fit each other, or a config states what names and shapes contradict. Such a config may
         be of another network, and what it states beyond names and shapes would be wrong too.
     """
-    known = {**assumed, **stated, **found, **given}
+    shown = {name: value for name, value in found.items() if not _agree(value, stated.get(name))}
+    known = {**assumed, **stated, **shown, **given}
     config = Transformer(**{name: value for name, value in known.items() if name in _OWN})
     actual = dataclasses.asdict(config) | {"d_head": config.head_width}
     for name, implied in _IMPLIED.items():
@@ -215,3 +254,9 @@ def config_of(*, assumed: Fields, stated: Fields, found: Fields, given: Fields) 
             f"the config may be of another network, or state the field {name} yourself"
         )
     return config
+
+
+def _agree(number: Any, stated: Any) -> bool:
+    """Return whether a number that tensors show only nearly, such as rope_theta by its angles, is the stated one."""
+    both = isinstance(number, float) and isinstance(stated, float)
+    return both and math.isclose(number, stated, rel_tol=1e-3)

@@ -217,6 +217,30 @@ def test_buffers_of_rotary_positions_show_them():
     assert not interop.from_state_dict(state, known).notes
 
 
+@pytest.mark.parametrize("pairs", ["half", "interleaved"])
+def test_tables_of_rotary_positions_state_theta_and_pairs(pairs):
+    config = replace(SMALL, d_model=8, heads=2, positions="rope", rope_theta=100.0, rope_pairs=pairs)
+    angles = config.angles(range(3))
+    wide = np.concatenate([angles, angles], 1) if pairs == "half" else np.repeat(angles, 2, 1)
+    tables = {"sin": np.sin(wide).astype(np.float32), "cos": np.cos(wide).astype(np.float32)}
+    buffers = {f"blocks.{i}.attn.rotary_{name}": table for i in range(2) for name, table in tables.items()}
+    assert interop.from_state_dict(lens(config) | buffers).config == config
+    spoiled = {name: table * np.linspace(1, 2, 4) for name, table in buffers.items() if name.endswith("sin")}
+    assert interop.from_state_dict(lens(config) | buffers | spoiled).config.rope_theta == Transformer().rope_theta
+
+
+def test_absent_tensors_of_transformer_lens_are_noted():
+    state = lens(replace(SMALL, norm="layernorm", attention_bias=True))
+    kept = {name: a for name, a in state.items() if not name.startswith("ln_final") and name != "blocks.1.attn.b_V"}
+    found = interop.from_state_dict(kept)
+    assert not found.config.final_norm
+    assert not np.any(found.params["blocks.1"]["attn"]["b_V"])
+    assert "read as a network without a final norm (no ln_final.w)" in found.notes
+    assert "absent beside other biases, and read as zeros: blocks.1.attn.b_V" in found.notes
+    with pytest.raises(UserError, match=r"holds what is ln_final\.w here, for which"):
+        interop.from_state_dict(lens(SMALL) | {"ln_final.w": np.zeros(4, np.float32)}, {"norm": "none"})
+
+
 def test_grouped_heads_and_gates_of_transformer_lens():
     config = replace(SMALL, norm="rmsnorm", mlp="gated", mlp_bias=False, activation="silu", qk_norm=True)
     state, params = lens(config), network(config)

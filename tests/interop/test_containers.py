@@ -262,6 +262,8 @@ def test_a_config_inside_or_beside_the_file_states_the_architecture(tmp_path):
         ({"attn_scale": 8.0}, r"states attn_scale 8, and this model has 1\.41"),
         ({"rotary_dim": 1}, "states rotary_dim 1, and this model has 2"),
         ({"rope_parameters": {"rope_type": "yarn", "factor": 4}}, "states rope_type yarn"),
+        ({"query_pre_attn_scalar": 256}, "states query_pre_attn_scalar 256, and this model has 2"),
+        ({"model_type": "gemma2"}, "states model_type gemma2, which scales embeddings"),
         ({"use_qk_norm": True}, r"lacks blocks\.0\.attn\.k_norm\.w"),
         ({"gated_mlp": True}, "states mlp gated, .* with mlp plain"),
     ],
@@ -282,6 +284,42 @@ def test_a_config_of_the_same_network_in_the_words_of_others_is_read(tmp_path):
     assert interop.read(file(tmp_path, {"model": mainline(), "config": config})).config == same
     wrong = {"model": mainline(), "config": config | {"num_heads": 7}}
     assert interop.read(file(tmp_path, wrong), fields={"heads": SMALL.heads}).config == same
+
+
+@pytest.mark.parametrize(
+    ("config", "note"),
+    [
+        ({"d_model": "4"}, "its config states d_model '4', which was not understood"),
+        ({"heads": 2.5}, "its config states heads '2.5', which was not understood"),
+        ({"qk_norm": "no"}, "its config states qk_norm 'no', which was not understood"),
+        ({"act_fn": 3}, "its config states act_fn '3', which was not understood"),
+        ({"eps": True}, "its config states eps 'True', which was not understood"),
+        ({"attention": "flash"}, "its config states attention 'flash', which was not understood"),
+        ({"d_vocab": 7}, "its config states d_vocab 7, and its tensors are for 6 tokens; the config may be of"),
+        ({"d_vocab_out": 6}, "its config states d_vocab_out 6, and its tensors are for 5 classes; the config"),
+        ({"n_ctx": 5}, "its config states n_ctx 5, and its tensors are for 3 positions; the config may be of"),
+    ],
+)
+def test_what_a_config_states_and_is_not_used_is_noted(tmp_path, config, note):
+    """It may have several meanings, so the file is read without it."""
+    found = interop.read(file(tmp_path, {"model": mainline(), "config": config}))
+    assert (found.config, found.notes[0][: len(note)]) == (SMALL, note)
+
+
+def test_sizes_as_stated_and_values_that_leave_a_field_open_are_not_noted(tmp_path):
+    config = {"d_vocab": 6, "vocab_size": 6, "d_vocab_out": -1, "n_ctx": 3, "d_head": 0, "kv_heads": None}
+    config |= {"d_model": 4.0, "mlp": {"width": 3}}
+    found = interop.read(file(tmp_path, {"model": mainline(), "config": config}))
+    assert (found.config, found.notes) == (SMALL, (ASSUMED,))
+
+
+@pytest.mark.parametrize("dtype", ["complex64", "O", "V2"])
+def test_an_array_that_holds_no_numbers_is_named(tmp_path, dtype):
+    path, state = tmp_path / "x.npz", mainline()
+    np.savez(path, **state | {"embed.W_E": np.zeros(state["embed.W_E"].shape, dtype)})
+    refused(path, "'embed.W_E' in its state dict is no tensor but an array of")
+    np.savez(path, **{name: a.astype(np.longdouble) for name, a in state.items()})
+    assert bits(interop.read(path).params) == bits(network())
 
 
 def test_missing_positions_are_named(tmp_path):

@@ -140,3 +140,45 @@ def test_an_arc_and_ties_are_computed():
     assert bits(attn["W_V"]) == bits(attn["W_K"]) == bits(params["blocks.0"]["attn"]["W_K"])
     np.testing.assert_array_equal(attn["W_O"], attn["W_Q"].swapaxes(1, 2))
     np.testing.assert_array_equal(found.params["unembed"]["W_U"], found.params["embed"]["W_E"].T)
+
+
+def test_absent_tensors_are_noted():
+    """What is absent makes another architecture, which a reader should know of."""
+    state, _ = qwen(prefix="")
+    kept = {name: a for name, a in state.items() if "gate_proj" not in name and name != "norm.weight"}
+    found = interop.from_state_dict(kept, FIELDS)
+    assert (found.config.mlp, found.config.final_norm) == ("plain", False)
+    expected = "read as a network without a final norm (no norm.weight) and without a gate in the MLP (no gate_proj"
+    assert any(note.startswith(expected) for note in found.notes)
+    assert not any("without" in note for note in interop.from_state_dict(state, FIELDS).notes)
+    biases = {"layers.0.self_attn.q_proj.bias": np.ones(8), "layers.1.self_attn.k_proj.bias": np.ones(8)}
+    (note,) = (note for note in interop.from_state_dict(state | biases, FIELDS).notes if "zeros" in note)
+    assert note.startswith("absent beside other biases, and read as zeros: layers.0.self_attn.k_proj.bias, ")
+
+
+@pytest.mark.parametrize("name", ["self_attn.q_norm", "self_attn.k_norm", "input_layernorm"])
+def test_a_norm_without_its_partner_is_lacking(name):
+    state, _ = qwen(prefix="")
+    del state[f"layers.0.{name}.weight"]
+    with pytest.raises(UserError, match=r"it lacks what is blocks\.0\."):
+        interop.from_state_dict(state, FIELDS)
+
+
+def test_tied_embeddings_are_as_stated(tmp_path):
+    state, params = qwen(prefix="")
+    own = state | {"lm_head.weight": params["embed"]["W_E"] * 2}
+    refused(file(tmp_path, {"model": own, "config": {"tie_word_embeddings": True}}), "lm_head.weight is not the emb")
+    refused(file(tmp_path, {"model": state, "config": {"tie_word_embeddings": False}}), "lacks lm_head.weight")
+    read = interop.read(file(tmp_path, {"model": own, "config": {"tie_word_embeddings": False}}))
+    assert bits(read.params["unembed"]["W_U"]) == bits(own["lm_head.weight"].T)
+
+
+def test_frequencies_beside_the_weights_state_theta(tmp_path):
+    state, _ = qwen(prefix="")
+    buffers = {"layers.0.self_attn.rotary_emb.inv_freq": (500.0 ** (-np.arange(2) / 2)).astype(np.float32)}
+    found = interop.from_state_dict(state | buffers)
+    assert found.config.rope_theta == 500
+    assert not any("rope_theta" in note for note in found.notes)
+    same = {"model": state | buffers, "config": {"rope_theta": 500.01}}
+    assert interop.read(file(tmp_path, same)).config.rope_theta == 500.01
+    refused(file(tmp_path, same | {"config": {"rope_theta": 3.0}}), r"states rope_theta 3\.0, and its tensors are")

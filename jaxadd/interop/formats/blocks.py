@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from jaxadd.errors import UserError
-from jaxadd.interop import fields
+from jaxadd.interop import fields, rotary
 from jaxadd.interop.fields import Fields
-from jaxadd.interop.formats.format import Format, Found, State, checked, shapes
+from jaxadd.interop.formats.format import Format, Found, State, checked, shapes, without, zeros
 from jaxadd.interop.layouts import (
     AXES,
     BUFFERS,
@@ -51,7 +51,8 @@ def read(state: State, stated: Fields, given: Fields) -> Found:
     known = {name: array for name, array in state.items() if inner_name(name) in AXES[layout]}
     _check_unknown(state, known)
     sizes = _sizes(known, layout)
-    config = _config(state, known, sizes, stated, given)
+    rotated = _rotary(state)
+    config = _config(known, sizes, stated, rotated, given)
     if config.positions == "learned" and "t" not in sizes:
         raise UserError(
             f"it lacks {_with_shape('pos_embed.W_pos', sizes, layout)}; where it has none, state the field "
@@ -61,8 +62,12 @@ def read(state: State, stated: Fields, given: Fields) -> Found:
     arrays = {name: ours(name, array, layout, sizes) for name, array in known.items() if not name.endswith(BUFFERS)}
     expected = shapes(config, sizes.get("t", 1), sizes["v"], sizes["c"])
     notes = _fold_gated(arrays, config) if config.mlp == "gated" else ()
+    final = config.norm == "none" or config.final_norm
+    notes += without({} if final else {"ln_final.w": "a final norm"})
+    biases = [name for name in expected if name.endswith(MAY_BE_ZERO)]
+    notes += zeros([name for name in biases if not {name, _grouped(name)} & set(arrays)])
     source = "Nanda et al." if layout == "mainline" else "TransformerLens"
-    notes += fields.assumption(fields.unshown(config), {**stated, **given}, source)
+    notes += fields.assumption(fields.unshown(config), {**stated, **rotated, **given}, source)
     return Found(
         _params(arrays, expected, sizes, layout), config, layout, length, sizes["v"], sizes["c"], notes=notes
     )
@@ -89,8 +94,7 @@ def _params(
     """Return the expected arrays, with grouped heads repeated and missing optional biases zero."""
     arrays = dict(arrays)
     for name in expected:
-        head, _, last = name.rpartition(".")
-        if last in _GROUPED and (shared := f"{head}._{last}") in arrays:
+        if name.rpartition(".")[2] in _GROUPED and (shared := _grouped(name)) in arrays:
             arrays[name] = np.repeat(arrays.pop(shared), sizes["h"] // sizes["g"], axis=0)
     for name, shape in expected.items():
         if name not in arrays and inner_name(name) in MAY_BE_ZERO:
@@ -98,6 +102,12 @@ def _params(
     if missing := [name for name in expected if name not in arrays]:
         raise UserError(f"it lacks {listed([_with_shape(name, sizes, layout) for name in missing])}")
     return checked(arrays, expected)
+
+
+def _grouped(name: str) -> str:
+    """Return the name of an array for each head of keys and values: blocks.0.attn._W_K for blocks.0.attn.W_K."""
+    head, _, last = name.rpartition(".")
+    return f"{head}._{last}"
 
 
 def _with_shape(name: str, sizes: Mapping[str, int], layout: Layout) -> str:
@@ -112,7 +122,14 @@ def _spelled(axes: str) -> str:
     return "[" + ", ".join("·".join(WORDS[x] for x in group) for group in axes.split()) + "]"
 
 
-def _config(state: State, known: State, sizes: Mapping[str, int], stated: Fields, given: Fields) -> Transformer:
+def _rotary(state: State) -> dict[str, Any]:
+    """Return the fields of positions that the tables of rotary positions state; nothing where there are none."""
+    tables = {inner_name(name): table for name, table in state.items() if inner_name(name) in _ROTARY}
+    stated = rotary.of_tables(*(tables[name] for name in _ROTARY)) if len(tables) == len(_ROTARY) else {}
+    return {"positions": "rope", **stated} if tables else {}
+
+
+def _config(known: State, sizes: Mapping[str, int], stated: Fields, rotated: Fields, given: Fields) -> Transformer:
     """Return the architecture; raises UserError where a bias that is not zero is to be left out."""
     inner = {inner_name(name) for name in known}
     nonzero = {inner_name(name).replace("._", ".") for name, array in known.items() if any_nonzero(array)}
@@ -125,18 +142,18 @@ def _config(state: State, known: State, sizes: Mapping[str, int], stated: Fields
         "d_mlp": sizes.get("f", 0),
         "mlp": "gated" if "mlp.W_gate" in inner else "plain",
     }
-    if "ln1.w" in inner or "ln1.b" in inner:
-        names = {"norm_weight": "ln1.w" in inner, "norm_bias": "ln1.b" in inner}
+    if norms := {name.rpartition(".")[2] for name in inner if name.startswith("ln")}:
+        names = {"norm_weight": "w" in norms, "norm_bias": "b" in norms}
         kind = "layernorm" if names["norm_bias"] or stated.get("norm") == "layernorm" else "rmsnorm"
         where = "both" if "ln1_post.w" in inner else stated.get("norm_where", "pre")
-        found |= names | {"norm": kind, "norm_where": where, "final_norm": "ln_final.w" in inner}
+        found |= names | {"norm": kind, "norm_where": where, "final_norm": bool(inner & {"ln_final.w", "ln_final.b"})}
         if kind == "rmsnorm":
             del found["norm_bias"]
-    if any(inner_name(name) in _ROTARY for name in state):
-        found["positions"] = "rope"
+    if rotated:
+        found |= rotated
     elif "pos_embed.W_pos" in inner:
         found["positions"] = "learned"
-    if "attn.q_norm.w" in inner:
+    if inner & {"attn.q_norm.w", "attn.k_norm.w"}:
         found["qk_norm"] = True
     found |= _attention(known, stated)
     if any(f"attn.{name}" in nonzero for name in _ATTENTION_BIASES):

@@ -74,12 +74,16 @@ def checked(arrays: Mapping[str, np.ndarray | None], expected: Mapping[str, tupl
       expected: `shapes` of the network.
 
     Raises:
-      UserError: an array is missing, has another shape, or is not zero and the architecture has no place for it.
+      UserError: an array is missing, has another shape, or the architecture has no place for it, and it is no bias
+        of zeros.
     """
     if missing := [f"{name} {shape}" for name, shape in expected.items() if arrays.get(name) is None]:
         raise UserError(f"it lacks what is {listed(missing)} here")
     present = {name: array for name, array in arrays.items() if array is not None}
-    if spare := [name for name, array in present.items() if name not in expected and any_nonzero(array)]:
+    biases = {name for name in present if name.rpartition(".")[2].startswith(("b", "_b"))}
+    if spare := [
+        name for name, array in present.items() if name not in expected and (name not in biases or any_nonzero(array))
+    ]:
         raise UserError(f"it holds what is {listed(spare)} here, for which the architecture has no place")
     wrong = [
         f"{name} is {present[name].shape} and should be {shape}"
@@ -89,3 +93,14 @@ def checked(arrays: Mapping[str, np.ndarray | None], expected: Mapping[str, tupl
     if wrong:
         raise UserError(f"its shapes do not fit the architecture: {listed(wrong)}")
     return nested({name: np.array(float32(name, present[name]), order="C") for name in expected})
+
+
+def without(absent: Mapping[str, str]) -> tuple[str, ...]:
+    """Return a note on tensors that networks of a kind usually have, and what this one is read without, by name."""
+    parts = [f"{what} (no {name})" for name, what in absent.items()]
+    return (f"read as a network without {' and without '.join(parts)}",) if parts else ()
+
+
+def zeros(names: Collection[str]) -> tuple[str, ...]:
+    """Return a note on biases that a file lacks where it has others."""
+    return (f"absent beside other biases, and read as zeros: {listed(list(names))}",) if names else ()
