@@ -9,29 +9,43 @@ import numpy as np
 from jaxadd.errors import UserError
 from jaxadd.interop import read
 from jaxadd.lanes import find, over_lanes
+from jaxadd.models import ModelConfig
 from jaxadd.models.fitting import fit
-from jaxadd.runs.run import load
+from jaxadd.runs.run import Note, load
+from jaxadd.serialization import flat, unused
 from jaxadd.training.step import TrainState
 from jaxadd.training.trainer import Trainer
 from jaxadd.types import Params
 
+_SHOWN = {"d_head", "kv_heads"}  # Shapes show these, in whatever words they are stated.
+_NO_FUNCTION = {"dropout", "dtype", "precision"}
 
-def initial(trainer: Trainer) -> TrainState:
+
+def initial(trainer: Trainer, note: Note = lambda line: None) -> TrainState:
     """Return the state of every lane before the first step.
 
     With `init_from`, parameters are those at the end of a run, of the lane with the same seed or of its only lane, or
     those of a checkpoint file in every lane; `init_scale` multiplies them too. Where this network has fewer
     parameters than that of the run, they are fitted to it, see `models.fitting`. The optimiser starts anew.
 
+    Args:
+      trainer: trainer of the run.
+      note: receives a line on what the other network computes otherwise, such as its activation function, and on what
+        its file does not state.
+
     Raises:
-      UserError: there is no such run or file, or its parameters are not those of this architecture.
+      UserError: there is no such run or file, its parameters are not those of this architecture, or they are not
+        finite.
     """
     state, source = trainer.init(), trainer.config.init_from
     if not source:
         return state
-    given = _of_run(trainer, Path(source)) if Path(source).is_dir() else _of_checkpoint(trainer, Path(source))
+    read = _of_run if Path(source).is_dir() else _of_checkpoint
+    given = read(trainer, Path(source), note)
     if _shapes(given) != _shapes(state.params):
         raise UserError(f"the parameters of {source} are not those of this architecture and task")
+    if not all(np.all(np.isfinite(w)) for w in jax.tree.leaves(given)):
+        raise UserError(f"the parameters of {source} are not all finite; no network can start from it")
     scale = trainer.hyper.init_scale
     params = jax.tree.map(lambda w: w * scale.reshape(-1, *[1] * (w.ndim - 1)), given)
     begin = jax.jit(over_lanes(lambda hyper, params: hyper.transform().init(params)))
@@ -43,7 +57,7 @@ def _shapes(params: Params) -> Params:
     return jax.tree.map(lambda w: w.shape, params)
 
 
-def _of_run(trainer: Trainer, folder: Path) -> Params:
+def _of_run(trainer: Trainer, folder: Path, note: Note) -> Params:
     """Return the final parameters of a run, a leading axis of this run's lanes."""
     run, seeds = load(folder), trainer.config.seeds
     if run.params is None:
@@ -52,7 +66,9 @@ def _of_run(trainer: Trainer, folder: Path) -> Params:
     lanes = [0] * len(seeds) if len(own) == 1 else [find(own, seed) for seed in seeds]
     given = jax.tree.map(lambda w: np.asarray(w)[lanes], run.params)
     one = lambda lane: jax.tree.map(lambda w: w[lane], given)
-    if _shapes(one(0)) != _shapes(trainer.model.shapes()):
+    if _shapes(one(0)) == _shapes(trainer.model.shapes()):
+        _note_difference(trainer, run.model.config, folder, note)
+    else:
         try:
             fitted = [fit(trainer.model, run.model, one(lane)) for lane in range(len(seeds))]
         except UserError as error:
@@ -61,13 +77,26 @@ def _of_run(trainer: Trainer, folder: Path) -> Params:
     return jax.tree.map(jnp.asarray, given)
 
 
-def _of_checkpoint(trainer: Trainer, path: Path) -> Params:
+def _of_checkpoint(trainer: Trainer, path: Path, note: Note) -> Params:
     """Return the parameters of a checkpoint file, the same for every lane of this run."""
     checkpoint = read(path)
+    for line in checkpoint.notes:
+        note(f"{path.name}: {line}")
     if trainer.model != trainer.model.untied:
         raise UserError(
             f"{path} holds all matrices of a network, and this architecture ties some of them; start from a run "
             "folder, whose parameters are fitted, or leave the ties out"
         )
+    _note_difference(trainer, checkpoint.config, path, note)
     params, lanes = checkpoint.params_for(trainer.model.sizes), len(trainer.config.seeds)
     return jax.tree.map(lambda w: jnp.broadcast_to(jnp.asarray(w), (lanes, *w.shape)), params)
+
+
+def _note_difference(trainer: Trainer, other: ModelConfig, source: Path, note: Note) -> None:
+    """Note the fields in which the network of a source differs, if any; a user may want that, and should know."""
+    config = trainer.model.untied.config
+    mine, theirs = flat(config), flat(other.untied())
+    compared = (mine.keys() & theirs.keys()) - unused(config).keys() - _SHOWN - _NO_FUNCTION
+    changes = [f"{name} {theirs[name]}" for name in mine if name in compared and theirs[name] != mine[name]]
+    if changes:
+        note(f"the parameters of {source} are those of another architecture: {', '.join(changes)}")

@@ -55,7 +55,7 @@ def train(
     trainer = Trainer(config)
     if folder is not None:
         return train_in(trainer, folder, watch=watch, note=note)
-    result = fit(trainer, state=initial(trainer), watch=_noting_divergence(config, watch, note))
+    result = fit(trainer, state=initial(trainer, note), watch=_noting_divergence(config, watch, note))
     return Run(
         config,
         Machine.this(trainer.slots.size),
@@ -108,7 +108,7 @@ def train_in(
         state, metrics, seconds = _resume_point(trainer, files, note)
         files.summary.unlink(missing_ok=True)
         if state is None:
-            state = initial(trainer)
+            state = initial(trainer, note)
             checkpoints.save(files.checkpoints, state, config)
 
         def save(result: Result) -> None:
@@ -127,10 +127,16 @@ def train_in(
 
 
 def begin(trainer: Trainer, folder: Path) -> Run:
-    """Create the folder of a run unless it exists, and return the run as it would begin on this machine."""
+    """Create the folder of a run unless it exists, and return the run as it would begin on this machine.
+
+    Raises:
+      UserError: the network to start from is missing or another one; the folder is then not made.
+    """
     run = Run(trainer.config, Machine.this(trainer.slots.size), folder)
-    make_folder(folder)
     if not Files(folder).config.exists():
+        if trainer.config.init_from:
+            initial(trainer)  # Before the config is written, which would block the name of the run.
+        make_folder(folder)
         run.write_config()
     return run
 

@@ -75,6 +75,29 @@ def test_what_cannot_be_started_from_is_refused(parent, tiny, changes, words):
         initial(Trainer(config))
 
 
+def test_another_function_of_the_same_shapes_is_noted(parent, tiny, tmp_path):
+    path, lines = tmp_path / "network.pth", []
+    interop.write(path, parent.network().params, parent.model)
+    other = replace(tiny, model=replace(tiny.model, activation="gelu", dropout=0.1))
+    for source in (path, parent.folder):
+        initial(Trainer(replace(other, init_from=str(source))), lines.append)
+    expected = "the parameters of {} are those of another architecture: activation relu"
+    assert lines == [expected.format(path), expected.format(parent.folder)]
+    lines.clear()
+    initial(Trainer(replace(tiny, init_from=str(path))), lines.append)
+    assert not lines
+
+
+def test_weights_that_are_not_finite_are_refused_and_no_folder_is_left(parent, tiny, tmp_path):
+    path, params = tmp_path / "network.pth", parent.network().params
+    interop.write(path, jax.tree.map(lambda w: np.full_like(w, np.nan), params), parent.model)
+    for source, words in ((path, "are not all finite"), (tmp_path / "mistyped.pth", "there is no file")):
+        with pytest.raises(UserError, match=words):
+            train(replace(tiny, init_from=str(source), steps=1), tmp_path / "child", **QUIET)
+    assert not any(not file.name.startswith(".") for file in (tmp_path / "child").iterdir())
+    assert train(replace(tiny, steps=1), tmp_path / "child", **QUIET).params is not None
+
+
 def test_a_tied_network_does_not_start_from_matrices(parent, tiny, tmp_path):
     path = tmp_path / "network.pth"
     interop.write(path, parent.network().params, parent.model)
