@@ -99,13 +99,12 @@ class Network:
           logits, or (logits, activations by name) where `cache` is given.
 
         Raises:
-          UserError: a name is not that of an activation.
+          UserError: a name is not that of an activation, or the inputs are not those of the task.
         """
-        names = tuple(cache or ())
+        names, inputs = tuple(cache or ()), self._checked(inputs)
         if edits:
             logits, seen = self.model.apply(self.params, jnp.asarray(inputs), names, edits, read)
         else:
-            inputs = inputs if isinstance(inputs, jax.Array) else np.asarray(inputs)
             fixed, traced = (read, None) if read is None or isinstance(read, tuple) else (None, read)
             logits, seen = _apply(self.model, names, fixed, self.params, inputs, traced)
             seen = {name: seen[name] for name in self.model.names if name in seen}  # In the order of computation.
@@ -131,8 +130,30 @@ class Network:
         """Return the greedy answers, int32 `[B, R]`; -1 where a logit is not finite.
 
         In an autoregressive task every answer is fed back as input, and the answers in `inputs` are ignored.
+
+        Raises:
+          UserError: the inputs are not those of the task.
         """
-        return _answer(self.model, self.params, jnp.asarray(inputs))
+        return _answer(self.model, self.params, jnp.asarray(self._checked(inputs)))
+
+    def _checked(self, inputs: jax.typing.ArrayLike) -> jax.Array | np.ndarray:
+        """Return inputs as an array; raises UserError for another shape, and for tokens that there are not.
+
+        JAX would read the nearest token there is. Within jit the numbers are not known, and only shapes are checked.
+        """
+        array = inputs if isinstance(inputs, jax.Array) else np.asarray(inputs)
+        length, tokens = self.model.sizes.length, self.model.sizes.vocabulary
+        if array.ndim != 2 or array.shape[1] != length or not len(array):
+            row = f"{length} {'features' if tokens is None else 'tokens'}"
+            raise UserError(f"inputs should be one or more rows of {row}, got the shape {array.shape}")
+        if isinstance(array, jax.core.Tracer) or tokens is None:
+            return array
+        if not np.issubdtype(array.dtype, np.integer):
+            raise UserError(f"inputs should be whole numbers, the tokens, got {array.dtype}")
+        least, most = int(array.min()), int(array.max())
+        if least < 0 or most >= tokens:
+            raise UserError(f"inputs should be tokens from 0 to {tokens - 1}, got {least} to {most}")
+        return array
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
