@@ -1,8 +1,8 @@
 """Watch a one-layer transformer grok modular arithmetic.
 
 It memorises the train pairs within a few hundred steps, and answers the others correctly only much later. Expected:
-`quick` groks addition mod 113 in about a minute on two cores; `mainline`, the setting of Nanda et al. (2023), between
-steps 5,000 and 15,000, in about a quarter of an hour; `debug` is ten small steps with every shape printed.
+`quick` groks addition mod 113 in about a minute on two cores; `mainline`, the setting of Nanda et al. (2023), mostly
+between steps 5,000 and 15,000, in about a quarter of an hour; `debug` is ten small steps with every shape printed.
 """
 
 import sys

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import os
 import re
+import secrets
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -41,10 +42,10 @@ def write_text(path: Path, text: str) -> None:
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside a file; it is renamed to the file at the end, or removed on an error.
 
-    The temporary path of a file is always the same, so that killed processes leave at most one behind. Processes that
-    may write the same file at the same time must lock first.
+    Every call has a temporary path of its own, so that of processes that write the same file at the same time the
+    last one wins, and each file is whole.
     """
-    part = path.with_name(f".{path.name}.part")
+    part = path.with_name(f".{path.name}.part.{secrets.token_hex(4)}.part")
     try:
         yield part
         part.replace(path)

@@ -20,6 +20,14 @@ def test_a_disk_that_is_full_is_reported_with_the_path(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_of_two_writers_at_once_the_last_wins_and_nothing_is_left(tmp_path):
+    with replacing(tmp_path / "figure.png") as first, replacing(tmp_path / "figure.png") as second:
+        first.write_text("first")
+        second.write_text("second")
+    assert (tmp_path / "figure.png").read_text() == "first"  # The outer one is renamed last.
+    assert [path.name for path in tmp_path.iterdir()] == ["figure.png"]
+
+
 @pytest.mark.parametrize(
     ("number", "name", "words"),
     [

@@ -37,7 +37,8 @@ def report(trained: Trained, lane: int, count: int) -> Report:
         try:
             blocks += describe()
         except UserError as error:  # The architecture has no such thing; the others may have.
-            undefined.append(f"{str(error)[0].upper()}{str(error)[1:]}.")
+            sentence = f"{str(error)[0].upper()}{str(error)[1:]}."
+            undefined += [] if sentence in undefined else [sentence]
     if undefined:
         blocks.append(Text("What is not defined", undefined))
     return Report.of("\n".join(undefined), numbers=numbers, blocks=blocks)

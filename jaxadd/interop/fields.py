@@ -241,6 +241,9 @@ def config_of(*, assumed: Fields, stated: Fields, found: Fields, given: Fields) 
     shown = {name: value for name, value in found.items() if not _agree(value, stated.get(name))}
     known = {**assumed, **stated, **shown, **given}
     config = Transformer(**{name: value for name, value in known.items() if name in _OWN})
+    if unused := {name: purpose for name, purpose in config.unused_fields().items() if name in given}:
+        name, purpose = next(iter(unused.items()))
+        raise UserError(f"the field {name} is for {purpose}, which this network does not have")
     actual = dataclasses.asdict(config) | {"d_head": config.head_width}
     for name, implied in _IMPLIED.items():
         if name not in given and not math.isclose(stated.get(name, implied(config)), implied(config), rel_tol=1e-3):

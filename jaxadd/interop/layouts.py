@@ -7,7 +7,7 @@ classes); letters without a space between them are one axis, the first varying s
 
 import math
 from collections.abc import Mapping
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import jax.numpy as jnp
 import numpy as np
@@ -53,11 +53,7 @@ def to_mainline(params: Params, model: Model) -> dict[str, np.ndarray]:
     Raises:
       UserError: the layout cannot express a field of the architecture, or `params` are not those of the model.
     """
-    config = _untied(model)
-    _check("mainline", config, {"norm": "none", "mlp": "plain", "qk_norm": False, "positions": "learned"})
-    _check("mainline", config, {"attention_mix": 1, "attention_bias": False, "unembed_bias": False})
-    if config.d_mlp:
-        _check("mainline", config, {"mlp_bias": True})
+    _check("mainline", _untied(model))
     return _written(params, model, "mainline")
 
 
@@ -70,23 +66,8 @@ def to_transformer_lens(params: Params, model: Model) -> dict[str, np.ndarray]:
     Raises:
       UserError: TransformerLens cannot express a field of the architecture, or `params` are not those of the model.
     """
-    config, layout = _untied(model), cast(Layout, "transformer-lens")
-    _check(layout, config, {"attention_mix": 1, "positions": ("learned", "rope", "alibi")})
-    if config.d_mlp:
-        _check(layout, config, {"activation": ("relu", "gelu", "silu")})
-        if config.mlp == "gated":
-            _check(layout, config, {"mlp_bias": False})
-    if config.norm != "none":
-        _check(layout, config, {"norm_where": ("pre", "both"), "final_norm": True})
-    if config.positions == "rope":
-        _check(layout, config, {"rope_scale": 1})
-    if config.positions in ("rope", "alibi"):
-        _check(layout, config, {"position_index": "sequence"})
-    if config.norm == "layernorm":
-        _check(layout, config, {"norm_bias": config.norm_weight})
-    if config.qk_norm:
-        _check(layout, config, {"norm_weight": True})
-    return _written(params, model, layout)
+    _check("transformer-lens", _untied(model))
+    return _written(params, model, "transformer-lens")
 
 
 def ours(name: str, array: np.ndarray, layout: Layout, sizes: Mapping[str, int]) -> np.ndarray:
@@ -155,15 +136,49 @@ def _untied(model: Model) -> Transformer:
     return config
 
 
-def _check(layout: str, config: Transformer, expressible: Mapping[str, Any]) -> None:
-    """Raise UserError for a field whose value is not (one of) what a layout can express."""
-    for name, values in expressible.items():
-        value, values = getattr(config, name), values if isinstance(values, tuple) else (values,)
-        if value not in values:
-            elsewhere = layout == "mainline" and name != "attention_mix" and value not in ("none", "sinusoidal")
-            hint = '; try layout "transformer-lens"' if elsewhere else ""
-            allowed = " or ".join(map(str, values))
-            raise UserError(f'the layout "{layout}" cannot express {name} {value}, only {allowed}{hint}')
+def _check(layout: Layout, config: Transformer) -> None:
+    """Raise UserError for a field whose value a layout cannot express."""
+    if misfits := _misfits(layout, config):
+        name, values = next(iter(misfits.items()))
+        others = [other for other in AXES if not _misfits(other, config)]
+        hint = f'; try layout "{others[0]}"' if others else ""
+        allowed = " or ".join(map(str, values))
+        raise UserError(f'the layout "{layout}" cannot express {name} {getattr(config, name)}, only {allowed}{hint}')
+
+
+def _misfits(layout: Layout, config: Transformer) -> dict[str, tuple[Any, ...]]:
+    """Return the fields whose values a layout cannot express, and the values that it can."""
+    expressible = _of_mainline(config) if layout == "mainline" else _of_transformer_lens(config)
+    return {name: values for name, values in expressible.items() if getattr(config, name) not in values}
+
+
+def _of_mainline(config: Transformer) -> dict[str, tuple[Any, ...]]:
+    """Return the values of fields that the layout of Nanda et al. can express."""
+    plain: dict[str, tuple[Any, ...]] = {
+        **{"norm": ("none",), "mlp": ("plain",), "qk_norm": (False,), "positions": ("learned",)},
+        **{"attention_mix": (1,), "attention_bias": (False,), "unembed_bias": (False,)},
+    }
+    return plain | ({"mlp_bias": (True,)} if config.d_mlp else {})
+
+
+def _of_transformer_lens(config: Transformer) -> dict[str, tuple[Any, ...]]:
+    """Return the values of fields that TransformerLens can express beside the others of a config."""
+    values: dict[str, tuple[Any, ...]] = {"attention_mix": (1,), "positions": ("learned", "rope", "alibi")}
+    if config.d_mlp:
+        values["activation"] = ("relu", "gelu", "silu")
+        if config.mlp == "gated":
+            values["mlp_bias"] = (False,)
+    if config.norm != "none":
+        values |= {"norm_where": ("pre", "both"), "final_norm": (True,)}
+    if config.norm == "layernorm":
+        values["norm_bias"] = (config.norm_weight,)
+    if config.qk_norm:
+        values["norm_weight"] = (True,)
+    if config.positions == "rope":
+        values["rope_scale"] = (1,)
+    if config.positions in ("rope", "alibi"):
+        values["position_index"] = ("sequence",)
+    return values
 
 
 def _written(params: Params, model: Model, layout: Layout) -> dict[str, np.ndarray]:

@@ -118,6 +118,8 @@ class Transformer(ModelConfig):
     def unused_fields(self) -> dict[str, str]:
         """Return the fields that have no effect; see `serialization.unused`."""
         normed, neurons = self.norm != "none", "an MLP, d_mlp above 0"
+        scored, mixed = self.attention_mix > 0, "attention_mix above 0"
+        rotary = self.positions == "rope" and scored
         effects = {
             "norm_where": (normed, "a norm"),
             "final_norm": (normed, "a norm"),
@@ -126,10 +128,11 @@ class Transformer(ModelConfig):
             "norm_bias": (self.norm == "layernorm", "norm layernorm"),
             "weights.norms": (normed or self.qk_norm, "a norm or qk_norm"),
             "weights.layers": (self.layers > 1, "several layers"),
+            "qk_norm": (scored, mixed),
             "position_index": (self.positions != "none", "positions other than none"),
-            "rope_theta": (self.positions in ("rope", "sinusoidal"), "positions rope or sinusoidal"),
-            "rope_scale": (self.positions == "rope", "positions rope"),
-            "rope_pairs": (self.positions == "rope", "positions rope"),
+            "rope_theta": (rotary or self.positions == "sinusoidal", "positions rope or sinusoidal"),
+            "rope_scale": (rotary, "positions rope"),
+            "rope_pairs": (rotary, "positions rope"),
             "mlp": (self.d_mlp > 0, neurons),
             "activation": (self.d_mlp > 0, neurons),
             "mlp_bias": (self.d_mlp > 0, neurons),

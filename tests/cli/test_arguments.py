@@ -141,6 +141,8 @@ def test_what_is_wrong_with_a_sweep_is_said(words, message):
         "--model.weights.layers shared",
         "--model.positions none --model.position-index place",
         "--model.rope-theta 3",
+        "--model.attention-mix 0 --model.qk-norm",
+        "--model.attention-mix 0 --model.positions rope --model.rope-theta 3",
         "--model.positions sinusoidal --model.rope-scale 0.5",
         "--model.d-mlp 0 --model.activation gelu",
         "--task.equals none --model pair-mlp --model.embedding one-hot --model.tables one",

@@ -198,6 +198,8 @@ def test_what_is_given_wins_and_is_checked():
     for fields, message in (
         ({"colour": 1}, "fields holds 'colour'; a field of the architecture is one of layers"),
         ({"norm": "batch"}, "the field norm cannot be 'batch'"),
+        ({"heads": "2"}, "the field heads cannot be '2'"),
+        ({"rope_theta": 3}, "rope_theta is for positions rope or sinusoidal, which this network does not have"),
         ({"heads": 3}, "heads"),
         ({"positions": "rope", "activation": "tanh"}, "activation 'tanh', and the model has relu"),
     ):
