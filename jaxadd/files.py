@@ -42,9 +42,11 @@ def write_text(path: Path, text: str) -> None:
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside a file; it is renamed to the file at the end, or removed on an error.
 
-    Every call has a temporary path of its own, so that of processes that write the same file at the same time the
-    last one wins, and each file is whole.
+    Every call has a temporary path of its own: of several processes that write one file at the same time, the last to
+    finish wins, and the file is always whole. A process that is killed leaves its temporary file behind;
+    `Files.remove_unfinished` removes those of a run folder.
     """
+    # `_final` knows it by the first .part, and `remove_unfinished` by the last.
     part = path.with_name(f".{path.name}.part.{secrets.token_hex(4)}.part")
     try:
         yield part

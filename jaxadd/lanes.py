@@ -43,11 +43,16 @@ def over_lanes(function: Callable, width: int | None = None) -> Callable:
 def take(tree: Any, lane: Any) -> Any:
     """Return one lane, or an array of them, of a tree whose leaves have a leading axis of lanes."""
     leaves = jax.tree.leaves(tree)
-    on_device = all(isinstance(x, jax.Array) and not isinstance(x, jax.core.Tracer) for x in leaves)
+    on_device = all(isinstance(x, jax.Array) and not is_traced(x) for x in leaves)
     together = on_device and len({frozenset(x.sharding.device_set) for x in leaves}) == 1
     if together and isinstance(lane, int | np.integer):
         return _take_compiled(tree, int(lane))
     return _take(tree, lane)
+
+
+def is_traced(array: Any) -> bool:
+    """Return whether an array stands for one whose values are not known, such as an argument within `jax.jit`."""
+    return isinstance(array, jax.core.Tracer)
 
 
 def _take(tree: Any, lane: Any) -> Any:

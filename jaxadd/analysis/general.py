@@ -38,7 +38,8 @@ def report(trained: Trained, lane: int, count: int) -> Report:
             blocks += describe()
         except UserError as error:  # The architecture has no such thing; the others may have.
             sentence = f"{str(error)[0].upper()}{str(error)[1:]}."
-            undefined += [] if sentence in undefined else [sentence]
+            if sentence not in undefined:
+                undefined.append(sentence)
     if undefined:
         blocks.append(Text("What is not defined", undefined))
     return Report.of("\n".join(undefined), numbers=numbers, blocks=blocks)

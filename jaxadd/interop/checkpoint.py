@@ -207,12 +207,11 @@ def _checkpoint(
     if sum(array.size * 4 for array in state.arrays.values()) > max_bytes:
         raise UserError(f"its parameters are more than {max_bytes} bytes; set max_bytes higher to read it")
     rest = states.rest(content, state)
-    unread: list[str] = []
-    stated = architecture.stated(rest, beside, unread)
+    stated, ignored = architecture.stated(rest, beside)
     found = state.format.read(state.arrays, stated, architecture.check(given))
     sizes = {"positions": found.length, "tokens": found.vocabulary, "classes": found.classes}
-    misfits = architecture.misfits(stated, **sizes)
-    notes = [opaque.note(skipped), note, *dict.fromkeys(unread), _not_finite(found.params), *misfits, *found.notes]
+    of_config = (*ignored, *architecture.size_notes(stated, **sizes))
+    notes = [opaque.note(skipped), note, *of_config, _not_finite(found.params), *found.notes]
     optimizer = None
     try:
         optimizer = adam.from_torch(rest.get("optimizer"), state, found)

@@ -86,7 +86,7 @@ def _is_npz(file: BinaryIO) -> bool:
 
 
 def _npz(file: BinaryIO, max_bytes: int) -> tuple[dict[str, Any], Counter[str]]:
-    """Return the arrays of an npz file by name, and `Skipped` in place of those that hold no numbers of torch."""
+    """Return the arrays of an npz file by name, with `Skipped` in place of those of a dtype that is not read."""
     arrays: dict[str, Any] = {}
     with zipfile.ZipFile(file) as entries:
         if sum(entry.file_size for entry in entries.infolist()) > max_bytes:
@@ -103,8 +103,6 @@ def _npz(file: BinaryIO, max_bytes: int) -> tuple[dict[str, Any], Counter[str]]:
                 continue
             if array.dtype.newbyteorder("=") in _DTYPES:
                 arrays[name] = array.astype(array.dtype.newbyteorder("="), copy=False)
-            elif array.dtype == np.longdouble:
-                arrays[name] = array.astype(np.float64)
             else:
                 arrays[name] = opaque.Skipped(f"an array of {str(array.dtype)[:40]}")
     return arrays, Counter(value.name for value in arrays.values() if isinstance(value, opaque.Skipped))

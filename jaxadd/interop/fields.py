@@ -63,7 +63,7 @@ _WORDS = {
 }
 _FOLDED = {"lnpre": "layernorm", "rmspre": "rmsnorm"}  # Norms of TransformerLens without weights.
 # What TransformerLens, Hugging Face and AdderBoard can state and this model does not have, with the harmless values.
-_ABSENT: dict[str, tuple[Any, ...]] = {
+_UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     **{"parallel_attn_mlp": (False,), "use_attn_scale": (True,), "scale_attn_by_inverse_layer_idx": (False,)},
     **{"attn_scores_soft_cap": (0, -1, -1.0), "output_logits_soft_cap": (0, -1, -1.0), "rope_scaling": (None,)},
     **{"use_NTK_by_parts_rope": (False,), "use_local_attn": (False,), "num_experts": (None, 0)},
@@ -93,32 +93,38 @@ def check(given: Fields) -> dict[str, Any]:
     return result
 
 
-def stated(content: Any, config: Fields, unread: list[str]) -> dict[str, Any]:
+def stated(content: Any, config: Fields) -> tuple[dict[str, Any], tuple[str, ...]]:
     """Return the fields that the configs in and beside a file state; those in the file win.
 
     Args:
       content: of the file, as `opaque.plain` returns it.
       config: the content of the JSON file beside it.
-      unread: receives a line on each field whose value is none of its kind, such as a width of "16".
+
+    Returns:
+      the fields, and a note for each value that is not understood, such as a width of "16".
 
     Raises:
       UserError: a config states what this model does not have, such as an activation function.
     """
     found: dict[str, Any] = {}
+    notes: dict[str, None] = {}  # A set in order.
     for source in (config, content):
         # The nearest to the root is read last, and wins.
         nested = [(path, value) for path, value in opaque.walk(source) if not path or path[-1].lower() in _CONFIGS]
         for _, value in sorted(nested, key=lambda item: -len(item[0])):
-            found |= _of(value, unread)
-    return found
+            fields, ignored = _of(value)
+            found |= fields
+            notes |= dict.fromkeys(ignored)
+    return found, tuple(notes)
 
 
-def _of(config: Mapping[Any, Any], unread: list[str]) -> dict[str, Any]:
+def _of(config: Mapping[Any, Any]) -> tuple[dict[str, Any], list[str]]:
     found: dict[str, Any] = {}
+    ignored = []
     for name, value in config.items():
         if not isinstance(name, str) or not isinstance(value, bool | int | float | str | dict | None):
             continue
-        if name in _ABSENT and value not in (None, *_ABSENT[name]):
+        if name in _UNSUPPORTED and value not in (None, *_UNSUPPORTED[name]):
             raise UserError(f"its config states {name} {str(value)[:40]}, which this model does not have")
         if name == "model_type" and str(value).startswith("gemma"):
             raise UserError(
@@ -132,7 +138,7 @@ def _of(config: Mapping[Any, Any], unread: list[str]) -> dict[str, Any]:
                 raise UserError(
                     f"its config states rope_type {str(value['rope_type'])[:40]}, and the model has default"
                 )
-            found |= _of({"rope_theta": value.get("rope_theta")}, unread)
+            found |= _of({"rope_theta": value.get("rope_theta")})[0]
         if (name in _IMPLIED or name in _SIZES) and isinstance(value, int | float) and value > 0:
             found[name] = value
         if name in EXTRA and isinstance(value, bool | int | float):
@@ -141,15 +147,17 @@ def _of(config: Mapping[Any, Any], unread: list[str]) -> dict[str, Any]:
             read = _value(_NAMES[name], name, value, "its config states")
             found |= read or {}
             if read is None:
-                unread.append(f"its config states {name} {str(value)[:40]!r}, which was not understood")
-    return found
+                what = f"{name} {repr(value)[:40]}, which is not a value of {_NAMES[name]} and is ignored"
+                ignored.append(f"its config states {what}")
+    return found, ignored
 
 
 def _value(field: str, name: str, value: Any, source: str) -> dict[str, Any] | None:
-    """Return the field that a value states, and what follows from it: nothing where it leaves that to other fields.
+    """Return the fields that one entry of a config states.
 
     Returns:
-      the fields by name; None where the value is none of the field's.
+      fields by name; empty where the entry leaves the choice to other fields, such as None or a width of 0; None
+      where the value is not understood.
 
     Raises:
       UserError: `source`, such as "its config states", names a function or kind of positions that there is not.
@@ -210,7 +218,7 @@ def assumption(values: Fields, known: Fields, source: str) -> tuple[str, ...]:
     return (f"not stated, and assumed as in {source}: {', '.join(words)}",) if words else ()
 
 
-def misfits(stated: Fields, **sizes: int | None) -> tuple[str, ...]:
+def size_notes(stated: Fields, **sizes: int | None) -> tuple[str, ...]:
     """Return a line on each size that a config states and the tensors contradict.
 
     Args:
@@ -238,12 +246,12 @@ def config_of(*, assumed: Fields, stated: Fields, found: Fields, given: Fields) 
       UserError: fields do not fit each other, or a config states what names and shapes contradict. Such a config may
         be of another network, and what it states beyond names and shapes would be wrong too.
     """
-    shown = {name: value for name, value in found.items() if not _agree(value, stated.get(name))}
-    known = {**assumed, **stated, **shown, **given}
+    known = {**assumed, **stated, **found, **given}
     config = Transformer(**{name: value for name, value in known.items() if name in _OWN})
-    if unused := {name: purpose for name, purpose in config.unused_fields().items() if name in given}:
-        name, purpose = next(iter(unused.items()))
-        raise UserError(f"the field {name} is for {purpose}, which this network does not have")
+    harmless = dataclasses.asdict(Transformer())
+    for name, purpose in config.unused_fields().items():
+        if given.get(name) not in (None, False, harmless.get(name)):
+            raise UserError(f"the field {name} has no effect in this network: it is for {purpose}; leave it out")
     actual = dataclasses.asdict(config) | {"d_head": config.head_width}
     for name, implied in _IMPLIED.items():
         if name not in given and not math.isclose(stated.get(name, implied(config)), implied(config), rel_tol=1e-3):
@@ -257,9 +265,3 @@ def config_of(*, assumed: Fields, stated: Fields, found: Fields, given: Fields) 
             f"the config may be of another network, or state the field {name} yourself"
         )
     return config
-
-
-def _agree(number: Any, stated: Any) -> bool:
-    """Return whether a number that tensors show only nearly, such as rope_theta by its angles, is the stated one."""
-    both = isinstance(number, float) and isinstance(stated, float)
-    return both and math.isclose(number, stated, rel_tol=1e-3)

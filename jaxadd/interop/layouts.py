@@ -138,22 +138,22 @@ def _untied(model: Model) -> Transformer:
 
 def _check(layout: Layout, config: Transformer) -> None:
     """Raise UserError for a field whose value a layout cannot express."""
-    if misfits := _misfits(layout, config):
-        name, values = next(iter(misfits.items()))
-        others = [other for other in AXES if not _misfits(other, config)]
+    if fields := _inexpressible(layout, config):
+        name, values = next(iter(fields.items()))
+        others = [other for other in AXES if not _inexpressible(other, config)]
         hint = f'; try layout "{others[0]}"' if others else ""
         allowed = " or ".join(map(str, values))
         raise UserError(f'the layout "{layout}" cannot express {name} {getattr(config, name)}, only {allowed}{hint}')
 
 
-def _misfits(layout: Layout, config: Transformer) -> dict[str, tuple[Any, ...]]:
+def _inexpressible(layout: Layout, config: Transformer) -> dict[str, tuple[Any, ...]]:
     """Return the fields whose values a layout cannot express, and the values that it can."""
     expressible = _of_mainline(config) if layout == "mainline" else _of_transformer_lens(config)
     return {name: values for name, values in expressible.items() if getattr(config, name) not in values}
 
 
 def _of_mainline(config: Transformer) -> dict[str, tuple[Any, ...]]:
-    """Return the values of fields that the layout of Nanda et al. can express."""
+    """Return the values that the layout of Nanda et al. can express, of each field that it restricts."""
     plain: dict[str, tuple[Any, ...]] = {
         **{"norm": ("none",), "mlp": ("plain",), "qk_norm": (False,), "positions": ("learned",)},
         **{"attention_mix": (1,), "attention_bias": (False,), "unembed_bias": (False,)},
@@ -162,7 +162,7 @@ def _of_mainline(config: Transformer) -> dict[str, tuple[Any, ...]]:
 
 
 def _of_transformer_lens(config: Transformer) -> dict[str, tuple[Any, ...]]:
-    """Return the values of fields that TransformerLens can express beside the others of a config."""
+    """Return the values that TransformerLens can express, given the other fields, of each field that it restricts."""
     values: dict[str, tuple[Any, ...]] = {"attention_mix": (1,), "positions": ("learned", "rope", "alibi")}
     if config.d_mlp:
         values["activation"] = ("relu", "gelu", "silu")

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxadd.errors import UserError
-from jaxadd.lanes import take
+from jaxadd.lanes import is_traced, take
 from jaxadd.models.hooks import Edit
 from jaxadd.models.model import Model, ModelConfig
 from jaxadd.optim import scores
@@ -137,22 +137,22 @@ class Network:
         return _answer(self.model, self.params, jnp.asarray(self._checked(inputs)))
 
     def _checked(self, inputs: jax.typing.ArrayLike) -> jax.Array | np.ndarray:
-        """Return inputs as an array; raises UserError for another shape, and for tokens that there are not.
+        """Return inputs as an array; raises UserError for a wrong shape or for tokens outside the vocabulary.
 
-        JAX would read the nearest token there is. Within jit the numbers are not known, and only shapes are checked.
+        JAX does not check an index, so the answer would be for other tokens. Within `jit` the values are not known,
+        and only the shape is checked.
         """
         array = inputs if isinstance(inputs, jax.Array) else np.asarray(inputs)
         length, tokens = self.model.sizes.length, self.model.sizes.vocabulary
         if array.ndim != 2 or array.shape[1] != length or not len(array):
-            row = f"{length} {'features' if tokens is None else 'tokens'}"
-            raise UserError(f"inputs should be one or more rows of {row}, got the shape {array.shape}")
-        if isinstance(array, jax.core.Tracer) or tokens is None:
+            raise UserError(f"inputs must have the shape [B, {length}] with B at least 1, got {list(array.shape)}")
+        if tokens is None or is_traced(array):
             return array
         if not np.issubdtype(array.dtype, np.integer):
-            raise UserError(f"inputs should be whole numbers, the tokens, got {array.dtype}")
-        least, most = int(array.min()), int(array.max())
+            raise UserError(f"inputs must be integer tokens, got {array.dtype}")
+        least, most = map(int, jax.device_get((array.min(), array.max())))
         if least < 0 or most >= tokens:
-            raise UserError(f"inputs should be tokens from 0 to {tokens - 1}, got {least} to {most}")
+            raise UserError(f"tokens must be from 0 to {tokens - 1}, got {least} to {most}")
         return array
 
 

@@ -128,7 +128,7 @@ def _beside_bilinear(model: Model) -> list[str]:
     parts = {
         "rotary positions": config.positions == "rope",
         "norms of queries and keys": config.qk_norm,
-        "biases of queries and keys (scores by distance have them)": config.attention_bias,
+        "biases of queries and keys": config.attention_bias,
     }
     return [name for name, there in parts.items() if there]
 

@@ -118,21 +118,23 @@ class Transformer(ModelConfig):
     def unused_fields(self) -> dict[str, str]:
         """Return the fields that have no effect; see `serialization.unused`."""
         normed, neurons = self.norm != "none", "an MLP, d_mlp above 0"
-        scored, mixed = self.attention_mix > 0, "attention_mix above 0"
-        rotary = self.positions == "rope" and scored
+        scored = self.attention_mix > 0
+        mixed = "" if scored else " with attention_mix above 0"
+        rotary, heads_normed = self.positions == "rope" and scored, self.qk_norm and scored
+        placed = self.positions in ("learned", "sinusoidal") or (self.positions != "none" and scored)
         effects = {
             "norm_where": (normed, "a norm"),
             "final_norm": (normed, "a norm"),
-            "norm_weight": (normed or self.qk_norm, "a norm or qk_norm"),
-            "norm_epsilon": (normed or self.qk_norm, "a norm or qk_norm"),
+            "norm_weight": (normed or heads_normed, f"a norm or qk_norm{mixed}"),
+            "norm_epsilon": (normed or heads_normed, f"a norm or qk_norm{mixed}"),
             "norm_bias": (self.norm == "layernorm", "norm layernorm"),
-            "weights.norms": (normed or self.qk_norm, "a norm or qk_norm"),
+            "weights.norms": (normed or heads_normed, f"a norm or qk_norm{mixed}"),
             "weights.layers": (self.layers > 1, "several layers"),
-            "qk_norm": (scored, mixed),
-            "position_index": (self.positions != "none", "positions other than none"),
-            "rope_theta": (rotary or self.positions == "sinusoidal", "positions rope or sinusoidal"),
-            "rope_scale": (rotary, "positions rope"),
-            "rope_pairs": (rotary, "positions rope"),
+            "qk_norm": (scored, "attention_mix above 0"),
+            "position_index": (placed, f"positions other than none{mixed}"),
+            "rope_theta": (rotary or self.positions == "sinusoidal", f"positions sinusoidal, or rope{mixed}"),
+            "rope_scale": (rotary, f"positions rope{mixed}"),
+            "rope_pairs": (rotary, f"positions rope{mixed}"),
             "mlp": (self.d_mlp > 0, neurons),
             "activation": (self.d_mlp > 0, neurons),
             "mlp_bias": (self.d_mlp > 0, neurons),

@@ -17,40 +17,61 @@ from jaxadd.training.step import TrainState
 from jaxadd.training.trainer import Trainer
 from jaxadd.types import Params
 
-_SHOWN = {"d_head", "kv_heads"}  # Shapes show these, in whatever words they are stated.
-_NO_FUNCTION = {"dropout", "dtype", "precision"}
+_SHAPES = {"d_head", "kv_heads"}  # Compared by the shapes of parameters, since None and a number can mean the same.
+_SAME_FUNCTION = {"dropout", "dtype", "precision"}  # Up to rounding, a trained network computes the same.
 
 
 def initial(trainer: Trainer, note: Note = lambda line: None) -> TrainState:
     """Return the state of every lane before the first step.
 
-    With `init_from`, parameters are those at the end of a run, of the lane with the same seed or of its only lane, or
-    those of a checkpoint file in every lane; `init_scale` multiplies them too. Where this network has fewer
-    parameters than that of the run, they are fitted to it, see `models.fitting`. The optimiser starts anew.
+    With `init_from`, parameters are those of `start_params`, multiplied by `init_scale`; the optimiser starts anew.
 
     Args:
       trainer: trainer of the run.
+      note: see `start_params`.
+
+    Raises:
+      UserError: see `start_params`.
+    """
+    state, given = trainer.init(), start_params(trainer, note)
+    if given is None:
+        return state
+    scale = trainer.hyper.init_scale
+    params = jax.tree.map(lambda w: w * scale.reshape(-1, *[1] * (w.ndim - 1)), jax.tree.map(jnp.asarray, given))
+    begin = jax.jit(over_lanes(lambda hyper, params: hyper.transform().init(params)))
+    state = state._replace(params=params, opt_state=begin(trainer.hyper, params))
+    return jax.device_put(state, trainer.slots.state_sharding)
+
+
+def start_params(trainer: Trainer, note: Note = lambda line: None) -> Params | None:
+    """Return the parameters that `init_from` names, or None where they are drawn from the seeds.
+
+    They are those at the end of a run, of the lane with the same seed or of its only lane, or those of a checkpoint
+    file in every lane. Where this network has fewer parameters than that of the run, they are fitted to it, see
+    `models.fitting`.
+
+    Args:
+      trainer: trainer of the run that begins.
       note: receives a line on what the other network computes otherwise, such as its activation function, and on what
         its file does not state.
+
+    Returns:
+      float32 NumPy arrays with a leading axis of lanes.
 
     Raises:
       UserError: there is no such run or file, its parameters are not those of this architecture, or they are not
         finite.
     """
-    state, source = trainer.init(), trainer.config.init_from
+    source, lanes = trainer.config.init_from, len(trainer.config.seeds)
     if not source:
-        return state
-    read = _of_run if Path(source).is_dir() else _of_checkpoint
-    given = read(trainer, Path(source), note)
-    if _shapes(given) != _shapes(state.params):
+        return None
+    params_of = _of_run if Path(source).is_dir() else _of_checkpoint
+    given = params_of(trainer, Path(source), note)
+    if _shapes(given) != jax.tree.map(lambda w: (lanes, *w.shape), trainer.model.shapes()):
         raise UserError(f"the parameters of {source} are not those of this architecture and task")
     if not all(np.all(np.isfinite(w)) for w in jax.tree.leaves(given)):
         raise UserError(f"the parameters of {source} are not all finite; no network can start from it")
-    scale = trainer.hyper.init_scale
-    params = jax.tree.map(lambda w: w * scale.reshape(-1, *[1] * (w.ndim - 1)), given)
-    begin = jax.jit(over_lanes(lambda hyper, params: hyper.transform().init(params)))
-    state = state._replace(params=params, opt_state=begin(trainer.hyper, params))
-    return jax.device_put(state, trainer.slots.state_sharding)
+    return given
 
 
 def _shapes(params: Params) -> Params:
@@ -74,7 +95,7 @@ def _of_run(trainer: Trainer, folder: Path, note: Note) -> Params:
         except UserError as error:
             raise UserError(f"the parameters of {folder} are not those of this architecture: {error}") from error
         given = jax.tree.map(lambda *lanes: np.stack(lanes), *fitted)
-    return jax.tree.map(jnp.asarray, given)
+    return given
 
 
 def _of_checkpoint(trainer: Trainer, path: Path, note: Note) -> Params:
@@ -89,14 +110,15 @@ def _of_checkpoint(trainer: Trainer, path: Path, note: Note) -> Params:
         )
     _note_difference(trainer, checkpoint.config, path, note)
     params, lanes = checkpoint.params_for(trainer.model.sizes), len(trainer.config.seeds)
-    return jax.tree.map(lambda w: jnp.broadcast_to(jnp.asarray(w), (lanes, *w.shape)), params)
+    return jax.tree.map(lambda w: np.broadcast_to(w, (lanes, *w.shape)), params)
 
 
 def _note_difference(trainer: Trainer, other: ModelConfig, source: Path, note: Note) -> None:
     """Note the fields in which the network of a source differs, if any; a user may want that, and should know."""
     config = trainer.model.untied.config
     mine, theirs = flat(config), flat(other.untied())
-    compared = (mine.keys() & theirs.keys()) - unused(config).keys() - _SHOWN - _NO_FUNCTION
-    changes = [f"{name} {theirs[name]}" for name in mine if name in compared and theirs[name] != mine[name]]
-    if changes:
-        note(f"the parameters of {source} are those of another architecture: {', '.join(changes)}")
+    compared = (mine.keys() & theirs.keys()) - unused(config).keys() - _SHAPES - _SAME_FUNCTION
+    differing = [name for name in mine if name in compared and theirs[name] != mine[name]]
+    if differing:
+        changes = ", ".join(f"{name} {theirs[name]} there and {mine[name]} here" for name in differing)
+        note(f"the network of {source}, as it was read, is another than that of this run: {changes}")

@@ -13,7 +13,7 @@ from jaxadd.errors import UserError
 from jaxadd.files import UNREADABLE, first_line, make_folder, read_npz, write_npz, write_text
 from jaxadd.runs import checkpoints
 from jaxadd.runs.folder import Files
-from jaxadd.runs.initial import initial
+from jaxadd.runs.initial import initial, start_params
 from jaxadd.runs.run import Machine, Note, Run, load, open_run
 from jaxadd.runs.summary import summarize
 from jaxadd.serialization import check_importable, difference
@@ -130,12 +130,12 @@ def begin(trainer: Trainer, folder: Path) -> Run:
     """Create the folder of a run unless it exists, and return the run as it would begin on this machine.
 
     Raises:
-      UserError: the network to start from is missing or another one; the folder is then not made.
+      UserError: `init_from` cannot be read or does not fit the config. No config is written then, so that the name
+        stays free.
     """
     run = Run(trainer.config, Machine.this(trainer.slots.size), folder)
     if not Files(folder).config.exists():
-        if trainer.config.init_from:
-            initial(trainer)  # Before the config is written, which would block the name of the run.
+        start_params(trainer)  # First: once there is a config, the folder is refused to any other.
         make_folder(folder)
         run.write_config()
     return run

@@ -199,7 +199,7 @@ def test_what_is_given_wins_and_is_checked():
         ({"colour": 1}, "fields holds 'colour'; a field of the architecture is one of layers"),
         ({"norm": "batch"}, "the field norm cannot be 'batch'"),
         ({"heads": "2"}, "the field heads cannot be '2'"),
-        ({"rope_theta": 3}, "rope_theta is for positions rope or sinusoidal, which this network does not have"),
+        ({"rope_theta": 3}, "the field rope_theta has no effect in this network: it is for positions sin"),
         ({"heads": 3}, "heads"),
         ({"positions": "rope", "activation": "tanh"}, "activation 'tanh', and the model has relu"),
     ):
@@ -209,7 +209,8 @@ def test_what_is_given_wins_and_is_checked():
 
 def test_buffers_of_rotary_positions_show_them():
     config = replace(SMALL, positions="rope", norm="rmsnorm")
-    state = lens(config) | {f"blocks.{i}.attn.rotary_{x}": np.ones((3, 2)) for i in range(2) for x in ("sin", "cos")}
+    tables = {"sin": np.sin([[0.0, 0], [1, 1]]), "cos": np.cos([[0.0, 0], [1, 1]])}
+    state = lens(config) | {f"blocks.{i}.attn.rotary_{x}": table for i in range(2) for x, table in tables.items()}
     found = interop.from_state_dict(state)
     assert found.config == config
     assert found.notes == (
@@ -221,14 +222,16 @@ def test_buffers_of_rotary_positions_show_them():
 
 @pytest.mark.parametrize("pairs", ["half", "interleaved"])
 def test_tables_of_rotary_positions_state_theta_and_pairs(pairs):
-    config = replace(SMALL, d_model=8, heads=2, positions="rope", rope_theta=100.0, rope_pairs=pairs)
+    config = replace(SMALL, d_model=8, positions="rope", rope_theta=100.0, rope_scale=0.5, rope_pairs=pairs)
     angles = config.angles(range(3))
     wide = np.concatenate([angles, angles], 1) if pairs == "half" else np.repeat(angles, 2, 1)
     tables = {"sin": np.sin(wide).astype(np.float32), "cos": np.cos(wide).astype(np.float32)}
     buffers = {f"blocks.{i}.attn.rotary_{name}": table for i in range(2) for name, table in tables.items()}
-    assert interop.from_state_dict(lens(config) | buffers).config == config
+    weights = lens(replace(config, rope_scale=1.0))
+    assert interop.from_state_dict(weights | buffers).config == config
     spoiled = {name: table * np.linspace(1, 2, 4) for name, table in buffers.items() if name.endswith("sin")}
-    assert interop.from_state_dict(lens(config) | buffers | spoiled).config.rope_theta == Transformer().rope_theta
+    with pytest.raises(UserError, match="turn no pairs of coordinates by the same angle"):
+        interop.from_state_dict(weights | buffers | spoiled)
 
 
 def test_absent_tensors_of_transformer_lens_are_noted():
@@ -238,7 +241,7 @@ def test_absent_tensors_of_transformer_lens_are_noted():
     assert not found.config.final_norm
     assert not np.any(found.params["blocks.1"]["attn"]["b_V"])
     assert "read as a network without a final norm (no ln_final.w)" in found.notes
-    assert "absent beside other biases, and read as zeros: blocks.1.attn.b_V" in found.notes
+    assert "not in the file, and read as zeros: blocks.1.attn.b_V" in found.notes
     with pytest.raises(UserError, match=r"holds what is ln_final\.w here, for which"):
         interop.from_state_dict(lens(SMALL) | {"ln_final.w": np.zeros(4, np.float32)}, {"norm": "none"})
 

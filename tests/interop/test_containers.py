@@ -289,12 +289,12 @@ def test_a_config_of_the_same_network_in_the_words_of_others_is_read(tmp_path):
 @pytest.mark.parametrize(
     ("config", "note"),
     [
-        ({"d_model": "4"}, "its config states d_model '4', which was not understood"),
-        ({"heads": 2.5}, "its config states heads '2.5', which was not understood"),
-        ({"qk_norm": "no"}, "its config states qk_norm 'no', which was not understood"),
-        ({"act_fn": 3}, "its config states act_fn '3', which was not understood"),
-        ({"eps": True}, "its config states eps 'True', which was not understood"),
-        ({"attention": "flash"}, "its config states attention 'flash', which was not understood"),
+        ({"d_model": "4"}, "its config states d_model '4', which is not a value of "),
+        ({"heads": 2.5}, "its config states heads 2.5, which is not a value of "),
+        ({"qk_norm": "no"}, "its config states qk_norm 'no', which is not a value of "),
+        ({"act_fn": 3}, "its config states act_fn 3, which is not a value of "),
+        ({"eps": True}, "its config states eps True, which is not a value of "),
+        ({"attention": "flash"}, "its config states attention 'flash', which is not a value of "),
         ({"d_vocab": 7}, "its config states d_vocab 7, and its tensors are for 6 tokens; the config may be of"),
         ({"d_vocab_out": 6}, "its config states d_vocab_out 6, and its tensors are for 5 classes; the config"),
         ({"n_ctx": 5}, "its config states n_ctx 5, and its tensors are for 3 positions; the config may be of"),
@@ -313,13 +313,11 @@ def test_sizes_as_stated_and_values_that_leave_a_field_open_are_not_noted(tmp_pa
     assert (found.config, found.notes) == (SMALL, (ASSUMED,))
 
 
-@pytest.mark.parametrize("dtype", ["complex64", "O", "V2"])
+@pytest.mark.parametrize("dtype", ["complex64", "longdouble", "O", "V2"])
 def test_an_array_that_holds_no_numbers_is_named(tmp_path, dtype):
     path, state = tmp_path / "x.npz", mainline()
     np.savez(path, **state | {"embed.W_E": np.zeros(state["embed.W_E"].shape, dtype)})
     refused(path, "'embed.W_E' in its state dict is no tensor but an array of")
-    np.savez(path, **{name: a.astype(np.longdouble) for name, a in state.items()})
-    assert bits(interop.read(path).params) == bits(network())
 
 
 def test_missing_positions_are_named(tmp_path):

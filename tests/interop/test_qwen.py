@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from checkpoints import bits, file, network, refused, sized
@@ -153,7 +154,7 @@ def test_absent_tensors_are_noted():
     assert not any("without" in note for note in interop.from_state_dict(state, FIELDS).notes)
     biases = {"layers.0.self_attn.q_proj.bias": np.ones(8), "layers.1.self_attn.k_proj.bias": np.ones(8)}
     (note,) = (note for note in interop.from_state_dict(state | biases, FIELDS).notes if "zeros" in note)
-    assert note.startswith("absent beside other biases, and read as zeros: layers.0.self_attn.k_proj.bias, ")
+    assert note.startswith("not in the file, and read as zeros: layers.0.self_attn.k_proj.bias, ")
 
 
 @pytest.mark.parametrize("name", ["self_attn.q_norm", "self_attn.k_norm", "input_layernorm"])
@@ -167,18 +168,47 @@ def test_a_norm_without_its_partner_is_lacking(name):
 def test_tied_embeddings_are_as_stated(tmp_path):
     state, params = qwen(prefix="")
     own = state | {"lm_head.weight": params["embed"]["W_E"] * 2}
-    refused(file(tmp_path, {"model": own, "config": {"tie_word_embeddings": True}}), "lm_head.weight is not the emb")
-    refused(file(tmp_path, {"model": state, "config": {"tie_word_embeddings": False}}), "lacks lm_head.weight")
-    read = interop.read(file(tmp_path, {"model": own, "config": {"tie_word_embeddings": False}}))
-    assert bits(read.params["unembed"]["W_U"]) == bits(own["lm_head.weight"].T)
+    for tensors, tied, note in (
+        (own, True, "its config states tie_word_embeddings, and lm_head.weight is another matrix; read as not tied"),
+        (state, False, "its config states tie_word_embeddings false, and it lacks lm_head.weight; read as tied"),
+        (own, False, None),
+        (state, True, None),
+    ):
+        found = interop.read(file(tmp_path, {"model": tensors, "config": {"tie_word_embeddings": tied}}))
+        unembedding = tensors.get("lm_head.weight", params["embed"]["W_E"])
+        assert bits(found.params["unembed"]["W_U"]) == bits(np.ascontiguousarray(unembedding.T))
+        assert [line for line in found.notes if "tie" in line] == ([note] if note else [])
 
 
-def test_frequencies_beside_the_weights_state_theta(tmp_path):
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, jnp.bfloat16])
+@pytest.mark.parametrize(("theta", "scale"), [(500.0, 1.0), (10_000.0, 0.25)])
+def test_frequencies_beside_the_weights_state_theta_and_scale(tmp_path, dtype, theta, scale):
     state, _ = qwen(prefix="")
-    buffers = {"layers.0.self_attn.rotary_emb.inv_freq": (500.0 ** (-np.arange(2) / 2)).astype(np.float32)}
+    angles = (scale * theta ** (-np.arange(2) / 2)).astype(dtype)
+    buffers = {f"layers.{i}.self_attn.rotary_emb.inv_freq": angles for i in range(2)}
     found = interop.from_state_dict(state | buffers)
-    assert found.config.rope_theta == 500
+    assert (found.config.rope_theta, found.config.rope_scale) == (theta, scale)
     assert not any("rope_theta" in note for note in found.notes)
-    same = {"model": state | buffers, "config": {"rope_theta": 500.01}}
-    assert interop.read(file(tmp_path, same)).config.rope_theta == 500.01
-    refused(file(tmp_path, same | {"config": {"rope_theta": 3.0}}), r"states rope_theta 3\.0, and its tensors are")
+    same = {"model": state | buffers, "config": {"rope_theta": theta * 1.00001}}
+    assert interop.read(file(tmp_path, same)).config.rope_theta == theta * 1.00001
+    other = same | {"config": {"rope_theta": 3.0}}
+    refused(file(tmp_path, other), f"states rope_theta 3.0, and its tensors are those .* rope_theta {theta}")
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "message"),
+    [
+        ([1.0, 0.5], [1.0, 0.25], "its blocks rotate by different angles"),
+        ([1.0, 1e-300], [1.0, 1e-300], "its rotary angles are not rope_scale"),
+        ([1.0, 0.5, 0.1], [1.0, 0.5, 0.1], "its rotary angles are not rope_scale"),
+        ([1.0, np.nan], [1.0, np.nan], "its rotary angles should be positive numbers|by different angles"),
+        ([], [], "its rotary angles should be positive numbers"),
+    ],
+)
+def test_angles_that_this_model_does_not_have_are_refused(tmp_path, first, second, message):
+    state, params = qwen(prefix="")
+    buffers = {f"layers.{i}.rotary_emb.inv_freq": np.asarray(x) for i, x in enumerate((first, second))}
+    path = file(tmp_path, state | buffers)
+    refused(path, message)
+    known = {"rope_theta": 3.0, "rope_scale": 1.0}
+    assert bits(interop.read(path, fields=known).params) == bits(params)

@@ -81,8 +81,8 @@ def test_another_function_of_the_same_shapes_is_noted(parent, tiny, tmp_path):
     other = replace(tiny, model=replace(tiny.model, activation="gelu", dropout=0.1))
     for source in (path, parent.folder):
         initial(Trainer(replace(other, init_from=str(source))), lines.append)
-    expected = "the parameters of {} are those of another architecture: activation relu"
-    assert lines == [expected.format(path), expected.format(parent.folder)]
+    words = "as it was read, is another than that of this run: activation relu there and gelu here"
+    assert lines == [f"the network of {source}, {words}" for source in (path, parent.folder)]
     lines.clear()
     initial(Trainer(replace(tiny, init_from=str(path))), lines.append)
     assert not lines

@@ -12,7 +12,7 @@ import numpy as np
 from jaxadd.errors import UserError
 from jaxadd.interop import fields, rotary
 from jaxadd.interop.fields import Fields
-from jaxadd.interop.formats.format import Format, Found, State, checked, shapes, without, zeros
+from jaxadd.interop.formats.format import Format, Found, State, checked, missing_parts_note, shapes, zero_biases_note
 from jaxadd.interop.layouts import (
     AXES,
     BUFFERS,
@@ -51,7 +51,7 @@ def read(state: State, stated: Fields, given: Fields) -> Found:
     known = {name: array for name, array in state.items() if inner_name(name) in AXES[layout]}
     _check_unknown(state, known)
     sizes = _sizes(known, layout)
-    rotated = _rotary(state)
+    rotated = _rotary(state, {**stated, **given})
     config = _config(known, sizes, stated, rotated, given)
     if config.positions == "learned" and "t" not in sizes:
         raise UserError(
@@ -62,10 +62,10 @@ def read(state: State, stated: Fields, given: Fields) -> Found:
     arrays = {name: ours(name, array, layout, sizes) for name, array in known.items() if not name.endswith(BUFFERS)}
     expected = shapes(config, sizes.get("t", 1), sizes["v"], sizes["c"])
     notes = _fold_gated(arrays, config) if config.mlp == "gated" else ()
-    final = config.norm == "none" or config.final_norm
-    notes += without({} if final else {"ln_final.w": "a final norm"})
+    if config.norm != "none" and not config.final_norm:
+        notes += missing_parts_note({"ln_final.w": "a final norm"})
     biases = [name for name in expected if name.endswith(MAY_BE_ZERO)]
-    notes += zeros([name for name in biases if not {name, _grouped(name)} & set(arrays)])
+    notes += zero_biases_note([name for name in biases if not {name, _grouped(name)} & set(arrays)])
     source = "Nanda et al." if layout == "mainline" else "TransformerLens"
     notes += fields.assumption(fields.unshown(config), {**stated, **rotated, **given}, source)
     return Found(
@@ -122,11 +122,11 @@ def _spelled(axes: str) -> str:
     return "[" + ", ".join("·".join(WORDS[x] for x in group) for group in axes.split()) + "]"
 
 
-def _rotary(state: State) -> dict[str, Any]:
+def _rotary(state: State, known: Fields) -> dict[str, Any]:
     """Return the fields of positions that the tables of rotary positions state; nothing where there are none."""
-    tables = {inner_name(name): table for name, table in state.items() if inner_name(name) in _ROTARY}
-    stated = rotary.of_tables(*(tables[name] for name in _ROTARY)) if len(tables) == len(_ROTARY) else {}
-    return {"positions": "rope", **stated} if tables else {}
+    sines, cosines = ([table for name, table in state.items() if inner_name(name) == kind] for kind in _ROTARY)
+    angles = rotary.of_tables(sines, cosines, known) if sines and cosines else {}
+    return {"positions": "rope", **angles} if sines or cosines else {}
 
 
 def _config(known: State, sizes: Mapping[str, int], stated: Fields, rotated: Fields, given: Fields) -> Transformer:

@@ -74,8 +74,8 @@ def checked(arrays: Mapping[str, np.ndarray | None], expected: Mapping[str, tupl
       expected: `shapes` of the network.
 
     Raises:
-      UserError: an array is missing, has another shape, or the architecture has no place for it, and it is no bias
-        of zeros.
+      UserError: an array is missing, has the wrong shape, or is one that the architecture does not have; a bias of
+        zeros is then ignored.
     """
     if missing := [f"{name} {shape}" for name, shape in expected.items() if arrays.get(name) is None]:
         raise UserError(f"it lacks what is {listed(missing)} here")
@@ -95,12 +95,16 @@ def checked(arrays: Mapping[str, np.ndarray | None], expected: Mapping[str, tupl
     return nested({name: np.array(float32(name, present[name]), order="C") for name in expected})
 
 
-def without(absent: Mapping[str, str]) -> tuple[str, ...]:
-    """Return a note on tensors that networks of a kind usually have, and what this one is read without, by name."""
-    parts = [f"{what} (no {name})" for name, what in absent.items()]
+def missing_parts_note(missing: Mapping[str, str]) -> tuple[str, ...]:
+    """Return a note on usual tensors that a file lacks.
+
+    Args:
+      missing: what each tensor is for, such as "a final norm", by its name.
+    """
+    parts = [f"{what} (no {name})" for name, what in missing.items()]
     return (f"read as a network without {' and without '.join(parts)}",) if parts else ()
 
 
-def zeros(names: Collection[str]) -> tuple[str, ...]:
-    """Return a note on biases that a file lacks where it has others."""
-    return (f"absent beside other biases, and read as zeros: {listed(list(names))}",) if names else ()
+def zero_biases_note(names: Collection[str]) -> tuple[str, ...]:
+    """Return a note on biases of the network that a file lacks."""
+    return (f"not in the file, and read as zeros: {listed(list(names))}",) if names else ()

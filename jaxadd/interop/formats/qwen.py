@@ -14,7 +14,7 @@ from jaxadd.errors import UserError
 from jaxadd.interop import fields, rotary
 from jaxadd.interop.fields import Fields
 from jaxadd.interop.formats import arcs
-from jaxadd.interop.formats.format import Format, Found, State, checked, shapes, without, zeros
+from jaxadd.interop.formats.format import Format, Found, State, checked, missing_parts_note, shapes, zero_biases_note
 from jaxadd.interop.layouts import any_nonzero, float32, listed
 from jaxadd.models import Transformer
 from jaxadd.tasks.addition import board
@@ -68,13 +68,13 @@ def read(state: State, stated: Fields, given: Fields) -> Found:
     embedding = _arc(state, query.shape[1], notes) if arc else source.take("embed_tokens.weight", 2)
     vocabulary, width = embedding.shape
     heads = _heads(source, query, asked)
-    unembedding = _unembedding(source, embedding, stated)
-    found = _architecture(source, layers, width, heads)
+    unembedding = _unembedding(source, embedding, stated, notes)
+    found = _architecture(source, layers, width, heads, asked)
     assumed = {"positions": "rope", "activation": "silu", "norm_epsilon": 1e-6, "rope_theta": _THETA}
     assumed["rope_pairs"] = "interleaved" if arc else "half"
     config = fields.config_of(assumed=assumed, stated=stated, found=found, given=given)
     notes += fields.assumption(fields.unshown(config), {**asked, **found}, "the networks of AdderBoard")
-    notes += [*without(_absent(config)), *zeros(_unbiased(source, layers))]
+    notes += [*missing_parts_note(_missing_parts(config)), *zero_biases_note(_missing_biases(source, layers))]
     arrays = {"embed.W_E": embedding, "unembed.W_U": unembedding.T, "unembed.b_U": source.get("lm_head.bias")}
     arrays |= {"ln_final.w": source.get("norm.weight"), "ln_final.b": source.get("norm.bias")}
     for i in range(layers):
@@ -142,49 +142,40 @@ class _Source:
             raise UserError(f"it holds {listed(left)}, for which this model has no place")
 
 
-def _unembedding(source: _Source, embedding: np.ndarray, stated: Fields) -> np.ndarray:
-    """Return the unembedding `[C, D]`: a matrix of its own, or that of the embedding.
-
-    Raises:
-      UserError: the config states whether it is the embedding's, and the tensors are otherwise.
-    """
+def _unembedding(source: _Source, embedding: np.ndarray, stated: Fields, notes: list[str]) -> np.ndarray:
+    """Return the unembedding `[C, D]`: a matrix of its own, or that of the embedding where there is none."""
     own = source.take("lm_head.weight", 2) if "lm_head.weight" in source.names else None
     tied = stated.get("tie_word_embeddings")
-    if tied is False and own is None:
-        raise UserError("it lacks lm_head.weight, and its config states tie_word_embeddings false")
+    if tied is not None and not tied and own is None:
+        notes.append("its config states tie_word_embeddings false, and it lacks lm_head.weight; read as tied")
     if tied and own is not None and not np.array_equal(own, embedding):
-        raise UserError("its config states tie_word_embeddings, and lm_head.weight is not the embedding")
+        notes.append("its config states tie_word_embeddings, and lm_head.weight is another matrix; read as not tied")
     return embedding if own is None else own
 
 
-def _absent(config: Transformer) -> dict[str, str]:
-    """Return what networks of this kind have and this one does not: the name of a tensor, and what it is for."""
-    absent = {}
+def _missing_parts(config: Transformer) -> dict[str, str]:
+    """Return what networks of this kind have and this one does not: what a tensor is for, by its name."""
+    parts = {}
     if config.norm == "none":
-        absent["input_layernorm.weight"] = "norms"
+        parts["input_layernorm.weight"] = "norms"
     elif not config.final_norm:
-        absent["norm.weight"] = "a final norm"
+        parts["norm.weight"] = "a final norm"
     if not config.d_mlp:
-        absent["up_proj.weight"] = "an MLP"
+        parts["up_proj.weight"] = "an MLP"
     elif config.mlp == "plain":
-        absent["gate_proj.weight"] = "a gate in the MLP"
-    return absent
+        parts["gate_proj.weight"] = "a gate in the MLP"
+    return parts
 
 
-def _unbiased(source: _Source, layers: int) -> list[str]:
-    """Return the biases that a file lacks where others of their kind are there; Qwen 2 has none of o_proj."""
-    parts = {"self_attn": ("q", "k", "v"), "mlp": ("up", "down")}
-    names = {
-        kind: [f"layers.{i}.{kind}.{part}_proj.bias" for i in range(layers) for part in group]
-        for kind, group in parts.items()
-    }
-    return [
-        name
-        for group in names.values()
-        if any(name in source.names for name in group)
-        for name in group
-        if name not in source.names
-    ]
+def _missing_biases(source: _Source, layers: int) -> list[str]:
+    """Return the biases that a file lacks where it has others of their kind; Qwen 2 has none of o_proj."""
+    missing = []
+    for kind, parts in (("self_attn", "qkv"), ("mlp", ("up", "down"))):
+        others = (name for name in source.names if f".{kind}." in name and "gate_proj" not in name)
+        if any(name.endswith(".bias") for name in others):
+            names = [f"layers.{i}.{kind}.{part}_proj.bias" for i in range(layers) for part in parts]
+            missing += [name for name in names if name not in source.names]
+    return missing
 
 
 def _heads(source: _Source, query: np.ndarray, asked: Fields) -> _Heads:
@@ -206,14 +197,14 @@ def _heads(source: _Source, query: np.ndarray, asked: Fields) -> _Heads:
     return _Heads(heads, len(key) // width, width)
 
 
-def _architecture(source: _Source, layers: int, width: int, heads: _Heads) -> dict[str, Any]:
+def _architecture(source: _Source, layers: int, width: int, heads: _Heads, known: Fields) -> dict[str, Any]:
     names, block = source.names, "layers.0."
     attention, mlp = f"{block}self_attn.", f"{block}mlp."
     up = source.get(f"{mlp}up_proj.weight")
     norms = [f"{block}{name}" for name in ("input_layernorm", "post_attention_layernorm")]
     normed = any(f"{name}.weight" in names for name in norms)
     kind = "layernorm" if any(f"{name}.bias" in names for name in norms) else "rmsnorm"
-    frequencies = [name for name in names if name.endswith("rotary_emb.inv_freq")]
+    frequencies = [np.asarray(source.get(name)) for name in names if name.endswith("rotary_emb.inv_freq")]
     return {
         **{"layers": layers, "d_model": width, "heads": heads.heads, "kv_heads": None},
         "d_head": None if heads.heads * heads.width == width else heads.width,
@@ -224,7 +215,7 @@ def _architecture(source: _Source, layers: int, width: int, heads: _Heads) -> di
         "attention_bias": any(f"{attention}{part}_proj.bias" in names for part in "qkvo"),
         "mlp_bias": any(f"{mlp}{part}_proj.bias" in names for part in ("up", "down")),
         "unembed_bias": "lm_head.bias" in names,
-        **(rotary.of_frequencies(np.asarray(source.get(frequencies[0]))) if frequencies else {}),
+        **(rotary.of_frequencies(frequencies, known) if frequencies else {}),
     }
 
 
