@@ -68,7 +68,3 @@ def _overview() -> str:
             "each: `python -m MODULE --help` lists the presets and options of one.",
         ]
     )
-
-
-if __name__ == "__main__":
-    sys.exit(main())

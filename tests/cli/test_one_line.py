@@ -74,7 +74,7 @@ def test_a_full_disk_ends_a_run_and_its_resumption_in_one_line(disk, tmp_path):
     ]
     assert said[0].endswith("(no space left on the device); earlier ones are whole")
 
-    status, again = end(start("-m", "jaxadd.cli.main", "resume", folder))
+    status, again = end(start("-m", "jaxadd", "resume", folder))
     assert status == 2
     assert again == [f"note: resuming from step {saved[-1]} of 40", *said]
     assert checkpoints.steps(folder / "checkpoints") == saved

@@ -378,7 +378,7 @@ def test_killed_in_each_wave_it_ends_as_if_it_had_not_been(narrow, tmp_path):
 @pytest.mark.slow
 def test_a_job_array_does_all_parts(narrow, narrow_swept, tmp_path):
     words = " ".join(map(str, [*COMMAND[2:], "--runs", tmp_path]))
-    array = [sys.executable, "-m", "jaxadd.cli.main", "submit", "2", words, "--cluster", "local", "--wait"]
+    array = [sys.executable, "-m", "jaxadd", "submit", "2", words, "--cluster", "local", "--wait"]
     done = subprocess.run(
         [*array, "--logs", tmp_path / "logs"], env=environment(), capture_output=True, text=True, check=False
     )

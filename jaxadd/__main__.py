@@ -1,0 +1,7 @@
+"""The `jaxadd` command as `python -m jaxadd`."""
+
+import sys
+
+from jaxadd.cli.main import main
+
+sys.exit(main())
