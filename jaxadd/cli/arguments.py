@@ -193,11 +193,11 @@ def _check_effects(config: Any, default: Any, without: Mapping[str, str], prefix
 
     Args:
       config: as it is.
-      default: as it is where the user says nothing of it.
+      default: as it is where the user says nothing of it; None where that is the default of its class.
       without: what the fields without effect are for, by path.
       prefix: of the paths, in the flags.
     """
-    before, after = flat(default), flat(config)
+    before, after = flat(default) if default is not None else {}, flat(config)
     for path, purpose in without.items():
         if after[path] != before.get(path) and after[path] != class_default(config, path):
             owners, dot, name = f"{prefix}{path.removeprefix('base.')}".replace("_", "-").rpartition(".")
@@ -210,7 +210,9 @@ def _read_options(
 ) -> Any:
     fields = dataclasses.fields(options)
     if not parts:
-        return read(options, program, words, description)
+        result = read(options, program, words, description)
+        _check_effects(result, None, unused(result))
+        return result
     required = {f.name: tyro.MISSING for f in fields if f.default is dataclasses.MISSING}
     description += f"\n\nusage: {program} {_usage({part: KINDS[part] for part in parts})}[options]"
     result = read(options, program, words, description, options(**required, **parts))

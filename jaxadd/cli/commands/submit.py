@@ -60,6 +60,11 @@ class Options:
     wait: bool = False
     """wait until all tasks have ended"""
 
+    def unused_fields(self) -> dict[str, str]:
+        """Return the fields that have no effect; see `serialization.unused`."""
+        slurm = () if self.cluster == "slurm" else ("cpus", "memory", "partition", "at_once")
+        return dict.fromkeys(slurm, "--cluster slurm")
+
 
 @dataclass(frozen=True)
 class Part:

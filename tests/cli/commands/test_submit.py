@@ -26,6 +26,10 @@ SWEEP = "experiments.seed_sweep debug --name it"
         ((2, "experiments.seed_sweep 'debug"), "No closing quotation"),
         ((9, SWEEP), "9 processes cannot share 4 lanes"),
         ((0, SWEEP), "an array has at least one task, got 0"),
+        (
+            (2, SWEEP, "--cluster", "local", "--partition", "gpu"),
+            "--partition would have no effect here: it is for --cluster slurm",
+        ),
         ((2, SWEEP, "--hours", "nan"), "--hours must be above 0 and finite, got nan"),
     ],
 )
