@@ -69,6 +69,41 @@ class Certification:
             "method": self.method,
         }
 
+    def run(
+        self,
+        *,
+        done: Iterable[Part] = (),
+        watch: Callable[[int, int, Part | None], None] = lambda done, total, part: None,
+    ) -> tuple[Certificate, search.Found | None]:
+        """Search for errors, examine the parts and conclude; see `certify`.
+
+        Args:
+          done: results of parts from an earlier run with the same `identity`.
+          watch: called with the number of parts done, that of all, and the result of the last one.
+
+        Returns:
+          the certificate, and what the search found; None where there was none.
+        """
+        found = None if self.method == "exhaustive" else search.search(self.network)
+        if found is not None and len(found.errors):
+            return self.conclude([], found), found
+        results = {tuple(part["part"]): part for part in done}
+        total = len(self.parts)
+        if total:
+            watch(len(results), total, None)
+        for part in self.parts:
+            if part in results:
+                continue
+            results[part] = self.examine(part)
+            candidates = self.candidates()
+            if found is not None and len(candidates):
+                errors = search.from_problems(self.network, candidates)
+                if len(errors):
+                    found = found._replace(errors=errors)
+                    return self.conclude([], found), found
+            watch(len(results), total, results[part])
+        return self.conclude([results[part] for part in self.parts], found), found
+
     def examine(self, part: Any) -> Part:
         """Return what holds on one part of the space, as plain data, with the seconds that it took."""
         start = time.monotonic()
@@ -135,13 +170,7 @@ class Certification:
         return sum(part["problems"] - part["open"] for part in parts) / self.space.size
 
 
-def certify(
-    network: Network,
-    method: Method | None = None,
-    *,
-    done: Iterable[Part] = (),
-    watch: Callable[[int, int, Part | None], None] = lambda done, total, part: None,
-) -> tuple[Certificate, search.Found | None]:
+def certify(network: Network, method: Method | None = None) -> tuple[Certificate, search.Found | None]:
     """Certify a network on every problem of its task's space.
 
     Networks of addition that are not enumerated are searched for errors first, and again from the cases that the
@@ -152,8 +181,6 @@ def certify(
       network: one-layer transformers where the space is large, any transformer or PairMLP where it is small.
       method: by default exhaustive where there are at most `exhaustive.MOST_LOGITS` logits, bounds where they cover
         the network, and search otherwise.
-      done: results of parts from an earlier call for the same network, space and method.
-      watch: called with the number of parts done, that of all, and the result of the last one.
 
     Returns:
       the certificate, and what the search found; None where there was none.
@@ -161,23 +188,4 @@ def certify(
     Raises:
       UserError: the task has no finite space, or the given method does not cover the network.
     """
-    certification = Certification(network, method)
-    found = None if certification.method == "exhaustive" else search.search(network)
-    if found is not None and len(found.errors):
-        return certification.conclude([], found), found
-    results = {tuple(part["part"]): part for part in done}
-    total = len(certification.parts)
-    if total:
-        watch(len(results), total, None)
-    for part in certification.parts:
-        if part in results:
-            continue
-        results[part] = certification.examine(part)
-        candidates = certification.candidates()
-        if found is not None and len(candidates):
-            errors = search.from_problems(network, candidates)
-            if len(errors):
-                found = found._replace(errors=errors)
-                return certification.conclude([], found), found
-        watch(len(results), total, results[part])
-    return certification.conclude([results[part] for part in certification.parts], found), found
+    return Certification(network, method).run()

@@ -14,7 +14,7 @@ import tyro
 from jaxadd.analysis.certificates import check as checking
 from jaxadd.analysis.certificates import search, spaces
 from jaxadd.analysis.certificates.certificate import NOTHING, Certificate, Method
-from jaxadd.analysis.certificates.certify import Certification, certify
+from jaxadd.analysis.certificates.certify import Certification
 from jaxadd.analysis.certificates.search import Found
 from jaxadd.analysis.trained import Trained
 from jaxadd.cli import checkpoint
@@ -111,7 +111,7 @@ def certify_in(folder: Path, network: Network, method: Method | None = None) -> 
     """Certify a network with its progress shown and kept, and write the certificate to a folder.
 
     Returns:
-      the certificate, and what a search found; see `certificates.certify`.
+      the certificate, and what a search found; see `Certification.run`.
     """
     certification = Certification(network, method)
     _refuse_another(folder / FILE, certification.identity)
@@ -119,7 +119,7 @@ def certify_in(folder: Path, network: Network, method: Method | None = None) -> 
     if certification.method != "exhaustive":
         note("searching for errors first, which takes seconds for five digits and minutes for twenty")
     with _progress(folder, certification.identity) as (done, watch):
-        certificate, found = certify(network, method, done=done, watch=watch)
+        certificate, found = certification.run(done=done, watch=watch)
         text = json.dumps(certificate.to_json(), allow_nan=False, separators=(",", ":"))
         write_text(folder / FILE, text + "\n")  # Where that fails, as on a full disk, the parts are kept.
     return certificate, found
