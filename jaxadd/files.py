@@ -46,6 +46,8 @@ def replacing(path: Path) -> Iterator[Path]:
     finish wins, and the file is always whole. A process that is killed leaves its temporary file behind;
     `Files.remove_unfinished` removes those of a run folder.
     """
+    if not path.name:  # Such as ".", of which there is no temporary path.
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     # `_final` knows it by the first .part, and `remove_unfinished` by the last.
     part = path.with_name(f".{path.name}.part.{secrets.token_hex(4)}.part")
     try:

@@ -54,6 +54,7 @@ def test_a_place_where_nothing_can_be_written_is_named(tmp_path):
     (tmp_path / "folder").mkdir()
     for act, path, words in (
         (lambda path: write_text(path, ""), tmp_path / "folder", f"{tmp_path}/folder is a folder; name a file"),
+        (lambda path: write_text(path, ""), Path("."), ". is a folder; name a file"),
         (lambda path: write_text(path, ""), tmp_path / "none" / "a", f"there is no {tmp_path}/none/a"),
         (lambda path: write_text(path, ""), tmp_path / "file" / "a", f"{tmp_path}/file is a file where a folder "),
         (make_folder, tmp_path / "file" / "a" / "b", f"{tmp_path}/file is a file where a folder should be; "),

@@ -25,6 +25,7 @@ from jaxadd.types import Params, Sizes
 MAX_BYTES = 2**31
 _TO = {"mainline": layouts.to_mainline, "transformer-lens": layouts.to_transformer_lens}
 _ARCHITECTURE = "architecture"
+_OTHERS = {".npz": "one of NumPy", ".npy": "one of NumPy", ".safetensors": "one of safetensors"}
 _UNWRITTEN = ("weights", "dtype", "precision", "dropout", "kv_heads")
 
 
@@ -166,9 +167,15 @@ def write(
         then not in the file.
 
     Raises:
-      UserError: the network does not fit the layout, or `rest` holds other than plain data and arrays.
+      UserError: the network does not fit the layout, `rest` holds other than plain data and arrays, or the path has
+        the ending of files of other kinds.
       OSError: the file cannot be written; an earlier file is unchanged.
     """
+    path = Path(path)
+    if path.suffix in _OTHERS:
+        raise UserError(
+            f"a file of torch is written, and {path} has the name of {_OTHERS[path.suffix]}; name it .pth"
+        )
     if layout not in _TO:
         raise UserError(f"layout must be one of {', '.join(_TO)}, got {layout!r}")
     if not nested and (optimizer is not None or rest):
@@ -188,7 +195,7 @@ def write(
     content[_ARCHITECTURE] = {name: value for name, value in stated.items() if name not in _UNWRITTEN}
     content |= rest or {}
     pickle, storages = pickling.dump(content if nested else state)
-    with replacing(Path(path)) as part, part.open("wb") as file:
+    with replacing(path) as part, part.open("wb") as file:
         archive.write(file, pickle, storages)
         file.flush()
         os.fsync(file.fileno())

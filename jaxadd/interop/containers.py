@@ -17,6 +17,7 @@ from jaxadd.interop.archive import Archive
 from jaxadd.interop.calls import STORAGES
 
 _HEAD = 4096  # bytes by which a file is recognised
+_RAW = "raw bytes, which is how NumPy saves bfloat16; save it as float32"
 _MAX_CONFIG = 2**20
 _DTYPES = frozenset(STORAGES.values())
 _EXPECTED = "expected a checkpoint of torch.save, an .npz or a .safetensors file"
@@ -69,7 +70,7 @@ def beside(path: Path) -> tuple[dict[Any, Any], str]:
                 return {}, f"{name.name} is too long for a config, and was not read"
             value = json.loads(name.read_bytes())
         except (OSError, ValueError, RecursionError):
-            return {}, f"{name.name} is no JSON, and was not read"
+            return {}, f"{name.name} is not valid JSON, and was not read"
         value, _ = opaque.plain(value)
         return (value, "") if isinstance(value, dict) else ({}, f"{name.name} holds no config, and was not read")
     return {}, ""
@@ -104,7 +105,8 @@ def _npz(file: BinaryIO, max_bytes: int) -> tuple[dict[str, Any], Counter[str]]:
             if array.dtype.newbyteorder("=") in _DTYPES:
                 arrays[name] = array.astype(array.dtype.newbyteorder("="), copy=False)
             else:
-                arrays[name] = opaque.Skipped(f"an array of {str(array.dtype)[:40]}")
+                what = _RAW if array.dtype.kind == "V" else str(array.dtype)[:40]
+                arrays[name] = opaque.Skipped(f"an array of {what}")
     return arrays, Counter(value.name for value in arrays.values() if isinstance(value, opaque.Skipped))
 
 

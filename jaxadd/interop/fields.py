@@ -68,9 +68,11 @@ _UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     **{"attn_scores_soft_cap": (0, -1, -1.0), "output_logits_soft_cap": (0, -1, -1.0), "rope_scaling": (None,)},
     **{"use_NTK_by_parts_rope": (False,), "use_local_attn": (False,), "num_experts": (None, 0)},
     **{"use_linear": (False,), "partial_rotary_factor": (1, 1.0), "use_sliding_window": (False,)},
-    **{"attn_logit_softcapping": (None,), "final_logit_softcapping": (None,)},
+    **{"attn_logit_softcapping": (None,), "final_logit_softcapping": (None,), "clip_qkv": (None,)},
+    **{"post_embedding_ln": (False,)},
     **dict.fromkeys(("embedding_multiplier", "residual_multiplier", "logit_scale", "logits_scaling"), (1, 1.0)),
 }
+_FOREIGN = ("cohere", "gemma", "olmo2")  # Beginnings of model_type; they scale embeddings, or have norms elsewhere.
 # What is stated in other words and follows from the architecture, if it is what this model computes.
 _IMPLIED: dict[str, Callable[[Transformer], float]] = {
     "rotary_dim": lambda config: config.head_width,
@@ -122,14 +124,24 @@ def _of(config: Mapping[Any, Any]) -> tuple[dict[str, Any], list[str]]:
     found: dict[str, Any] = {}
     ignored = []
     for name, value in config.items():
-        if not isinstance(name, str) or not isinstance(value, bool | int | float | str | dict | None):
+        if not isinstance(name, str):
+            continue
+        if name == "layer_types" and isinstance(value, list) and set(map(str, value)) - {"full_attention"}:
+            raise UserError(f"its config states layer_types {str(value)[:60]}, and this model has full_attention")
+        if not isinstance(value, bool | int | float | str | dict | None):
+            ignored += [_ignored(name, value)] if name in _NAMES else []
             continue
         if name in _UNSUPPORTED and value not in (None, *_UNSUPPORTED[name]):
             raise UserError(f"its config states {name} {str(value)[:40]}, which this model does not have")
-        if name == "model_type" and str(value).startswith("gemma"):
+        if name == "model_type" and str(value).startswith(_FOREIGN):
             raise UserError(
-                f"its config states model_type {str(value)[:40]}, which scales embeddings and norms, and this model "
-                "does not"
+                f"its config states model_type {str(value)[:40]}, whose networks this model does not describe"
+            )
+        if name == "sliding_window" and value and config.get("use_sliding_window") is not False:
+            raise UserError(f"its config states sliding_window {str(value)[:40]}, which this model does not have")
+        if name == "final_rms" and value and str(config.get("normalization_type", "")).upper().startswith("LN"):
+            raise UserError(
+                "its config states final_rms beside LayerNorm, and all norms of this model are of one kind"
             )
         if name == "attn_only" and value is True:
             found["d_mlp"] = 0
@@ -143,13 +155,19 @@ def _of(config: Mapping[Any, Any]) -> tuple[dict[str, Any], list[str]]:
             found[name] = value
         if name in EXTRA and isinstance(value, bool | int | float):
             found[name] = value
+        elif name in EXTRA and value is not None:
+            ignored.append(_ignored(name, value))
         if name in _NAMES and not isinstance(value, dict):
             read = _value(_NAMES[name], name, value, "its config states")
             found |= read or {}
             if read is None:
-                what = f"{name} {repr(value)[:40]}, which is not a value of {_NAMES[name]} and is ignored"
-                ignored.append(f"its config states {what}")
+                ignored.append(_ignored(name, value))
     return found, ignored
+
+
+def _ignored(name: str, value: Any) -> str:
+    field = _NAMES.get(name, name)
+    return f"its config states {name} {repr(value)[:40]}, which is not a value of {field} and is ignored"
 
 
 def _value(field: str, name: str, value: Any, source: str) -> dict[str, Any] | None:
@@ -162,15 +180,15 @@ def _value(field: str, name: str, value: Any, source: str) -> dict[str, Any] | N
     Raises:
       UserError: `source`, such as "its config states", names a function or kind of positions that there is not.
     """
-    number = isinstance(value, int | float) and not isinstance(value, bool)
     if field == "norm" and value is None and name == "normalization_type":
         return {"norm": "none"}
     if value is None:
         return {}
     if field in _WHOLE:
-        if not number or not 0 <= value < 2**31 or value != int(value):
+        number = _number(value)
+        if number is None or not 0 <= number < 2**31 or number != int(number):
             return None
-        return {} if value == 0 and field != "d_mlp" else {field: int(value)}  # 0: another field decides.
+        return {} if number == 0 and field != "d_mlp" else {field: int(number)}  # 0: another field decides.
     if isinstance(value, bool) and field in ("rope_pairs", "attention", "mlp"):
         first, second = {"rope_pairs": ("interleaved", "half"), "mlp": ("gated", "plain")}.get(
             field, ("causal", "bidirectional")
@@ -179,7 +197,8 @@ def _value(field: str, name: str, value: Any, source: str) -> dict[str, Any] | N
     if _HINTS[field] is bool:
         return {field: bool(value)} if isinstance(value, bool | int) and value in (0, 1) else None
     if _HINTS[field] is float:
-        return {field: float(value)} if number else None
+        number = _number(value)
+        return None if number is None else {field: number}
     if not isinstance(value, str):
         return None
     word = value.lower()
@@ -193,6 +212,16 @@ def _value(field: str, name: str, value: Any, source: str) -> dict[str, Any] | N
     if name != field or field not in ("norm", "positions", "attention", "mlp"):
         raise UserError(f"{source} {name} {value[:40]!r}, and the model has {', '.join(choices)}")
     return None
+
+
+def _number(value: Any) -> float | None:
+    """Return a number of a config, which some write as text; None where it is none."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    try:
+        return float(value)
+    except ValueError:
+        return None
 
 
 def unshown(config: Transformer) -> dict[str, Any]:

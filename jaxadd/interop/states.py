@@ -48,6 +48,8 @@ def find(content: Any, key: str | None) -> State:
     ((path, value),) = chosen.values()
     family = _family(value)
     assert family is not None
+    if parts := _several(value):
+        raise UserError(f"it holds several networks, under {listed(parts)}; save the state dict of one in a file")
     for name, item in value.items():
         inside = isinstance(name, str) and "." in name and not name.endswith(_BESIDE)
         if inside and not isinstance(item, np.ndarray):
@@ -98,9 +100,22 @@ def _stripped(value: Mapping[Any, Any], *, arrays: bool = True) -> dict[str, Any
     return {".".join(name.split(".")[shared:]): part for name, part in kept.items()}
 
 
+def _several(value: Mapping[Any, Any]) -> list[str]:
+    """Return the first parts of the names of a state dict where tensors of each alone are a network."""
+    groups: dict[str, dict[str, Any]] = {}
+    for name, part in value.items():
+        if isinstance(name, str) and isinstance(part, np.ndarray):
+            head, _, inner = name.partition(".")
+            groups.setdefault(head, {})[inner] = part
+    networks = [head for head, names in groups.items() if _family(names) is not None]
+    return networks if len(networks) > 1 else []
+
+
 def _misfit(content: Any, candidates: list[str], key: str | None) -> str:
     """Return why there is no one state dict."""
     dicts = list(opaque.walk(content))
+    if candidates == [""]:
+        return f"the file is a state dict, and has none under {key!r}; leave key out"
     if candidates:
         present = f"it has {listed([repr(name) for name in candidates])}; choose one by key"
         return f"it should hold one state dict{'' if key is None else f' under {key!r}'}, and {present}"

@@ -99,9 +99,13 @@ class Network:
           logits, or (logits, activations by name) where `cache` is given.
 
         Raises:
-          UserError: a name is not that of an activation, or the inputs are not those of the task.
+          UserError: a name is not that of an activation, an edit changes a shape, or the inputs or positions are not
+            those of the task.
         """
+        if isinstance(cache, str):
+            raise UserError(f"cache should be a list of names, such as [{cache!r}], got one name")
         names, inputs = tuple(cache or ()), self._checked(inputs)
+        read = None if read is None else self._positions(read)
         if edits:
             logits, seen = self.model.apply(self.params, jnp.asarray(inputs), names, edits, read)
         else:
@@ -142,7 +146,10 @@ class Network:
         JAX does not check an index, so the answer would be for other tokens. Within `jit` the values are not known,
         and only the shape is checked.
         """
-        array = inputs if isinstance(inputs, jax.Array) else np.asarray(inputs)
+        try:
+            array = inputs if isinstance(inputs, jax.Array) else np.asarray(inputs)
+        except ValueError as error:  # Rows of several lengths.
+            raise UserError(f"inputs must be an array: {error}") from error
         length, tokens = self.model.sizes.length, self.model.sizes.vocabulary
         if array.ndim != 2 or array.shape[1] != length or not len(array):
             raise UserError(f"inputs must have the shape [B, {length}] with B at least 1, got {list(array.shape)}")
@@ -154,6 +161,17 @@ class Network:
         if least < 0 or most >= tokens:
             raise UserError(f"tokens must be from 0 to {tokens - 1}, got {least} to {most}")
         return array
+
+    def _positions(self, read: Positions) -> Positions:
+        """Return positions; raises UserError for those that the input does not have, as far as they are known."""
+        if is_traced(read):
+            return read
+        positions, length = np.asarray(read), self.model.sizes.length
+        if positions.ndim != 1 or not np.issubdtype(positions.dtype, np.integer):
+            raise UserError(f"read should be a list of positions, such as [0, {length - 1}], got {read!r}")
+        if not positions.size or positions.min() < 0 or positions.max() >= length:
+            raise UserError(f"read should hold positions from 0 to {length - 1}, got {positions.tolist()}")
+        return read if isinstance(read, jax.Array) else tuple(positions.tolist())
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))

@@ -1,5 +1,6 @@
 """The config of the decoder-only transformer."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -111,8 +112,8 @@ class Transformer(ModelConfig):
         if not 0 <= self.attention_mix <= 1:
             raise UserError(f"attention_mix must be from 0 to 1, got {self.attention_mix:g}")
         for name in ("norm_epsilon", "rope_theta", "rope_scale"):
-            if not getattr(self, name) > 0:
-                raise UserError(f"{name} must be above 0, got {getattr(self, name):g}")
+            if not 0 < getattr(self, name) < math.inf:
+                raise UserError(f"{name} must be above 0 and finite, got {getattr(self, name):g}")
         weights.check(self)
 
     def unused_fields(self) -> dict[str, str]:

@@ -15,6 +15,7 @@ from jaxadd.runs.run import Note, load
 from jaxadd.serialization import flat, unused
 from jaxadd.training.step import TrainState
 from jaxadd.training.trainer import Trainer
+from jaxadd.trees import named_leaves
 from jaxadd.types import Params
 
 _SHAPES = {"d_head", "kv_heads"}  # Compared by the shapes of parameters, since None and a number can mean the same.
@@ -62,13 +63,19 @@ def start_params(trainer: Trainer, note: Note = lambda line: None) -> Params | N
       UserError: there is no such run or file, its parameters are not those of this architecture, or they are not
         finite.
     """
-    source, lanes = trainer.config.init_from, len(trainer.config.seeds)
+    source = trainer.config.init_from
     if not source:
         return None
     params_of = _of_run if Path(source).is_dir() else _of_checkpoint
     given = params_of(trainer, Path(source), note)
-    if _shapes(given) != jax.tree.map(lambda w: (lanes, *w.shape), trainer.model.shapes()):
-        raise UserError(f"the parameters of {source} are not those of this architecture and task")
+    theirs = {name: w.shape[1:] for name, w in named_leaves(given)}  # Without the lanes.
+    needed = {name: w.shape for name, w in named_leaves(trainer.model.shapes())}
+    if differing := [name for name in {**needed, **theirs} if theirs.get(name) != needed.get(name)]:
+        there, here = (shapes.get(differing[0], "absent") for shapes in (theirs, needed))
+        raise UserError(
+            f"the parameters of {source} are not those of this architecture and task: {differing[0]} is {there} "
+            f"there and {here} here"
+        )
     if not all(np.all(np.isfinite(w)) for w in jax.tree.leaves(given)):
         raise UserError(f"the parameters of {source} are not all finite; no network can start from it")
     return given

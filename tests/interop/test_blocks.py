@@ -137,6 +137,12 @@ def _add(name, array):
         ("mainline", _change("embed.W_E", lambda x: x.astype(np.int64)), r"floating dtype, got int64"),
         ("mainline", _change("embed.W_E", lambda x: x.astype(np.float64) + 1e300), r"too large for float32"),
         ("mainline", _change("embed.W_E", lambda x: x[:, :0]), r"its shape is \(4, 0\)"),
+        ("transformer-lens", _change("blocks.0.attn.IGNORE", np.zeros_like), r"attn\.IGNORE should be very negative"),
+        (
+            "mainline",
+            _change("blocks.0.attn.mask", lambda x: x * np.nan),
+            r"mask is neither that of causal attention",
+        ),
         ("transformer-lens", _drop("blocks.1.ln2.w"), r"lacks blocks\.1\.ln2\.w"),
         ("transformer-lens", _add("blocks.0.attn.W_other", np.ones(2)), r"no place"),
     ],
@@ -198,7 +204,7 @@ def test_what_is_given_wins_and_is_checked():
     for fields, message in (
         ({"colour": 1}, "fields holds 'colour'; a field of the architecture is one of layers"),
         ({"norm": "batch"}, "the field norm cannot be 'batch'"),
-        ({"heads": "2"}, "the field heads cannot be '2'"),
+        ({"heads": "two"}, "the field heads cannot be 'two'"),
         ({"rope_theta": 3}, "the field rope_theta has no effect in this network: it is for positions sin"),
         ({"heads": 3}, "heads"),
         ({"positions": "rope", "activation": "tanh"}, "activation 'tanh', and the model has relu"),
@@ -242,7 +248,7 @@ def test_absent_tensors_of_transformer_lens_are_noted():
     assert not np.any(found.params["blocks.1"]["attn"]["b_V"])
     assert "read as a network without a final norm (no ln_final.w)" in found.notes
     assert "not in the file, and read as zeros: blocks.1.attn.b_V" in found.notes
-    with pytest.raises(UserError, match=r"holds what is ln_final\.w here, for which"):
+    with pytest.raises(UserError, match=r"holds ln_final\.w \(4,\), for which"):
         interop.from_state_dict(lens(SMALL) | {"ln_final.w": np.zeros(4, np.float32)}, {"norm": "none"})
 
 

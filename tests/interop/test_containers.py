@@ -243,7 +243,11 @@ def test_a_config_inside_or_beside_the_file_states_the_architecture(tmp_path):
     path.with_suffix(".json").write_text(json.dumps(config | {"other": [1]}))
     assert interop.read(path).config == replace(expected, activation="silu")  # What is inside wins.
     assert interop.read(path, fields={"activation": "relu"}).config == replace(expected, activation="relu")
-    for text, message in (("[1]", "holds no config"), ("{", "is no JSON"), ("[" * 100_000, "is no JSON")):
+    for text, message in (
+        ("[1]", "holds no config"),
+        ("{", "is not valid JSON"),
+        ("[" * 100_000, "is not valid JSON"),
+    ):
         path.with_suffix(".json").write_text(text)
         assert interop.read(path).notes == (f"made.json {message}, and was not read",)
     unknown = (("act_fn", "tanh"), ("normalization_type", "batchnorm"), ("norm_where", "sandwich"))
@@ -263,7 +267,12 @@ def test_a_config_inside_or_beside_the_file_states_the_architecture(tmp_path):
         ({"rotary_dim": 1}, "states rotary_dim 1, and this model has 2"),
         ({"rope_parameters": {"rope_type": "yarn", "factor": 4}}, "states rope_type yarn"),
         ({"query_pre_attn_scalar": 256}, "states query_pre_attn_scalar 256, and this model has 2"),
-        ({"model_type": "gemma2"}, "states model_type gemma2, which scales embeddings"),
+        ({"model_type": "gemma2"}, "states model_type gemma2, whose networks this model does not describe"),
+        ({"sliding_window": 2, "model_type": "mistral"}, "states sliding_window 2"),
+        ({"layer_types": ["full_attention", "sliding_attention"]}, "states layer_types "),
+        ({"final_rms": True, "normalization_type": "LN"}, "states final_rms beside LayerNorm"),
+        ({"clip_qkv": 1.0}, "states clip_qkv 1.0"),
+        ({"eps": 1e999, "normalization_type": "LN"}, "norm_epsilon must be above 0 and finite, got inf"),
         ({"use_qk_norm": True}, r"lacks blocks\.0\.attn\.k_norm\.w"),
         ({"gated_mlp": True}, "states mlp gated, .* with mlp plain"),
     ],
@@ -289,9 +298,14 @@ def test_a_config_of_the_same_network_in_the_words_of_others_is_read(tmp_path):
 @pytest.mark.parametrize(
     ("config", "note"),
     [
-        ({"d_model": "4"}, "its config states d_model '4', which is not a value of "),
+        ({"d_model": "four"}, "its config states d_model 'four', which is not a value of "),
         ({"heads": 2.5}, "its config states heads 2.5, which is not a value of "),
         ({"qk_norm": "no"}, "its config states qk_norm 'no', which is not a value of "),
+        (
+            {"act_fn": ["relu"]},
+            "its config states act_fn ['relu'], which is not a value of activation and is ignored",
+        ),
+        ({"tie_word_embeddings": "no"}, "its config states tie_word_embeddings 'no', which is not a value of tie"),
         ({"act_fn": 3}, "its config states act_fn 3, which is not a value of "),
         ({"eps": True}, "its config states eps True, which is not a value of "),
         ({"attention": "flash"}, "its config states attention 'flash', which is not a value of "),
@@ -308,7 +322,8 @@ def test_what_a_config_states_and_is_not_used_is_noted(tmp_path, config, note):
 
 def test_sizes_as_stated_and_values_that_leave_a_field_open_are_not_noted(tmp_path):
     config = {"d_vocab": 6, "vocab_size": 6, "d_vocab_out": -1, "n_ctx": 3, "d_head": 0, "kv_heads": None}
-    config |= {"d_model": 4.0, "mlp": {"width": 3}}
+    config |= {"d_model": 4.0, "n_heads": "2", "mlp": {"width": 3}, "clip_qkv": None}
+    config |= {"sliding_window": 32, "use_sliding_window": False, "layer_types": ["full_attention"]}
     found = interop.read(file(tmp_path, {"model": mainline(), "config": config}))
     assert (found.config, found.notes) == (SMALL, (ASSUMED,))
 

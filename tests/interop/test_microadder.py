@@ -109,9 +109,9 @@ def test_what_does_not_fit_is_named(tmp_path, change, message):
 
 
 def test_fields_and_configs_that_do_not_fit_are_refused(tmp_path):
-    message = r"do not fit the architecture: blocks\.0\.attn\.W_K is \(1, 5, 5\) and should be \(2, 5, 5\)"
+    message = r"do not fit the architecture: blocks\.0\.attn\.W_K \(1, 5, 5\) should have shape \(2, 5, 5\)"
     refused(file(tmp_path, state()), message, fields={"heads": 2})
-    refused(file(tmp_path, state()), "holds what is blocks.0.ln1.w", fields={"norm": "none"})
+    refused(file(tmp_path, state()), "holds blocks.0.ln1.w", fields={"norm": "none"})
     refused(file(tmp_path, {"model": state(), "config": {"n_heads": 2}}), "config states heads 2, and .* heads 1")
 
 

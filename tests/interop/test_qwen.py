@@ -104,17 +104,22 @@ def test_without_norms_of_heads_their_number_must_be_stated():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda s: s.pop("layers.1.mlp.down_proj.weight"), r"lacks what is blocks\.1\.mlp\.W_out \(5, 6\) here"),
+        (lambda s: s.pop("layers.1.mlp.down_proj.weight"), r"lacks layers\.1\.mlp\.down_proj\.weight \(6, 5\)"),
+        (lambda s: s.pop("layers.0.mlp.up_proj.weight"), r"lacks layers\.0\.mlp\.up_proj\.weight \(5, 6\)"),
+        (lambda s: s.pop("layers.0.self_attn.q_proj.weight"), r"lacks layers\.0\.self_attn\.q_proj\.weight"),
         (lambda s: s.pop("layers.0.self_attn.v_proj.weight"), r"lacks layers\.0\.self_attn\.v_proj\.weight"),
         (lambda s: s.pop("embed_tokens.weight"), r"lacks embed_tokens\.weight"),
         (
             lambda s: s.update({"layers.1.mlp.up_proj.weight": np.ones((4, 6))}),
-            r"W_in is \(6, 4\) and should .* \(6, 5\)",
+            r"up_proj\.weight \(4, 6\) should have shape \(5, 6\)",
         ),
         (lambda s: s.update({"layers.1.self_attn.k_proj.weight": np.ones((4, 6))}), r"k_proj.* shape \(8, 6\)"),
         (lambda s: s.update({"layers.0.extra.weight": np.ones(3)}), r"holds layers\.0\.extra\.weight \(3,\), for"),
         (lambda s: s.update({"layers.4.mlp.x": np.ones(3)}), "numbered from 0 on, got 0, 1, 4"),
-        (lambda s: s.update({"embed_tokens.weight": np.ones(3)}), r"2 axes, and its shape is \(3,\)"),
+        (
+            lambda s: s.update({"embed_tokens.weight": np.ones(3)}),
+            r"2 axes, none of them empty, and its shape is \(3,\)",
+        ),
         (lambda s: s.update({"wte.weight": np.ones(3)}), "holds both"),
     ],
 )
@@ -161,7 +166,7 @@ def test_absent_tensors_are_noted():
 def test_a_norm_without_its_partner_is_lacking(name):
     state, _ = qwen(prefix="")
     del state[f"layers.0.{name}.weight"]
-    with pytest.raises(UserError, match=r"it lacks what is blocks\.0\."):
+    with pytest.raises(UserError, match=rf"it lacks layers\.0\.{name}\.weight"):
         interop.from_state_dict(state, FIELDS)
 
 
@@ -212,3 +217,19 @@ def test_angles_that_this_model_does_not_have_are_refused(tmp_path, first, secon
     refused(path, message)
     known = {"rope_theta": 3.0, "rope_scale": 1.0}
     assert bits(interop.read(path, fields=known).params) == bits(params)
+
+
+def test_another_number_of_key_heads_than_stated_is_noted(tmp_path):
+    state, params = qwen(kv_heads=1)
+    for stated, said in ((1, False), (None, False), (2, True)):
+        config = {"num_key_value_heads": stated, "num_attention_heads": 2}
+        found = interop.read(file(tmp_path, {"model": state, "config": config}), fields=FIELDS)
+        assert bits(found.params) == bits(params)
+        assert any(note.startswith("its config states 2 heads of keys and values") for note in found.notes) == said
+
+
+def test_several_networks_in_one_dict_are_named(tmp_path):
+    state, _ = qwen(prefix="")
+    both = {f"{prefix}.{name}": array for prefix in ("first", "second") for name, array in state.items()}
+    refused(file(tmp_path, both), "it holds several networks, under first, second; save the state dict of one")
+    refused(file(tmp_path, state), "the file is a state dict, and has none under 'model'; leave key out", key="model")

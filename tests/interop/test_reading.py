@@ -197,6 +197,12 @@ def test_what_cannot_be_written_is_refused_and_nothing_is_left(tmp_path, options
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("name", ["x.npz", "x.safetensors"])
+def test_no_file_of_torch_has_the_name_of_another_kind(tmp_path, name):
+    with pytest.raises(UserError, match=rf"{name} has the name of one of \w+; name it \.pth"):
+        interop.write(tmp_path / name, network(), MODEL)
+
+
 def test_a_cycle_is_not_written(tmp_path):
     cycle = []
     cycle.append(cycle)

@@ -252,7 +252,7 @@ def test_unknown_name_and_wrong_edit():
     (model, params), x = network(CONFIGS[0]), tokens(SMALL)
     with pytest.raises(ValueError, match=r"blocks\.7\.hook_resid_pre; there are hook_embed"):
         model.apply(params, x, names=["blocks.7.hook_resid_pre"])
-    with pytest.raises(AssertionError):
+    with pytest.raises(UserError, match=r"edit of blocks\.0\.mlp\.hook_post should return the shape"):
         model.apply(params, x, edits={"blocks.0.mlp.hook_post": lambda v: v[:1]})
     with pytest.raises(AssertionError):
         model.apply(params, x[:, :3])

@@ -38,3 +38,26 @@ def test_within_jit_only_shapes_are_known():
     np.testing.assert_array_equal(jitted(NET, inputs), NET([[1, 2, 5]]))
     with pytest.raises(UserError, match=r"shape \[B, 3\]"):
         jitted(NET, inputs[:, :2])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"read": [-1]}, r"positions from 0 to 2, got \[-1\]"),
+        ({"read": (0, 3)}, r"positions from 0 to 2, got \[0, 3\]"),
+        ({"read": []}, "a list of positions|positions from 0 to 2"),
+        ({"read": 1}, r"a list of positions, such as \[0, 2\], got 1"),
+        ({"read": [0.5]}, r"a list of positions, such as \[0, 2\]"),
+        ({"cache": "hook_embed"}, r"a list of names, such as \['hook_embed'\]"),
+        ({"cache": ["hook_none"]}, "no activation is named hook_none"),
+        ({"edits": {"hook_embed": lambda x: x[:, 0]}}, r"edit of hook_embed should return the shape \[1, 3, 4\]"),
+    ],
+)
+def test_positions_names_and_edits_that_there_are_not_are_refused(options, message):
+    with pytest.raises(UserError, match=message):
+        NET([[1, 2, 5]], **options)
+
+
+def test_rows_of_several_lengths_are_refused():
+    with pytest.raises(UserError, match="inputs must be an array"):
+        NET([[1, 2, 5], [1]])

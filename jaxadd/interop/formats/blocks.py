@@ -30,6 +30,7 @@ from jaxadd.types import Params
 
 _ATTENTION_BIASES = ("b_Q", "b_K", "b_V", "b_O")
 _GROUPED = ("W_K", "W_V", "b_K", "b_V")
+_HIDDEN = -1e4  # A score below this has no weight beside others; TransformerLens has had -1e5 and -inf.
 _ROTARY = ("attn.rotary_sin", "attn.rotary_cos")
 
 
@@ -45,6 +46,9 @@ def read(state: State, stated: Fields, given: Fields) -> Found:
       UserError: names are missing or unknown, or shapes do not fit each other.
     """
     _check_blocks(state)
+    for name, array in state.items():
+        if name.endswith("attn.IGNORE") and not np.all(array < _HIDDEN):
+            raise UserError(f"{name} should be very negative, so that what is masked has no weight")
     if "attn_coeff" in stated:  # Zhong et al. state "causal" for networks that never use their mask.
         stated = {name: value for name, value in stated.items() if name != "attention"}
     layout = _layout(state)
@@ -64,6 +68,8 @@ def read(state: State, stated: Fields, given: Fields) -> Found:
     notes = _fold_gated(arrays, config) if config.mlp == "gated" else ()
     if config.norm != "none" and not config.final_norm:
         notes += missing_parts_note({"ln_final.w": "a final norm"})
+    if config.norm == "layernorm" and config.norm_weight and not config.norm_bias:
+        notes += missing_parts_note({"ln1.b": "biases of its norms"})
     biases = [name for name in expected if name.endswith(MAY_BE_ZERO)]
     notes += zero_biases_note([name for name in biases if not {name, _grouped(name)} & set(arrays)])
     source = "Nanda et al." if layout == "mainline" else "TransformerLens"
@@ -180,9 +186,10 @@ def _attention(known: State, stated: Fields) -> dict[str, Any]:
     for name, mask in known.items():
         if not name.endswith("attn.mask"):
             continue
-        if len(mask) > 1 and np.all(mask != 0):
+        if len(mask) > 1 and np.all(mask != 0) and np.all(np.isfinite(mask)):
             return {"attention": "bidirectional"}
-        if not np.array_equal(mask != 0, np.tri(len(mask), dtype=np.bool_)):
+        causal = np.tri(len(mask), dtype=np.bool_)
+        if not np.all(np.isfinite(mask)) or not np.array_equal(mask != 0, causal):
             raise UserError(f"{name} is neither that of causal attention nor all ones, and no other is supported")
     return {}
 
@@ -240,7 +247,8 @@ def _sizes(arrays: State, layout: Layout) -> dict[str, int]:
     for name, array in arrays.items():
         groups = axes[name].split()
         if array.ndim != len(groups) or 0 in array.shape:
-            raise UserError(f"{name} should have the axes {_spelled(axes[name])}, and its shape is {array.shape}")
+            axes_of = f"{_spelled(axes[name])}, none of them empty"
+            raise UserError(f"{name} should have the axes {axes_of}, and its shape is {array.shape}")
         for letter, size in zip(groups, array.shape, strict=True):
             if len(letter) == 1 and sizes.setdefault(letter, size) != size:
                 raise UserError(

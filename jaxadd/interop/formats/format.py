@@ -66,27 +66,39 @@ def shapes(config: Transformer, length: int, vocabulary: int, classes: int) -> M
     return {name: leaf.shape for name, leaf in named_leaves(config.build(sizes).shapes())}
 
 
-def checked(arrays: Mapping[str, np.ndarray | None], expected: Mapping[str, tuple[int, ...]]) -> Params:
+def _as_here(name: str, shape: tuple[int, ...]) -> tuple[str, tuple[int, ...]]:
+    return name, shape
+
+
+def checked(
+    arrays: Mapping[str, np.ndarray | None],
+    expected: Mapping[str, tuple[int, ...]],
+    spelled: Callable[[str, tuple[int, ...]], tuple[str, tuple[int, ...]]] = _as_here,
+) -> Params:
     """Return the arrays of a network as parameters, nested and in float32.
 
     Args:
       arrays: by the names of this library; None, or no entry, where the file has none.
       expected: `shapes` of the network.
+      spelled: returns the name and shape that a file of the format has for a name and shape here, for messages.
 
     Raises:
       UserError: an array is missing, has the wrong shape, or is one that the architecture does not have; a bias of
         zeros is then ignored.
     """
-    if missing := [f"{name} {shape}" for name, shape in expected.items() if arrays.get(name) is None]:
-        raise UserError(f"it lacks what is {listed(missing)} here")
+    words = lambda name, shape: "{} {}".format(*spelled(name, shape))
+    if missing := [words(name, shape) for name, shape in expected.items() if arrays.get(name) is None]:
+        raise UserError(f"it lacks {listed(missing)}")
     present = {name: array for name, array in arrays.items() if array is not None}
     biases = {name for name in present if name.rpartition(".")[2].startswith(("b", "_b"))}
     if spare := [
-        name for name, array in present.items() if name not in expected and (name not in biases or any_nonzero(array))
+        words(name, array.shape)
+        for name, array in present.items()
+        if name not in expected and (name not in biases or any_nonzero(array))
     ]:
-        raise UserError(f"it holds what is {listed(spare)} here, for which the architecture has no place")
+        raise UserError(f"it holds {listed(spare)}, for which the architecture has no place")
     wrong = [
-        f"{name} is {present[name].shape} and should be {shape}"
+        f"{words(name, present[name].shape)} should have shape {spelled(name, shape)[1]}"
         for name, shape in expected.items()
         if present[name].shape != shape
     ]

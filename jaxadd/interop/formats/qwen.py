@@ -21,6 +21,7 @@ from jaxadd.tasks.addition import board
 
 _DIGITS = 10  # the vocabulary of AdderBoard
 _THETA = 3.0
+_PROJECTIONS = (".q_proj.weight", ".k_proj.weight", ".v_proj.weight")
 _ARC = ("arc_A", "arc_start", "arc_stride")
 # Names of modules in other systems, in the order of their replacement.
 _MODULES = tuple(
@@ -40,6 +41,28 @@ _MODULES = tuple(
 _IGNORED = re.compile(r"rotary_emb\.inv_freq$|\.(mask|causal_mask|rope_cos|rope_sin)$")
 
 
+# The names of this library, in the order of their replacement.
+_THEIRS = tuple(
+    (re.compile(pattern), name)
+    for pattern, name in (
+        (r"^blocks\.", "layers."),
+        (r"^ln_final\.", "norm."),
+        (r"^unembed\.W_U$", "lm_head.weight"),
+        (r"^unembed\.b_U$", "lm_head.bias"),
+        (r"\.ln1\.", ".input_layernorm."),
+        (r"\.ln2\.", ".post_attention_layernorm."),
+        (r"\.attn\.", ".self_attn."),
+        (r"norm\.w$", "norm.weight"),
+        (r"norm\.b$", "norm.bias"),
+        (r"\.W_gate$", ".gate_proj.weight"),
+        (r"\.W_in$", ".up_proj.weight"),
+        (r"\.W_out$", ".down_proj.weight"),
+        (r"\.b_in$", ".up_proj.bias"),
+        (r"\.b_out$", ".down_proj.bias"),
+    )
+)
+
+
 class _Heads(NamedTuple):
     """The numbers of heads, of heads of keys and values, and the width of one."""
 
@@ -50,7 +73,7 @@ class _Heads(NamedTuple):
 
 def recognises(names: Collection[str]) -> bool:
     """Return whether a state dict has tensors of these names."""
-    return any(name.endswith(".q_proj.weight") for name in names) or set(_ARC) <= set(names)
+    return any(name.endswith(_PROJECTIONS) for name in names) or set(_ARC) <= set(names)
 
 
 def read(state: State, stated: Fields, given: Fields) -> Found:
@@ -68,6 +91,11 @@ def read(state: State, stated: Fields, given: Fields) -> Found:
     embedding = _arc(state, query.shape[1], notes) if arc else source.take("embed_tokens.weight", 2)
     vocabulary, width = embedding.shape
     heads = _heads(source, query, asked)
+    if stated.get("kv_heads") not in (None, heads.kv_heads):
+        notes.append(
+            f"its config states {stated['kv_heads']} heads of keys and values, and its tensors have "
+            f"{heads.kv_heads}; the config may be of another network"
+        )
     unembedding = _unembedding(source, embedding, stated, notes)
     found = _architecture(source, layers, width, heads, asked)
     assumed = {"positions": "rope", "activation": "silu", "norm_epsilon": 1e-6, "rope_theta": _THETA}
@@ -80,7 +108,7 @@ def read(state: State, stated: Fields, given: Fields) -> Found:
     for i in range(layers):
         arrays |= {f"blocks.{i}.{name}": w for name, w in _block(source, i, heads, width, stated, arc).items()}
     expected = shapes(config, 1, vocabulary, len(unembedding))
-    params = checked(arrays, expected)
+    params = checked(arrays, expected, _spelled)
     source.check_all_used()
     classes = len(unembedding)
     task = board.TASK if vocabulary == classes == _DIGITS else None
@@ -125,7 +153,9 @@ class _Source:
         if array is None:
             raise UserError(f"it lacks {name}")
         if array.ndim != axes or 0 in array.shape:
-            raise UserError(f"{self.names[name]} should have {axes} axes, and its shape is {array.shape}")
+            raise UserError(
+                f"{self.names[name]} should have {axes} axes, none of them empty, and its shape is {array.shape}"
+            )
         return float32(self.names[name], array)
 
     def check_all_used(self) -> None:
@@ -140,6 +170,13 @@ class _Source:
         ]
         if left:
             raise UserError(f"it holds {listed(left)}, for which this model has no place")
+
+
+def _spelled(name: str, shape: tuple[int, ...]) -> tuple[str, tuple[int, ...]]:
+    """Return the name and shape of an array in a file of this kind; see `format.checked`."""
+    for pattern, theirs in _THEIRS:
+        name = pattern.sub(theirs, name)
+    return name, shape[::-1] if "_proj" in name or "lm_head" in name else shape
 
 
 def _unembedding(source: _Source, embedding: np.ndarray, stated: Fields, notes: list[str]) -> np.ndarray:
@@ -200,7 +237,9 @@ def _heads(source: _Source, query: np.ndarray, asked: Fields) -> _Heads:
 def _architecture(source: _Source, layers: int, width: int, heads: _Heads, known: Fields) -> dict[str, Any]:
     names, block = source.names, "layers.0."
     attention, mlp = f"{block}self_attn.", f"{block}mlp."
-    up = source.get(f"{mlp}up_proj.weight")
+    # Of an MLP that lacks one of its matrices, the others show the width, so that the missing one is named.
+    into = [source.get(f"{mlp}{part}_proj.weight") for part in ("up", "gate")]
+    neurons = next((len(w) for w in into if w is not None), 0)
     norms = [f"{block}{name}" for name in ("input_layernorm", "post_attention_layernorm")]
     normed = any(f"{name}.weight" in names for name in norms)
     kind = "layernorm" if any(f"{name}.bias" in names for name in norms) else "rmsnorm"
@@ -208,7 +247,7 @@ def _architecture(source: _Source, layers: int, width: int, heads: _Heads, known
     return {
         **{"layers": layers, "d_model": width, "heads": heads.heads, "kv_heads": None},
         "d_head": None if heads.heads * heads.width == width else heads.width,
-        "d_mlp": 0 if up is None else len(up),
+        "d_mlp": neurons,
         "mlp": "gated" if f"{mlp}gate_proj.weight" in names else "plain",
         **{"norm": kind if normed else "none", "final_norm": "norm.weight" in names},
         "qk_norm": any(f"{attention}{name}.weight" in names for name in ("q_norm", "k_norm")),
