@@ -1,4 +1,4 @@
-"""In whose characters is a network simple that multiplies mod P: those of multiplication, or those of addition?
+"""Is a network that multiplies mod P simpler in the characters of multiplication or in those of addition?
 
 The same networks are measured in both: how concentrated the embedding is, how many key frequencies it has, how many
 neurons are tuned to one, and what is explained of the logits. Expected: a few frequencies in the multiplicative

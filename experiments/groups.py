@@ -1,4 +1,4 @@
-"""Which irreducible representations does a network learn that multiplies in a finite group, and does it read cosets?
+"""Which irreducible representations do networks learn when they multiply in a finite group; do neurons read cosets?
 
 A transformer and an MLP on two tokens learn S5 from half of its products. Chughtai et al. (2023) find that networks
 learn a few irreps, different ones from seed to seed; Stander et al. (2024) that neurons read cosets of subgroups.

@@ -1,9 +1,9 @@
 """How many key frequencies does a network use, by the modulus P? Does their number grow as log P?
 
-Addition mod several primes, each with the same network, recipe and seeds; key frequencies are counted by three rules
-in the networks that learned, and their number is fitted by a line in log P and by a line in P. McCracken et al.
-(2025) derive a growth as log P from their account of neurons as approximate cosets. `quick` takes about five minutes
-on two cores, `debug` seconds.
+Addition mod several primes, each with the same network, optimizer settings and seeds; key frequencies are counted by
+three rules in the networks that learned, and their number is fitted by a line in log P and by a line in P. McCracken
+et al. (2025) derive a growth as log P from their account of neurons as approximate cosets. `quick` takes about five
+minutes on two cores, `debug` seconds.
 """
 
 import functools

@@ -9,12 +9,18 @@ properties, so that it is computed once.
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxadd.models import Model, Network, structure
 from jaxadd.optim import scores
 from jaxadd.pictures import Lines, Span, Table
+
+
+def divide(x: jax.Array, by: jax.Array) -> jax.Array:
+    """Divide by what is at least 0; 0 where that is 0, NaN where it is NaN."""
+    return jnp.where(by == 0, 0, x / jnp.where(by == 0, 1, by))
 
 
 def always(model: Model) -> bool:

@@ -155,7 +155,8 @@ def token_matrices(params: Params, model: Model) -> dict[str, jax.Array]:
     """
     config = model.config
     if not isinstance(config, PairMLP):
-        return {"W_E": params["embed"]["W_E"], "W_U": params["unembed"]["W_U"].T} if transformer(model) else {}
+        transformer(model)
+        return {"W_E": params["embed"]["W_E"], "W_U": params["unembed"]["W_U"].T}
     result = {}
     rows = len(params["W_in"])
     width = rows // 2 if config.combine == "concatenate" else rows

@@ -215,8 +215,3 @@ def mask(frequencies: Sequence[int], orders: int | Orders) -> np.ndarray:
 def frequencies(keys: jax.Array | np.ndarray) -> tuple[int, ...]:
     """List the frequencies of a mask, ascending."""
     return tuple(int(k) + 1 for k in np.flatnonzero(keys))
-
-
-def divide(x: jax.Array, by: jax.Array) -> jax.Array:
-    """Divide by what is at least 0; 0 where that is 0, NaN where it is NaN."""
-    return jnp.where(by == 0, 0, x / jnp.where(by == 0, 1, by))

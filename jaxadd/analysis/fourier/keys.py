@@ -17,12 +17,12 @@ from jaxadd.analysis.fourier.characters import (
     Orders,
     by_frequency,
     combine,
-    divide,
     group_of,
     norms,
     transform,
 )
 from jaxadd.analysis.fourier.projections import cosine_similarities
+from jaxadd.analysis.measures import divide
 
 # --- neurons ----------------------------------------------------------------------------------------------
 

@@ -21,12 +21,12 @@ from jaxadd.analysis.fourier.characters import (
     Orders,
     basis,
     combine,
-    divide,
     group_of,
     inverse,
     mask,
     transform,
 )
+from jaxadd.analysis.measures import divide
 from jaxadd.errors import UserError
 
 # --- logits: the waves of the answer ----------------------------------------------------------------------

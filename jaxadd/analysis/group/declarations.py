@@ -90,7 +90,7 @@ def declared(names: tuple[str, ...]) -> tuple[Measure, ...]:
             "restricted_loss_of",
             "as restricted_loss_all, for one irrep",
             "nats",
-            lambda s: jax.lax.map(lambda kept: jnp.mean(s.restricted(kept)), s.singles),
+            lambda s: jax.lax.map(lambda one: jnp.mean(s.restricted(s.keep(one))), jnp.eye(s.count, dtype=bool)),
             entry=entry("restricted_loss"),
             comparable=False,
         ),
@@ -110,7 +110,7 @@ def declared(names: tuple[str, ...]) -> tuple[Measure, ...]:
             "fraction of the logits' squares, centred per row, that Σ_ρ α_ρ tr ρ(s c⁻¹) explains, α free, over the "
             "key irreps",
             "fraction",
-            lambda s: jnp.sum(jnp.where(s.keys, s.similarity, 0) ** 2),
+            lambda s: jnp.sum(jnp.where(s.keys | jnp.isnan(s.similarity), s.similarity, 0) ** 2),
             panel="variance explained",
         ),
         Measure(

@@ -113,7 +113,7 @@ def _check(group: FiniteGroup, found: list) -> None:
 
 
 def meaning(names: Sequence[str], group: FiniteGroup) -> str:
-    """Return what those names of irreps mean that are not standard, in a sentence; empty where all are.
+    """Return a sentence that explains names of irreps such as 2d_3 or 5d_b; empty where none needs it.
 
     Args:
       names: of irreps of the group.
@@ -123,7 +123,8 @@ def meaning(names: Sequence[str], group: FiniteGroup) -> str:
     if turned := [name for name in names if re.fullmatch(r"\d+d_\d+", name)]:
         dimension, k = turned[0].split("d_")
         parts.append(
-            f"{turned[0]} has dimension {dimension} and turns {group.elements[1]} by {k}/{_order(group, 1)} of a turn"
+            f"{turned[0]} has dimension {dimension} and turns {group.elements[1]} by "
+            f"{k}/{group.element_orders[1]} of a turn"
         )
     if lettered := [name for name in names if re.fullmatch(r"\d+d_[a-z]+", name)]:
         dimension = lettered[0].partition("d_")[0]
@@ -134,11 +135,6 @@ def meaning(names: Sequence[str], group: FiniteGroup) -> str:
         dimension = alone[0].removesuffix("d")
         parts.append(f"{alone[0]} is the only one of dimension {dimension} without a name of its own")
     return f"Names of irreps: {'; '.join(parts)}." if parts else ""
-
-
-def _order(group: FiniteGroup, element: int) -> int:
-    """Return the least number of times that an element multiplied by itself is the identity."""
-    return int(generated(group.table, [element]).sum())
 
 
 def _names(group: FiniteGroup, found: list[Irrep]) -> list[str]:
@@ -170,7 +166,7 @@ def _ends(group: FiniteGroup, found: list[Irrep]) -> list[str]:
     """
     if len(found) < 2:
         return [""] * len(found)
-    dimension, m = found[0].dimension, _order(group, 1)
+    dimension, m = found[0].dimension, int(group.element_orders[1])
     cosines = np.array([irrep.character[1] for irrep in found]) / dimension
     turns = np.arccos(np.clip(cosines, -1, 1)) * m / (2 * np.pi)
     # A trace is that of one rotation in a plane, or of two equal ones in a quaternionic irrep of dimension 4.

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from jaxadd.analysis import measures as declared
 from jaxadd.analysis.group.tables import Problem
-from jaxadd.analysis.measures import Measure
+from jaxadd.analysis.measures import Measure, divide
 from jaxadd.lanes import over_lanes
 from jaxadd.models import Model, structure
 from jaxadd.optim import losses, scores
@@ -140,12 +140,12 @@ class State:
         by_quotient = jnp.zeros(self.n).at[p.quotients].add(self._centred)
         products = self.n * jnp.matmul(p.characters, by_quotient, precision="highest")
         norms = jnp.linalg.norm(p.characters, axis=1) * self.n
-        return _divide(products, norms * jnp.sqrt(self.run.square))
+        return divide(products, norms * jnp.sqrt(self.run.square))
 
     @functools.cached_property
     def logit_fractions(self) -> jax.Array:
         """The fraction of the row-centred logits' squares in the span of each irrep's entries of ρ(s), `[K]`."""
-        return _divide(self.n * self.squares(self._centred), self.run.square)
+        return divide(self.n * self.squares(self._centred), self.run.square)
 
     def squares(self, values: jax.Array) -> jax.Array:
         """Return the sum of squares of functions on the group `[n, ...]` in each irrep's span, `[K]`."""
@@ -210,18 +210,13 @@ class State:
 
     def fractions(self, values: jax.Array) -> jax.Array:
         """Return the fraction of the squares of functions on the group `[n, ...]` in each irrep's span, `[K]`."""
-        return _divide(self.squares(values), jnp.sum(values**2))
+        return divide(self.squares(values), jnp.sum(values**2))
 
     def neuron_fractions(self, of: str) -> jax.Array:
         """Return the fraction of all neurons' variance that entries of ρ(a), ρ(b) or ρ(s) explain, `[K]`."""
         values = self.run.neurons[of]
         centred = values - jnp.mean(values, axis=0, keepdims=True)
-        return _divide(self.squares(centred) / self.n, jnp.sum(self.run.variance))
-
-
-def _divide(x: jax.Array, by: jax.Array) -> jax.Array:
-    """Divide by what is at least 0; 0 where that is 0, NaN where it is NaN."""
-    return jnp.where(by == 0, 0, x / jnp.where(by == 0, 1, by))
+        return divide(self.squares(centred) / self.n, jnp.sum(self.run.variance))
 
 
 @functools.partial(jax.jit, static_argnames=("model", "declarations"))
@@ -277,10 +272,13 @@ def neurons_by_irrep(params: Params, model: Model, problem: Problem) -> jax.Arra
     pairs = problem.irrep[:, None] * count + problem.irrep[None]  # The trivial irrep, 1, is 0.
 
     def fractions(values: jax.Array) -> jax.Array:
+        size, values = jnp.sum(values**2), values - jnp.mean(values)
         transformed = jnp.matmul(jnp.matmul(basis.T, values, precision="highest"), basis, precision="highest")
         blocks = jnp.zeros(count * count).at[pairs].add(transformed**2).reshape(count, count)
-        k = jnp.arange(count)
+        k, blocks = jnp.arange(count), blocks.at[0, 0].set(0)
+        total = jnp.sum(blocks)
         explained = (blocks[k, k] + blocks[0] + blocks[:, 0]).at[0].set(0)
-        return _divide(explained, jnp.sum(blocks) - blocks[0, 0])
+        # Less is float32 rounding of a constant.
+        return divide(explained, jnp.where(total <= 1e-12 * size, 0, total))
 
     return jax.lax.map(fractions, jnp.moveaxis(activations, 2, 0))

@@ -12,7 +12,7 @@ from jaxadd.analysis.errors import error_map
 from jaxadd.analysis.group import cayley, declarations, progress, tables
 from jaxadd.analysis.group.cayley import Cayley
 from jaxadd.analysis.group.irreps import Irrep, meaning
-from jaxadd.analysis.group.subgroups import ON_COSETS, Subgroups, concentrations, subgroups
+from jaxadd.analysis.group.subgroups import MOST, ON_COSETS, Subgroups, concentrations, subgroups
 from jaxadd.analysis.report import analyse_task, no_keys, summarize_task
 from jaxadd.analysis.trained import Report, Trained, as_text
 from jaxadd.models import Network
@@ -185,7 +185,8 @@ def measure(network: Network) -> State:
         for what, found, of in (("irrep", neurons.irrep, names), ("cosets", neurons.subgroup, groups)):
             for k, count in zip(*np.unique(found, return_counts=True), strict=True):
                 numbers[f"neurons_by_{what}.{_NOTHING if k < 0 else of[k]}"] = int(count)
-        numbers["neurons_on_cosets"] = float(np.mean(neurons.subgroup >= 0))
+        if neurons.classes:
+            numbers["neurons_on_cosets"] = float(np.mean(neurons.subgroup >= 0))
         numbers["neurons_of_one_irrep"] = float(np.mean(neurons.irrep >= 0))
     return State(irreps, keys, values, numbers, table, neurons)
 
@@ -237,9 +238,14 @@ def _of_neurons(task: Group, network: Network, problem: tables.Problem) -> _Neur
 
 def _neurons_in_words(neurons: _Neurons, names: Sequence[str]) -> list[str]:
     count = len(neurons.irrep)
-    return [
+    words = [
         f"{np.sum(neurons.irrep >= 0)} of {count} neurons have over {_EXPLAINED:.0%} of their variance in one irrep"
-        f"{_counts(neurons.irrep, names)}",
+        f"{_counts(neurons.irrep, names)}"
+    ]
+    if not neurons.classes:
+        return [*words, f"cosets are not looked for: the group has more than {MOST:,} cyclic subgroups"]
+    return [
+        *words,
         f"{np.sum(neurons.subgroup >= 0)} of {count} neurons read cosets, concentrated to {ON_COSETS:g} or more"
         f"{_counts(neurons.subgroup, [one.name for one in neurons.classes], 'of ')}",
     ]
@@ -347,8 +353,7 @@ def _neurons(neurons: _Neurons, names: Sequence[str], step: int, subject: str) -
             threshold=_EXPLAINED,
         )
     ]
-    rows = [k for k in np.unique(neurons.irrep) if (neurons.irrep == k).any()]
-    columns = [k for k in np.unique(neurons.subgroup) if (neurons.subgroup == k).any()]
+    rows, columns = np.unique(neurons.irrep), np.unique(neurons.subgroup)
     both = np.array([[np.sum((neurons.irrep == i) & (neurons.subgroup == j)) for j in columns] for i in rows])
     pictures.append(
         HeatMaps(

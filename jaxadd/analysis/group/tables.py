@@ -44,7 +44,7 @@ class Problem(NamedTuple):
 
 
 def irreps(known: Known) -> tuple[Irrep, ...]:
-    """Return the irreps of a task's group; in the order and with the names of the named group that it is like."""
+    """Return the irreps of a task's group, in the order and with the names of those of the named group, if any."""
     found = representations.irreps(known.named or known.group)
     return tuple(irrep._replace(character=irrep.character[known.to]) for irrep in found)
 

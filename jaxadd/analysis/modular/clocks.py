@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxadd.analysis import fourier
-from jaxadd.analysis.measures import Measure
+from jaxadd.analysis.measures import Measure, divide
 from jaxadd.analysis.modular import progress
 from jaxadd.analysis.modular.tables import Table
 from jaxadd.models import Model, structure
@@ -82,9 +82,7 @@ def gradient_symmetricity(
         def of_class(c: jax.Array) -> jax.Array:
             by_a, by_b = jnp.moveaxis(backward(jnp.zeros_like(out).at[:, c].set(1))[0], 1, 0)
             size = jnp.linalg.norm(by_a, axis=-1) * jnp.linalg.norm(by_b, axis=-1)
-            product = jnp.sum(by_a * by_b, axis=-1)
-            # NaN stays NaN.
-            return jnp.sum(weight * jnp.where(size == 0, 0, product / jnp.where(size == 0, 1, size)))
+            return jnp.sum(weight * divide(jnp.sum(by_a * by_b, axis=-1), size))
 
         return jnp.sum(jax.lax.map(of_class, jnp.arange(p) if classes is None else classes))
 
@@ -106,7 +104,7 @@ def circularity(embedding: jax.Array, orders: fourier.Orders | None = None) -> j
       orders: of the group, by default that mod P.
 
     Returns:
-      a scalar in [0, 1]. Where P or D is below 4, the mean is over the components there are.
+      a scalar in [0, 1]. Where P - 1 or D is below 4, the mean is over as many components.
     """
     chex.assert_rank(embedding, 2)
     centred = embedding - jnp.mean(embedding, axis=0, keepdims=True)
@@ -149,7 +147,7 @@ def measures(params: Params, model: Model, table: Table, pairs: jax.Array | None
       model: its model.
       table: the problem.
       pairs: int32 `[n]`, the pairs P·i + j that gradients are taken at, all by default. The gradients take P
-        backward passes over the pairs; 500 drawn at random give the mainline's mean to about 0.01.
+        backward passes over the pairs; for preset `mainline`, 500 random pairs give the mean to about 0.01.
     """
     no_keys = jnp.zeros(fourier.count(table.orders), bool)
     return progress.measures(params, model, table, no_keys, pairs, declarations=MEASURES)

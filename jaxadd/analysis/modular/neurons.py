@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxadd.analysis import circuits, fourier
+from jaxadd.analysis.modular.pairs import graduation
 from jaxadd.analysis.modular.tables import Table
 from jaxadd.errors import UserError
 from jaxadd.models import Model, structure
@@ -116,6 +117,4 @@ def commitment(frequency: np.ndarray, steps: np.ndarray) -> np.ndarray:
       float64 `[F]`; NaN for a neuron that ends without a frequency.
     """
     chex.assert_shape(frequency, (len(steps), None))
-    other = frequency != frequency[-1]
-    last = np.where(other.any(axis=0), len(steps) - 1 - np.argmax(other[::-1], axis=0), -1)  # The last other one.
-    return np.where(frequency[-1] > 0, np.asarray(steps, float)[np.minimum(last + 1, len(steps) - 1)], np.nan)
+    return np.where(frequency[-1] > 0, graduation(frequency == frequency[-1], steps), np.nan)

@@ -90,7 +90,7 @@ def _end_of(phase: str, steps: Sequence[int | None]) -> str:
     """Return a sentence on when a phase ended, and in how many lanes it did; None is a lane where it did not."""
     known = [step for step in steps if step is not None]
     if not known:
-        return f"{phase} did not end within the record"
+        return f"{phase} had not ended at the last saved state"
     lanes = f" in {len(known)} of {len(steps)} lanes," if len(known) < len(steps) else ""
     return f"{phase} ended{lanes} at step {spread(known)}"
 

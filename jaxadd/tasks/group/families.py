@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxadd.errors import UserError
-from jaxadd.tasks.group.finite import FiniteGroup, check_order
+from jaxadd.tasks.group.finite import LARGEST, FiniteGroup, check_order
 
 
 class Family(NamedTuple):
@@ -127,8 +127,8 @@ def parse(name: str) -> tuple[tuple[str, int], ...]:
         numbers, valid = FAMILIES[letter].valid
         if not valid(n):
             raise UserError(f"no group is named {name!r}: the number of {letter} must be {numbers}, got {n}")
-        if n > 1000 and letter in "SA":  # Their factorials would take long.
-            raise UserError(f"{name} has more than 10^2500 elements; expected at most a few thousand")
+        if n > LARGEST:  # The n-th group of a family has at least n elements, and to count them may take long.
+            raise UserError(f"{name} has at least {n:,} elements; expected at most {LARGEST:,}")
         factors.append((letter, n))
     check_order(name, math.prod(FAMILIES[letter].order(n) for letter, n in factors))
     return tuple(factors)

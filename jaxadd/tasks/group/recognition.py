@@ -1,11 +1,12 @@
 """Which group a Cayley table is of: a named group of its order with the same invariants, and an isomorphism.
 
 Elements are coloured by what every isomorphism keeps: their order, the size of their conjugacy class, the number of
-their square roots, and the colours of their powers. Generators of the named group are then mapped to elements of
-their colours, one after the other, as long as the map of what they generate is a homomorphism.
+their square roots, and the same of their squares and cubes. Generators of the named group are then mapped to elements
+of their colours, one after the other, as long as the map of what they generate is a homomorphism.
 """
 
 import functools
+import itertools
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -82,8 +83,6 @@ def _homomorphism(
             if (result[products[known]] != wanted[known]).any():
                 return None
             result[products[~known]] = wanted[~known]
-            if (result[products] != wanted).any():
-                return None
             reached.append(products[~known])
         new = np.unique(np.concatenate(reached)) if reached else new[:0]
     mapped = result[result >= 0]
@@ -139,7 +138,7 @@ def _products(order: int, members: tuple[tuple[str, int], ...]) -> Iterator[tupl
 def _members(most: int) -> Iterator[tuple[str, int]]:
     """Yield the groups of all families with at most so many elements, from two on, and their orders."""
     for letter, family in families.FAMILIES.items():
-        for n in range(family.new_from, 4 * most + 1):
+        for n in itertools.count(family.new_from):
             if family.order(n) > most:
                 break
             if family.valid[1](n):

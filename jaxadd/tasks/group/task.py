@@ -4,7 +4,7 @@ import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import jax
 import numpy as np
@@ -27,7 +27,12 @@ OPERATIONS: dict[str, Operation] = {
     "conjugate": Operation("{a}·{b}·{a}⁻¹", lambda g: g.conjugates),
     "aba": Operation("{a}·{b}·{a}", lambda g: g.table[g.table, np.arange(g.order)[:, None]]),
 }
-"""The operations by name; for each a, every answer has one b."""
+"""The operations by name. For each a, the map from b to the answer must be one-to-one; analysis relies on it."""
+
+if TYPE_CHECKING:
+    OperationName = str
+else:
+    OperationName = Literal[tuple(OPERATIONS)]
 
 
 class Known(NamedTuple):
@@ -54,8 +59,8 @@ class Group(Listed):
 
     name: str = "S5"
     """the group: Sn, An, Dn of 2n elements, Cn, Qn (dicyclic) or products such as C2xC4"""
-    operation: Literal["product", "conjugate", "aba"] = "product"
-    """what is computed: a·b, a·b·a⁻¹ or a·b·a"""
+    operation: OperationName = "product"
+    """what is computed: a·b, a·b·a⁻¹ (conjugate) or a·b·a"""
     file: str | None = None
     """file with a Cayley table, .npy or text with a row of numbers for each line, in place of a name"""
     table: tuple[int, ...] = ()
@@ -101,8 +106,6 @@ class Group(Listed):
     @property
     def count(self) -> int:
         """The number n of elements."""
-        if not (self.table or self.file):
-            return math.prod(families.FAMILIES[letter].order(n) for letter, n in families.parse(self.name))
         return self.group.order
 
     @property

@@ -142,6 +142,12 @@ def test_neurons_of_one_irrep_are_explained_by_it():
     np.testing.assert_allclose(explained, np.eye(5)[[names.index("standard")] * 5], atol=1e-5)
 
 
+def test_what_is_not_finite_is_explained_by_nothing():
+    network = random_network("mlp")[0]
+    params = {**network.params, "W_U": network.params["W_U"] * np.nan}
+    assert np.isnan(measured(Network(params, network.model, network.task))["logit_variance_explained"])
+
+
 def test_the_order_of_elements_changes_nothing():
     """A network whose tokens are renumbered has the same measures, by the same names."""
     task = Group(name="S4", equals="none", train_fraction=0.5)

@@ -76,7 +76,7 @@ def test_the_score_stands_first_and_the_measures_last_with_their_definitions(sev
     assert by_name["distance_irrelevance"][-1] == clocks.MEASURES[0].definition
     assert float(by_name["train_loss"][1]) == pytest.approx(report.numbers["train_loss"], rel=1e-5)
     assert "logit_cosine_1" not in by_name
-    assert "did not end within the record" in report.text
+    assert "had not ended at the last saved state" in report.text
 
 
 def test_what_evolves_ends_in_the_network_itself(several):
@@ -309,7 +309,7 @@ def test_any_transformer_is_analysed_and_what_is_not_defined_is_told(task, field
         ([200, None], "memorisation ended in 1 of 2 lanes, at step 200"),
         ([200], "memorisation ended at step 200"),
         ([100, 200, 400], "memorisation ended at step 200 (100 to 400)"),
-        ([None, None], "memorisation did not end within the record"),
+        ([None, None], "memorisation had not ended at the last saved state"),
     ],
 )
 def test_the_end_of_a_phase_is_a_sentence(steps, words):
