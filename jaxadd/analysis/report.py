@@ -18,10 +18,12 @@ from jaxadd.analysis.trained import Report, Trained, as_text
 from jaxadd.errors import UserError
 from jaxadd.pictures import FigureOf, Lines, Table, Text
 from jaxadd.tasks import Task
+from jaxadd.tasks.listed import Listed
 from jaxadd.types import Metrics
 
 __all__ = ["Report", "Trained", "analyse", "analyse_task", "summarize", "summarize_task", "training_figures"]
 
+_GENERALISES = 0.9  # Accuracy from which logits are taken for computed, not memorised.
 _EXAMPLES = 2000  # to average attention and attribution over
 
 
@@ -105,9 +107,35 @@ def no_keys(task: Task, keys: str | None) -> None:
     """Raise UserError where key frequencies are asked for and the task has none."""
     if keys is not None:
         raise UserError(
-            f"key frequencies ({keys!r}) are those of a sum or difference mod P, and this is {task.question}; leave "
-            "--keys out"
+            f"key frequencies are those of a sum or difference mod P, and this is {task.question}; leave --keys out"
         )
+
+
+def caution(values: Mapping[str, Any], what: str) -> str:
+    """Return a sentence where a network does not generalise, so that what its logits hold says little; "" elsewhere.
+
+    Args:
+      values: measures of the network, with "test_accuracy" or, where the split is not known, "all_accuracy".
+      what: what logits are similar to, such as "irreps".
+    """
+    name, pairs = ("test_accuracy", "the test pairs") if "test_accuracy" in values else ("all_accuracy", "all pairs")
+    correct = float(values[name])
+    if not correct < _GENERALISES:
+        return ""
+    return (
+        f"caution: {performance.percent(correct)} of {pairs} are correct, and logits that are memorised are similar "
+        f"to many {what} without being computed by them"
+    )
+
+
+def label_noise(task: Listed) -> list[str]:
+    """Return a sentence on which labels the measures count, where some that are trained on are wrong."""
+    if not task.label_noise:
+        return []
+    return [
+        f"label noise: {100 * task.label_noise:.3g} % of the train labels are wrong; loss and accuracy count the "
+        "labels that are trained on, and full, restricted and excluded loss the right answers"
+    ]
 
 
 def recorded_figures(trained: Trained) -> list[FigureOf]:

@@ -74,7 +74,8 @@ class Listed(Task):
     @property
     def title(self) -> str:
         """The task in a few words, for figures."""
-        return f"{self.question}, trained on {self.train_fraction:.0%}"
+        wrong = f", {100 * self.label_noise:.3g}% of its labels wrong" if self.label_noise else ""
+        return f"{self.question}, trained on {self.train_fraction:.0%}{wrong}"
 
     @property
     def problems(self) -> int:

@@ -118,7 +118,7 @@ def test_a_table_is_read_from_a_file(form, tmp_path):
     ("content", "words"),
     [
         ("", "it is empty"),
-        ("0 one\n1 0", "holds no Cayley table of numbers: 'one' is no number"),
+        ("0 one\n1 0", "holds no Cayley table of numbers: 'one' is no whole number"),
         ("0 1\n1", "its rows differ in length"),
     ],
 )

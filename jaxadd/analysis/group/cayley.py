@@ -81,7 +81,7 @@ def describe(table: np.ndarray, task: Group) -> Cayley:
         fraction = float(np.mean([np.mean(table[table[a]] == table[a][table]) for a in range(n)]))
     numbers = np.arange(n)
     neutral = np.flatnonzero((table == numbers).all(axis=1) & (table == numbers[:, None]).all(axis=0))
-    problem = violation(table)
+    problem = violation(table, task.group.elements)
     return Cayley(
         latin=is_latin(table),
         associative=not_associative(table) is None,

@@ -13,17 +13,17 @@ from jaxadd.analysis.group import cayley, declarations, progress, tables
 from jaxadd.analysis.group.cayley import Cayley
 from jaxadd.analysis.group.irreps import Irrep, meaning
 from jaxadd.analysis.group.subgroups import MOST, ON_COSETS, Subgroups, concentrations, subgroups
-from jaxadd.analysis.report import analyse_task, no_keys, summarize_task
+from jaxadd.analysis.report import analyse_task, caution, label_noise, no_keys, summarize_task
 from jaxadd.analysis.trained import Report, Trained, as_text
 from jaxadd.models import Network
 from jaxadd.pictures import Bars, FigureOf, HeatMaps, Histogram, Lines, Picture, Table, Text
 from jaxadd.tasks import Group
 
+_ROUNDING = 1e-7  # What is smaller in a table is rounding of float32, and is written as 0
 _EXPLAINED = 0.85  # of a neuron's variance, by one irrep
 _LISTED = 16  # irreps in a table or map
 _NAMED = 8  # irreps with a colour of their own
 _NOTHING = "none"
-_GENERALISES = 0.9  # of the test pairs correct, or of all where the split is not known
 _OPERANDS = {"a": "a", "b": "b", "ab": "answer"}
 
 
@@ -51,7 +51,7 @@ class State(NamedTuple):
       keys: bool `[K]`, the key irreps: those of a logit similarity above `progress.KEY`.
       values: of all measures.
       numbers: for JSON.
-      table: of its answers.
+      table: of its answers; None for another operation than the product, of which they are no group's.
       neurons: what they do; None without any.
     """
 
@@ -59,7 +59,7 @@ class State(NamedTuple):
     keys: np.ndarray
     values: Mapping[str, Any]
     numbers: dict[str, Any]
-    table: Cayley
+    table: Cayley | None
     neurons: _Neurons | None
 
     @property
@@ -83,29 +83,15 @@ def _(task: Group, trained: Trained) -> Report:
         values = progress.measures(network.params, network.model, own, declarations=needed)
         keys = np.asarray(values["logit_similarity"]) > progress.KEY
         listed |= keys
-        lines.append(f"seed {network.seed}: {_keys_in_words(names, keys, *_seen(values))}")
+        lines.append(f"seed {network.seed}: {_keys_in_words(names, keys, values)}")
     lines += _meaning(task, names, listed)
     return Report.of("\n".join(lines), blocks=[_errors(task, trained, 0)])
 
 
-def _seen(values: Mapping[str, Any]) -> tuple[float, str]:
-    """Return which fraction is correct of the test pairs, or of all where the split is not known; and of which."""
-    if "test_accuracy" in values:
-        return float(values["test_accuracy"]), "the test pairs"
-    return float(values["all_accuracy"]), "all pairs"
-
-
-def _keys_in_words(names: Sequence[str], keys: np.ndarray, correct: float, pairs: str) -> str:
+def _keys_in_words(names: Sequence[str], keys: np.ndarray, values: Mapping[str, Any]) -> str:
     """Return the key irreps, and whether they say anything of how the network computes: it has to generalise."""
     said = f"key irreps (logit similarity above {progress.KEY:g}): {_listed(names, keys)}"
-    return said + (f"; {_caution(correct, pairs)}" if correct < _GENERALISES else "")
-
-
-def _caution(correct: float, pairs: str) -> str:
-    return (
-        f"caution: {performance.percent(correct)} of {pairs} are correct, and logits that are memorised are similar "
-        "to many irreps without being computed by them"
-    )
+    return "; ".join(filter(None, (said, caution(values, "irreps"))))
 
 
 def _problem(task: Group, network: Network) -> tuple[tables.Problem, tuple[measures.Measure, ...]]:
@@ -139,15 +125,12 @@ def _(task: Group, trained: Trained, lane: int, keys: str | None) -> Report:
     state, subject = states[lane], trained.subject(lane)
     names = [irrep.name for irrep in state.irreps]
     words = [
-        _keys_in_words(names, state.keys, *_seen(state.values)),
-        *_table_in_words(state.table, task),
-        *([] if state.neurons is None else _neurons_in_words(state.neurons, names)),
+        (f"seed {network.seed}: " if len(states) > 1 else "") + _keys_in_words(names, one.keys, one.values)
+        for network, one in zip(trained.networks, states, strict=True)
     ]
-    if len(states) > 1:
-        words += [
-            f"seed {network.seed}: {_keys_in_words(names, one.keys, *_seen(one.values))}"
-            for network, one in zip(trained.networks, states, strict=True)
-        ]
+    words += [] if state.table is None else _table_in_words(state.table, task)
+    words += [] if state.neurons is None else _neurons_in_words(state.neurons, names)
+    words += label_noise(task)
     words += _meaning(task, names, np.any([one.keys for one in states], axis=0))
     figures = [_errors(task, trained, lane)]
     steps, over = np.array([trained.networks[lane].step]), [state.values]
@@ -176,9 +159,11 @@ def measure(network: Network) -> State:
     values = jax.device_get(progress.measures(network.params, network.model, problem, declarations=declared))
     keys = values["logit_similarity"] > progress.KEY
     neurons = _of_neurons(task, network, problem) if measures.needs_neurons(network.model) else None
-    table = cayley.describe(cayley.learned(network.params, network.model), task)
+    learned = cayley.learned(network.params, network.model)
+    table = cayley.describe(learned, task) if task.operation == "product" else None
     names = np.array([irrep.name for irrep in irreps])
-    numbers: dict[str, Any] = {"key_irreps": names[keys].tolist(), **_table_numbers(table)}
+    numbers: dict[str, Any] = {"key_irreps": names[keys].tolist()}
+    numbers |= {} if table is None else _table_numbers(table)
     numbers |= measures.flat(declared, values)
     if neurons is not None:
         groups = [one.name for one in neurons.classes]
@@ -282,7 +267,7 @@ def _by_irrep(task: Group, state: State) -> Table:
             state.irreps[k].name,
             str(state.irreps[k].dimension),
             state.irreps[k].kind,
-            *(f"{column[k]:.4g}" for column in columns.values()),
+            *(f"{0 if abs(column[k]) < _ROUNDING else column[k]:.4g}" for column in columns.values()),
         ]
         for k in shown
     ]
@@ -290,6 +275,11 @@ def _by_irrep(task: Group, state: State) -> Table:
     names = [irrep.name for irrep in state.irreps]
     note = " ".join(_meaning(task, names, np.isin(np.arange(len(names)), shown)))
     note += f" The {left} other irreps have a smaller logit similarity." if left else ""
+    if state.neurons is not None:
+        note += (
+            " Columns of neurons are fractions of all neurons' variance, in what depends on a, on b or on the answer "
+            "alone."
+        )
     return Table("Irreps", ["irrep", "dimension", "kind", *columns], rows, note.strip())
 
 
@@ -299,7 +289,7 @@ def _by_irrep(task: Group, state: State) -> Table:
 def _irreps(state: State, over: Mapping[str, np.ndarray], steps: np.ndarray, subject: str) -> FigureOf:
     """Describe how much of the logits, weights and neurons is in each irrep."""
     names, shown = [irrep.name for irrep in state.irreps], _shown(state)
-    correct, pairs = _seen(state.values)
+    said = caution(state.values, "irreps")
     by_step = lambda name: np.asarray(over[name]).reshape(len(steps), -1)
     parts = {f"fraction_{name}": name.replace("_W_in", " W_in") for name in declarations.MATRICES}
     parts |= {f"neuron_fraction_{of}": f"neurons, {words}" for of, words in _OPERANDS.items()}
@@ -313,7 +303,7 @@ def _irreps(state: State, over: Mapping[str, np.ndarray], steps: np.ndarray, sub
             xlabel="irrep",
             ylabel="cosine",
             highlight=state.key_names,
-            note=f"{_caution(correct, pairs).capitalize()}." if correct < _GENERALISES else "",
+            note=f"{said.capitalize()}." if said else "",
         ),
         HeatMaps(
             "What is in each irrep",

@@ -12,7 +12,7 @@ from jaxadd.analysis.modular import pairs, progress
 from jaxadd.analysis.modular.figures import embedding, order_in_words, pair_figures, single_neurons
 from jaxadd.analysis.modular.measured import ALL, RULES, Measured, listed, measure
 from jaxadd.analysis.phases import PHASES, Phases, phases
-from jaxadd.analysis.report import analyse_task, no_keys, recorded_figures, summarize_task
+from jaxadd.analysis.report import analyse_task, caution, label_noise, no_keys, recorded_figures, summarize_task
 from jaxadd.analysis.trained import Report, Trained, as_text
 from jaxadd.pictures import FigureOf, Lines, Span, Text
 from jaxadd.tables import spread
@@ -57,7 +57,9 @@ def _(task: Modular, trained: Trained, lane: int, keys: str | None) -> Report:
     state, subject = states[lane], trained.subject(lane)
     frequencies = fourier.frequencies(state.keys)
     listed_keys = lambda mask: listed(mask, group)
-    words = [f"key frequencies by {name}: {listed_keys(mask)}" for name, mask in state.rules.items()]
+    used = lambda name: ", which the measures use" if name == state.chosen else ""
+    words = [f"key frequencies by {name}{used(name)}: {listed_keys(mask)}" for name, mask in state.rules.items()]
+    words += filter(None, [caution(state.numbers, "frequencies"), *label_noise(task)])
     if state.chosen not in RULES:
         words.append(f"key frequencies {state.chosen}: {listed_keys(state.keys)}")
     if group.name != "additive":

@@ -133,9 +133,15 @@ def not_associative(table: np.ndarray) -> tuple[int, int, int] | None:
     return None
 
 
-def violation(table: np.ndarray) -> str | None:
-    """Return which axiom of a group a table violates first, with an example; None for the table of a group."""
+def violation(table: np.ndarray, elements: Sequence[str] = ()) -> str | None:
+    """Return which axiom of a group a table violates first, with an example; None for the table of a group.
+
+    Args:
+      table: int `[n, n]`.
+      elements: how the n elements are written; by default their numbers.
+    """
     n = len(table)
+    name = lambda i: elements[i] if elements else i
     if table.ndim != 2 or table.shape != (n, n) or n == 0:
         return f"a Cayley table has as many rows as columns, and this one has shape {table.shape}"
     if (outside := (table < 0) | (table >= n)).any():
@@ -144,6 +150,7 @@ def violation(table: np.ndarray) -> str | None:
     if (triple := not_associative(table)) is not None:
         a, b, c = triple
         left, right = table[table[a, b], c], table[a, table[b, c]]
+        a, b, c, left, right = map(name, (a, b, c, left, right))
         return f"it is not associative: ({a}·{b})·{c} = {left}, and {a}·({b}·{c}) = {right}"
     numbers = np.arange(n)
     neutral = (table == numbers).all(axis=1) & (table == numbers[:, None]).all(axis=0)
@@ -151,8 +158,8 @@ def violation(table: np.ndarray) -> str | None:
         return "it has no identity: no element e has e·a = a·e = a for every a"
     lacking = ~(table == np.argmax(neutral)).any(axis=1)
     if lacking.any():
-        a = np.argmax(lacking)
-        return f"{a} has no inverse: no product {a}·b is the identity, {np.argmax(neutral)}"
+        a, identity = name(np.argmax(lacking)), name(np.argmax(neutral))
+        return f"{a} has no inverse: no product {a}·b is the identity, {identity}"
     return None
 
 
@@ -182,13 +189,17 @@ def _read_table(path: str, modified: int, size: int) -> np.ndarray:
             lines = Path(path).read_text().replace(",", " ").splitlines()
             words = [line.split() for line in lines if line.strip()]
             if strange := [word for row in words for word in row if not word.lstrip("-").isdecimal()]:
-                raise ValueError(f"{strange[0]!r} is no number; elements are numbered from 0 or 1 on")
+                raise ValueError(f"{strange[0]!r} is no whole number; elements are numbered from 0 or 1 on")
             rows = [[int(word) for word in row] for row in words]
             if not rows:
                 raise ValueError("it is empty")
             if len({len(row) for row in rows}) > 1:
                 raise ValueError("its rows differ in length")
             table = np.array(rows)
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{path} is no text file; expected one with a Cayley table, or a NumPy array (.npy)"
+        ) from error
     except (ValueError, OSError, OverflowError) as error:
         raise UserError(f"{path} holds no Cayley table of numbers: {error}") from error
     if not np.issubdtype(table.dtype, np.integer):

@@ -179,7 +179,10 @@ def _square(table: Sequence[int]) -> np.ndarray:
 
 @functools.lru_cache(maxsize=8)
 def _known(cells: bytes) -> Known:
-    """Return the group of a table, whose elements have the names of the named group that it is isomorphic to."""
+    """Return the group of a table, whose elements have the names of the named group that it is isomorphic to.
+
+    Those of a cyclic group are powers of a generator, g^0 to g^(n - 1).
+    """
     flat = np.frombuffer(cells, np.int32)
     n = math.isqrt(len(flat))
     table = flat.reshape(n, n)
@@ -189,5 +192,7 @@ def _known(cells: bytes) -> Known:
     found = recognition.recognise(unnamed)
     if found is None:
         return Known(unnamed, None, np.arange(n))
-    names = tuple(found.group.elements[i] for i in found.to)
+    # The numbers of a cyclic group would be taken for those of the table.
+    numbers = found.group.elements == tuple(map(str, range(n)))
+    names = tuple(f"g^{i}" if numbers else found.group.elements[i] for i in found.to)
     return Known(FiniteGroup(found.group.name, table, names), found.group, found.to)

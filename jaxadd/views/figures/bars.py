@@ -40,13 +40,18 @@ def bars(picture: Bars) -> Drawing:
     if len(picture.steps) > 1:
         height = float(np.clip(0.075 * count + 1.3, 3, 7))
         return Drawing(8.4, panels * height, lambda part: _over_training(part, picture, height))
-    width = float(np.clip(0.1 * count + 0.8, 2.6, 7.5 if panels == 1 else 3.4))
+    width = _width(picture)
     columns = min(panels, _ACROSS)
     rows = -(-panels // columns)
     under = _LETTER * max(map(len, picture.labels)) if _upright(picture) else 0
     return Drawing(
         columns * width + 0.3, rows * (2.6 if panels == 1 else 1.9) + under + 0.3, lambda part: _still(part, picture)
     )
+
+
+def _width(picture: Bars) -> float:
+    """Return the width of a panel of bars of one state, inches."""
+    return float(np.clip(0.1 * len(picture.labels) + 0.8, 2.6, 7.5 if len(picture.frames) == 1 else 3.4))
 
 
 def _named(count: int, most: float) -> range:
@@ -56,8 +61,9 @@ def _named(count: int, most: float) -> range:
 
 
 def _upright(picture: Bars) -> bool:
-    """Return whether the names on the axis are long, and are written upright."""
-    return sum(len(picture.labels[i]) for i in _named(len(picture.labels), _TICKS)) > 3 * _TICKS
+    """Return whether the names on the axis are too long to stand side by side, and are written upright."""
+    named = _named(len(picture.labels), _TICKS)
+    return _LETTER * max(len(picture.labels[i]) for i in named) > 0.85 * _width(picture) / len(named)
 
 
 def _joined(labels: Sequence[str]) -> str:

@@ -124,8 +124,27 @@ def test_names_of_irreps_are_explained_where_they_are_printed():
     report = analyse(Trained((lookup(Group(name="D5", equals="none", train_fraction=0.5)),), "a title"))
     said = "Names of irreps: 2d_1 has dimension 2 and turns r by 1/5 of a turn."
     assert said in report.text
-    assert next(block for block in report.blocks if isinstance(block, Table) and block.title == "Irreps").note == said
+    table = next(block for block in report.blocks if isinstance(block, Table) and block.title == "Irreps")
+    assert table.note.startswith(f"{said} Columns of neurons are fractions of all neurons' variance")
     assert "Names of irreps" not in analyse(Trained((lookup(TASK),), "a title")).text  # All are standard.
+
+
+def test_other_operations_have_no_cayley_table_and_elements_have_their_names():
+    task = Group(name="S3", equals="none", train_fraction=0.5)
+    network = lookup(task)
+    params = {**network.params, "W_U": network.params["W_U"].at[:, 1].set(0)}  # It never answers (2 3).
+    wrong = analyse(Trained((Network(params, network.model, task),), "a title"))
+    assert re.search(r"it is not associative: \(\(\d.*\)·.* = \S*\(|has no inverse: no product \(", wrong.text)
+    conjugate = Group(name="S3", equals="none", train_fraction=0.5, operation="conjugate")
+    report = analyse(Trained((lookup(conjugate),), "a title"))
+    assert "the table of its answers" not in report.text
+    assert "table_latin_square" not in report.numbers
+
+
+def test_wrong_labels_are_told():
+    task = Group(name="S3", equals="none", train_fraction=0.5, label_noise=0.2)
+    assert task.title == "a·b in S3, trained on 50%, 20% of its labels wrong"
+    assert "label noise: 20 % of the train labels are wrong" in analyse(Trained((lookup(task),), "a title")).text
 
 
 def test_there_are_no_key_frequencies():
