@@ -4,7 +4,7 @@ A transformer and an MLP on two tokens learn S5 from half of its products. Chugh
 learn a few irreps, different ones from seed to seed; Stander et al. (2024) that neurons read cosets of subgroups.
 Both are measured of every network. Expected of `S5`: every seed reaches 99 % of the other products, where it ends,
 the MLP at steps 500 to 1,300 and the transformer at 400 to 800. Of `mlp`, which trains on: two to four irreps and
-nearly all neurons on cosets. On two quiet cores `S5` takes about a quarter of an hour, `mlp` four minutes and `debug`
+nearly all neurons on cosets. On two quiet cores `S5` takes about six minutes, `mlp` four and `debug`
 seconds. `--group` takes any other group, such as A5 or D59.
 """
 
