@@ -22,6 +22,7 @@ from jaxadd.types import Params
 
 _NEURONS = 6  # drawn, those that vary most
 _NAMED_CLUSTERS = 8
+_ALL_NAMED = 12  # frequencies of a group, up to which all are named on the axes of spectra
 _TUNED = 0.5  # of the variance, explained by one frequency; a quadratic neuron of one wave has 0.8 at it
 _ROOM = 6_000_000  # numbers in maps over all pairs, of all frames together
 
@@ -192,7 +193,9 @@ def _extent(power: np.ndarray) -> int:
 
 
 def _marks(frequencies: Sequence[int], group: CyclicProduct) -> list[Level]:
-    """Return where frequencies stand among the components, between cosine and sine."""
+    """Return where frequencies stand among the components, between cosine and sine; where there are few, of all."""
+    count = fourier.count(group.orders)
+    frequencies = range(1, count + 1) if count <= _ALL_NAMED else frequencies
     of_row, names = fourier.frequency_of_row(group.orders), fourier.names(group.orders)
     places = ((float(np.mean(np.flatnonzero(of_row == k))), names[k - 1]) for k in frequencies)
     return [Level(0, "const."), *(Level(place, name) for place, name in places)]
