@@ -103,7 +103,7 @@ def stated(content: Any, config: Fields) -> tuple[dict[str, Any], tuple[str, ...
       config: the content of the JSON file beside it.
 
     Returns:
-      the fields, and a note for each value that is not understood, such as a width of "16".
+      the fields, and a note for each value that is not understood, such as a width of "wide".
 
     Raises:
       UserError: a config states what this model does not have, such as an activation function.

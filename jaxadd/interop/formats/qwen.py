@@ -5,7 +5,7 @@ parametric or tied: an embedding on an arc, V = K's projection, O = Qᵀ; their 
 """
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,42 +24,34 @@ _THETA = 3.0
 _PROJECTIONS = (".q_proj.weight", ".k_proj.weight", ".v_proj.weight")
 _ARC = ("arc_A", "arc_start", "arc_stride")
 # Names of modules in other systems, in the order of their replacement.
-_MODULES = tuple(
-    (re.compile(pattern), name)
-    for pattern, name in (
-        (r"^(model|transformer|decoder)\.", ""),
-        (r"^block\.", "layers.0."),
-        (r"^(blocks|h)\.", "layers."),
-        (r"^(embed|tok_emb|token_emb|token_embedding|wte)\.weight$", "embed_tokens.weight"),
-        (r"^(final_norm|ln_f|ln_final|norm_f)\.", "norm."),
-        (r"^(head|output)\.", "lm_head."),
-        (r"^(layers\.\d+)\.attn\.", r"\1.self_attn."),
-        (r"^(layers\.\d+)\.(ln1|ln_1|norm1|attn_norm)\.", r"\1.input_layernorm."),
-        (r"^(layers\.\d+)\.(ln2|ln_2|norm2|mlp_norm|ffn_norm)\.", r"\1.post_attention_layernorm."),
-    )
+_MODULES = (
+    (r"^(model|transformer|decoder)\.", ""),
+    (r"^block\.", "layers.0."),
+    (r"^(blocks|h)\.", "layers."),
+    (r"^(embed|tok_emb|token_emb|token_embedding|wte)\.weight$", "embed_tokens.weight"),
+    (r"^(final_norm|ln_f|ln_final|norm_f)\.", "norm."),
+    (r"^(head|output)\.", "lm_head."),
+    (r"^(layers\.\d+)\.attn\.", r"\1.self_attn."),
+    (r"^(layers\.\d+)\.(ln1|ln_1|norm1|attn_norm)\.", r"\1.input_layernorm."),
+    (r"^(layers\.\d+)\.(ln2|ln_2|norm2|mlp_norm|ffn_norm)\.", r"\1.post_attention_layernorm."),
 )
 _IGNORED = re.compile(r"rotary_emb\.inv_freq$|\.(mask|causal_mask|rope_cos|rope_sin)$")
-
-
 # The names of this library, in the order of their replacement.
-_THEIRS = tuple(
-    (re.compile(pattern), name)
-    for pattern, name in (
-        (r"^blocks\.", "layers."),
-        (r"^ln_final\.", "norm."),
-        (r"^unembed\.W_U$", "lm_head.weight"),
-        (r"^unembed\.b_U$", "lm_head.bias"),
-        (r"\.ln1\.", ".input_layernorm."),
-        (r"\.ln2\.", ".post_attention_layernorm."),
-        (r"\.attn\.", ".self_attn."),
-        (r"norm\.w$", "norm.weight"),
-        (r"norm\.b$", "norm.bias"),
-        (r"\.W_gate$", ".gate_proj.weight"),
-        (r"\.W_in$", ".up_proj.weight"),
-        (r"\.W_out$", ".down_proj.weight"),
-        (r"\.b_in$", ".up_proj.bias"),
-        (r"\.b_out$", ".down_proj.bias"),
-    )
+_THEIRS = (
+    (r"^blocks\.", "layers."),
+    (r"^ln_final\.", "norm."),
+    (r"^unembed\.W_U$", "lm_head.weight"),
+    (r"^unembed\.b_U$", "lm_head.bias"),
+    (r"\.ln1\.", ".input_layernorm."),
+    (r"\.ln2\.", ".post_attention_layernorm."),
+    (r"\.attn\.", ".self_attn."),
+    (r"norm\.w$", "norm.weight"),
+    (r"norm\.b$", "norm.bias"),
+    (r"\.W_gate$", ".gate_proj.weight"),
+    (r"\.W_in$", ".up_proj.weight"),
+    (r"\.W_out$", ".down_proj.weight"),
+    (r"\.b_in$", ".up_proj.bias"),
+    (r"\.b_out$", ".down_proj.bias"),
 )
 
 
@@ -126,9 +118,7 @@ class _Source:
         self._state = state
         self._used: set[str] = set(_ARC)
         for original in state:
-            name = original
-            for pattern, replacement in _MODULES:
-                name = pattern.sub(replacement, name, count=1)
+            name = _renamed(original, _MODULES)
             if name in self.names:
                 raise UserError(f"it holds both {self.names[name]} and {original}")
             self.names[name] = original
@@ -172,10 +162,16 @@ class _Source:
             raise UserError(f"it holds {listed(left)}, for which this model has no place")
 
 
+def _renamed(name: str, replacements: Sequence[tuple[str, str]]) -> str:
+    """Return a name with every pattern that it has replaced, one after the other."""
+    for pattern, replacement in replacements:
+        name = re.sub(pattern, replacement, name, count=1)
+    return name
+
+
 def _spelled(name: str, shape: tuple[int, ...]) -> tuple[str, tuple[int, ...]]:
     """Return the name and shape of an array in a file of this kind; see `format.checked`."""
-    for pattern, theirs in _THEIRS:
-        name = pattern.sub(theirs, name)
+    name = _renamed(name, _THEIRS)
     return name, shape[::-1] if "_proj" in name or "lm_head" in name else shape
 
 
