@@ -58,6 +58,24 @@ class Layout(NamedTuple):
     answers: np.ndarray
     constants: dict[int, int]
 
+    @property
+    def digits(self) -> list[int]:
+        """The positions of all digits, in ascending order."""
+        return sorted([*self.operands.ravel().tolist(), *self.answers.tolist()])
+
+    def free(self, group: Cases, read: int) -> list[int]:
+        """Return the positions up to the one that is read whose digits are free, in ascending order."""
+        return [p for p in self.digits if p < read and p not in group.positions]
+
+    def possible(self, position: int, own: int, vocabulary: int, base: int) -> np.ndarray:
+        """Return which tokens may be at each position up to one that holds the token `own`, bool `[P, V]`."""
+        possible = np.zeros((position + 1, vocabulary), bool)
+        possible[:, :base] = True
+        for place, token in {**self.constants, position: own}.items():
+            if place <= position:
+                possible[place] = np.arange(vocabulary) == token
+        return possible
+
     def name(self, position: int) -> tuple[str, int]:
         """Return what a digit belongs to, "a", "b" or "answer", and its column."""
         for name, places in (("a", self.operands[0]), ("b", self.operands[1]), ("answer", self.answers)):

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxadd.analysis.certificates import rounding
-from jaxadd.analysis.certificates.rounding import Rounded
+from jaxadd.analysis.certificates.rounding import Quantity, Rounded
 from jaxadd.errors import UserError
 from jaxadd.models import Model, PairMLP, Transformer
 from jaxadd.models.attention import MASKED, slopes
@@ -57,9 +57,9 @@ class Heads(NamedTuple):
       numbers: int `[T]`, what rotary positions and ALiBi count.
     """
 
-    q: Rounded
-    k: Rounded
-    v: Rounded
+    q: Quantity
+    k: Quantity
+    v: Quantity
     numbers: np.ndarray
 
     def at(self, tokens: np.ndarray, read: Sequence[int]) -> "Heads":
@@ -115,19 +115,19 @@ def _transformer(model: Model, params: Params, tokens: np.ndarray) -> Rounded:
     for i in range(config.layers):
         last = i == config.layers - 1
         block, at = params[f"blocks.{i}"], read if last else every
-        heads = queries_keys_values(config, block, x, config.numbered(model.sizes))
-        values = heads.v.value
+        read_by = queries_keys_values(config, block, x, config.numbered(model.sizes))
+        values = read_by.v.value
         if i == 0:  # The first block reads functions of (token, position), computed once per vocabulary entry.
-            heads = heads.at(tokens, at)
+            read_by = read_by.at(tokens, at)
             x = _looked_up(x, tokens, at)
         else:
-            heads, x = heads._replace(q=_chosen(heads.q, at)), _chosen(x, at)
-        pattern = weights(config, heads, at)
+            read_by, x = read_by._replace(q=_chosen(read_by.q, at)), _chosen(x, at)
+        pattern = weights(config, read_by, at)
         errors = None
         if config.layers == 1 and config.norm == "none" and config.attention_mix == 1:
             written_by = np.einsum("vthk,hkd->vthd", values, block["attn"]["W_O"])
             errors = WeightErrors(pattern.error, tokens, written_by)
-        out = attention(block["attn"], pattern, heads.v, apart=errors is not None)
+        out = attention(block["attn"], pattern, read_by.v, apart=errors is not None)
         x = attended(config, block, x, out)
         if last:
             read_out = unembedding(config, params, x, errors)
@@ -137,7 +137,7 @@ def _transformer(model: Model, params: Params, tokens: np.ndarray) -> Rounded:
             if errors is not None:
                 error = error + errors.through(params["unembed"]["W_U"])
             return rounding.limited(Rounded(value, error))
-        x = _after_mlp(config, block, x)
+        x = after_mlp(config, block, x)
     raise AssertionError("a transformer has a layer")
 
 
@@ -158,13 +158,21 @@ def embedded(config: Transformer, params: Params, model: Model) -> Rounded:
     return rounding.exact(np.broadcast_to(w, (len(w), model.sizes.length, w.shape[-1])))
 
 
-def queries_keys_values(config: Transformer, block: Params, x: Rounded, numbers: Sequence[int]) -> Heads:
+def queries_keys_values(config: Transformer, block: Params, x: Quantity, numbers: Sequence[int]) -> Heads:
     """Return what attention reads of the stream `[B, T, D]`; positions count the `numbers`, int `[T]`."""
-    counted = np.asarray(numbers)
-    x = _norm(config, block.get("ln1"), x) if config.norm_where != "post" else x
-    attn = block["attn"]
+    return heads(config, block["attn"], attention_input(config, block, x), numbers)
 
-    def project(name: str) -> Rounded:
+
+def attention_input(config: Transformer, block: Params, x: Quantity) -> Quantity:
+    """Return what queries, keys and values are computed of, for the stream `[..., D]`."""
+    return _norm(config, block.get("ln1"), x) if config.norm_where != "post" else x
+
+
+def heads(config: Transformer, attn: Params, x: Quantity, numbers: Sequence[int]) -> Heads:
+    """Return queries, keys and values of all heads for the input of attention `[B, T, D]`."""
+    counted = np.asarray(numbers)
+
+    def project(name: str) -> Quantity:
         w = attn[f"W_{name}"]
         flat = w.transpose(1, 0, 2).reshape(w.shape[1], -1)
         bias = attn[f"b_{name}"].reshape(-1) if config.attention_bias else None
@@ -182,36 +190,38 @@ def queries_keys_values(config: Transformer, block: Params, x: Rounded, numbers:
     return Heads(q, k, v, counted)
 
 
-def _rotated(config: Transformer, x: Rounded, numbers: np.ndarray) -> Rounded:
+def _rotated(config: Transformer, x: Quantity, numbers: np.ndarray) -> Quantity:
     """Rotate queries or keys `[B, T, H, K]`; sines and cosines are rounded from float64 to float32."""
     half, angle = config.head_width // 2, config.angles(numbers)[:, None]
-    cos, sin = (Rounded(y, rounding.UNIT * np.abs(y) + rounding.TINY) for y in (np.cos(angle), np.sin(angle)))
+    cos, sin, minus = (
+        Rounded(y, rounding.UNIT * np.abs(y) + rounding.TINY) for y in (np.cos(angle), np.sin(angle), -np.sin(angle))
+    )
     interleaved = config.rope_pairs == "interleaved"
     first, second = (slice(0, None, 2), slice(1, None, 2)) if interleaved else (slice(0, half), slice(half, None))
     a, b = x.map(lambda y: y[..., first]), x.map(lambda y: y[..., second])
-    minus = b._replace(value=-b.value)
     parts = (
-        rounding.add(rounding.product(a, cos), rounding.product(minus, sin)),
+        rounding.add(rounding.product(a, cos), rounding.product(b, minus)),
         rounding.add(rounding.product(a, sin), rounding.product(b, cos)),
     )
     join = lambda y, z: (
-        np.stack([y, z], axis=-1).reshape(x.value.shape) if interleaved else np.concatenate([y, z], axis=-1)
+        np.stack([y, z], axis=-1).reshape(*y.shape[:-1], -1) if interleaved else np.concatenate([y, z], axis=-1)
     )
-    return Rounded(join(parts[0].value, parts[1].value), join(parts[0].error, parts[1].error))
+    return parts[0].joined(parts[1], join)
 
 
 def scores(config: Transformer, heads: Heads, at: Sequence[int]) -> Rounded:
     """Return the scores `[B, H, R, T]` of queries `[B, R, H, K]`, those at positions `at`, and all keys."""
     q, k = (x.map(lambda y: y.swapaxes(1, 2)) for x in (heads.q, heads.k))
     s = rounding.matmul(q, k.map(lambda y: y.swapaxes(-1, -2)))
-    return _shifted(config, s, at, heads.numbers)
+    return shifted(config, s, at, heads.numbers)
 
 
-def _shifted(config: Transformer, s: Rounded, at: Sequence[int], numbers: np.ndarray) -> Rounded:
+def shifted(config: Transformer, s: Rounded, at: Sequence[int], numbers: np.ndarray) -> Rounded:
     """Divide scores `[B, H, R, T]` by √K, and lower those of far keys where positions are alibi."""
     root = math.sqrt(config.head_width)
     s = rounding.limited(s, -MASKED / 10)  # Or else a masked position may weigh as much as one that is seen.
-    s = Rounded(s.value / root, s.error / root + 3 * rounding.UNIT * s.magnitude / root + rounding.TINY)
+    error = s.error / root + 3 * rounding.UNIT * s.magnitude / root + rounding.TINY
+    s = Rounded(s.value / root, error, s.radius / root)
     if config.positions != "alibi":
         return s
     distance = np.abs(numbers[list(at)][:, None] - numbers[: s.value.shape[-1]])
@@ -304,19 +314,19 @@ def errors_of_attention(
     return relative, out if bounded else out._replace(error=np.full_like(out.error, np.inf))
 
 
-def attended(config: Transformer, block: Params, x: Rounded, out: Rounded) -> Rounded:
+def attended(config: Transformer, block: Params, x: Quantity, out: Quantity) -> Quantity:
     """Return the stream after attention wrote `out`, both `[..., D]`."""
     return _after(config, block, "ln1", x, out)
 
 
-def _after(config: Transformer, block: Params, name: str, x: Rounded, out: Rounded) -> Rounded:
+def _after(config: Transformer, block: Params, name: str, x: Quantity, out: Quantity) -> Quantity:
     if config.norm_where == "both":
         out = _norm(config, block.get(f"{name}_post"), out)
     x = rounding.add(x, out)
     return _norm(config, block.get(name), x) if config.norm_where == "post" else x
 
 
-def _norm(config: Transformer, params: Params | None, x: Rounded) -> Rounded:
+def _norm(config: Transformer, params: Params | None, x: Quantity) -> Quantity:
     if config.norm == "none":
         return x
     params = params or {}
@@ -325,22 +335,23 @@ def _norm(config: Transformer, params: Params | None, x: Rounded) -> Rounded:
     return rounding.add(x, rounding.exact(params["b"])) if "b" in params else x
 
 
-def neurons(config: Transformer, block: Params, x: Rounded, errors: WeightErrors | None = None) -> Rounded:
+def neurons(config: Transformer, block: Params, x: Quantity, errors: WeightErrors | None = None) -> Quantity:
     """Return the activations of the neurons `[..., F]` for the stream `[..., D]`."""
     x = _norm(config, block.get("ln2"), x) if config.norm_where != "post" else x
     mlp = block["mlp"]
 
-    def inputs(name: str, bias: np.ndarray | None) -> Rounded:
+    def inputs(name: str, bias: np.ndarray | None) -> Quantity:
         pre = rounding.linear(x, mlp[name], bias)
         return pre if errors is None else pre._replace(error=pre.error + errors.through(mlp[name]))
 
     pre = inputs("W_in", mlp.get("b_in"))
     if config.mlp == "gated":
-        return rounding.product(rounding.activation(config.activation, inputs("W_gate", None)), pre)
-    return rounding.activation(config.activation, pre)
+        return rounding.product(rounding.activation(inputs("W_gate", None), config.activation), pre)
+    return rounding.activation(pre, config.activation)
 
 
-def _after_mlp(config: Transformer, block: Params, x: Rounded) -> Rounded:
+def after_mlp(config: Transformer, block: Params, x: Quantity) -> Quantity:
+    """Return the stream `[..., D]` after the MLP of a block, given it before."""
     if not config.d_mlp:
         return x
     mlp = block["mlp"]
@@ -349,7 +360,7 @@ def _after_mlp(config: Transformer, block: Params, x: Rounded) -> Rounded:
 
 def before_unembedding(config: Transformer, params: Params, x: Rounded) -> Rounded:
     """Return what is unembedded, `[..., D]`, for the stream `[..., D]` after attention of the last block."""
-    x = _after_mlp(config, params[f"blocks.{config.layers - 1}"], x)
+    x = after_mlp(config, params[f"blocks.{config.layers - 1}"], x)
     return _norm(config, params.get("ln_final"), x) if config.final_norm else x
 
 
@@ -445,5 +456,5 @@ def _pair_mlp(config: PairMLP, params: Params, tokens: np.ndarray) -> Rounded:
     pre = functools.reduce(rounding.add, (look(table, i) for i, table in enumerate(tables)))
     if config.bias:
         pre = rounding.add(pre, rounding.exact(params["b_in"]))
-    post = rounding.activation(config.activation, pre)
+    post = rounding.activation(pre, config.activation)
     return rounding.linear(post, params["W_U"], params.get("b_U")).map(lambda y: y[:, None])

@@ -13,27 +13,76 @@ Axes: C cases, J rivals, D model, F neurons.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from jaxadd.analysis.certificates import forward, rounding
-from jaxadd.analysis.certificates.attention import Attention
 from jaxadd.analysis.certificates.rounding import Rounded, Slope
 from jaxadd.models import Transformer
 from jaxadd.types import Params
 
 
 class Position(NamedTuple):
-    """The position that is read, with its token.
+    """The position that is read, with its token: what attention writes is added to it.
 
     Attributes:
+      config, block: of the layer.
       stream: `[D]`, the token itself.
-      out: what attention writes there `[D]`, over all tokens before it, and the errors of everything but its weights.
+      out: what attention writes there `[1, D]`, over all tokens before it, and the errors of everything but its
+        weights.
     """
 
+    config: Transformer
+    block: Params
     stream: Rounded
     out: Rounded
+
+    @property
+    def added(self) -> np.ndarray:
+        """What is added to the heads' outputs where there are no norms, `[D]`."""
+        return self.stream.value + self.block["attn"].get("b_O", 0)
+
+    def after(self, out: Rounded) -> Rounded:
+        """Return the stream `[C, D]` after the heads and their bias wrote `out`."""
+        stream = self.stream.map(lambda x: np.broadcast_to(x, out.value.shape))
+        return forward.attended(self.config, self.block, stream, out)
+
+    def biased(self, out: np.ndarray) -> np.ndarray:
+        """Add the bias of the heads."""
+        return out + self.block["attn"].get("b_O", 0)
+
+
+class Stream(NamedTuple):
+    """The stream after attention, where the two are bounded together.
+
+    Attributes:
+      out: the stream, `[C, D]`.
+    """
+
+    out: Rounded
+    added: float = 0.0
+
+    def after(self, out: Rounded) -> Rounded:
+        """Return the stream as it is."""
+        return out
+
+    def biased(self, out: np.ndarray) -> np.ndarray:
+        """Return the stream as it is."""
+        return out
+
+
+Start = Position | Stream
+
+
+class Linear(Protocol):
+    """What may be added, or the stream itself, as `attention.Attention` and `two_layers.Sum` bound it."""
+
+    def extremes(self, w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Bound it times a matrix `[D, F]`: from and to, `[C, F]`."""
+
+    def least_along(self, direction: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Bound it along directions `[C, J, D]` from below; see `attention.Attention`."""
 
 
 class Lines(NamedTuple):
@@ -52,11 +101,11 @@ class Lines(NamedTuple):
     allowed: np.ndarray
 
 
-Function = Callable[[Position, Attention, np.ndarray], Lines]
+Function = Callable[[Start, Linear, np.ndarray], Lines]
 
 
 def of(config: Transformer, params: Params, base: int) -> Function:
-    """Return the function (position, attention, correct digits `[C]`) → lines of a network of one layer."""
+    """Return the function (start, what it is bounded by, correct digits `[C]`) → lines, for the last layer."""
     plain = not config.d_mlp or (config.mlp, config.activation) == ("plain", "relu")
     return (_Relu if config.norm == "none" and plain else _Smooth)(config, params, base)
 
@@ -65,7 +114,7 @@ class _AfterAttention:
     """What both ways need of a network: for each correct digit, its logit minus those of its rivals."""
 
     def __init__(self, config: Transformer, params: Params, base: int):
-        self.config, self.params, self.block, self.base = config, params, params["blocks.0"], base
+        self.config, self.params, self.block, self.base = config, params, params[f"blocks.{config.layers - 1}"], base
         w_u = params["unembed"]["W_U"]
         self.lead = forward.over_rivals(w_u, base)  # [Y, J, D]
         self.bias = forward.over_rivals(params["unembed"].get("b_U", np.zeros(w_u.shape[1])), base)
@@ -73,11 +122,6 @@ class _AfterAttention:
     def allowed(self, x: Rounded, target: np.ndarray) -> np.ndarray:
         """Bound the error of float32 margins `[C, J]`, given the stream after attention, `[C or 1, D]`."""
         return forward.error_of_margins(self.config, self.params, x, target, self.base)
-
-    def after_attention(self, position: Position, out: Rounded) -> Rounded:
-        """Return the stream `[C, D]` after attention wrote `out`, its bias included."""
-        stream = position.stream.map(lambda x: np.broadcast_to(x, out.value.shape))
-        return forward.attended(self.config, self.block, stream, out)
 
 
 class _Relu(_AfterAttention):
@@ -92,10 +136,10 @@ class _Relu(_AfterAttention):
         self.through = forward.over_rivals(out @ w_u, base)  # [Y, J, F]
         self.bias = self.bias + forward.over_rivals(b_out @ w_u, base)
 
-    def __call__(self, position: Position, attention: Attention, target: np.ndarray) -> Lines:
-        stream = position.stream.value + self.block["attn"].get("b_O", 0)
-        start = stream @ self.w_in + self.b_in
-        low, high = (start + x for x in attention.extremes(self.w_in))
+    def __call__(self, start: Start, attention: Linear, target: np.ndarray) -> Lines:
+        added = np.broadcast_to(start.added, self.config.d_model)
+        fixed = added @ self.w_in + self.b_in
+        low, high = (fixed + x for x in attention.extremes(self.w_in))
         lines = self.through[target]  # [C, J, F]
         # Comparisons would take a neuron that is NaN as never active.
         unbounded = ~np.isfinite(low + high).all(axis=1)
@@ -106,9 +150,8 @@ class _Relu(_AfterAttention):
         slope = np.where(lines < 0, chord[:, None], below[:, None]) * lines
         offset = (np.minimum(lines, 0) @ (-chord * np.where(unstable, low, 0))[..., None])[..., 0]
         direction = self.lead[target] + slope @ self.w_in.T  # [C, J, D]
-        constant = self.bias[target] + offset + slope @ self.b_in + direction @ stream
-        x = self.after_attention(position, position.out.map(lambda y: y[None]))
-        allowed = self.allowed(x, target)
+        constant = self.bias[target] + offset + slope @ self.b_in + direction @ added
+        allowed = self.allowed(start.after(start.out), target)
         nothing = np.full(constant.shape, -np.inf)
         return Lines(np.where(unbounded[:, None], nothing, constant), direction, nothing, allowed)
 
@@ -120,17 +163,16 @@ class _Smooth(_AfterAttention):
     direction, and what comes after it adds only its own roundings.
     """
 
-    def __call__(self, position: Position, attention: Attention, target: np.ndarray) -> Lines:
+    def __call__(self, start: Start, attention: Linear, target: np.ndarray) -> Lines:
         count, width = len(target), self.config.d_model
         low, high = attention.extremes(np.eye(width))
-        error = position.out.error
+        error = start.out.error
         middle, radius = (high + low) / 2, (high - low) / 2 + error
         slope = Slope(np.broadcast_to(np.eye(width), (count, width, width)), np.zeros((count, width, width)))
-        out = rounding.exact(middle + self.block["attn"].get("b_O", 0))
-        within = self.after_attention(position, out._replace(radius=radius, slope=slope))
+        out = rounding.exact(start.biased(middle))
+        within = start.after(out._replace(radius=radius, slope=slope))
         x, centre = (
-            forward.before_unembedding(self.config, self.params, stream)
-            for stream in (within, self.after_attention(position, out))
+            forward.before_unembedding(self.config, self.params, stream) for stream in (within, start.after(out))
         )
         assert x.slope is not None
         lead, bias = self.lead[target], self.bias[target]  # [C, J, D]
@@ -139,7 +181,26 @@ class _Smooth(_AfterAttention):
         constant = bias + _along(lead, centre.value) - _along(direction, middle) - _along(beyond, radius)
         floor = bias + _along(lead, x.value) - _along(np.abs(lead), np.asarray(x.radius))
         allowed = self.allowed(within._replace(slope=None), target)
-        return Lines(constant, direction, floor, allowed + np.abs(direction) @ error)
+        return Lines(constant, direction, floor, allowed + _along(np.abs(direction), error))
+
+
+def worst(
+    found: Lines, least: np.ndarray, wobble: np.ndarray, costs: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the bound and slack of the rival with the least slack of each case, `[C]`, and its costs `[C, free]`.
+
+    Args:
+      found: lines.
+      least, wobble, costs: what `Linear.least_along` returns along their directions.
+    """
+    margin = found.constant + least
+    floor = found.floor > margin - wobble  # False for NaN.
+    margin, wobble = np.where(floor, found.floor, margin), np.where(floor, 0, wobble)
+    slack = margin - found.allowed - wobble
+    slack = np.where(np.isfinite(margin) & ~np.isnan(slack), slack, -np.inf)
+    cases, rival = np.arange(len(slack)), slack.argmin(axis=1)
+    bound = margin[cases, rival]
+    return np.where(np.isfinite(bound), bound, -np.inf), slack[cases, rival], costs[cases, rival]
 
 
 def _along(direction: np.ndarray, x: np.ndarray) -> np.ndarray:

@@ -21,9 +21,10 @@ The float64 results stand for exact ones: their own error is 2⁻²⁹ of what i
 is made larger by 2⁻²⁰ of itself to cover it.
 """
 
+import functools
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -43,6 +44,10 @@ ASSUMPTIONS = (
     "results below 2^-126 may be flushed to zero",
     "bounds are computed in float64, whose rounding is covered by 2^-20 of the allowance for float32",
 )
+
+
+# A `Rounded`, or another kind of values for which the functions below are registered (`additive`).
+Quantity: TypeAlias = Any
 
 
 class Slope(NamedTuple):
@@ -104,6 +109,13 @@ class Rounded(NamedTuple):
         radius = function(self.radius) if isinstance(self.radius, np.ndarray) else self.radius
         return Rounded(function(self.value), function(self.error), radius)
 
+    def joined(self, other: "Rounded", join: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> "Rounded":
+        """Put two quantities together by a function of arrays that moves elements."""
+        radius: np.ndarray | float = 0.0
+        if isinstance(self.radius, np.ndarray) and isinstance(other.radius, np.ndarray):
+            radius = join(self.radius, other.radius)
+        return Rounded(join(self.value, other.value), join(self.error, other.error), radius)
+
 
 def exact(value: np.ndarray) -> Rounded:
     """Return float32 numbers, such as parameters, as values without an error."""
@@ -122,7 +134,8 @@ def limited(x: Rounded, most: float = LARGEST) -> Rounded:
     return x if np.all(fits) else x._replace(error=np.where(fits, x.error, np.inf))
 
 
-def add(x: Rounded, y: Rounded) -> Rounded:
+@functools.singledispatch
+def add(x: Quantity, y: Quantity) -> Quantity:
     """Add two quantities."""
     value, radius = x.value + y.value, x.radius + y.radius
     error = x.error + y.error
@@ -130,7 +143,8 @@ def add(x: Rounded, y: Rounded) -> Rounded:
     return limited(Rounded(value, error + UNIT * (np.abs(value) + radius + error) + TINY, radius, slope))
 
 
-def product(x: Rounded, y: Rounded) -> Rounded:
+@functools.singledispatch
+def product(x: Quantity, y: Quantity) -> Quantity:
     """Multiply two quantities element by element."""
     value = x.value * y.value
     radius: np.ndarray | float = 0.0
@@ -142,19 +156,21 @@ def product(x: Rounded, y: Rounded) -> Rounded:
     return limited(Rounded(value, error + UNIT * x.magnitude * y.magnitude + TINY, radius, slope))
 
 
-def linear(x: Rounded, w: np.ndarray, b: np.ndarray | None = None) -> Rounded:
+@functools.singledispatch
+def linear(x: Quantity, w: np.ndarray, b: np.ndarray | None = None) -> Quantity:
     """Multiply `[..., D]` by float32 parameters `[D, F]` and add the bias `[F]`."""
     n, size = w.shape[0] + 1, np.abs(w)
-    value, radius = _matmul(x.value, w), _matmul(x.radius, size) if isinstance(x.radius, np.ndarray) else 0.0
-    error = _matmul((1 + gamma(n)) * x.error + gamma(n) * (np.abs(x.value) + x.radius), size) + n * TINY
+    value = matrix_product(x.value, w)
+    radius = matrix_product(x.radius, size) if isinstance(x.radius, np.ndarray) else 0.0
+    error = matrix_product((1 + gamma(n)) * x.error + gamma(n) * (np.abs(x.value) + x.radius), size) + n * TINY
     if b is not None:
         value = value + b
         error = error + gamma(n) * np.abs(b) + TINY
-    slope = None if x.slope is None else Slope(_matmul(x.slope.value, w), _matmul(x.slope.radius, size))
+    slope = None if x.slope is None else Slope(matrix_product(x.slope.value, w), matrix_product(x.slope.radius, size))
     return limited(Rounded(value, error, radius, slope))
 
 
-def _matmul(x: np.ndarray, w: np.ndarray) -> np.ndarray:
+def matrix_product(x: np.ndarray, w: np.ndarray) -> np.ndarray:
     """Multiply as one product of two matrices; NumPy would compute one small product for each leading index."""
     return (x.reshape(-1, x.shape[-1]) @ w).reshape(*x.shape[:-1], w.shape[-1])
 
@@ -194,7 +210,8 @@ def matmul(x: Rounded, y: Rounded) -> Rounded:
     return limited(Rounded(x.value @ y.value, error + n * TINY))
 
 
-def scaled(x: Rounded, weight: np.ndarray | None, epsilon: float) -> Rounded:
+@functools.singledispatch
+def scaled(x: Quantity, weight: np.ndarray | None, epsilon: float) -> Quantity:
     """Divide by the root mean square over the last axis, and multiply by the weight `[D]`.
 
     y_i = x_i / √(mean x² + ε) increases with x_i, and |y_i| decreases with the squares of the others. The derivative
@@ -233,7 +250,8 @@ def scaled(x: Rounded, weight: np.ndarray | None, epsilon: float) -> Rounded:
     return result if weight is None else product(result, exact(weight))
 
 
-def centred(x: Rounded) -> Rounded:
+@functools.singledispatch
+def centred(x: Quantity) -> Quantity:
     """Subtract the mean over the last axis."""
     n = x.value.shape[-1]
     mean = lambda y: y.mean(axis=-1, keepdims=True)
@@ -246,9 +264,10 @@ def centred(x: Rounded) -> Rounded:
     return limited(Rounded(value, error, radius, slope))
 
 
-def activation(name: str, x: Rounded) -> Rounded:
+@functools.singledispatch
+def activation(x: Quantity, name: str) -> Quantity:
     """Apply an activation function of `models.model.ACTIVATIONS`."""
-    function, derivative, steepest = _FUNCTIONS[name]
+    function, derivative, steepest = FUNCTIONS[name]
     value, radius, slope = function(x.value), x.radius, None
     if isinstance(radius, np.ndarray):
         low, high = function.between(x.low, x.high)
@@ -265,7 +284,7 @@ def activation(name: str, x: Rounded) -> Rounded:
     return limited(Rounded(value, error, radius, slope))
 
 
-class _Function(NamedTuple):
+class Function(NamedTuple):
     """A function in float64.
 
     Attributes:
@@ -278,6 +297,7 @@ class _Function(NamedTuple):
     turns: tuple[float, ...] | None = ()
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
+        """Return the values of the function."""
         return self.of(x)
 
     def between(self, low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -310,20 +330,20 @@ _SILU, _GELU = -1.2784645427610738, -0.7517915241370145  # Where they are least.
 _STEEPEST_SILU, _STEEPEST_GELU = 2.399357280515467, math.sqrt(2)  # Where, and at minus which, they are steepest.
 
 # By name: the function, its derivative, and the largest absolute derivative.
-_FUNCTIONS: dict[str, tuple[_Function, _Function, float]] = {
-    "relu": (_Function(lambda x: np.maximum(x, 0)), _Function(lambda x: (x > 0).astype(float)), 1.0),
-    "identity": (_Function(lambda x: x), _Function(np.ones_like), 1.0),
-    "abs": (_Function(np.abs, (0.0,)), _Function(np.sign), 1.0),
-    "square": (_Function(np.square, (0.0,)), _Function(lambda x: 2 * x), math.inf),
-    "sin": (_Function(np.sin, None), _Function(np.cos, None), 1.0),
+FUNCTIONS: dict[str, tuple[Function, Function, float]] = {
+    "relu": (Function(lambda x: np.maximum(x, 0)), Function(lambda x: (x > 0).astype(float)), 1.0),
+    "identity": (Function(lambda x: x), Function(np.ones_like), 1.0),
+    "abs": (Function(np.abs, (0.0,)), Function(np.sign), 1.0),
+    "square": (Function(np.square, (0.0,)), Function(lambda x: 2 * x), math.inf),
+    "sin": (Function(np.sin, None), Function(np.cos, None), 1.0),
     "silu": (
-        _Function(lambda x: x * _sigmoid(x), (_SILU,)),
-        _Function(lambda x: _sigmoid(x) * (1 + x * (1 - _sigmoid(x))), (-_STEEPEST_SILU, _STEEPEST_SILU)),
+        Function(lambda x: x * _sigmoid(x), (_SILU,)),
+        Function(lambda x: _sigmoid(x) * (1 + x * (1 - _sigmoid(x))), (-_STEEPEST_SILU, _STEEPEST_SILU)),
         1.0999,
     ),
     "gelu": (
-        _Function(lambda x: x * _normal(x), (_GELU,)),
-        _Function(
+        Function(lambda x: x * _normal(x), (_GELU,)),
+        Function(
             lambda x: _normal(x) + x * np.exp(-(x**2) / 2) / math.sqrt(2 * math.pi), (-_STEEPEST_GELU, _STEEPEST_GELU)
         ),
         1.1290,

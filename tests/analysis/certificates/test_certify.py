@@ -141,6 +141,7 @@ BOUNDED = {
     "absolute": {"activation": "abs", "mlp": "gated"},
     "norms alone": {"norm": "rmsnorm", "d_mlp": 0},
 }
+BOUNDED |= {f"{name}, two layers": {"layers": 2, **fields} for name, fields in BOUNDED.items()}
 
 
 def block(fields):
@@ -165,7 +166,7 @@ def test_every_case_is_below_the_margins_of_its_problems(name):
         covered = np.zeros(exact.shape, bool)
         for digit in range(task.answer_length):
             for group in columns.cases(task, digit):
-                lower, slack, _ = found.bound(group, found.tables(digit, group.own))
+                lower, slack, _ = found.margins.bound(group)
                 for fixed, target, bound, least in zip(group.tokens, group.target, lower, slack, strict=True):
                     among = (inputs[:, group.positions] == fixed).all(axis=1)
                     assert (targets[among, digit] == target).all()

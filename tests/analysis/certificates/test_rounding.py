@@ -140,13 +140,13 @@ def test_a_pair_mlp_stays_within_its_allowance():
 def test_activations_of_intervals_hold_every_value(name):
     rng = np.random.default_rng(0)
     centre, radius = rng.normal(0, 2, 50), rng.uniform(0, 2, 50)
-    found = rounding.activation(name, Rounded(centre, np.full(50, 1e-3), radius))
+    found = rounding.activation(Rounded(centre, np.full(50, 1e-3), radius), name)
     for part in np.linspace(-1, 1, 41):
-        point = rounding.activation(name, rounding.exact(centre + part * radius))
+        point = rounding.activation(rounding.exact(centre + part * radius), name)
         assert (found.low <= point.value + 1e-12).all()
         assert (point.value - 1e-12 <= found.high).all()
         for shift in (-1e-3, 1e-3):
-            moved = rounding.activation(name, rounding.exact(centre + part * radius + shift)).value
+            moved = rounding.activation(rounding.exact(centre + part * radius + shift), name).value
             assert (np.abs(moved - point.value) <= found.error + 1e-12).all()
 
 

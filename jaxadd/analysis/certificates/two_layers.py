@@ -1,0 +1,424 @@
+"""Sound bounds on the margins of a two-layer transformer that adds numbers of any length.
+
+The first layer is computed at every position that the second may attend to. There, what each digit adds to what
+attention writes is a table over its tokens, for digits that matter little too; so the stream is an additive quantity
+of the digits (`additive`), and remains one through the MLP. The second layer attends with weights that are known
+within intervals: what it writes is the sum over positions with the weights of the middle, and what differing weights
+may change is a radius. From there on the bound is the one of a single layer (`lines`). Axes: C cases, J digits, H
+heads, P positions, V tokens, D model, K head, m what the radius of a stream is multiplied by.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, cast
+
+import numpy as np
+
+from jaxadd.analysis.certificates import columns, forward, lines, rounding
+from jaxadd.analysis.certificates.additive import Additive, Image, constant, times
+from jaxadd.analysis.certificates.columns import Cases
+from jaxadd.analysis.certificates.rounding import Rounded
+from jaxadd.models import Network, Transformer
+from jaxadd.tasks import Addition
+
+_NOTED = 0.01  # Attention weight in the first layer from which on a token that a case fixes is distinguished.
+_AT_ONCE = 4_000_000  # Elements of an array.
+
+
+class Place(NamedTuple):
+    """What stands at one position before the second layer, for each distinct choice of the tokens that matter there.
+
+    Attributes:
+      stream: `[U, 1, D]`.
+      rows: int `[C]`, the choice of each case.
+    """
+
+    stream: Image
+    rows: np.ndarray
+
+
+class Read(NamedTuple):
+    """What the first layer's attention reads at one position, given the token there.
+
+    Attributes:
+      e: `[H, P, V]`, exp(score), divided by the largest of the head.
+      relative: `[H]`, bound on the relative error of float32 weights.
+      error: `[D]`, what float32 errs by in what is written, but for weights.
+    """
+
+    e: np.ndarray
+    relative: np.ndarray
+    error: np.ndarray
+
+
+class Source(NamedTuple):
+    """A radius at one position, and how it reaches the sum that the second layer writes.
+
+    Attributes:
+      radius: `[J + 1, U, m]`.
+      rows: int `[C]`.
+      matrix: `[1 or C, m, D]`.
+    """
+
+    radius: np.ndarray
+    rows: np.ndarray
+    matrix: np.ndarray
+
+    def along(self, w: np.ndarray) -> np.ndarray:
+        """Return the radius `[J + 1, C, F]` along the columns of a matrix `[D, F]`."""
+        through = np.abs(self.matrix @ w)
+        if len(through) == 1:
+            return rounding.matrix_product(self.radius, through[0])[:, self.rows]
+        return np.einsum("jcm,cmf->jcf", self.radius[:, self.rows], through, optimize=True)
+
+    def along_each(self, direction: np.ndarray) -> np.ndarray:
+        """Return the radius `[J + 1, C, R]` along directions of each case, `[C, R, D]`."""
+        through = np.abs(direction @ self.matrix.swapaxes(-1, -2))  # [C, R, m]
+        return (through @ self.radius[:, self.rows, :, None])[..., 0]
+
+
+class Sum(NamedTuple):
+    """A sum over positions: the stream after attention of the second layer, in every case.
+
+    Attributes:
+      value: `[C, D]`.
+      tables: `[J, V, C, D]`.
+      sources: radii that are multiplied by matrices.
+      radius: `[J + 1, C, D]`, the rest of the radius.
+      chosen: int `[J, C]`, the tokens of the digits that a case fixes; -1 for free ones.
+    """
+
+    value: np.ndarray
+    tables: np.ndarray
+    sources: tuple[Source, ...]
+    radius: np.ndarray
+    chosen: np.ndarray
+
+    def extremes(self, w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Bound the sum times a matrix `[D, F]`: from and to, `[C, F]`."""
+        value, tables = self.value @ w, rounding.matrix_product(self.tables, w)
+        radius = sum((source.along(w) for source in self.sources), self.radius @ np.abs(w)).sum(axis=0)
+        least, most = self._ends(tables)
+        return value + least.sum(axis=0) - radius, value + most.sum(axis=0) + radius
+
+    def least_along(self, direction: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Bound the sum along directions of each case, `[C, R, D]`, from below.
+
+        Returns:
+          the bound `[C, R]`; 0 in its shape, as it holds for float32 as well; and how much each digit matters,
+          the width of what it adds or causes, `[C, R, J]`, 0 for those that are fixed.
+        """
+        value = (direction @ self.value[..., None])[..., 0]
+        tables = (direction @ self.tables[..., None])[..., 0]  # [J, V, C, R]
+        radius = (np.abs(direction) @ self.radius[..., None])[..., 0]
+        radius = sum((source.along_each(direction) for source in self.sources), radius)
+        least, most = self._ends(tables)
+        costs = np.where(self.chosen[..., None] < 0, most - least + 2 * radius[:-1], 0)
+        return value + least.sum(axis=0) - radius.sum(axis=0), np.zeros_like(value), np.moveaxis(costs, 0, -1)
+
+    def _ends(self, tables: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the least and the largest that each digit adds, `[J, C, n]`, given what its tokens add."""
+        known = np.take_along_axis(tables, np.maximum(self.chosen, 0)[:, None, :, None], axis=1)[:, 0]
+        fixed = self.chosen[..., None] >= 0
+        return np.where(fixed, known, tables.min(axis=1)), np.where(fixed, known, tables.max(axis=1))
+
+    @property
+    def multiplied(self) -> Additive:
+        """The sum as an additive quantity."""
+        one = np.eye(self.value.shape[-1])
+        radius = sum((source.along(one) for source in self.sources), self.radius)
+        known = np.take_along_axis(self.tables, np.maximum(self.chosen, 0)[:, None, :, None], axis=1)
+        fixed = self.chosen[:, None, :, None] >= 0
+        return Additive.of(self.value, np.where(fixed, known, self.tables), radius)
+
+
+class TwoLayers:
+    """Bounds on the margins of cases, for a network of two layers."""
+
+    def __init__(self, network: Network):
+        """Compute what depends on single tokens."""
+        self.task, self.config, self.model = (
+            cast(Addition, network.task),
+            cast(Transformer, network.config),
+            network.model,
+        )
+        self.params = forward.float64(network.params)
+        self.layout = columns.layout(self.task)
+        self.numbers = self.config.numbered(self.model.sizes)
+        self.stream = forward.embedded(self.config, self.params, self.model)
+        block = self.params["blocks.0"]
+        self.heads = forward.queries_keys_values(self.config, block, self.stream, self.numbers)
+        self.written = np.einsum("vphk,hkd->hpvd", self.heads.v.value, block["attn"]["W_O"])
+        self.lines = lines.of(self.config, self.params, self.task.base)
+        self._reads: dict[tuple[int, int], Read] = {}
+
+    def bound(self, group: Cases) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return a lower bound of the least margin of every case and its slack, `[C]`, and the costs `[C, free]`."""
+        config = self.config
+        wide = self.model.sizes.read[group.digit] * self.task.base * max(config.d_mlp, config.d_model)
+        step = max(1, _AT_ONCE // wide)
+        parts = [
+            self._bound(group.take(np.arange(i, min(i + step, len(group.target)))))
+            for i in range(0, len(group.target), step)
+        ]
+        bounds, slacks, costs = (np.concatenate(part) for part in zip(*parts, strict=True))
+        return bounds, slacks, costs
+
+    def _bound(self, group: Cases) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        read, count = self.model.sizes.read[group.digit], len(group.target)
+        tokens = {p: np.full(count, t) for p, t in self.layout.constants.items() if p <= read}
+        tokens |= {read: np.full(count, group.own)} | dict(zip(group.positions, group.tokens.T, strict=True))
+        digits = self._digits(read)
+        chosen = np.stack([tokens.get(p, np.full(count, -1)) for p in digits])
+        places = [self._place(p, tokens, digits) for p in range(read + 1)]
+        stream = self._second_attention(places, read, chosen)
+        low, high = stream.extremes(np.eye(self.config.d_model))
+        start = lines.Stream(Rounded((low + high) / 2, np.zeros_like(low), (high - low) / 2))
+        found = self.lines(start, stream, group.target)
+        least, wobble, costs = stream.least_along(found.direction)
+        return lines.worst(found, least, wobble, costs[..., [j for j, p in enumerate(digits) if p not in tokens]])
+
+    def _digits(self, read: int) -> list[int]:
+        """Return the positions of the digits before the position that is read."""
+        return [p for p in self.layout.digits if p < read]
+
+    # --- the first layer -------------------------------------------------------------------------------------
+
+    def _place(self, position: int, tokens: Mapping[int, np.ndarray], digits: Sequence[int]) -> Place:
+        """Return the stream after the first block at one position.
+
+        Tokens to which attention gives hardly any weight there are treated like free ones, so that few different
+        cases remain at most positions.
+        """
+        count = len(next(iter(tokens.values())))
+        owns = sorted(set(tokens[position].tolist())) if position in tokens else range(self.task.base)
+        noted = [p for p in tokens if p == position or (p < position and self._weighs(position, owns, p))]
+        seen = np.stack([tokens[p] for p in noted], axis=1) if noted else np.zeros((count, 0), int)
+        distinct, rows = np.unique(seen, axis=0, return_inverse=True)
+        known = dict(zip(noted, distinct.T, strict=True))
+        if position in known:
+            own = known[position]
+            reads = {u: self._read(position, u) for u in owns}
+            e, relative, error = (np.stack([read[i] for read in reads.values()]) for i in range(3))
+            pick = np.searchsorted(np.asarray(owns), own)
+            out = self._written(position, Read(e[pick], relative[pick], error[pick]), known, digits)
+            stream = constant(self.stream.map(lambda x: x[own, position]), out)
+        else:
+            stream, out = self._with_free_token(position, known, digits, len(distinct))
+        after = forward.attended(self.config, self.params["blocks.0"], stream, out).map(lambda x: x[..., None, :])
+        return Place(self._after_mlp(after), rows.reshape(-1))
+
+    def _read(self, position: int, own: int) -> Read:
+        """Return what attention reads at a position that holds a token."""
+        if (position, own) not in self._reads:
+            s = forward.scores_of_tokens(self.config, self.heads, position, own).value
+            possible = self.layout.possible(position, own, s.shape[-1], self.task.base)
+            s = np.where(possible, s, -np.inf)
+            relative, out = forward.errors_of_attention(self.config, self.params, self.heads, position, own, possible)
+            e = np.exp(s - s.max(axis=(1, 2), keepdims=True))
+            self._reads[position, own] = Read(e, relative, out.error)
+        return self._reads[position, own]
+
+    def _weighs(self, position: int, owns: Sequence[int], source: int) -> bool:
+        """Return whether the token at a source is to be distinguished at a position."""
+        if source in self.layout.constants:
+            return True
+        for own in owns:
+            e = self._read(position, own).e
+            usual = np.nanmean(np.where(e > 0, e, np.nan), axis=-1)  # [H, P]
+            most = e[:, source].max(axis=-1)
+            if (most >= _NOTED * (most + usual.sum(axis=-1) - usual[:, source])).any():
+                return True
+        return False
+
+    def _with_free_token(
+        self, position: int, known: Mapping[int, np.ndarray], digits: Sequence[int], count: int
+    ) -> tuple[Additive, Additive]:
+        """Return the stream at a position whose token is free, and what attention writes there, `[U, D]` each.
+
+        Attention is computed for every token there. What other digits add to it is averaged over these tokens, and
+        the distance from the average is in the radius.
+        """
+        tokens, outs = range(self.task.base), []
+        for token in tokens:
+            read = Read(*(np.broadcast_to(x, (count, *x.shape)) for x in self._read(position, token)))
+            outs.append(self._written(position, read, {**known, position: np.full(count, token)}, digits))
+        value, tables, radius = (np.stack([out[i] for out in outs]) for i in range(3))
+        usual = tables.mean(axis=0)
+        radius = radius.max(axis=0)
+        radius[:-1] += np.abs(tables - usual).max(axis=(0, 2))
+        own, mean = digits.index(position), value.mean(axis=0)
+        usual[own] = value - mean
+        out = Additive.of(mean, usual, radius)
+        embedded = self.stream.map(lambda x: x[: len(tokens), position])
+        adds = np.zeros_like(usual)
+        adds[own] = embedded.value[:, None]
+        stream = Additive.of(np.zeros_like(mean), adds, np.zeros_like(radius))
+        return stream.widened(embedded.error.max(axis=0)), out
+
+    def _written(self, position: int, read: Read, known: Mapping[int, np.ndarray], digits: Sequence[int]) -> Additive:
+        """Return what attention writes at a position with its bias, `[U, D]`, where some tokens are known.
+
+        A head writes c + Σ_p e_p (o_p - c) / Σ_p e_p, whatever c is; the reciprocal of the total weight is replaced
+        by one number, and its largest distance from that is in the radius of the digits that change the total.
+        """
+        base, gamma = self.task.base, rounding.gamma(position + 4)
+        number = [j for j, p in enumerate(digits) if p < position and p not in known]
+        free, count = [digits[j] for j in number], len(read.e)
+        rows, attn = np.arange(count), self.params["blocks.0"]["attn"]
+        width = self.written.shape[-1]
+        value = np.zeros((count, width)) + attn.get("b_O", 0)
+        tables, radius = np.zeros((len(digits), base, count, width)), np.zeros((len(digits) + 1, count, width))
+        radius[-1] += read.error
+        for h in range(read.e.shape[1]):
+            e_known = np.stack([read.e[rows, h, p, t] for p, t in known.items()], axis=1)[..., None]  # [U, F, 1]
+            o_known = np.stack([self.written[h, p, t] for p, t in known.items()], axis=1)  # [U, F, D]
+            e_free, o_free = read.e[:, h, free, :base], self.written[h, free, :base]  # [U, J, V] and [J, V, D]
+            total = e_known.sum(axis=1)  # [U, 1]
+            least, most = (total + x.sum(axis=-1, keepdims=True) for x in (e_free.min(axis=-1), e_free.max(axis=-1)))
+            usual = total + e_free.mean(axis=-1).sum(axis=-1, keepdims=True)
+            mean = np.tensordot(e_free, o_free, axes=((1, 2), (0, 1))) / base
+            centre = ((e_known * o_known).sum(axis=1) + mean) / usual
+            scale, spread = 2 / (least + most), (most - least) / (2 * least)
+            off = o_known - centre[:, None]
+            rest = (e_known * off).sum(axis=1)
+            adds = np.moveaxis(e_free[..., None] * (o_free - centre[:, None, None]), 0, 2)  # [J, V, U, D]
+            low, high = adds.min(axis=1), adds.max(axis=1)
+            size = np.maximum(np.abs(rest + low.sum(axis=0)), np.abs(rest + high.sum(axis=0)))
+            swing = (e_free.max(axis=-1) - e_free.min(axis=-1)).T[..., None]  # [J, U, 1]
+            swings = swing.sum(axis=0)
+            share = np.divide(swing, swings, out=np.zeros_like(swing), where=swings > 0)
+            radius[number] += share * (spread * scale * size)
+            far = (e_known * np.abs(off)).sum(axis=1) + np.maximum(high, -low).sum(axis=0)
+            radius[-1] += read.relative[:, h, None] * far / least + gamma * np.abs(centre)
+            value += centre + scale * rest
+            tables[number] += scale * adds
+        return Additive.of(value, tables, radius)
+
+    def _after_mlp(self, x: Additive) -> Image:
+        """Return the stream after the MLP, `[U, 1, D]`, given it before."""
+        config, block = self.config, self.params["blocks.0"]
+        if not config.d_mlp or (config.norm != "none" and config.norm_where != "pre"):
+            return Image.of(forward.after_mlp(config, block, x))
+        post, mlp = forward.neurons(config, block, x), block["mlp"]
+        bias = mlp.get("b_out", np.zeros(config.d_model))
+        value, tables = (a + rounding.matrix_product(b, mlp["W_out"]) for a, b in zip(x[:2], post[:2], strict=True))
+        radius = np.concatenate([x.radius, post.radius], axis=-1)
+        matrix = np.concatenate([np.eye(config.d_model), mlp["W_out"]])
+        rounded = rounding.add(x.box, rounding.linear(post.box, mlp["W_out"], bias))
+        moved = Additive.of(value + bias, tables, radius[..., :0])
+        return Image(moved.value, moved.tables, radius, matrix, rounded)
+
+    # --- the second layer ------------------------------------------------------------------------------------
+
+    def _second_attention(self, places: Sequence[Place], read: int, chosen: np.ndarray) -> Sum:
+        """Return the stream at the position that is read after attention of the second block."""
+        config, block = self.config, self.params["blocks.1"]
+        attn, own = block["attn"], places[read]
+        inputs = [Image.of(forward.attention_input(config, block, place.stream)) for place in places]
+        heads = [forward.heads(config, attn, x, self.numbers[p : p + 1]) for p, x in enumerate(inputs)]
+        weight, moved, shares = self._weights(heads, places, read)
+        shared = bool((weight == weight[:1]).all())
+        value = sum(weight[:, :, p, None] * _of_cases(head.v.value, places[p]) for p, head in enumerate(heads))
+        tables = np.zeros((len(chosen), self.task.base, *value.shape))
+        radius = np.zeros((len(chosen) + 1, *value.shape))
+        halves, sources = np.zeros_like(value), []
+        gamma = rounding.gamma(read + 4)
+        for p, (x, head) in enumerate(zip(inputs, heads, strict=True)):
+            place, a, most = places[p], weight[:, :, p, None], (weight + moved)[:, :, p, None]
+            digits = int(np.count_nonzero(np.asarray(self._digits(read)) <= p))  # No other one is seen there.
+            tables[:digits] += a * _of_cases(head.v.tables[:digits], place)
+            width, size = (_of_cases(part, place) for part in (head.v.halves.sum(axis=0), head.v.magnitude))
+            radius += (
+                shares[..., p, None] * moved[:, :, p, None] * (np.abs(_of_cases(head.v.value, place) - value) + width)
+            )
+            halves += a * width
+            exact = forward.heads(config, attn, x.rounded, self.numbers[p : p + 1]).v
+            radius[-1] += a * _of_cases(exact.error, place) + gamma * most * size + rounding.TINY * (1 + size)
+            through = np.einsum("mn,hnk,hkd->hmd", x.matrix, attn["W_V"], attn["W_O"], optimize=True)
+            matrix = np.einsum("ch,hmd->cmd", weight[: 1 if shared else None, :, p], through)
+            sources.append(Source(x.radius[..., 0, :], place.rows, matrix))
+        radius[-1] += gamma * np.abs(value)
+        flat = lambda y: y.reshape(*y.shape[:-2], -1)
+        w_o = attn["W_O"].reshape(-1, config.d_model)
+        box = Rounded(flat(value), np.zeros_like(flat(value)), flat(halves + radius.sum(axis=0)))
+        out = forward.written(attn, box)
+        rest = rounding.matrix_product(flat(radius), np.abs(w_o))
+        rest[-1] += out.error
+        written = Sum(out.value, rounding.matrix_product(flat(tables), w_o), tuple(sources), rest, chosen)
+        if config.norm != "none" and config.norm_where != "pre":
+            stream = own.stream.multiplied.map(lambda y: y[..., own.rows, 0, :])
+            after = forward.attended(config, block, stream, written.multiplied)
+            return Sum(after.value, after.tables, (), after.radius, chosen)
+        return self._added(written, own, out, config.norm == "none")
+
+    def _added(self, written: Sum, own: Place, out: Rounded, one_source: bool) -> Sum:
+        """Add what attention writes to the stream at the position that is read.
+
+        Where nothing stands between the two, the radius of that position reaches the sum on both ways at once.
+        """
+        of_cases = lambda y: y[..., own.rows, 0, :]
+        before = own.stream.rounded.map(of_cases)
+        still = lambda x: x._replace(error=np.zeros_like(x.error))
+        radius = written.radius.copy()
+        radius[-1] += before.error + rounding.add(still(before), still(out)).error
+        *others, last = written.sources
+        if one_source:
+            sources = (*others, last._replace(matrix=last.matrix + own.stream.matrix))
+        else:
+            sources = (*others, last, Source(own.stream.radius[..., 0, :], own.rows, own.stream.matrix[None]))
+        return Sum(
+            written.value + of_cases(own.stream.value),
+            written.tables + of_cases(own.stream.tables),
+            sources,
+            radius,
+            written.chosen,
+        )
+
+    def _weights(
+        self, heads: Sequence[forward.Heads], places: Sequence[Place], read: int
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return attention weights of the second layer, and how far those of any problem may be from them.
+
+        Returns:
+          `[C, H, P]` for the scores in the middle; `[C, H, P]`, float32 included; and `[J + 1, C, H, P]`, the share
+          of each digit in the interval of a score.
+        """
+        query = heads[read].q.map(lambda y: y[..., places[read].rows, 0, :, :])
+        found = [_scores(query, head.k.map(lambda y, p=p: _of_cases(y, places[p]))) for p, head in enumerate(heads)]
+        value = np.stack([score.value for score in found], axis=-1)
+        halves = np.stack([score.halves for score in found], axis=-1)
+        width = halves.sum(axis=0)
+        box = Rounded(value, np.zeros_like(value), width).map(lambda y: y[:, :, None])
+        s = forward.shifted(self.config, box, [read], np.asarray(self.numbers)).map(lambda y: y[:, :, 0])
+        low, high = s.low - s.error, s.high + s.error
+        weight = np.exp(s.value - s.value.max(axis=-1, keepdims=True))
+        weight /= weight.sum(axis=-1, keepdims=True)
+        least, most = np.empty_like(weight), np.empty_like(weight)
+        with np.errstate(over="ignore", invalid="ignore"):
+            for p in range(read + 1):
+                for bound, end, others in ((most, high, low), (least, low, high)):
+                    ratio = np.exp(others - end[..., p, None])
+                    ratio[..., p] = 1
+                    bound[..., p] = 1 / ratio.sum(axis=-1)
+        apart = np.minimum(high.max(axis=-1, keepdims=True) - low.min(axis=-1, keepdims=True), 100)
+        relative = np.expm1(4 * rounding.UNIT * apart + 2 * rounding.FUNCTION + rounding.gamma(read + 4))
+        moved = np.maximum(most * (1 + relative) - weight, weight - least * (1 - relative)) + rounding.TINY * (
+            read + 1
+        )
+        moved = np.where(np.isnan(moved), np.inf, moved)
+        shares = np.divide(halves, width, out=np.full_like(halves, 1 / len(halves)), where=width > 0)
+        return weight, moved, shares
+
+
+def _of_cases(x: np.ndarray, place: Place) -> np.ndarray:
+    """Return what each case has of `[..., U, 1, H, K]`; where all have the same, one of them, to be broadcast."""
+    return x[..., 0, :, :] if x.shape[-4] == 1 else x[..., place.rows, 0, :, :]
+
+
+def _scores(q: Additive, k: Additive) -> Additive:
+    """Return the products of queries and keys `[C, H, K]`, `[C, H]`."""
+    if not (q.tables.any() or k.tables.any()):  # Attention that does not depend on tokens.
+        q, k = (x._replace(tables=x.tables[:, :1]) for x in (q, k))
+    n = q.value.shape[-1]
+    s = Additive.of(*(part.sum(axis=-1) for part in times(q, k)))
+    return s.widened(rounding.gamma(n) * (q.magnitude * k.magnitude).sum(axis=-1) + n * rounding.TINY)
