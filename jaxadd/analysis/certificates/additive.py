@@ -11,7 +11,7 @@ multiplied by one slope, and the distance of the function from that goes into th
 then any others; functions act on the last.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -66,6 +66,12 @@ class Additive(NamedTuple):
         """Put two quantities together by a function of arrays that moves elements."""
         return Additive(*(join(a, b) for a, b in zip(self, other, strict=True)))
 
+    def among(self, number: Sequence[int], count: int) -> "Additive":
+        """Return the quantity with `count` digits, of which it depends on those of some numbers, ascending."""
+        return Additive(
+            self.value, among(self.tables, number, count), among(self.radius, [*number, count], count + 1)
+        )
+
     def widened(self, error: np.ndarray) -> "Additive":
         """Add what float32 may err by, `[..., n]`."""
         radius = self.radius.copy()
@@ -102,6 +108,13 @@ class Image(NamedTuple):
         """The quantity with its radius."""
         radius = rounding.matrix_product(self.radius, np.abs(self.matrix))
         return Additive(self.value, self.tables, radius).widened(self.rounded.error)
+
+
+def among(x: np.ndarray, number: Sequence[int], count: int) -> np.ndarray:
+    """Return `count` rows: those of some numbers are the rows of an array, the others 0."""
+    result = np.zeros((count, *x.shape[1:]))
+    result[list(number)] = x
+    return result
 
 
 def constant(x: Rounded, like: Additive) -> Additive:
@@ -223,7 +236,8 @@ def _(x: Additive, w: np.ndarray, b: np.ndarray | None = None) -> Additive:
 
 @rounding.linear.register
 def _(x: Image, w: np.ndarray, b: np.ndarray | None = None) -> Additive:
-    value, tables = (rounding.matrix_product(part, w) for part in (x.value, x.tables))
+    used = x.tables if w.any() else x.tables[:, :1]  # Queries and keys that do not depend on tokens.
+    value, tables = (rounding.matrix_product(part, w) for part in (x.value, used))
     radius = rounding.matrix_product(x.radius, np.abs(x.matrix @ w))
     y = Additive.of(value if b is None else value + b, tables, radius)
     return y.widened(rounding.linear(x.rounded, w, b).error)

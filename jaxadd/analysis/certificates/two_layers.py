@@ -8,13 +8,14 @@ may change is a radius. From there on the bound is the one of a single layer (`l
 heads, P positions, V tokens, D model, K head, m what the radius of a stream is multiplied by.
 """
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, cast
 
 import numpy as np
 
 from jaxadd.analysis.certificates import columns, forward, lines, rounding
-from jaxadd.analysis.certificates.additive import Additive, Image, constant, times
+from jaxadd.analysis.certificates.additive import Additive, Image, among, constant, times
 from jaxadd.analysis.certificates.columns import Cases
 from jaxadd.analysis.certificates.rounding import Rounded
 from jaxadd.models import Network, Transformer
@@ -28,11 +29,13 @@ class Place(NamedTuple):
     """What stands at one position before the second layer, for each distinct choice of the tokens that matter there.
 
     Attributes:
-      stream: `[U, 1, D]`.
+      stream: `[U, 1, D]`, of the digits that it depends on.
+      number: which digits these are.
       rows: int `[C]`, the choice of each case.
     """
 
     stream: Image
+    number: list[int]
     rows: np.ndarray
 
 
@@ -62,6 +65,12 @@ class Source(NamedTuple):
     radius: np.ndarray
     rows: np.ndarray
     matrix: np.ndarray
+
+    @classmethod
+    def of(cls, x: Image, place: Place, matrix: np.ndarray, count: int) -> "Source":
+        """Return the radius of an image `[U, 1, D]` at a place, which reaches the sum by a matrix."""
+        radius = among(x.radius[..., 0, :], [*place.number, count], count + 1)
+        return cls(radius, place.rows, matrix)
 
     def along(self, w: np.ndarray) -> np.ndarray:
         """Return the radius `[J + 1, C, F]` along the columns of a matrix `[D, F]`."""
@@ -193,6 +202,8 @@ class TwoLayers:
         owns = sorted(set(tokens[position].tolist())) if position in tokens else range(self.task.base)
         noted = [p for p in tokens if p == position or (p < position and self._weighs(position, owns, p))]
         seen = np.stack([tokens[p] for p in noted], axis=1) if noted else np.zeros((count, 0), int)
+        number = [j for j, p in enumerate(digits) if p <= position and p not in noted] or [0]
+        digits = [digits[j] for j in number]
         distinct, rows = np.unique(seen, axis=0, return_inverse=True)
         known = dict(zip(noted, distinct.T, strict=True))
         if position in known:
@@ -205,7 +216,7 @@ class TwoLayers:
         else:
             stream, out = self._with_free_token(position, known, digits, len(distinct))
         after = forward.attended(self.config, self.params["blocks.0"], stream, out).map(lambda x: x[..., None, :])
-        return Place(self._after_mlp(after), rows.reshape(-1))
+        return Place(self._after_mlp(after), number, rows.reshape(-1))
 
     def _read(self, position: int, own: int) -> Read:
         """Return what attention reads at a position that holds a token."""
@@ -317,26 +328,22 @@ class TwoLayers:
         inputs = [Image.of(forward.attention_input(config, block, place.stream)) for place in places]
         heads = [forward.heads(config, attn, x, self.numbers[p : p + 1]) for p, x in enumerate(inputs)]
         weight, moved, shares = self._weights(heads, places, read)
-        shared = bool((weight == weight[:1]).all())
+        shared, count = bool((weight == weight[:1]).all()), len(chosen)
         value = sum(weight[:, :, p, None] * _of_cases(head.v.value, places[p]) for p, head in enumerate(heads))
-        tables = np.zeros((len(chosen), self.task.base, *value.shape))
-        radius = np.zeros((len(chosen) + 1, *value.shape))
+        tables, radius = np.zeros((count, self.task.base, *value.shape)), np.zeros((count + 1, *value.shape))
         halves, sources = np.zeros_like(value), []
         gamma = rounding.gamma(read + 4)
-        for p, (x, head) in enumerate(zip(inputs, heads, strict=True)):
-            place, a, most = places[p], weight[:, :, p, None], (weight + moved)[:, :, p, None]
-            digits = int(np.count_nonzero(np.asarray(self._digits(read)) <= p))  # No other one is seen there.
-            tables[:digits] += a * _of_cases(head.v.tables[:digits], place)
+        for p, (place, x, head) in enumerate(zip(places, inputs, heads, strict=True)):
+            a, loose = weight[:, :, p, None], moved[:, :, p, None]
+            tables[place.number] += a * _of_cases(head.v.tables, place)
             width, size = (_of_cases(part, place) for part in (head.v.halves.sum(axis=0), head.v.magnitude))
-            radius += (
-                shares[..., p, None] * moved[:, :, p, None] * (np.abs(_of_cases(head.v.value, place) - value) + width)
-            )
             halves += a * width
-            exact = forward.heads(config, attn, x.rounded, self.numbers[p : p + 1]).v
-            radius[-1] += a * _of_cases(exact.error, place) + gamma * most * size + rounding.TINY * (1 + size)
+            radius += shares[..., p, None] * loose * (np.abs(_of_cases(head.v.value, place) - value) + width)
+            error = _of_cases(forward.heads(config, attn, x.rounded, self.numbers[p : p + 1]).v.error, place)
+            radius[-1] += a * error + gamma * (a + loose) * size + rounding.TINY * (1 + size)
             through = np.einsum("mn,hnk,hkd->hmd", x.matrix, attn["W_V"], attn["W_O"], optimize=True)
             matrix = np.einsum("ch,hmd->cmd", weight[: 1 if shared else None, :, p], through)
-            sources.append(Source(x.radius[..., 0, :], place.rows, matrix))
+            sources.append(Source.of(x, place, matrix, count))
         radius[-1] += gamma * np.abs(value)
         flat = lambda y: y.reshape(*y.shape[:-2], -1)
         w_o = attn["W_O"].reshape(-1, config.d_model)
@@ -346,7 +353,7 @@ class TwoLayers:
         rest[-1] += out.error
         written = Sum(out.value, rounding.matrix_product(flat(tables), w_o), tuple(sources), rest, chosen)
         if config.norm != "none" and config.norm_where != "pre":
-            stream = own.stream.multiplied.map(lambda y: y[..., own.rows, 0, :])
+            stream = own.stream.multiplied.map(lambda y: y[..., own.rows, 0, :]).among(own.number, count)
             after = forward.attended(config, block, stream, written.multiplied)
             return Sum(after.value, after.tables, (), after.radius, chosen)
         return self._added(written, own, out, config.norm == "none")
@@ -361,18 +368,14 @@ class TwoLayers:
         still = lambda x: x._replace(error=np.zeros_like(x.error))
         radius = written.radius.copy()
         radius[-1] += before.error + rounding.add(still(before), still(out)).error
+        tables = written.tables.copy()
+        tables[own.number] += of_cases(own.stream.tables)
         *others, last = written.sources
         if one_source:
             sources = (*others, last._replace(matrix=last.matrix + own.stream.matrix))
         else:
-            sources = (*others, last, Source(own.stream.radius[..., 0, :], own.rows, own.stream.matrix[None]))
-        return Sum(
-            written.value + of_cases(own.stream.value),
-            written.tables + of_cases(own.stream.tables),
-            sources,
-            radius,
-            written.chosen,
-        )
+            sources = (*others, last, Source.of(own.stream, own, own.stream.matrix[None], len(tables)))
+        return Sum(written.value + of_cases(own.stream.value), tables, sources, radius, written.chosen)
 
     def _weights(
         self, heads: Sequence[forward.Heads], places: Sequence[Place], read: int
@@ -383,8 +386,14 @@ class TwoLayers:
           `[C, H, P]` for the scores in the middle; `[C, H, P]`, float32 included; and `[J + 1, C, H, P]`, the share
           of each digit in the interval of a score.
         """
-        query = heads[read].q.map(lambda y: y[..., places[read].rows, 0, :, :])
-        found = [_scores(query, head.k.map(lambda y, p=p: _of_cases(y, places[p]))) for p, head in enumerate(heads)]
+        count = len(self._digits(read))
+        query = (
+            _thin(heads[read].q).among(places[read].number, count).map(lambda y: y[..., places[read].rows, 0, :, :])
+        )
+        found = []
+        for place, head in zip(places, heads, strict=True):
+            key = _thin(head.k).among(place.number, count)
+            found.append(_scores(query, key.map(functools.partial(_of_cases, place=place))))
         value = np.stack([score.value for score in found], axis=-1)
         halves = np.stack([score.halves for score in found], axis=-1)
         width = halves.sum(axis=0)
@@ -415,10 +424,13 @@ def _of_cases(x: np.ndarray, place: Place) -> np.ndarray:
     return x[..., 0, :, :] if x.shape[-4] == 1 else x[..., place.rows, 0, :, :]
 
 
+def _thin(x: Additive) -> Additive:
+    """Return a quantity with a single token in its tables, where digits add nothing."""
+    return x if x.tables.any() else x._replace(tables=x.tables[:, :1])
+
+
 def _scores(q: Additive, k: Additive) -> Additive:
     """Return the products of queries and keys `[C, H, K]`, `[C, H]`."""
-    if not (q.tables.any() or k.tables.any()):  # Attention that does not depend on tokens.
-        q, k = (x._replace(tables=x.tables[:, :1]) for x in (q, k))
     n = q.value.shape[-1]
     s = Additive.of(*(part.sum(axis=-1) for part in times(q, k)))
     return s.widened(rounding.gamma(n) * (q.magnitude * k.magnitude).sum(axis=-1) + n * rounding.TINY)
