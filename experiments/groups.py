@@ -28,7 +28,7 @@ from jaxadd.runs import Run
 from jaxadd.runs.summary import LEARNED, step_of
 from jaxadd.tables import spread, table
 from jaxadd.tasks import Group
-from jaxadd.tasks.group.families import named
+from jaxadd.tasks.group.families import by_name
 from jaxadd.views import figures
 
 Architecture = Literal["transformer", "mlp"]
@@ -104,7 +104,7 @@ def conduct(study: Study, session: Session) -> Findings:
         for name, run in runs.items()
     ]
     found = dict.fromkeys(name for lanes in states.values() for state in lanes for name in state.key_names)
-    names = [meaning(list(found), named(study.group))]
+    names = [meaning(list(found), by_name(study.group))]
     return Findings(
         {"groups": figures.render(picture(study, runs, states))}, "\n".join([text, *filter(None, names), *reached])
     )

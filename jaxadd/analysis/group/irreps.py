@@ -1,10 +1,9 @@
 """The irreducible real representations of a finite group, computed from its Cayley table in float64.
 
 Sums over a conjugacy class and its inverses commute with each other and are symmetric, so one eigenproblem of their
-size has all real characters as its eigenvectors (Burnside's method, for real representations). The matrices of an
-irrep ρ are the action from the left on one eigenspace, within the functions that ρ's matrix entries span, of a
-random symmetric element that acts from the right. Nothing is tabulated. Serre 1977, "Linear Representations of
-Finite Groups".
+size has all real characters as its eigenvectors (Burnside's method, for real representations). Characters are enough
+for everything that is measured: `projector` makes of a character the projection on the functions that the matrix
+entries of its irrep span. Nothing is tabulated. Serre 1977, "Linear Representations of Finite Groups".
 """
 
 import functools
@@ -14,13 +13,11 @@ import string
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import chex
 import numpy as np
 
-from jaxadd.tasks.group.finite import FiniteGroup, generated, generators
+from jaxadd.tasks.group.finite import FiniteGroup
 
 _TRIES = 8  # Random elements, of which that with the best separated eigenvalues is taken.
-_APART = 1e-2  # Of the range of eigenvalues, how far one at least is from the others.
 _KINDS = {1: ("real", 1), 0: ("complex", 2), -1: ("quaternionic", 4)}
 
 
@@ -41,20 +38,13 @@ class Irrep(NamedTuple):
     commutant: int
     character: np.ndarray
 
-    @property
-    def entries(self) -> int:
-        """The dimension d²/e of the functions of g that the matrix entries of ρ(g) span."""
-        return self.dimension**2 // self.commutant
-
 
 def projector(group: FiniteGroup, character: np.ndarray, weight: float) -> np.ndarray:
-    """Return the matrix with weight·χ(s t⁻¹) at (s, t), float64 `[n, n]`."""
+    """Return the matrix with weight·χ(s t⁻¹) at (s, t), float64 `[n, n]`.
+
+    With the weight d/(e n) of an irrep it is the projection of functions on G on the span of its matrix entries.
+    """
     return weight * character[group.table[:, group.inverse]]
-
-
-def span(group: FiniteGroup, irrep: Irrep) -> np.ndarray:
-    """Return the projection of functions on G on the span of an irrep's matrix entries, float64 `[n, n]`."""
-    return projector(group, irrep.character, irrep.dimension / irrep.commutant / group.order)
 
 
 @functools.lru_cache(maxsize=16)
@@ -180,49 +170,3 @@ def _ends(group: FiniteGroup, found: list[Irrep]) -> list[str]:
 def _letters(i: int) -> str:
     """Return a, b, …, z, aa, ab, … by number from 0."""
     return (_letters(i // 26 - 1) if i >= 26 else "") + string.ascii_lowercase[i % 26]
-
-
-def matrices(group: FiniteGroup, irrep: Irrep) -> np.ndarray:
-    """Compute the orthogonal matrices ρ(g) of an irrep, float64 `[n, d, d]`, with ρ(g h) = ρ(g) ρ(h)."""
-    chex.assert_shape(irrep.character, (group.order,))
-    n, d = group.order, irrep.dimension
-    rng = np.random.default_rng(0)
-    powers, fixed = _fewest_fixed(group, irrep)
-    size = d * fixed // irrep.commutant
-    some = rng.normal(size=(n, size))[group.table[:, powers]].mean(axis=1)  # The same on all s hᵏ.
-    basis = np.linalg.qr(span(group, irrep) @ some)[0]
-    best, chosen = -1.0, basis
-    while size > d and best < _APART:  # Otherwise there is one copy alone.
-        weights = rng.normal(size=n)
-        symmetric = (weights + weights[group.inverse])[group.table[group.inverse]]  # r(s⁻¹ t) at (s, t)
-        values, vectors = np.linalg.eigh(basis.T @ symmetric @ basis)
-        means = values.reshape(-1, d).mean(axis=1)  # Every eigenspace is one copy of ρ.
-        gaps = np.diff(np.concatenate([[-np.inf], means, [np.inf]]))
-        apart = np.minimum(gaps[:-1], gaps[1:]) / np.ptp(means)
-        copy = int(np.argmax(apart))
-        best, chosen = apart[copy], basis @ vectors[:, copy * d : (copy + 1) * d]
-    result = np.zeros((n, d, d))
-    result[group.identity] = np.eye(d)
-    known = np.arange(n) == group.identity
-    steps = generators(group.table)
-    acting = [chosen.T @ chosen[group.table[group.inverse[g]]] for g in steps]
-    while not known.all():  # The other elements are products of the generators.
-        for g, matrix in zip(steps, acting, strict=True):
-            before = np.flatnonzero(known & ~known[group.table[:, g]])
-            result[group.table[before, g]] = result[before] @ matrix
-            known[group.table[before, g]] = True
-    return result
-
-
-def _fewest_fixed(group: FiniteGroup, irrep: Irrep) -> tuple[np.ndarray, int]:
-    """Return the powers of an element that leaves a subspace of ρ fixed, the smallest there is, and its dimension.
-
-    Functions that are the same on all s hᵏ hold few copies of ρ, which makes the eigenproblem small.
-    """
-    best, fewest = np.array([group.identity]), irrep.dimension
-    for h in np.unique(group.classes, return_index=True)[1]:
-        powers = np.flatnonzero(generated(group.table, [h]))
-        fixed = round(irrep.character[powers].mean())
-        if 0 < fixed < fewest:
-            best, fewest = powers, fixed
-    return best, fewest

@@ -101,7 +101,7 @@ def _problem(task: Group, network: Network) -> tuple[tables.Problem, tuple[measu
 
 def _meaning(task: Group, names: Sequence[str], listed: np.ndarray) -> list[str]:
     """Return a sentence on what the names of the irreps that are listed mean, if they are not all standard."""
-    return list(filter(None, [meaning(np.array(names)[listed].tolist(), task.known.named or task.group)]))
+    return list(filter(None, [meaning(np.array(names)[listed].tolist(), task.known.reference)]))
 
 
 def _listed(names: Sequence[str], keys: np.ndarray) -> str:
@@ -212,8 +212,7 @@ def _of_neurons(task: Group, network: Network, problem: tables.Problem) -> _Neur
     best = explained.argmax(axis=1)
     irrep = np.where(explained.max(axis=1) > _EXPLAINED, best, -1)
     known = task.known
-    base = known.named or known.group
-    classes = [one._replace(members=one.members[:, known.to]) for one in subgroups(base)]
+    classes = [one._replace(members=one.members[:, known.to]) for one in subgroups(known.reference)]
     before = progress.overview(network.params, network.model, problem).before
     found = concentrations(known.group, classes, *(np.asarray(before[of]) for of in "ab")) >= ON_COSETS
     rank = np.arange(1, len(classes) + 1)[:, None] * found

@@ -45,7 +45,7 @@ class Problem(NamedTuple):
 
 def irreps(known: Known) -> tuple[Irrep, ...]:
     """Return the irreps of a task's group, in the order and with the names of those of the named group, if any."""
-    found = representations.irreps(known.named or known.group)
+    found = representations.irreps(known.reference)
     return tuple(irrep._replace(character=irrep.character[known.to]) for irrep in found)
 
 
@@ -64,7 +64,7 @@ def problem(task: Group, lane: Mapping[str, jax.Array]) -> Problem:
     chex.assert_rank([lane["train"], lane["test"]], 1)
     known = task.known
     group, n = known.group, known.group.order
-    basis, irrep = _basis(known.named or group)
+    basis, irrep = _basis(known.reference)
     pairs, answers = jnp.arange(n * n, dtype=jnp.int32), jnp.asarray(task.answers())
     data = Data({"table": answers}, lane)
     return Problem(

@@ -114,7 +114,7 @@ def choose_keys(keys: str | None, rules: Mapping[str, jax.Array], orders: fourie
     if keys in RULES:
         raise UserError(f"the rule {keys} needs neurons, and this network has none; use {' or '.join(rules)}")
     try:
-        frequencies = fourier.named(keys, orders)
+        frequencies = fourier.read_frequencies(keys, orders)
     except UserError:
         some = ",".join(fourier.names(orders)[:2])
         raise UserError(

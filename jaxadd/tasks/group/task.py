@@ -29,6 +29,11 @@ class Known(NamedTuple):
     named: FiniteGroup | None
     to: np.ndarray
 
+    @property
+    def reference(self) -> FiniteGroup:
+        """The named group or, without one, the group itself: what is computed of it does not depend on the tokens."""
+        return self.group if self.named is None else self.named
+
 
 @dataclass(frozen=True)
 class Group(Listed):
@@ -76,7 +81,7 @@ class Group(Listed):
             return _known(_square(self.table).tobytes())
         if self.file:
             return _known(read_table(self.file).astype(np.int32).tobytes())
-        group = families.named(self.name)
+        group = families.by_name(self.name)
         return Known(group, group, np.arange(group.order))
 
     @property

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from networks import drawn
 from planted import of_irrep
+from representations import matrices, span
 
 from jaxadd.analysis import measures as declared
 from jaxadd.analysis.group import declarations, progress, tables
-from jaxadd.analysis.group.irreps import matrices, span
 from jaxadd.analysis.group.subgroups import ON_COSETS, concentrations, subgroups
 from jaxadd.models import Network, PairMLP, Transformer
 from jaxadd.tasks import Group

@@ -15,6 +15,7 @@ from jaxadd.errors import UserError
 from jaxadd.models import Network, PairMLP, Transformer
 from jaxadd.pictures import Table
 from jaxadd.tasks import Group
+from jaxadd.tasks.group import finite
 from jaxadd.views.figures import render
 
 TASK = Group(name="S3", equals="none", train_fraction=0.5)
@@ -29,7 +30,7 @@ def test_the_learned_table_is_recognised(name):
     found = cayley.describe(table, task)
     assert (found.latin, found.associative, found.associative_fraction) == (True, True, 1.0)
     assert (found.identity, found.violation, found.sampled) == (task.group.identity, None, False)
-    assert found.commuting == task.group.commuting_fraction
+    assert found.commuting == finite.commuting(task.group.table)
     assert found.known.group.name == name
 
 

@@ -5,8 +5,9 @@ import re
 
 import numpy as np
 import pytest
+from representations import matrices, span
 
-from jaxadd.analysis.group.irreps import irreps, matrices, meaning, span
+from jaxadd.analysis.group.irreps import irreps, meaning
 from jaxadd.tasks.group import families
 from jaxadd.tasks.group.finite import FiniteGroup, generators
 
@@ -15,7 +16,7 @@ GROUPS = ["S3", "S4", "S5", "S6", "A4", "A5", *(f"D{n}" for n in range(3, 13)), 
 
 @functools.cache
 def represented(name):
-    group = families.named(name)
+    group = families.by_name(name)
     found = irreps(group)
     return group, found, [matrices(group, irrep) for irrep in found]
 
@@ -43,7 +44,7 @@ def test_matrix_entries_are_orthogonal_and_span_all_functions(name):
         assert np.abs(np.delete(gram[own], np.r_[own], axis=1)).max(initial=0) < 1e-6
         projection = irrep.dimension / irrep.commutant * gram[own, own]
         np.testing.assert_allclose(projection @ projection, projection, atol=1e-6)
-        assert np.trace(projection) == pytest.approx(irrep.entries, abs=1e-6)
+        assert np.trace(projection) == pytest.approx(irrep.dimension**2 / irrep.commutant, abs=1e-6)
         if irrep.kind == "real":
             np.testing.assert_allclose(projection, np.eye(irrep.dimension**2), atol=1e-6)
     # Over the complex numbers ρ is one irrep, two conjugate ones, or one twice.
@@ -53,7 +54,7 @@ def test_matrix_entries_are_orthogonal_and_span_all_functions(name):
         for _ in range(2 if irrep.kind == "complex" else 1)
     ]
     assert sum(d * d for d in complex_dimensions) == n
-    assert sum(irrep.entries for irrep in found) == n
+    assert sum(irrep.dimension**2 // irrep.commutant for irrep in found) == n
 
 
 @pytest.mark.parametrize("name", GROUPS)
@@ -133,7 +134,7 @@ def test_projections_on_the_spans_add_up_to_everything():
 
 
 def test_a_table_that_is_no_group_has_no_irreps():
-    table = np.array(families.named("C4").table)
+    table = np.array(families.by_name("C4").table)
     table[1, 2], table[1, 1] = table[1, 1], table[1, 2]
     with pytest.raises((ArithmeticError, ValueError)):
         irreps(FiniteGroup("nothing", table, tuple("0123")))
