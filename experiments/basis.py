@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from jaxadd.analysis import fourier
+from jaxadd.analysis.measures import EXPLAINED
 from jaxadd.analysis.modular import bases, tables
 from jaxadd.cli.experiment import Findings, Session, main
 from jaxadd.config import RunConfig
@@ -33,7 +34,7 @@ ROWS = {
     "gini_W_L": "Gini of W_L",
     "key_frequencies_embedding": "key frequencies, by the embedding",
     "key_frequencies_neurons": "key frequencies, by the neurons",
-    "neurons_explained": "neurons tuned to one frequency (> 0.85)",
+    "neurons_explained": f"neurons tuned to one frequency (> {EXPLAINED})",
     "neuron_variance_explained": "neuron variance explained by one frequency",
     "logit_variance_explained": "logit variance explained",
     "incorrect_logits_explained": "of the logits of incorrect classes",

@@ -17,6 +17,9 @@ from jaxadd.models import Model, Network, structure
 from jaxadd.optim import scores
 from jaxadd.pictures import Lines, Span, Table
 
+EXPLAINED = 0.85
+"""The fraction of a neuron's variance above which one frequency or irrep explains it (Nanda et al. 2023)."""
+
 
 def divide(x: jax.Array, by: jax.Array) -> jax.Array:
     """Divide by what is at least 0; 0 where that is 0, NaN where it is NaN."""

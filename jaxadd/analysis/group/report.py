@@ -13,6 +13,7 @@ from jaxadd.analysis.group import cayley, declarations, progress, tables
 from jaxadd.analysis.group.cayley import Cayley
 from jaxadd.analysis.group.irreps import Irrep, meaning
 from jaxadd.analysis.group.subgroups import MOST, ON_COSETS, Subgroups, concentrations, subgroups
+from jaxadd.analysis.measures import EXPLAINED
 from jaxadd.analysis.report import analyse_task, caution, label_noise, no_keys, summarize_task
 from jaxadd.analysis.trained import Report, Trained, as_text
 from jaxadd.models import Network
@@ -20,7 +21,6 @@ from jaxadd.pictures import Bars, FigureOf, HeatMaps, Histogram, Lines, Picture,
 from jaxadd.tasks import Group
 
 _ROUNDING = 1e-7  # What is smaller in a table is rounding of float32, and is written as 0
-_EXPLAINED = 0.85  # of a neuron's variance, by one irrep
 _LISTED = 16  # irreps in a table or map
 _NAMED = 8  # irreps with a colour of their own
 _NOTHING = "none"
@@ -210,7 +210,7 @@ def _table_in_words(table: Cayley, task: Group) -> list[str]:
 def _of_neurons(task: Group, network: Network, problem: tables.Problem) -> _Neurons:
     explained = np.clip(np.asarray(progress.neurons_by_irrep(network.params, network.model, problem)), 0, 1)
     best = explained.argmax(axis=1)
-    irrep = np.where(explained.max(axis=1) > _EXPLAINED, best, -1)
+    irrep = np.where(explained.max(axis=1) > EXPLAINED, best, -1)
     known = task.known
     classes = [one._replace(members=one.members[:, known.to]) for one in subgroups(known.reference)]
     before = progress.overview(network.params, network.model, problem).before
@@ -223,7 +223,7 @@ def _of_neurons(task: Group, network: Network, problem: tables.Problem) -> _Neur
 def _neurons_in_words(neurons: _Neurons, names: Sequence[str]) -> list[str]:
     count = len(neurons.irrep)
     words = [
-        f"{np.sum(neurons.irrep >= 0)} of {count} neurons have over {_EXPLAINED:.0%} of their variance in one irrep"
+        f"{np.sum(neurons.irrep >= 0)} of {count} neurons have over {EXPLAINED:.0%} of their variance in one irrep"
         f"{_counts(neurons.irrep, names)}"
     ]
     if not neurons.classes:
@@ -339,7 +339,7 @@ def _neurons(neurons: _Neurons, names: Sequence[str], step: int, subject: str) -
             {name: np.histogram(best[part], edges)[0] for name, part in parts.items()},
             xlabel="fraction of variance explained by the neuron's best irrep",
             ylabel="neurons",
-            threshold=_EXPLAINED,
+            threshold=EXPLAINED,
         )
     ]
     rows, columns = np.unique(neurons.irrep), np.unique(neurons.subgroup)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxadd.analysis import circuits, fourier
+from jaxadd.analysis.measures import EXPLAINED
 from jaxadd.analysis.modular import pairs, tables
 from jaxadd.analysis.modular.measured import Measured, listed
 from jaxadd.analysis.modular.neurons import commitment, neurons
@@ -201,11 +202,11 @@ def _marks(frequencies: Sequence[int], group: CyclicProduct) -> list[Level]:
     return [Level(0, "const."), *(Level(place, name) for place, name in places)]
 
 
-def _clusters(activations: jax.Array, subject: str, group: CyclicProduct, threshold: float = 0.85) -> FigureOf:
+def _clusters(activations: jax.Array, subject: str, group: CyclicProduct) -> FigureOf:
     """Describe how many neurons are explained how well by one frequency, by that frequency."""
     names = ("none", *fourier.names(group.orders))
     fractions = fourier.neuron_fractions(activations, group.orders)
-    frequency, explained = map(np.asarray, fourier.clusters(fractions, threshold))
+    frequency, explained = map(np.asarray, fourier.clusters(fractions))
     found, counts = np.unique(frequency[frequency > 0], return_counts=True)
     largest_first = found[np.argsort(-counts, kind="stable")]
     named = largest_first if len(found) <= _NAMED_CLUSTERS else largest_first[: _NAMED_CLUSTERS - 1]
@@ -221,20 +222,22 @@ def _clusters(activations: jax.Array, subject: str, group: CyclicProduct, thresh
         {name: np.histogram(explained[part & np.isfinite(explained)], edges)[0] for name, part in parts.items()},
         xlabel="fraction of variance explained by the neuron's best frequency",
         ylabel="neurons",
-        threshold=threshold,
+        threshold=EXPLAINED,
     )
     return FigureOf("clusters", "Neurons by their best frequency", [picture], subject)
 
 
-def single_neurons(task: Modular, trained: Trained, lane: int, state: Measured, numbers: dict[str, Any]) -> FigureOf:
-    """Describe what single neurons read and write, and when they settled on their frequency."""
+def single_neurons(
+    task: Modular, trained: Trained, lane: int, state: Measured
+) -> tuple[dict[str, float | int], FigureOf]:
+    """Describe what single neurons read and write, and when they settled on their frequency; return numbers too."""
     network = trained.networks[lane]
     steps, known = trained.over_states(
         lane, lambda w: jax.device_get(neurons(w, network.model, state.table)), len(trained.steps) + 1
     )
     final, tuned = known[-1], known[-1].explained > _TUNED
     error = np.abs(np.asarray(final.phase_error(task.rule.sign)))[tuned]
-    numbers |= {"neuron_concentration": float(np.mean(final.concentration)), "tuned_neurons": int(np.sum(tuned))}
+    numbers = {"neuron_concentration": float(np.mean(final.concentration)), "tuned_neurons": int(np.sum(tuned))}
     pictures = [
         Histogram(
             "Inverse participation ratio",
@@ -280,7 +283,7 @@ def single_neurons(task: Modular, trained: Trained, lane: int, state: Measured, 
     note = (
         f"Tuned neurons: one frequency explains more than {_TUNED}. Commitment: from there they keep their frequency."
     )
-    return FigureOf("single_neurons", "What single neurons do", pictures, trained.subject(lane), note)
+    return numbers, FigureOf("single_neurons", "What single neurons do", pictures, trained.subject(lane), note)
 
 
 def embedding(state: Measured, steps: np.ndarray, norms: np.ndarray | None, subject: str) -> FigureOf:

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 
 from jaxadd.analysis import circuits, fourier
 from jaxadd.analysis import measures as declared
-from jaxadd.analysis.measures import Measure, needs_direct_neurons, needs_neurons, on_pairs
+from jaxadd.analysis.measures import EXPLAINED, Measure, needs_direct_neurons, needs_neurons, on_pairs
 from jaxadd.analysis.modular.tables import Table
 from jaxadd.lanes import over_lanes
 from jaxadd.models import Model, structure
@@ -26,7 +26,6 @@ from jaxadd.optim import losses, scores
 from jaxadd.trees import named_leaves
 from jaxadd.types import Params
 
-_EXPLAINED = 0.85  # of a neuron's variance, by one frequency
 _ROOM = 2**31  # bytes of activations at once, on an accelerator
 
 
@@ -145,7 +144,7 @@ KINDS = {
     "excluded_loss_3d": "L - Σ_k ⟨L, c_k⟩ c_k, over the key frequencies k",
 }
 """Losses over the P numbers, and the logits that they are of."""
-ONE_FREQUENCY, EXPLAINED = "excluded loss of one frequency", "variance explained"
+ONE_FREQUENCY, _VARIANCE = "excluded loss of one frequency", "variance explained"
 _GINI = "Gini coefficient of the norms of {}, in the basis of characters, one norm per cosine, sine and the constant"
 _EQUAL = "0: all equal, 1: concentrated"
 
@@ -181,21 +180,21 @@ MEASURES: tuple[Measure, ...] = (
         "frequencies",
         "fraction",
         lambda s: jnp.sum(jnp.where(s.keys | jnp.isnan(s.cosines), s.cosines, 0) ** 2),
-        panel=EXPLAINED,
+        panel=_VARIANCE,
     ),
     Measure(
         "neuron_variance_explained",
         "mean over the last layer's neurons of the variance explained by one frequency, dead neurons counting 0",
         "fraction",
         lambda s: jnp.mean(s.explained),
-        panel=EXPLAINED,
+        panel=_VARIANCE,
         applies=needs_neurons,
     ),
     Measure(
         "neurons_explained",
-        f"fraction of the last layer's neurons of whose variance one frequency explains more than {_EXPLAINED}",
+        f"fraction of the last layer's neurons of whose variance one frequency explains more than {EXPLAINED}",
         "fraction",
-        lambda s: jnp.where(jnp.any(jnp.isnan(s.explained)), jnp.nan, scores.fraction(s.explained > _EXPLAINED)),
+        lambda s: jnp.where(jnp.any(jnp.isnan(s.explained)), jnp.nan, scores.fraction(s.explained > EXPLAINED)),
         applies=needs_neurons,
     ),
     Measure(

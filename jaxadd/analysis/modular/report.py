@@ -1,7 +1,6 @@
 """What is measured and shown of a network that learns an operation mod P."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import jax
 import numpy as np
@@ -39,7 +38,7 @@ def _(task: Modular, trained: Trained, lane: int, keys: str | None) -> Report:
     group = task.group
     if group is None or task.operands != 2:
         no_keys(task, keys)
-        numbers: dict[str, Any] = {}
+        numbers, figures = pairs.history(task, trained, lane)
         sentence = (
             "Key frequencies and progress measures are defined for a sum or difference in a group, of two operands."
         )
@@ -49,7 +48,7 @@ def _(task: Modular, trained: Trained, lane: int, keys: str | None) -> Report:
             [
                 Text("In short", [sentence]),
                 *pairs.errors(task, trained, lane),
-                *pairs.history(task, trained, lane, numbers),
+                *figures,
                 *recorded_figures(trained),
             ],
         )
@@ -66,10 +65,14 @@ def _(task: Modular, trained: Trained, lane: int, keys: str | None) -> Report:
         orders = " × ".join(f"C{n}" for n in group.orders)
         words.insert(0, f"characters of the units mod {task.p}, {orders}, {order_in_words(group)}")
     figures = [*pairs.errors(task, trained, lane), *pair_figures(task, trained, lane, state)]
-    numbers, steps, norms = dict(state.numbers), np.array([trained.networks[lane].step]), None
-    figures += pairs.history(task, trained, lane, numbers)
+    graduated, maps = pairs.history(task, trained, lane)
+    numbers = {**state.numbers, **graduated}
+    figures += maps
     if state.activations is not None:
-        figures.append(single_neurons(task, trained, lane, state, numbers))
+        of_neurons, drawn = single_neurons(task, trained, lane, state)
+        numbers |= of_neurons
+        figures.append(drawn)
+    steps, norms = np.array([trained.networks[lane].step]), None
     if trained.evolves:
         over = [_over_training(trained, s, one) for s, one in enumerate(states)]
         ends = [phases(trained.steps, *(measured[name] for name in _PHASE_SERIES)) for measured in over]

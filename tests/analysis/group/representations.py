@@ -1,6 +1,6 @@
 """The matrices of an irrep and the span of their entries, written out; the library gets along with characters.
 
-The matrices of an irrep ρ are the action from the left on one eigenspace, within the functions that its matrix entries
+The matrices of an irrep are the action from the left on one eigenspace, within the functions that its matrix entries
 span, of a random symmetric element that acts from the right.
 """
 
