@@ -103,8 +103,8 @@ def conduct(study: Study, session: Session) -> Findings:
         f"{name}: {LEARNED['test'].threshold:.0%} test accuracy at step {spread(_steps(run))}"
         for name, run in runs.items()
     ]
-    found = dict.fromkeys(name for lanes in states.values() for state in lanes for name in state.key_names)
-    names = [meaning(list(found), by_name(study.group))]
+    irreps = next(iter(states.values()))[0].irreps
+    names = [meaning([irrep.name for irrep in irreps], by_name(study.group))]
     return Findings(
         {"groups": figures.render(picture(study, runs, states))}, "\n".join([text, *filter(None, names), *reached])
     )

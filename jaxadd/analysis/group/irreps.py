@@ -103,28 +103,25 @@ def _check(group: FiniteGroup, found: list) -> None:
 
 
 def meaning(names: Sequence[str], group: FiniteGroup) -> str:
-    """Return a sentence that explains names of irreps such as 2d_3 or 5d_b; empty where none needs it.
+    """Return a sentence with the rules by which irreps have names such as 2d_3, 5d_b or 6d.
 
     Args:
       names: of irreps of the group.
       group: the group, with the elements of which they are the irreps.
+
+    Returns:
+      a rule for each kind of name that there is; "" where all are names that people write, such as "sign".
     """
-    parts = []
-    if turned := [name for name in names if re.fullmatch(r"\d+d_\d+", name)]:
-        dimension, k = turned[0].split("d_")
-        parts.append(
-            f"{turned[0]} has dimension {dimension} and turns {group.elements[1]} by "
-            f"{k}/{group.element_orders[1]} of a turn"
-        )
-    if lettered := [name for name in names if re.fullmatch(r"\d+d_[a-z]+", name)]:
-        dimension = lettered[0].partition("d_")[0]
-        parts.append(
-            f"{dimension}d_a, {dimension}d_b, … have dimension {dimension}, in the order of their characters"
-        )
-    if alone := [name for name in names if re.fullmatch(r"\d+d", name)]:
-        dimension = alone[0].removesuffix("d")
-        parts.append(f"{alone[0]} is the only one of dimension {dimension} without a name of its own")
-    return f"Names of irreps: {'; '.join(parts)}." if parts else ""
+    rules = {
+        r"\d+d.*": "the number before d is the dimension",
+        r"\d+d_\d+": f"with k after _, element {group.elements[min(1, group.order - 1)]} acts as a rotation by "
+        f"k/{group.element_orders[min(1, group.order - 1)]} of a turn",
+        r"\d+d_[a-z]+": "with letters after _, they are in descending order of their characters at the first element "
+        "where these differ",
+        r"\d+d": "without _, it is the only one of its dimension without a name of its own",
+    }
+    needed = [rule for kind, rule in rules.items() if any(re.fullmatch(kind, name) for name in names)]
+    return f"Names of irreps: {'; '.join(needed)}." if needed else ""
 
 
 def _names(group: FiniteGroup, found: list[Irrep]) -> list[str]:

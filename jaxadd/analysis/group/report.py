@@ -84,7 +84,7 @@ def _(task: Group, trained: Trained) -> Report:
         keys = np.asarray(values["logit_similarity"]) > progress.KEY
         listed |= keys
         lines.append(f"seed {network.seed}: {_keys_in_words(names, keys, values)}")
-    lines += _meaning(task, names, listed)
+    lines += _meaning(task, np.array(names)[listed].tolist())
     return Report.of("\n".join(lines), blocks=[_errors(task, trained, 0)])
 
 
@@ -99,9 +99,9 @@ def _problem(task: Group, network: Network) -> tuple[tables.Problem, tuple[measu
     return tables.problem(task, network.data.lane), measures.defined(declarations.declared(names), network)
 
 
-def _meaning(task: Group, names: Sequence[str], listed: np.ndarray) -> list[str]:
-    """Return a sentence on what the names of the irreps that are listed mean, if they are not all standard."""
-    return list(filter(None, [meaning(np.array(names)[listed].tolist(), task.known.reference)]))
+def _meaning(task: Group, names: Sequence[str]) -> list[str]:
+    """Return a sentence on what the names of irreps mean, if they are not all standard."""
+    return list(filter(None, [meaning(names, task.known.reference)]))
 
 
 def _listed(names: Sequence[str], keys: np.ndarray) -> str:
@@ -131,7 +131,7 @@ def _(task: Group, trained: Trained, lane: int, keys: str | None) -> Report:
     words += [] if state.table is None else _table_in_words(state.table, task)
     words += [] if state.neurons is None else _neurons_in_words(state.neurons, names)
     words += label_noise(task)
-    words += _meaning(task, names, np.any([one.keys for one in states], axis=0))
+    words += _meaning(task, names)  # The figures name all irreps.
     figures = [_errors(task, trained, lane)]
     steps, over = np.array([trained.networks[lane].step]), [state.values]
     if trained.evolves:
@@ -271,8 +271,7 @@ def _by_irrep(task: Group, state: State) -> Table:
         for k in shown
     ]
     left = len(state.irreps) - len(shown)
-    names = [irrep.name for irrep in state.irreps]
-    note = " ".join(_meaning(task, names, np.isin(np.arange(len(names)), shown)))
+    note = " ".join(_meaning(task, [state.irreps[k].name for k in shown]))
     note += f" The {left} other irreps have a smaller logit similarity." if left else ""
     if state.neurons is not None:
         note += (
