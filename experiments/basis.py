@@ -14,7 +14,8 @@ import numpy as np
 
 from jaxadd.analysis import fourier
 from jaxadd.analysis.measures import EXPLAINED
-from jaxadd.analysis.modular import bases, tables
+from jaxadd.analysis.modular import bases
+from jaxadd.analysis.modular.problem import as_if
 from jaxadd.cli.experiment import Findings, Session, main
 from jaxadd.config import RunConfig
 from jaxadd.errors import UserError
@@ -87,8 +88,8 @@ def _spectra(
     """Describe the norms of the embedding of one network by frequency, a picture for each group."""
     pictures = []
     for kind, group in groups.items():
-        table = tables.as_if(network.task, group)
-        embedding = table.of_elements(structure.token_vectors(network.params, network.model))
+        problem = as_if(network.task, group)
+        embedding = problem.of_elements(structure.token_vectors(network.params, network.model))
         norms = np.asarray(fourier.norms(embedding, 0, group.orders))
         keys = fourier.frequencies(fourier.keys_of_embedding(embedding, orders=group.orders))
         names = fourier.names(group.orders)
