@@ -11,7 +11,7 @@ from needs import reference_data
 
 from jaxadd import interop
 from jaxadd.analysis import fourier
-from jaxadd.analysis.group import report as group_report
+from jaxadd.analysis.group.measured import measure
 from jaxadd.analysis.modular import progress
 from jaxadd.analysis.modular.problem import whole_problem
 from jaxadd.cli.checkpoint import trained
@@ -66,9 +66,9 @@ def test_an_mlp_on_s5_needs_no_order_of_elements():
         "inferred a·b in S5, inputs a, b, from 2 positions, 120 tokens and 120 classes, and from its own" in notes[-1]
     )
     clock = time.process_time()
-    numbers = group_report.measure(network).numbers
+    numbers = measure(network).numbers
     compiled, clock = time.process_time() - clock, time.process_time()
-    group_report.measure(network)
+    measure(network)
     assert time.process_time() - clock < 2, compiled
     published = {
         "all_loss": 1.96804e-5,

@@ -16,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxadd.tasks.group.finite import FiniteGroup
+from jaxadd.tasks.group.task import Known
 
 _TRIES = 8  # Random elements, of which that with the best separated eigenvalues is taken.
 _KINDS = {1: ("real", 1), 0: ("complex", 2), -1: ("quaternionic", 4)}
@@ -65,6 +66,11 @@ def irreps(group: FiniteGroup) -> tuple[Irrep, ...]:
     found.sort(key=lambda irrep: (irrep[1], *(-np.round(irrep[4], 6))))
     names = _names(group, [Irrep(*irrep) for irrep in found])
     return tuple(Irrep(name, *irrep[1:]) for name, irrep in zip(names, found, strict=True))
+
+
+def irreps_of(known: Known) -> tuple[Irrep, ...]:
+    """Return the irreps of a task's group, in the order and with the names of those of the named group, if any."""
+    return tuple(irrep._replace(character=irrep.character[known.to]) for irrep in irreps(known.reference))
 
 
 def _characters(group: FiniteGroup) -> tuple[np.ndarray, np.ndarray]:
