@@ -13,7 +13,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from jaxadd.analysis import fourier
-from jaxadd.analysis.modular import bases, tables
+from jaxadd.analysis.measures import EXPLAINED
+from jaxadd.analysis.modular import bases
+from jaxadd.analysis.modular.problem import as_if
 from jaxadd.cli.experiment import Findings, Session, main
 from jaxadd.config import RunConfig
 from jaxadd.errors import UserError
@@ -33,7 +35,7 @@ ROWS = {
     "gini_W_L": "Gini of W_L",
     "key_frequencies_embedding": "key frequencies, by the embedding",
     "key_frequencies_neurons": "key frequencies, by the neurons",
-    "neurons_explained": "neurons tuned to one frequency (> 0.85)",
+    "neurons_explained": f"neurons tuned to one frequency (> {EXPLAINED})",
     "neuron_variance_explained": "neuron variance explained by one frequency",
     "logit_variance_explained": "logit variance explained",
     "incorrect_logits_explained": "of the logits of incorrect classes",
@@ -86,8 +88,8 @@ def _spectra(
     """Describe the norms of the embedding of one network by frequency, a picture for each group."""
     pictures = []
     for kind, group in groups.items():
-        table = tables.as_if(network.task, group)
-        embedding = table.of_elements(structure.token_vectors(network.params, network.model))
+        problem = as_if(network.task, group)
+        embedding = problem.of_elements(structure.token_vectors(network.params, network.model))
         norms = np.asarray(fourier.norms(embedding, 0, group.orders))
         keys = fourier.frequencies(fourier.keys_of_embedding(embedding, orders=group.orders))
         names = fourier.names(group.orders)

@@ -17,7 +17,7 @@ import numpy as np
 
 from jaxadd.analysis import performance
 from jaxadd.analysis.group.irreps import meaning
-from jaxadd.analysis.group.report import State, measure
+from jaxadd.analysis.group.measured import Measured, measure
 from jaxadd.cli.experiment import Findings, Session, main
 from jaxadd.config import RunConfig, Stop
 from jaxadd.errors import UserError
@@ -28,7 +28,7 @@ from jaxadd.runs import Run
 from jaxadd.runs.summary import LEARNED, step_of
 from jaxadd.tables import spread, table
 from jaxadd.tasks import Group
-from jaxadd.tasks.group.families import named
+from jaxadd.tasks.group.families import by_name
 from jaxadd.views import figures
 
 Architecture = Literal["transformer", "mlp"]
@@ -103,8 +103,8 @@ def conduct(study: Study, session: Session) -> Findings:
         f"{name}: {LEARNED['test'].threshold:.0%} test accuracy at step {spread(_steps(run))}"
         for name, run in runs.items()
     ]
-    found = dict.fromkeys(name for lanes in states.values() for state in lanes for name in state.key_names)
-    names = [meaning(list(found), named(study.group))]
+    irreps = next(iter(states.values()))[0].irreps
+    names = [meaning([irrep.name for irrep in irreps], by_name(study.group))]
     return Findings(
         {"groups": figures.render(picture(study, runs, states))}, "\n".join([text, *filter(None, names), *reached])
     )
@@ -114,7 +114,7 @@ def _steps(run: Run) -> list[float | None]:
     return [lane[step_of(LEARNED["test"])] for lane in run.summary["lanes"]]
 
 
-def rows(runs: Mapping[str, Run], states: Mapping[str, list[State]]) -> list[tuple[str, ...]]:
+def rows(runs: Mapping[str, Run], states: Mapping[str, list[Measured]]) -> list[tuple[str, ...]]:
     """Return a table with a row for each network: when it generalised, its irreps, and what its neurons read."""
     cells = [("network", "seed", "test ≥ 99 %", "test accuracy", "test loss", "key irreps", "neurons of one irrep",
               "on cosets")]  # fmt: skip
@@ -137,7 +137,7 @@ def rows(runs: Mapping[str, Run], states: Mapping[str, list[State]]) -> list[tup
     return cells
 
 
-def picture(study: Study, runs: Mapping[str, Run], states: Mapping[str, list[State]]) -> FigureOf:
+def picture(study: Study, runs: Mapping[str, Run], states: Mapping[str, list[Measured]]) -> FigureOf:
     """Describe accuracy over training, and the similarity of each network's logits to each irrep."""
     title = f"Networks that multiply in {study.group}"
     curves = [

@@ -16,7 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxadd.analysis import fourier
-from jaxadd.analysis.modular import progress, tables
+from jaxadd.analysis.modular import progress
+from jaxadd.analysis.modular.problem import Problem, whole_problem
 from jaxadd.cli.experiment import Findings, Session, main
 from jaxadd.config import RunConfig
 from jaxadd.errors import UserError
@@ -109,16 +110,16 @@ def conduct(study: Moduli, session: Session) -> Findings:
 
 def counted(network: Network) -> dict[str, int]:
     """Count the key frequencies of one network, by rule."""
-    table = tables.table(network.task, network.data.lane)
-    return {rule: int(count) for rule, count in _counted(network.params, network.model, table).items()}
+    problem = whole_problem(network.task, network.data.lane)
+    return {rule: int(count) for rule, count in _counted(network.params, network.model, problem).items()}
 
 
 @functools.partial(jax.jit, static_argnames="model")
-def _counted(params: Params, model: Model, table: tables.Table) -> dict[str, jax.Array]:
-    state = progress.State(params, model, table, jnp.zeros(fourier.count(table.orders), bool))
+def _counted(params: Params, model: Model, problem: Problem) -> dict[str, jax.Array]:
+    state = progress.State(params, model, problem, jnp.zeros(fourier.count(problem.orders), bool))
     found = (
         fourier.keys_of_neurons(state.neurons),
-        fourier.keys_of_logits(state.logits, table.answers),
+        fourier.keys_of_logits(state.logits, problem.answers),
         fourier.keys_of_embedding(state.embedding),
     )
     return {rule: jnp.sum(keys) for rule, keys in zip(RULES, found, strict=True)}

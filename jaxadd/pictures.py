@@ -36,7 +36,7 @@ class Lines(NamedTuple):
       series: by name, `[T]` or `[S, T]`; NaN where nothing was measured.
       ylabel: with the unit.
       xlabel: with the unit.
-      log_x: logarithmic x axis; where x begins at 0, linear up to the next value, as `log_from` says.
+      log_x: logarithmic x axis; where x begins at 0, linear up to the next value, see `log_from`, and so labelled.
       log_y: logarithmic y axis; values that are not above 0 are not drawn.
       ylim: ends of the y axis.
       levels: horizontal lines.
@@ -217,6 +217,12 @@ def log_from(x: Sequence[int] | np.ndarray) -> float | None:
     """
     positive = np.asarray(x)[np.asarray(x) > 0]
     return float(positive[0]) if len(positive) > 1 else None
+
+
+def log_label(label: str, x: Sequence[int] | np.ndarray) -> str:
+    """Return the label of a logarithmic axis over ascending values: where it begins at 0, with its linear part."""
+    start = log_from(x)
+    return label if start is None or x[0] >= start else f"{label} (linear up to {start:,g}, then log)"
 
 
 def band(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -30,12 +30,14 @@ def report(trained: Trained, lane: int, count: int) -> Report:
     blocks: list[Block] = [attention(trained, lane, batch)]
     undefined: list[str] = []
     for describe in (
-        lambda: circuit_figures(network, subject),
-        lambda: composition(network, subject),
-        lambda: contributions(network, batch, subject, numbers),
+        lambda: ({}, circuit_figures(network, subject)),
+        lambda: ({}, composition(network, subject)),
+        lambda: contributions(network, batch, subject),
     ):
         try:
-            blocks += describe()
+            measured, figures = describe()
+            numbers |= measured
+            blocks += figures
         except UserError as error:  # The architecture has no such thing; the others may have.
             sentence = f"{str(error)[0].upper()}{str(error)[1:]}."
             if sentence not in undefined:
@@ -158,8 +160,9 @@ def composition(network: Network, subject: str) -> list[FigureOf]:
     return [FigureOf("composition", "Composition", pictures, subject)]
 
 
-def contributions(network: Network, batch: Batch, subject: str, numbers: dict[str, float]) -> list[FigureOf]:
-    """Describe direct logit attribution and the logit lens, and add their numbers to `numbers`."""
+def contributions(network: Network, batch: Batch, subject: str) -> tuple[dict[str, float], list[FigureOf]]:
+    """Return the numbers of direct logit attribution and of the logit lens, and a figure of each."""
+    numbers: dict[str, float] = {}
     answers = network.task.answer_names
     parts = attribution.attribution_by_digit(network.params, network.model, batch)
     lens = attribution.lens_by_digit(network.params, network.model, batch)
@@ -194,7 +197,7 @@ def contributions(network: Network, batch: Batch, subject: str, numbers: dict[st
         numbers=True,
         note="The loss when logits are read off the residual stream at points on its way.",
     )
-    return [
+    return numbers, [
         FigureOf("attribution", "Direct logit attribution", [attributed], subject),
         FigureOf("lens", "Logit lens", [read_off], subject),
     ]

@@ -17,6 +17,9 @@ from jaxadd.models import Model, Network, structure
 from jaxadd.optim import scores
 from jaxadd.pictures import Lines, Span, Table
 
+EXPLAINED = 0.85
+"""The fraction of a neuron's variance above which one frequency or irrep explains it (Nanda et al. 2023)."""
+
 
 def divide(x: jax.Array, by: jax.Array) -> jax.Array:
     """Divide by what is at least 0; 0 where that is 0, NaN where it is NaN."""
@@ -36,7 +39,10 @@ class Measure(NamedTuple):
       definition: one line.
       unit: "nats", "fraction", …
       compute: a function of the state that returns a scalar, or an array or a dict of scalars, one for each entry.
-      entry: of a measure with several entries, the name of one in analysis.json, a function of its indices or key.
+      entry: of a measure with several entries, the name of one in analysis.json, a function of its indices or key or,
+        with an axis, of its name.
+      axis: what the entries belong to where the task's group has names for these: "frequency", "irrep"; whoever lists
+        the entries knows the names. "" for other measures.
       panel: the panel in which it is drawn over training; None where it is not.
       label: in tables and legends; by default the name in words.
       applies: whether the measure is defined for a model.
@@ -49,6 +55,7 @@ class Measure(NamedTuple):
     unit: str
     compute: Callable[[Any], Any]
     entry: Callable[..., str] | None = None
+    axis: str = ""
     panel: str | None = None
     label: str = ""
     applies: Callable[[Model], bool] = always
@@ -136,8 +143,18 @@ def compute(measures: Iterable[Measure], state: Any, model: Model) -> dict[str, 
     return {measure.name: measure.compute(state) for measure in measures if measure.applies(model)}
 
 
-def flat(measures: Iterable[Measure], values: Mapping[str, Any]) -> dict[str, float]:
-    """Return the measures of one state as plain numbers by the names of their entries, in the order declared."""
+Axes = Mapping[str, Sequence[str]]
+"""The names of the entries along each axis of `Measure.axis`."""
+
+
+def flat(measures: Iterable[Measure], values: Mapping[str, Any], axes: Axes | None = None) -> dict[str, float]:
+    """Return the measures of one state as plain numbers by the names of their entries, in the order declared.
+
+    Args:
+      measures: that were taken.
+      values: what `compute` returned.
+      axes: the names along the axes that these measures have, of the task's group.
+    """
     entries: dict[str, float] = {}
     for measure in measures:
         if measure.name not in values:
@@ -145,6 +162,9 @@ def flat(measures: Iterable[Measure], values: Mapping[str, Any]) -> dict[str, fl
         value = values[measure.name]
         if measure.entry is None:
             entries[measure.name] = float(value)
+        elif measure.axis:
+            names = (axes or {})[measure.axis]
+            entries |= {measure.entry(name): float(x) for name, x in zip(names, value, strict=True)}
         elif isinstance(value, Mapping):
             entries |= {measure.entry(key): float(x) for key, x in value.items()}
         else:
@@ -153,12 +173,14 @@ def flat(measures: Iterable[Measure], values: Mapping[str, Any]) -> dict[str, fl
     return entries
 
 
-def explained(measures: Iterable[Measure], names: Iterable[str], values: Mapping[str, Any]) -> dict[str, Measure]:
-    """Return the declaration of each named entry, for those that have one."""
+def explained(
+    measures: Iterable[Measure], names: Iterable[str], values: Mapping[str, Any], axes: Axes | None = None
+) -> dict[str, Measure]:
+    """Return the declaration of each named entry, for those that have one; `values` and `axes` as for `flat`."""
     by_entry: dict[str, Measure] = {}
     for measure in measures:
         if measure.name in values:
-            by_entry |= dict.fromkeys(flat((measure,), values), measure)
+            by_entry |= dict.fromkeys(flat((measure,), values, axes), measure)
     return {name: by_entry[name] for name in names if name in by_entry}
 
 

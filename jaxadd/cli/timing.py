@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxadd.analysis.modular import progress, tables
+from jaxadd.analysis.modular import progress
+from jaxadd.analysis.modular.problem import whole_problem
 from jaxadd.lanes import take
 from jaxadd.models import plain
 from jaxadd.models.model import Precision
@@ -119,6 +120,6 @@ def batches(trainer: Trainer, steps: int) -> Timed:
 def measures(trainer: Trainer, states: int) -> Timed:
     """Return the progress measures of modular addition of some states; a fresh network costs what any other does."""
     params = jax.tree.map(lambda w: jnp.broadcast_to(w, (states, *w.shape[1:])), trainer.init().params)
-    table = tables.table(trainer.config.task, take(trainer.data.lane, 0))
+    problem = whole_problem(trainer.config.task, take(trainer.data.lane, 0))
     keys = jnp.arange((trainer.model.sizes.classes - 1) // 2) < 5  # Of P // 2 frequencies, C = P + 1.
-    return lambda: jax.block_until_ready(progress.over_states(params, trainer.model, table, keys))
+    return lambda: jax.block_until_ready(progress.over_states(params, trainer.model, problem, keys))

@@ -55,7 +55,7 @@ class _Array(Lazy):
     """An array of NumPy in the making."""
 
 
-def named(module: Any, name: Any) -> Global | str:
+def find_global(module: Any, name: Any) -> Global | str:
     """Return a global by its name; the name of a dtype of torch as a string."""
     if not isinstance(module, str) or not isinstance(name, str):
         return Global("a nameless object")

@@ -148,10 +148,10 @@ class _Machine:
         stack = self._stack
         match operation:
             case "GLOBAL":
-                stack.append(calls.named(*argument))
+                stack.append(calls.find_global(*argument))
             case "STACK_GLOBAL":
                 name, module = stack.pop(), stack.pop()
-                stack.append(calls.named(module, name))
+                stack.append(calls.find_global(module, name))
             case "EXT1" | "EXT2" | "EXT4":
                 stack.append(Global("an extension of pickle"))
             case "BINPERSID":
@@ -166,7 +166,7 @@ class _Machine:
                 stack.append(calls.call(function, arguments))
             case "INST":
                 arguments = tuple(self._since_mark())
-                self._stack.append(calls.call(calls.named(*argument), arguments))
+                self._stack.append(calls.call(calls.find_global(*argument), arguments))
             case "OBJ":
                 function, *arguments = self._since_mark()
                 self._stack.append(calls.call(function, tuple(arguments)))

@@ -76,18 +76,51 @@ def width(model: Model) -> int:
     return config.d_model + config.layers * config.d_mlp
 
 
-def token_vectors(params: Params, model: Model) -> jax.Array:
-    """Return what stands for each token in the first matrix product, `[V, D]`: W_E of a transformer.
+def token_tables(params: Params, model: Model) -> dict[str, jax.Array]:
+    """Return the matrices by which a network reads tokens, a row for each of the V, each matrix once and by name.
 
-    In a PairMLP it is the token's row of each table, side by side; where tokens are one-hot, of each half of W_in.
+    Of a transformer this is W_E. Of a PairMLP these are the embeddings W_a and W_b or, where tokens are one-hot, the
+    rows of W_in that belong to them, W_in_a and W_in_b. Where both operands are read alike, it is the first alone.
     """
-    if not isinstance(model.config, PairMLP):
+    config = model.config
+    if not isinstance(config, PairMLP):
         transformer(model)
-        return params["embed"]["W_E"]
-    if model.config.embedding == "learned":
-        return jnp.concatenate([params[name] for name in ("W_a", "W_b") if name in params], axis=1)
-    count = model.sizes.vocabulary or 0
-    return jnp.concatenate(jnp.split(params["W_in"], len(params["W_in"]) // count), axis=1)
+        return {"W_E": params["embed"]["W_E"]}
+    if config.embedding == "learned":
+        return {name: params[name] for name in ("W_a", "W_b") if name in params}
+    return {f"W_in_{operand}": rows for operand, rows in _rows_of_w_in(params, config).items()}
+
+
+def _rows_of_w_in(params: Params, config: PairMLP) -> dict[str, jax.Array]:
+    """Return the rows of W_in that read each operand, by "a" and "b"; "a" alone where the operands are summed."""
+    if config.combine != "concatenate":
+        return {"a": params["W_in"]}
+    return dict(zip("ab", jnp.split(params["W_in"], 2), strict=True))
+
+
+def token_vectors(params: Params, model: Model) -> jax.Array:
+    """Return what stands for each token, `[V, D]`: its rows of the `token_tables`, side by side."""
+    return jnp.concatenate(list(token_tables(params, model).values()), axis=1)
+
+
+def token_matrices(params: Params, model: Model) -> dict[str, jax.Array]:
+    """Return the matrices with a row for each of the V tokens, or for each of the C classes, by name.
+
+    Of a transformer these are W_E and W_U; of a PairMLP the `token_tables` of a and of b, embeddings also as its
+    neurons read them, such as W_a W_in, and W_U.
+    """
+    config, tables = model.config, token_tables(params, model)
+    if not isinstance(config, PairMLP):
+        return tables | {"W_U": params["unembed"]["W_U"].T}
+    result, rows = {}, _rows_of_w_in(params, config)
+    prefix = "W_in" if config.embedding == "one-hot" else "W"
+    for operand in "ab":  # The second one may be read by the matrices of the first.
+        table = tables.get(f"{prefix}_{operand}", tables[f"{prefix}_a"])
+        result[f"{prefix}_{operand}"] = table
+        if config.embedding == "learned":
+            read = rows.get(operand, rows["a"])
+            result[f"W_{operand}_W_in"] = jnp.matmul(table, read, precision="highest")
+    return result | {"W_U": params["W_U"].T}
 
 
 def has_norms(model: Model) -> bool:
@@ -145,28 +178,6 @@ def mlp(params: Params, model: Model, layer: int) -> Params:
     if not has_neurons(model):
         raise UserError("this network has no MLP (d_mlp is 0), so it has no neurons to read")
     return block(params, model, layer)["mlp"]
-
-
-def token_matrices(params: Params, model: Model) -> dict[str, jax.Array]:
-    """Return the matrices with a row for each of the V tokens, or for each of the C classes, by name.
-
-    Of a transformer these are W_E and W_U; of a PairMLP the embeddings of a and b, these as its neurons read them,
-    such as W_a W_in, and W_U.
-    """
-    config = model.config
-    if not isinstance(config, PairMLP):
-        transformer(model)
-        return {"W_E": params["embed"]["W_E"], "W_U": params["unembed"]["W_U"].T}
-    result = {}
-    rows = len(params["W_in"])
-    width = rows // 2 if config.combine == "concatenate" else rows
-    for name, half in {"a": params["W_in"][:width], "b": params["W_in"][rows - width :]}.items():
-        if config.embedding == "one-hot":
-            result[f"W_in_{name}"] = half
-            continue
-        table = params["W_b" if name == "b" and config.tables == "two" else "W_a"]
-        result |= {f"W_{name}": table, f"W_{name}_W_in": jnp.matmul(table, half, precision="highest")}
-    return result | {"W_U": params["W_U"].T}
 
 
 def activation_axes(model: Model, name: str) -> tuple[str, ...]:

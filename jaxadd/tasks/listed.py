@@ -45,10 +45,9 @@ class Listed(Task):
     def elements(self) -> np.ndarray:
         """The tokens that operands and answers take, int32 `[M]`, ascending."""
 
-    @property
     @abc.abstractmethod
-    def question(self) -> str:
-        """What is asked, in a few words."""
+    def asked(self, operands: Sequence[str]) -> str:
+        """Return what is asked of N operands, given by their names, such as "18 + 34 mod 113"."""
 
     @abc.abstractmethod
     def results(self, operands: list[jax.Array], problems: jax.Array, shared: dict[str, jax.Array]) -> jax.Array:
@@ -70,6 +69,18 @@ class Listed(Task):
         if not 0 <= self.label_noise <= 1:
             raise UserError(f"label_noise must be from 0 to 1, got {self.label_noise}")
         check_batch_size(self.batch_size, self.train_size)
+
+    @property
+    def question(self) -> str:
+        """What is asked, of operands called a, b, and so on, such as "a + b mod 113"."""
+        return self.asked(string.ascii_lowercase[: self.operands])
+
+    def describe(self, inputs: np.ndarray, target: np.ndarray, prediction: np.ndarray) -> str:
+        """Describe one prediction, such as "18 + 34 mod 113: predicts 51, the answer is 52"."""
+        names = self.token_names
+        predicted = "nothing" if prediction[0] < 0 else names[prediction[0]]
+        outcome = "correct" if prediction[0] == target[0] else f"the answer is {names[target[0]]}"
+        return f"{self.asked([names[x] for x in inputs[: self.operands]])}: predicts {predicted}, {outcome}"
 
     @property
     def title(self) -> str:

@@ -288,10 +288,10 @@ def test_frequencies_of_a_product_are_numbered():
 @pytest.mark.parametrize("orders", [(7,), 8, (2, 4), (2, 3, 4), (2,) * 5])
 def test_frequencies_are_read_by_the_names_that_are_printed(orders):
     names = fourier.names(orders)
-    assert fourier.named(", ".join(reversed(names)), orders) == tuple(range(1, fourier.count(orders) + 1))
-    assert fourier.named(names[-1].replace(" ", ""), orders) == (len(names),)
+    assert fourier.read_frequencies(", ".join(reversed(names)), orders) == tuple(range(1, fourier.count(orders) + 1))
+    assert fourier.read_frequencies(names[-1].replace(" ", ""), orders) == (len(names),)
     with pytest.raises(UserError, match=r"expected frequencies .*, got '\(9, 9\)'"):
-        fourier.named(f"{names[0]},(9, 9)", orders)
+        fourier.read_frequencies(f"{names[0]},(9, 9)", orders)
 
 
 # --- numbers that are not finite ----------------------------------------------------------------------------

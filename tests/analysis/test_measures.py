@@ -38,6 +38,14 @@ def test_every_entry_has_a_name_of_its_own_in_the_order_declared():
     assert {name: measure.name for name, measure in declared.items()} == {"L0H1": "of_head", "part.a": "of_part"}
 
 
+def test_entries_along_an_axis_have_the_names_of_the_task():
+    along = Measure("size_of", "", "sum", lambda s: [1, s["x"]], entry=lambda name: f"size.{name}", axis="element")
+    computed = measures.compute((along,), {"x": 2.0}, "small")
+    axes = {"element": ("(0, 1)", "(1, 0)")}
+    assert measures.flat((along,), computed, axes) == {"size.(0, 1)": 1, "size.(1, 0)": 2}
+    assert measures.explained((along,), ["size.(1, 0)"], computed, axes) == {"size.(1, 0)": along}
+
+
 def test_tables_list_one_lane_and_the_median_of_all_where_they_may_be_compared():
     lanes = [measures.flat(DECLARED, values(x)) for x in (1.0, 2.0, np.nan)]
     declared = measures.explained(DECLARED, lanes[0], values(1.0))

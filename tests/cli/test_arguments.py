@@ -169,7 +169,7 @@ def test_a_flag_without_effect_is_an_error_in_one_line(words):
 )
 def test_a_flag_that_another_gives_an_effect_is_none(words, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    np.save("table.npy", families.named("S3").table)
+    np.save("table.npy", families.by_name("S3").table)
     read(*words.split())
 
 
@@ -192,7 +192,7 @@ def test_an_axis_of_a_sweep_may_give_a_field_its_effect():
 
 
 def test_one_name_or_one_file_names_a_group(tmp_path):
-    np.save(tmp_path / "table.npy", families.named("S3").table)
+    np.save(tmp_path / "table.npy", families.by_name("S3").table)
     words = ("--task", "group", "--task.name", "D4", "--task.file", str(tmp_path / "table.npy"))
     with pytest.raises(UserError, match=r"name D4 and file .*table.npy both name the group; leave one of them out$"):
         read(*words)

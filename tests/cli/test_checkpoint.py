@@ -125,7 +125,7 @@ def _lookup(folder, table):
 
 @pytest.mark.parametrize("name", ["D4", "Q8", "C7"])
 def test_the_group_is_inferred_from_the_answers_of_a_network(tmp_path, name):
-    table = families.named(name).table
+    table = families.by_name(name).table
     order = np.random.default_rng(0).permutation(len(table))
     table = np.argsort(order)[table[np.ix_(order, order)]]
     for given in (Modular(), Group()):

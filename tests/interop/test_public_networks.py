@@ -11,8 +11,9 @@ from needs import reference_data
 
 from jaxadd import interop
 from jaxadd.analysis import fourier
-from jaxadd.analysis.group import report as group_report
-from jaxadd.analysis.modular import clocks, progress, tables
+from jaxadd.analysis.group.measured import measure
+from jaxadd.analysis.modular import progress
+from jaxadd.analysis.modular.problem import whole_problem
 from jaxadd.cli.checkpoint import trained
 from jaxadd.errors import UserError
 from jaxadd.models import Model, Network, PairMLP
@@ -26,13 +27,13 @@ def _measured(name):
     """A network of reference data, its task, the pairs, and its measures."""
     notes = []
     network = trained(reference_data() / name, Modular(), note=notes.append).networks[0]
-    table = tables.table(network.task, network.data.lane)
-    logits = network(table.inputs, cache=["blocks.0.mlp.hook_post"])
-    return network, table, logits[0][:, 0], logits[1]["blocks.0.mlp.hook_post"][:, 0], notes
+    problem = whole_problem(network.task, network.data.lane)
+    logits = network(problem.inputs, cache=["blocks.0.mlp.hook_post"])
+    return network, problem, logits[0][:, 0], logits[1]["blocks.0.mlp.hook_post"][:, 0], notes
 
 
 def test_a_pizza():
-    network, table, _, _, notes = _measured("pizza_p99zdpze5l.pt")
+    network, problem, _, _, notes = _measured("pizza_p99zdpze5l.pt")
     assert network.task == Modular(p=59, equals="none")
     assert len(notes) == 1
     assert "inferred a + b mod 59, inputs a, b, from 2 positions, 59 tokens and 59 classes" in notes[0]
@@ -41,7 +42,7 @@ def test_a_pizza():
     norm = sum(float(jnp.sum(jnp.square(leaf))) for _, leaf in named_leaves(network.params)) ** 0.5
     assert norm == pytest.approx(22.854, abs=1e-3)
     pairs = jnp.asarray(random.Random(0).sample(range(59**2), 300))
-    measured = clocks.measures(network.params, network.model, table, pairs)
+    measured = progress.clock_measures(network.params, network.model, problem, pairs)
     assert float(measured["distance_irrelevance"]) == pytest.approx(0.17174, abs=1e-3)
     assert float(measured["gradient_symmetricity"]) == pytest.approx(0.99367, abs=1e-3)
     assert float(measured["circularity"]) == pytest.approx(0.99782, abs=1e-3)
@@ -65,9 +66,9 @@ def test_an_mlp_on_s5_needs_no_order_of_elements():
         "inferred a·b in S5, inputs a, b, from 2 positions, 120 tokens and 120 classes, and from its own" in notes[-1]
     )
     clock = time.process_time()
-    numbers = group_report.measure(network).numbers
+    numbers = measure(network).numbers
     compiled, clock = time.process_time() - clock, time.process_time()
-    group_report.measure(network)
+    measure(network)
     assert time.process_time() - clock < 2, compiled
     published = {
         "all_loss": 1.96804e-5,
@@ -97,13 +98,13 @@ def test_an_mlp_whose_matrices_do_not_fit_is_refused():
 
 
 def test_a_transformer_on_c113():
-    network, table, logits, neurons, notes = _measured("C113_T_seed1.pt")
+    network, problem, logits, neurons, notes = _measured("C113_T_seed1.pt")
     assert network.task == Modular(p=113, equals="token")
     assert "activation relu" in notes[0]
     assert "inferred a + b mod 113" in notes[1]
-    keys = fourier.keys_of_logits(logits, table.answers)
+    keys = fourier.keys_of_logits(logits, problem.answers)
     assert list(fourier.frequencies(keys)) == [16, 30, 56]
-    values = progress.measures(network.params, network.model, table, keys)
+    values = progress.measures(network.params, network.model, problem, keys)
     assert float(values["all_loss"]) == pytest.approx(1.585160e-7, rel=1e-5)
     assert float(values["restricted_loss_all"]) == pytest.approx(5.5683e-8, rel=1e-4)
     assert float(values["gini_W_E"]) == pytest.approx(0.65496, abs=1e-5)

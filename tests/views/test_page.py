@@ -130,6 +130,7 @@ def test_every_picture_of_a_figure_is_there_with_its_title_and_notes():
     assert (image["row_labels"], image["column_labels"]) == ([], [])
     assert (logarithmic["log"], logarithmic["marks"]) == (True, [[1, "m"]])
     assert (stacked["stacked"], stacked["ylim"], ordered["ordered"]) == (True, [0, 1], True)
+    assert (stacked["axis"], ordered["axis"]) == ("step (linear up to 100, then log)", "step")
     assert (stacked["log_x"], ordered["log_x"]) == ({"from": 100, "start": START}, None)
     assert data["pictures"][0]["levels"] == [[0.5, "floor"]]
     assert data["pictures"][0]["spans"] == [[0, 10, "early", None], [5, 20, "plateau", 0.3]]

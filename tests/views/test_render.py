@@ -20,6 +20,7 @@ from jaxadd.pictures import (
     colour_numbers,
     frames_shown,
     log_from,
+    log_label,
 )
 from jaxadd.views import colours
 from jaxadd.views.figures import render
@@ -72,7 +73,7 @@ def test_training_curves_are_labelled_and_whole(lanes, tmp_path):
     assert [figure.name for figure in described] == ["curves", "norms"]
     for figure, bands in zip(map(render, described), (2, 1), strict=True):
         for ax in figure.axes:
-            assert ax.get_xlabel() == "step"
+            assert ax.get_xlabel() == "step (linear up to 1, then log)"
             assert ax.get_xlim() == (0, 49)  # from the first step
             assert ax.get_ylabel()
             assert len(ax.collections) == bands * (lanes > 1)
@@ -597,13 +598,18 @@ def test_step_0_stands_at_the_begin_of_a_logarithmic_axis_and_is_named(evolving)
     assert first == pytest.approx(START * (at[-1] - at[0]))
     ticks = {label.get_text() for label in ax.get_xticklabels()}
     assert {"0", "100", "1,000"} <= ticks
-    assert ax.get_xlabel() == "step"
+    assert ax.get_xlabel() == "step (linear up to 20, then log)"
 
 
 def test_an_axis_without_a_step_0_is_logarithmic_throughout_and_one_of_two_steps_linear():
     assert [log_from(np.array(x)) for x in ([0, 5, 7], [3, 9], [0, 4], [0], [6])] == [5, 3, None, None, None]
     assert drawn(Lines("Measure", np.array([3, 9]), {"m": np.ones(2)}, log_x=True)).axes[0].get_xscale() == "log"
     assert drawn(Lines("Measure", np.array([0, 4]), {"m": np.ones(2)}, log_x=True)).axes[0].get_xscale() == "linear"
+    assert [log_label("P", x) for x in ([0, 5_000, 7_000], [3, 9], [0, 4])] == [
+        "P (linear up to 5,000, then log)",
+        "P",
+        "P",
+    ]
 
 
 @pytest.mark.parametrize("steps", [[0, 300, 400, 500, 600], [600, 700, 800, 900], [11, 80, 150], [0, 1, 2], [4, 5]])

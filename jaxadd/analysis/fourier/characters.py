@@ -92,7 +92,7 @@ def described(orders: int | Orders) -> str:
     return f"of {' × '.join(f'C{n}' for n in factors)}, which are {', '.join(listed)}"
 
 
-def named(text: str, orders: int | Orders) -> tuple[int, ...]:
+def read_frequencies(text: str, orders: int | Orders) -> tuple[int, ...]:
     """Return the numbers of frequencies that are listed by name, such as "3,6,23" or "(0, 1),(1, 2)", ascending.
 
     Raises:

@@ -22,7 +22,7 @@ from jaxadd.analysis.fourier.characters import (
     transform,
 )
 from jaxadd.analysis.fourier.projections import cosine_similarities
-from jaxadd.analysis.measures import divide
+from jaxadd.analysis.measures import EXPLAINED, divide
 
 # --- neurons ----------------------------------------------------------------------------------------------
 
@@ -74,7 +74,7 @@ def neuron_fractions(activations: jax.Array, orders: Orders | None = None) -> ja
 
 
 @jax.jit
-def clusters(fractions: jax.Array, threshold: float = 0.85) -> Clusters:
+def clusters(fractions: jax.Array, threshold: float = EXPLAINED) -> Clusters:
     """Assign each neuron to the frequency that explains most of it, where that is more than `threshold`.
 
     Args:
@@ -91,7 +91,7 @@ def clusters(fractions: jax.Array, threshold: float = 0.85) -> Clusters:
 
 @functools.partial(jax.jit, static_argnames="orders")
 def keys_of_neurons(
-    activations: jax.Array, threshold: float = 0.85, least: int = 2, orders: Orders | None = None
+    activations: jax.Array, threshold: float = EXPLAINED, least: int = 2, orders: Orders | None = None
 ) -> jax.Array:
     """Find the key frequencies by rule (a): those that explain more than `threshold` of `least` neurons.
 

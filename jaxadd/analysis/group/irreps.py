@@ -1,10 +1,9 @@
 """The irreducible real representations of a finite group, computed from its Cayley table in float64.
 
 Sums over a conjugacy class and its inverses commute with each other and are symmetric, so one eigenproblem of their
-size has all real characters as its eigenvectors (Burnside's method, for real representations). The matrices of an
-irrep ρ are the action from the left on one eigenspace, within the functions that ρ's matrix entries span, of a
-random symmetric element that acts from the right. Nothing is tabulated. Serre 1977, "Linear Representations of
-Finite Groups".
+size has all real characters as its eigenvectors (Burnside's method, for real representations). Characters are enough
+for everything that is measured: `projector` makes of a character the projection on the functions that the matrix
+entries of its irrep span. Nothing is tabulated. Serre 1977, "Linear Representations of Finite Groups".
 """
 
 import functools
@@ -14,13 +13,12 @@ import string
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import chex
 import numpy as np
 
-from jaxadd.tasks.group.finite import FiniteGroup, generated, generators
+from jaxadd.tasks.group.finite import FiniteGroup
+from jaxadd.tasks.group.task import Known
 
 _TRIES = 8  # Random elements, of which that with the best separated eigenvalues is taken.
-_APART = 1e-2  # Of the range of eigenvalues, how far one at least is from the others.
 _KINDS = {1: ("real", 1), 0: ("complex", 2), -1: ("quaternionic", 4)}
 
 
@@ -41,20 +39,13 @@ class Irrep(NamedTuple):
     commutant: int
     character: np.ndarray
 
-    @property
-    def entries(self) -> int:
-        """The dimension d²/e of the functions of g that the matrix entries of ρ(g) span."""
-        return self.dimension**2 // self.commutant
-
 
 def projector(group: FiniteGroup, character: np.ndarray, weight: float) -> np.ndarray:
-    """Return the matrix with weight·χ(s t⁻¹) at (s, t), float64 `[n, n]`."""
+    """Return the matrix with weight·χ(s t⁻¹) at (s, t), float64 `[n, n]`.
+
+    With the weight d/(e n) of an irrep it is the projection of functions on G on the span of its matrix entries.
+    """
     return weight * character[group.table[:, group.inverse]]
-
-
-def span(group: FiniteGroup, irrep: Irrep) -> np.ndarray:
-    """Return the projection of functions on G on the span of an irrep's matrix entries, float64 `[n, n]`."""
-    return projector(group, irrep.character, irrep.dimension / irrep.commutant / group.order)
 
 
 @functools.lru_cache(maxsize=16)
@@ -75,6 +66,11 @@ def irreps(group: FiniteGroup) -> tuple[Irrep, ...]:
     found.sort(key=lambda irrep: (irrep[1], *(-np.round(irrep[4], 6))))
     names = _names(group, [Irrep(*irrep) for irrep in found])
     return tuple(Irrep(name, *irrep[1:]) for name, irrep in zip(names, found, strict=True))
+
+
+def irreps_of(known: Known) -> tuple[Irrep, ...]:
+    """Return the irreps of a task's group, in the order and with the names of those of the named group, if any."""
+    return tuple(irrep._replace(character=irrep.character[known.to]) for irrep in irreps(known.reference))
 
 
 def _characters(group: FiniteGroup) -> tuple[np.ndarray, np.ndarray]:
@@ -113,28 +109,25 @@ def _check(group: FiniteGroup, found: list) -> None:
 
 
 def meaning(names: Sequence[str], group: FiniteGroup) -> str:
-    """Return a sentence that explains names of irreps such as 2d_3 or 5d_b; empty where none needs it.
+    """Return a sentence with the rules by which irreps have names such as 2d_3, 5d_b or 6d.
 
     Args:
       names: of irreps of the group.
       group: the group, with the elements of which they are the irreps.
+
+    Returns:
+      a rule for each kind of name that there is; "" where all are names that people write, such as "sign".
     """
-    parts = []
-    if turned := [name for name in names if re.fullmatch(r"\d+d_\d+", name)]:
-        dimension, k = turned[0].split("d_")
-        parts.append(
-            f"{turned[0]} has dimension {dimension} and turns {group.elements[1]} by "
-            f"{k}/{group.element_orders[1]} of a turn"
-        )
-    if lettered := [name for name in names if re.fullmatch(r"\d+d_[a-z]+", name)]:
-        dimension = lettered[0].partition("d_")[0]
-        parts.append(
-            f"{dimension}d_a, {dimension}d_b, … have dimension {dimension}, in the order of their characters"
-        )
-    if alone := [name for name in names if re.fullmatch(r"\d+d", name)]:
-        dimension = alone[0].removesuffix("d")
-        parts.append(f"{alone[0]} is the only one of dimension {dimension} without a name of its own")
-    return f"Names of irreps: {'; '.join(parts)}." if parts else ""
+    rules = {
+        r"\d+d.*": "the number before d is the dimension",
+        r"\d+d_\d+": f"with k after _, element {group.elements[min(1, group.order - 1)]} acts as a rotation by "
+        f"k/{group.element_orders[min(1, group.order - 1)]} of a turn",
+        r"\d+d_[a-z]+": "with letters after _, they are in descending order of their characters at the first element "
+        "where these differ",
+        r"\d+d": "without _, it is the only one of its dimension without a name of its own",
+    }
+    needed = [rule for kind, rule in rules.items() if any(re.fullmatch(kind, name) for name in names)]
+    return f"Names of irreps: {'; '.join(needed)}." if needed else ""
 
 
 def _names(group: FiniteGroup, found: list[Irrep]) -> list[str]:
@@ -180,49 +173,3 @@ def _ends(group: FiniteGroup, found: list[Irrep]) -> list[str]:
 def _letters(i: int) -> str:
     """Return a, b, …, z, aa, ab, … by number from 0."""
     return (_letters(i // 26 - 1) if i >= 26 else "") + string.ascii_lowercase[i % 26]
-
-
-def matrices(group: FiniteGroup, irrep: Irrep) -> np.ndarray:
-    """Compute the orthogonal matrices ρ(g) of an irrep, float64 `[n, d, d]`, with ρ(g h) = ρ(g) ρ(h)."""
-    chex.assert_shape(irrep.character, (group.order,))
-    n, d = group.order, irrep.dimension
-    rng = np.random.default_rng(0)
-    powers, fixed = _fewest_fixed(group, irrep)
-    size = d * fixed // irrep.commutant
-    some = rng.normal(size=(n, size))[group.table[:, powers]].mean(axis=1)  # The same on all s hᵏ.
-    basis = np.linalg.qr(span(group, irrep) @ some)[0]
-    best, chosen = -1.0, basis
-    while size > d and best < _APART:  # Otherwise there is one copy alone.
-        weights = rng.normal(size=n)
-        symmetric = (weights + weights[group.inverse])[group.table[group.inverse]]  # r(s⁻¹ t) at (s, t)
-        values, vectors = np.linalg.eigh(basis.T @ symmetric @ basis)
-        means = values.reshape(-1, d).mean(axis=1)  # Every eigenspace is one copy of ρ.
-        gaps = np.diff(np.concatenate([[-np.inf], means, [np.inf]]))
-        apart = np.minimum(gaps[:-1], gaps[1:]) / np.ptp(means)
-        copy = int(np.argmax(apart))
-        best, chosen = apart[copy], basis @ vectors[:, copy * d : (copy + 1) * d]
-    result = np.zeros((n, d, d))
-    result[group.identity] = np.eye(d)
-    known = np.arange(n) == group.identity
-    steps = generators(group.table)
-    acting = [chosen.T @ chosen[group.table[group.inverse[g]]] for g in steps]
-    while not known.all():  # The other elements are products of the generators.
-        for g, matrix in zip(steps, acting, strict=True):
-            before = np.flatnonzero(known & ~known[group.table[:, g]])
-            result[group.table[before, g]] = result[before] @ matrix
-            known[group.table[before, g]] = True
-    return result
-
-
-def _fewest_fixed(group: FiniteGroup, irrep: Irrep) -> tuple[np.ndarray, int]:
-    """Return the powers of an element that leaves a subspace of ρ fixed, the smallest there is, and its dimension.
-
-    Functions that are the same on all s hᵏ hold few copies of ρ, which makes the eigenproblem small.
-    """
-    best, fewest = np.array([group.identity]), irrep.dimension
-    for h in np.unique(group.classes, return_index=True)[1]:
-        powers = np.flatnonzero(generated(group.table, [h]))
-        fixed = round(irrep.character[powers].mean())
-        if 0 < fixed < fewest:
-            best, fewest = powers, fixed
-    return best, fewest

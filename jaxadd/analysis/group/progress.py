@@ -2,7 +2,8 @@
 
 Definitions: Chughtai et al. 2023, "A toy model of universality". Logits are those of the n elements. They are read as
 a function of the answer s of a pair, such as a·b, and of c: tr ρ(s c⁻¹) is tr(ρ(a) ρ(b) ρ(c⁻¹)) for a product. Each
-answer has n pairs, one for each a, so a projection along s is one of the mean over these pairs.
+answer has n pairs, one for each a, so a projection along s is one of the mean over these pairs. What is measured is
+declared in `declarations`.
 """
 
 import functools
@@ -13,7 +14,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxadd.analysis import measures as declared
-from jaxadd.analysis.group.tables import Problem
+from jaxadd.analysis.group.declarations import MEASURES
+from jaxadd.analysis.group.problem import Problem
 from jaxadd.analysis.measures import Measure, divide
 from jaxadd.lanes import over_lanes
 from jaxadd.models import Model, structure
@@ -226,7 +228,7 @@ def measures(
     problem: Problem,
     keys: jax.Array | None = None,
     *,
-    declarations: tuple[Measure, ...],
+    declarations: tuple[Measure, ...] = MEASURES,
 ) -> dict[str, Any]:
     """Measure one state.
 
@@ -245,7 +247,12 @@ def measures(
 
 @functools.partial(jax.jit, static_argnames=("model", "declarations"))
 def over_states(
-    params: Params, model: Model, problem: Problem, keys: jax.Array, *, declarations: tuple[Measure, ...]
+    params: Params,
+    model: Model,
+    problem: Problem,
+    keys: jax.Array,
+    *,
+    declarations: tuple[Measure, ...] = MEASURES,
 ) -> dict[str, Any]:
     """Measure E states in one compiled call, as `measures` does one; leaves of `params` have a leading E axis."""
     one = lambda state, *shared: declared.compute(declarations, State(state, model, *shared), model)
@@ -256,29 +263,3 @@ def over_states(
 def overview(params: Params, model: Model, problem: Problem) -> Pass:
     """Return the sums over all pairs of one state."""
     return State(params, model, problem, jnp.zeros(len(problem.characters), bool)).run
-
-
-@functools.partial(jax.jit, static_argnames="model")
-def neurons_by_irrep(params: Params, model: Model, problem: Problem) -> jax.Array:
-    """Compute which fraction of each neuron's variance over (a, b) every irrep explains, `[F, K]`.
-
-    It is the fraction in the span of the products of 1 or a matrix entry of ρ(a) with 1 or one of ρ(b), as the 3 × 3
-    block of a frequency is for addition; 0 for a neuron that is the same everywhere.
-    """
-    name = structure.last_neurons(model)
-    assert name is not None  # Measured of networks with neurons only.
-    n, basis, count = len(problem.basis), problem.basis, len(problem.characters)
-    activations = model.apply(params, problem.inputs, (name,))[1][name].reshape(n, n, -1)
-    pairs = problem.irrep[:, None] * count + problem.irrep[None]  # The trivial irrep, 1, is 0.
-
-    def fractions(values: jax.Array) -> jax.Array:
-        size, values = jnp.sum(values**2), values - jnp.mean(values)
-        transformed = jnp.matmul(jnp.matmul(basis.T, values, precision="highest"), basis, precision="highest")
-        blocks = jnp.zeros(count * count).at[pairs].add(transformed**2).reshape(count, count)
-        k, blocks = jnp.arange(count), blocks.at[0, 0].set(0)
-        total = jnp.sum(blocks)
-        explained = (blocks[k, k] + blocks[0] + blocks[:, 0]).at[0].set(0)
-        # Less is float32 rounding of a constant.
-        return divide(explained, jnp.where(total <= 1e-12 * size, 0, total))
-
-    return jax.lax.map(fractions, jnp.moveaxis(activations, 2, 0))

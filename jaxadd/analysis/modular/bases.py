@@ -7,13 +7,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxadd.analysis import fourier
-from jaxadd.analysis.modular import progress, tables
+from jaxadd.analysis.measures import flat
+from jaxadd.analysis.modular import progress
+from jaxadd.analysis.modular.declarations import MEASURES
+from jaxadd.analysis.modular.problem import Problem, as_if
 from jaxadd.models import Model, Network, structure
 from jaxadd.tasks.modular import CyclicProduct, Modular
 from jaxadd.types import Params
 
 MEASURED = ("gini_W_E", "gini_W_L", "neuron_variance_explained", "neurons_explained")
-"""Measures of `progress` that depend on the characters alone, not on the answers."""
+"""Measures that depend on the characters alone, not on the answers."""
 
 
 def measures(network: Network, group: CyclicProduct) -> dict[str, float]:
@@ -25,13 +28,13 @@ def measures(network: Network, group: CyclicProduct) -> dict[str, float]:
     """
     task = network.task
     assert isinstance(task, Modular)
-    table = tables.as_if(task, group)
+    problem = as_if(task, group)
     everything = jnp.ones(fourier.count(group.orders), bool)
-    declared = tuple(measure for measure in progress.MEASURES if measure.name in MEASURED)
-    values = progress.measures(network.params, network.model, table, everything, declarations=declared)
-    numbers = progress.flat(values, group.orders, declared)
+    declared = tuple(measure for measure in MEASURES if measure.name in MEASURED)
+    values = progress.measures(network.params, network.model, problem, everything, declarations=declared)
+    numbers = flat(declared, values, problem.axes)
     numbers |= logits_explained(network, group)
-    embedding, activations = _seen(network.params, network.model, table)
+    embedding, activations = _seen(network.params, network.model, problem)
     rules = {"embedding": fourier.keys_of_embedding(embedding, orders=group.orders)}
     if activations is not None:
         rules["neurons"] = fourier.keys_of_neurons(activations, orders=group.orders)
@@ -39,12 +42,12 @@ def measures(network: Network, group: CyclicProduct) -> dict[str, float]:
 
 
 @functools.partial(jax.jit, static_argnames="model")
-def _seen(params: Params, model: Model, table: tables.Table) -> tuple[jax.Array, jax.Array | None]:
-    embedding = table.of_elements(structure.token_vectors(params, model))
+def _seen(params: Params, model: Model, problem: Problem) -> tuple[jax.Array, jax.Array | None]:
+    embedding = problem.of_elements(structure.token_vectors(params, model))
     name = structure.last_neurons(model)
     if name is None:
         return embedding, None
-    return embedding, structure.neurons_read(model.apply(params, table.inputs, [name])[1], model)
+    return embedding, structure.neurons_read(model.apply(params, problem.inputs, [name])[1], model)
 
 
 def logits_explained(network: Network, group: CyclicProduct) -> dict[str, float]:

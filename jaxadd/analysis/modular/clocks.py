@@ -15,10 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxadd.analysis import fourier
-from jaxadd.analysis.measures import Measure, divide
-from jaxadd.analysis.modular import progress
-from jaxadd.analysis.modular.tables import Table
-from jaxadd.models import Model, structure
+from jaxadd.analysis.measures import divide
+from jaxadd.models import Model
 from jaxadd.types import Params
 
 
@@ -111,43 +109,3 @@ def circularity(embedding: jax.Array, orders: fourier.Orders | None = None) -> j
     components = jnp.linalg.svd(centred, full_matrices=False)[0][:, : min(4, len(centred) - 1)]
     fractions = jax.vmap(lambda v: fourier.norms(v, 0, orders), in_axes=1)(components)[:, 1:] ** 2
     return jnp.mean(fourier.largest(fractions, axis=1))
-
-
-MEASURES: tuple[Measure, ...] = (
-    Measure(
-        "distance_irrelevance",
-        "mean over a - b of the std over a + b of the correct logit, by its std over all pairs",
-        "0: Pizza, 1: Clock",
-        lambda s: distance_irrelevance(s.logits, s.table.answers, s.table.orders),
-    ),
-    Measure(
-        "gradient_symmetricity",
-        "mean over triples (a, b, c) of the cosine of the gradients of logit c by the embeddings of a and b",
-        "1 where only their sum matters, as in a Pizza",
-        lambda s: gradient_symmetricity(
-            s.params, s.model, s.table.inputs, s.pairs, jnp.asarray(s.table.group.elements)
-        ),
-        applies=structure.is_transformer,
-    ),
-    Measure(
-        "circularity",
-        "mean over the first 4 principal components of W_E of the fraction of their best frequency",
-        "fraction",
-        lambda s: circularity(s.embedding, s.table.orders),
-    ),
-)
-"""What is measured of one state; a `progress.State`, whose `pairs` are those that gradients are taken at."""
-
-
-def measures(params: Params, model: Model, table: Table, pairs: jax.Array | None = None) -> dict[str, jax.Array]:
-    """Measure one state: scalars by the names in MEASURES; may be vmapped over states.
-
-    Args:
-      params: of one network.
-      model: its model.
-      table: the problem.
-      pairs: int32 `[n]`, the pairs P·i + j that gradients are taken at, all by default. The gradients take P
-        backward passes over the pairs; for preset `mainline`, 500 random pairs give the mean to about 0.01.
-    """
-    no_keys = jnp.zeros(fourier.count(table.orders), bool)
-    return progress.measures(params, model, table, no_keys, pairs, declarations=MEASURES)

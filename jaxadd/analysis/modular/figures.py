@@ -10,9 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxadd.analysis import circuits, fourier
-from jaxadd.analysis.modular import pairs, tables
+from jaxadd.analysis.measures import EXPLAINED
+from jaxadd.analysis.modular import pairs
 from jaxadd.analysis.modular.measured import Measured, listed
 from jaxadd.analysis.modular.neurons import commitment, neurons
+from jaxadd.analysis.modular.problem import Problem
 from jaxadd.analysis.trained import FRAMES, Trained
 from jaxadd.models import Model, Network, structure
 from jaxadd.pictures import Bars, FigureOf, HeatMaps, Histogram, Level
@@ -43,21 +45,21 @@ def order_in_words(group: CyclicProduct) -> str:
 
 @functools.partial(jax.jit, static_argnames=("model", "neurons"))
 def _maps(
-    params: Params, model: Model, table: tables.Table, neurons: tuple[int, ...]
+    params: Params, model: Model, problem: Problem, neurons: tuple[int, ...]
 ) -> tuple[jax.Array | None, jax.Array, jax.Array]:
     """Return over all pairs the first layer's attention from the last token, the logits' 2-D spectrum, and neurons.
 
     Returns:
       `[H, P, P, T]`, None without attention; `[P, P]` by component of a and b; and `[n, P, P]`.
     """
-    p, orders = math.isqrt(len(table.answers)), table.orders
+    p, orders = math.isqrt(len(problem.answers)), problem.orders
     attends, post = structure.is_transformer(model), structure.last_neurons(model)
     names = [*(["blocks.0.attn.hook_pattern"] if attends else []), *([post] if post and neurons else [])]
-    logits, cache = model.apply(params, table.inputs, names)
+    logits, cache = model.apply(params, problem.inputs, names)
     attention = None
     if attends:
         attention = jnp.moveaxis(cache[names[0]][:, :, -1], 0, 1).reshape(-1, p, p, model.sizes.length)
-    numbers = table.of_elements(logits[:, 0], 1).reshape(p, p, p)
+    numbers = problem.of_elements(logits[:, 0], 1).reshape(p, p, p)
     spectrum = jnp.linalg.norm(fourier.transform_2d(numbers, orders), axis=-1)
     active = jnp.zeros((0, p, p))
     if neurons:
@@ -67,15 +69,15 @@ def _maps(
 
 def pair_figures(task: Modular, trained: Trained, lane: int, state: Measured) -> list[FigureOf]:
     """Describe what is seen over all pairs (a, b): attention, neurons and their spectra, and the logits' spectrum."""
-    network, subject, table = trained.networks[lane], trained.subject(lane), state.table
-    model, group, p = network.model, table.group, len(table.group.elements)
+    network, subject, problem = trained.networks[lane], trained.subject(lane), state.problem
+    model, group, p = network.model, problem.group, len(problem.group.elements)
     attends = structure.is_transformer(model)
     neurons: tuple[int, ...] = ()
     if state.activations is not None:
         neurons = tuple(np.argsort(-np.asarray(jnp.std(state.activations, axis=0)))[:_NEURONS].tolist())
     heads = structure.heads(model) if attends else 0
     most = int(np.clip(_ROOM // (p * p * (heads + 1 + len(neurons))), 1, FRAMES))
-    steps, maps = trained.over_states(lane, lambda w: jax.device_get(_maps(w, model, table, neurons)), most)
+    steps, maps = trained.over_states(lane, lambda w: jax.device_get(_maps(w, model, problem, neurons)), most)
     spectrum, active = (np.stack([one[i] for one in maps]) for i in (1, 2))
     frequencies = fourier.frequencies(state.keys)
     figures = []
@@ -83,7 +85,7 @@ def pair_figures(task: Modular, trained: Trained, lane: int, state: Measured) ->
         figures.append(_attention(np.stack([one[0] for one in maps]), steps, subject, task, group))
         readable = structure.is_bilinear(model) and structure.is_linear(model)
         if task.equals != "none" and "hook_pos_embed" in model.names and readable:
-            figures.append(_readoff(network, task, table, subject))
+            figures.append(_readoff(network, task, problem, subject))
     waves = fourier.row_names(group.orders)
     logits = HeatMaps(
         "2-D Fourier spectrum of the logits",
@@ -130,15 +132,15 @@ def _attention(
     return FigureOf("attention_pairs", "Attention over all pairs", pictures, subject)
 
 
-def _readoff(network: Network, task: Modular, table: tables.Table, subject: str) -> FigureOf:
+def _readoff(network: Network, task: Modular, problem: Problem, subject: str) -> FigureOf:
     # In the first layer all that `=` attends by is its own embedding there; later ones see what was written to it.
     scores = circuits.attention_readoff(network.params, network.model, 0, task.p, 2)
-    scores = np.asarray(table.of_elements(scores, 1))
+    scores = np.asarray(problem.of_elements(scores, 1))
     picture = Bars(
         "Attention scores of = for each number",
         [network.step],
         {f"L0H{h}": row[None] for h, row in enumerate(scores)},
-        [str(k) for k in table.group.elements],
+        [str(k) for k in problem.group.elements],
         xlabel="number attended to",
         ylabel="score",
         note="q · k of the first layer, without the position of the number.",
@@ -201,11 +203,11 @@ def _marks(frequencies: Sequence[int], group: CyclicProduct) -> list[Level]:
     return [Level(0, "const."), *(Level(place, name) for place, name in places)]
 
 
-def _clusters(activations: jax.Array, subject: str, group: CyclicProduct, threshold: float = 0.85) -> FigureOf:
+def _clusters(activations: jax.Array, subject: str, group: CyclicProduct) -> FigureOf:
     """Describe how many neurons are explained how well by one frequency, by that frequency."""
     names = ("none", *fourier.names(group.orders))
     fractions = fourier.neuron_fractions(activations, group.orders)
-    frequency, explained = map(np.asarray, fourier.clusters(fractions, threshold))
+    frequency, explained = map(np.asarray, fourier.clusters(fractions))
     found, counts = np.unique(frequency[frequency > 0], return_counts=True)
     largest_first = found[np.argsort(-counts, kind="stable")]
     named = largest_first if len(found) <= _NAMED_CLUSTERS else largest_first[: _NAMED_CLUSTERS - 1]
@@ -221,20 +223,22 @@ def _clusters(activations: jax.Array, subject: str, group: CyclicProduct, thresh
         {name: np.histogram(explained[part & np.isfinite(explained)], edges)[0] for name, part in parts.items()},
         xlabel="fraction of variance explained by the neuron's best frequency",
         ylabel="neurons",
-        threshold=threshold,
+        threshold=EXPLAINED,
     )
     return FigureOf("clusters", "Neurons by their best frequency", [picture], subject)
 
 
-def single_neurons(task: Modular, trained: Trained, lane: int, state: Measured, numbers: dict[str, Any]) -> FigureOf:
-    """Describe what single neurons read and write, and when they settled on their frequency."""
+def single_neurons(
+    task: Modular, trained: Trained, lane: int, state: Measured
+) -> tuple[dict[str, float | int], FigureOf]:
+    """Describe what single neurons read and write, and when they settled on their frequency; return numbers too."""
     network = trained.networks[lane]
     steps, known = trained.over_states(
-        lane, lambda w: jax.device_get(neurons(w, network.model, state.table)), len(trained.steps) + 1
+        lane, lambda w: jax.device_get(neurons(w, network.model, state.problem)), len(trained.steps) + 1
     )
     final, tuned = known[-1], known[-1].explained > _TUNED
     error = np.abs(np.asarray(final.phase_error(task.rule.sign)))[tuned]
-    numbers |= {"neuron_concentration": float(np.mean(final.concentration)), "tuned_neurons": int(np.sum(tuned))}
+    numbers = {"neuron_concentration": float(np.mean(final.concentration)), "tuned_neurons": int(np.sum(tuned))}
     pictures = [
         Histogram(
             "Inverse participation ratio",
@@ -280,13 +284,13 @@ def single_neurons(task: Modular, trained: Trained, lane: int, state: Measured, 
     note = (
         f"Tuned neurons: one frequency explains more than {_TUNED}. Commitment: from there they keep their frequency."
     )
-    return FigureOf("single_neurons", "What single neurons do", pictures, trained.subject(lane), note)
+    return numbers, FigureOf("single_neurons", "What single neurons do", pictures, trained.subject(lane), note)
 
 
 def embedding(state: Measured, steps: np.ndarray, norms: np.ndarray | None, subject: str) -> FigureOf:
     """Describe the norms of the embedding by frequency, `[E, K + 1]` at E steps; None takes those of the state."""
     norms = np.asarray(state.values["embedding_norm_k"])[None] if norms is None else norms
-    group = state.table.group
+    group = state.problem.group
     names = fourier.names(group.orders)
     picture = Bars(
         "Fourier norms of the numbers' embeddings",

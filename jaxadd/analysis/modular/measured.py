@@ -9,17 +9,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxadd.analysis import circuits, fourier, measures
-from jaxadd.analysis.modular import clocks, progress, tables
+from jaxadd.analysis.modular import declarations, progress
+from jaxadd.analysis.modular.problem import Problem, whole_problem
 from jaxadd.errors import UserError
 from jaxadd.models import Model, Network, structure
-from jaxadd.tasks import Modular
 from jaxadd.tasks.modular import CyclicProduct
 from jaxadd.types import Params
 
 RULES = ("neurons", "neuron-logit-map", "embedding", "logits")
 """What finds the key frequencies; see `fourier`."""
-ALL = (*progress.MEASURES, *clocks.MEASURES)
-"""Everything that is measured of one network."""
 _PAIRS = 500  # that gradients are taken at
 
 
@@ -27,7 +25,7 @@ class Measured(NamedTuple):
     """One network as it is analysed.
 
     Attributes:
-      table: the problem.
+      problem: the problem.
       activations: `[P², F]` of the last layer's neurons; None without any.
       rules: the key frequencies by each rule, bool `[K]`.
       chosen: what chose the keys, in words.
@@ -36,7 +34,7 @@ class Measured(NamedTuple):
       numbers: for JSON.
     """
 
-    table: tables.Table
+    problem: Problem
     activations: jax.Array | None
     rules: Mapping[str, jax.Array]
     chosen: str
@@ -57,22 +55,27 @@ def _plain(keys: jax.Array, orders: fourier.Orders) -> list[int | str]:
     return list(known) if len(orders) == 1 else [names[k - 1] for k in known]
 
 
-def measure(task: Modular, network: Network, keys: str | None) -> Measured:
-    """Measure a network; `keys` as for `choose_keys`."""
+def measure(network: Network, keys: str | None = None) -> Measured:
+    """Measure a network that learned a sum or difference in a group: all that `jaxadd analyse` says of it in numbers.
+
+    Args:
+      network: with a task of two operands.
+      keys: as for `choose_keys`.
+    """
     params, model = network.params, network.model
-    table = tables.table(task, network.data.lane)
-    orders, count = table.orders, len(table.answers)
-    logits, activations = _run(params, model, table)
-    embedding = table.of_elements(structure.token_vectors(params, model))
+    problem = whole_problem(network.task, network.data.lane)
+    orders, count = problem.orders, len(problem.answers)
+    logits, activations = _run(params, model, problem)
+    embedding = problem.of_elements(structure.token_vectors(params, model))
     rules = {
-        "logits": fourier.keys_of_logits(logits, table.answers, orders=orders),
+        "logits": fourier.keys_of_logits(logits, problem.answers, orders=orders),
         "embedding": fourier.keys_of_embedding(embedding, orders=orders),
     }
     numbers: dict[str, Any] = {}
     if activations is not None:
         rules["neurons"] = fourier.keys_of_neurons(activations, orders=orders)
         if measures.needs_direct_neurons(model):
-            to_logit = table.of_elements(circuits.last_neurons_to_logits(params, model), 1)
+            to_logit = problem.of_elements(circuits.last_neurons_to_logits(params, model), 1)
             rules["neuron-logit-map"] = fourier.keys_of_neuron_logit_map(to_logit, orders=orders)
         frequency = np.asarray(fourier.clusters(fourier.neuron_fractions(activations, orders)).frequency)
         counts = zip(*np.unique(frequency, return_counts=True), strict=True)
@@ -80,19 +83,19 @@ def measure(task: Modular, network: Network, keys: str | None) -> Measured:
         numbers |= {f"neurons_{names[k]}": int(n) for k, n in counts}
     chosen, mask = choose_keys(keys, rules, orders)
     some = jax.random.choice(jax.random.key(0), count, (min(_PAIRS, count),), replace=False)
-    declared = measures.defined(ALL, network)
-    values = jax.device_get(progress.measures(params, model, table, mask, some, declarations=declared))
-    numbers |= progress.flat(values, orders, declared)
+    declared = measures.defined(declarations.ALL, network)
+    values = jax.device_get(progress.measures(params, model, problem, mask, some, declarations=declared))
+    numbers |= measures.flat(declared, values, problem.axes)
     numbers |= {f"key_frequencies_{name.replace('-', '_')}": _plain(found, orders) for name, found in rules.items()}
-    return Measured(table, activations, rules, chosen, mask, values, numbers)
+    return Measured(problem, activations, rules, chosen, mask, values, numbers)
 
 
 @functools.partial(jax.jit, static_argnames="model")
-def _run(params: Params, model: Model, table: tables.Table) -> tuple[jax.Array, jax.Array | None]:
+def _run(params: Params, model: Model, problem: Problem) -> tuple[jax.Array, jax.Array | None]:
     """Return the logits of the numbers, `[P², P]`, and the last layer's neurons, `[P², F]`; None without any."""
     name = structure.last_neurons(model)
-    logits, cache = model.apply(params, table.inputs, [name] if name else [])
-    return table.of_elements(logits[:, 0], 1), structure.neurons_read(cache, model) if name else None
+    logits, cache = model.apply(params, problem.inputs, [name] if name else [])
+    return problem.of_elements(logits[:, 0], 1), structure.neurons_read(cache, model) if name else None
 
 
 def choose_keys(keys: str | None, rules: Mapping[str, jax.Array], orders: fourier.Orders) -> tuple[str, jax.Array]:
@@ -114,7 +117,7 @@ def choose_keys(keys: str | None, rules: Mapping[str, jax.Array], orders: fourie
     if keys in RULES:
         raise UserError(f"the rule {keys} needs neurons, and this network has none; use {' or '.join(rules)}")
     try:
-        frequencies = fourier.named(keys, orders)
+        frequencies = fourier.read_frequencies(keys, orders)
     except UserError:
         some = ",".join(fourier.names(orders)[:2])
         raise UserError(

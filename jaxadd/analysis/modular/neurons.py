@@ -15,7 +15,7 @@ import numpy as np
 
 from jaxadd.analysis import circuits, fourier
 from jaxadd.analysis.modular.pairs import graduation
-from jaxadd.analysis.modular.tables import Table
+from jaxadd.analysis.modular.problem import Problem
 from jaxadd.errors import UserError
 from jaxadd.models import Model, structure
 from jaxadd.types import Params
@@ -49,7 +49,7 @@ class Neurons(NamedTuple):
 
 
 @functools.partial(jax.jit, static_argnames="model")
-def neurons(params: Params, model: Model, table: Table) -> Neurons:
+def neurons(params: Params, model: Model, problem: Problem) -> Neurons:
     """Describe the neurons of the last layer of one network.
 
     Raises:
@@ -59,21 +59,21 @@ def neurons(params: Params, model: Model, table: Table) -> Neurons:
     if post is None:
         raise UserError("this network has no MLP (d_mlp is 0), so it has no neurons to read")
     pre = post.replace("hook_post", "hook_pre")
-    _, cache = model.apply(params, table.inputs, [pre, post])
+    _, cache = model.apply(params, problem.inputs, [pre, post])
     read, active = (cache[name] if cache[name].ndim == 2 else cache[name][:, 0] for name in (pre, post))
-    fractions = fourier.neuron_fractions(active, table.orders)
+    fractions = fourier.neuron_fractions(active, problem.orders)
     explained = fourier.largest(fractions, axis=1)
     frequency = jnp.where(explained > 0, jnp.argmax(fractions, axis=1) + 1, 0).astype(jnp.int32)
-    p = len(table.group.elements)
+    p = len(problem.group.elements)
     grid = read.reshape(p, p, -1)
     sides = jnp.stack([jnp.mean(grid, axis=1), jnp.mean(grid, axis=0)])  # [2, P, F]
-    phases = jnp.stack([_phase(side.T, frequency, table.orders) for side in sides], axis=1)
+    phases = jnp.stack([_phase(side.T, frequency, problem.orders) for side in sides], axis=1)
     if structure.is_transformer(model) and not structure.is_linear(model):
         written = jnp.full(len(frequency), jnp.nan)
     else:
-        to_logits = table.of_elements(circuits.last_neurons_to_logits(params, model), 1)
-        written = _phase(to_logits, frequency, table.orders)
-    return Neurons(frequency, explained, phases, written, concentration(sides, table.orders))
+        to_logits = problem.of_elements(circuits.last_neurons_to_logits(params, model), 1)
+        written = _phase(to_logits, frequency, problem.orders)
+    return Neurons(frequency, explained, phases, written, concentration(sides, problem.orders))
 
 
 def _phase(x: jax.Array, frequency: jax.Array, orders: fourier.Orders) -> jax.Array:

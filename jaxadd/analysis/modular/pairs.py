@@ -77,17 +77,21 @@ def errors(task: Modular, trained: Trained, lane: int) -> list[FigureOf]:
     return [error_map(trained, lane, correct, list(map(str, task.elements.tolist())))]
 
 
-def history(task: Modular, trained: Trained, lane: int, numbers: dict[str, Any]) -> list[FigureOf]:
+def history(task: Modular, trained: Trained, lane: int) -> tuple[dict[str, float], list[FigureOf]]:
     """Describe the accuracy of each residue, and when each pair graduates, as far as it is known.
 
     Args:
       task: of two operands; of more there is no map.
       trained: the networks.
       lane: of the networks.
-      numbers: receives "graduation_median" and "graduation_last", steps of the recorded test pairs.
+
+    Returns:
+      "graduation_median" and "graduation_last", steps of the test pairs, where these were recorded and one graduated;
+      and the figures.
     """
+    numbers: dict[str, float] = {}
     if task.operands != 2:
-        return []
+        return numbers, []
     network, subject, data = trained.networks[lane], trained.subject(lane), trained.networks[lane].data
     model, elements = network.model, task.elements.tolist()
     batch = task.batch(np.arange(task.problems, dtype=np.int32), data.shared)
@@ -126,12 +130,12 @@ def history(task: Modular, trained: Trained, lane: int, numbers: dict[str, Any])
         grid[test] = since
         maps.append(_map("Test pairs, by the evaluations in training", grid, network.step, elements))
         if np.isfinite(since).any():
-            numbers |= {"graduation_median": float(np.nanmedian(since)), "graduation_last": float(np.nanmax(since))}
+            numbers = {"graduation_median": float(np.nanmedian(since)), "graduation_last": float(np.nanmax(since))}
     if len(steps) > 1:
         maps.append(_map("All pairs, by the saved states", graduation(correct, steps), network.step, elements))
-    return figures + (
-        [FigureOf("graduation", "Step from which a pair is correct for good", maps, subject)] * bool(maps)
-    )
+    if maps:
+        figures.append(FigureOf("graduation", "Step from which a pair is correct for good", maps, subject))
+    return numbers, figures
 
 
 def _few(count: int, most: int = 40) -> np.ndarray:

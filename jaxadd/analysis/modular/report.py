@@ -1,16 +1,15 @@
 """What is measured and shown of a network that learns an operation mod P."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import jax
 import numpy as np
 
 from jaxadd.analysis import fourier, measures
 from jaxadd.analysis.measures import Measure
-from jaxadd.analysis.modular import pairs, progress
+from jaxadd.analysis.modular import declarations, pairs, progress
 from jaxadd.analysis.modular.figures import embedding, order_in_words, pair_figures, single_neurons
-from jaxadd.analysis.modular.measured import ALL, RULES, Measured, listed, measure
+from jaxadd.analysis.modular.measured import RULES, Measured, listed, measure
 from jaxadd.analysis.phases import PHASES, Phases, phases
 from jaxadd.analysis.report import analyse_task, caution, label_noise, no_keys, recorded_figures, summarize_task
 from jaxadd.analysis.trained import Report, Trained, as_text
@@ -39,7 +38,7 @@ def _(task: Modular, trained: Trained, lane: int, keys: str | None) -> Report:
     group = task.group
     if group is None or task.operands != 2:
         no_keys(task, keys)
-        numbers: dict[str, Any] = {}
+        numbers, figures = pairs.history(task, trained, lane)
         sentence = (
             "Key frequencies and progress measures are defined for a sum or difference in a group, of two operands."
         )
@@ -49,11 +48,11 @@ def _(task: Modular, trained: Trained, lane: int, keys: str | None) -> Report:
             [
                 Text("In short", [sentence]),
                 *pairs.errors(task, trained, lane),
-                *pairs.history(task, trained, lane, numbers),
+                *figures,
                 *recorded_figures(trained),
             ],
         )
-    states = [measure(task, network, keys) for network in trained.networks]
+    states = [measure(network, keys) for network in trained.networks]
     state, subject = states[lane], trained.subject(lane)
     frequencies = fourier.frequencies(state.keys)
     listed_keys = lambda mask: listed(mask, group)
@@ -66,10 +65,14 @@ def _(task: Modular, trained: Trained, lane: int, keys: str | None) -> Report:
         orders = " × ".join(f"C{n}" for n in group.orders)
         words.insert(0, f"characters of the units mod {task.p}, {orders}, {order_in_words(group)}")
     figures = [*pairs.errors(task, trained, lane), *pair_figures(task, trained, lane, state)]
-    numbers, steps, norms = dict(state.numbers), np.array([trained.networks[lane].step]), None
-    figures += pairs.history(task, trained, lane, numbers)
+    graduated, maps = pairs.history(task, trained, lane)
+    numbers = {**state.numbers, **graduated}
+    figures += maps
     if state.activations is not None:
-        figures.append(single_neurons(task, trained, lane, state, numbers))
+        of_neurons, drawn = single_neurons(task, trained, lane, state)
+        numbers |= of_neurons
+        figures.append(drawn)
+    steps, norms = np.array([trained.networks[lane].step]), None
     if trained.evolves:
         over = [_over_training(trained, s, one) for s, one in enumerate(states)]
         ends = [phases(trained.steps, *(measured[name] for name in _PHASE_SERIES)) for measured in over]
@@ -81,10 +84,7 @@ def _(task: Modular, trained: Trained, lane: int, keys: str | None) -> Report:
         figures.append(_progress(trained, lane, over, ends[lane], frequencies, names))
         steps, norms = trained.steps, over[lane]["embedding_norm_k"]
     figures.append(embedding(state, steps, norms, subject))
-    entries = measures.explained(
-        progress.named(ALL, group.orders), _listed_entries(state, group.orders), state.values
-    )
-    table = measures.table("Measures", [s.numbers for s in states], lane, trained.heading(lane), entries)
+    table = measures.table("Measures", [s.numbers for s in states], lane, trained.heading(lane), _listed(state))
     return Report.of("\n".join([*words, "", as_text(table)]), numbers, [Text("In short", words), *figures, table])
 
 
@@ -100,7 +100,9 @@ def _end_of(phase: str, steps: Sequence[int | None]) -> str:
 # --- over training ----------------------------------------------------------------------------------------
 
 _OVER_TRAINING: tuple[Measure, ...] = tuple(
-    measure for measure in progress.MEASURES if measure.panel or measure.name in (*_PHASE_SERIES, "embedding_norm_k")
+    measure
+    for measure in declarations.MEASURES
+    if measure.panel or measure.name in (*_PHASE_SERIES, "embedding_norm_k")
 )
 
 
@@ -108,7 +110,7 @@ def _over_training(trained: Trained, lane: int, state: Measured) -> dict[str, np
     """Return a lane's measures at all known states, with its final key frequencies."""
     model = trained.networks[lane].model
     return jax.device_get(
-        progress.over_states(trained.histories[lane], model, state.table, state.keys, declarations=_OVER_TRAINING)
+        progress.over_states(trained.histories[lane], model, state.problem, state.keys, declarations=_OVER_TRAINING)
     )
 
 
@@ -134,15 +136,18 @@ def _progress(
     pictures = measures.curves(_OVER_TRAINING, trained.steps, over, spans)
     if frequencies:
         single = {f"k = {names[k - 1]}": over[lane]["excluded_loss_k"][:, k - 1] for k in frequencies}
-        one = Lines(progress.ONE_FREQUENCY, trained.steps, single, "nats", log_x=True, log_y=True, spans=spans)
+        one = Lines(declarations.ONE_FREQUENCY, trained.steps, single, "nats", log_x=True, log_y=True, spans=spans)
         pictures.insert(1, one)
     several = len(trained.networks) > 1
     note = f"Phases and single frequencies are those of seed {trained.networks[lane].seed}." if several else ""
     return FigureOf("measures", "Progress measures", pictures, trained.title, note)
 
 
-def _listed_entries(state: Measured, orders: fourier.Orders) -> list[str]:
-    """Return the entries that a table lists: vectors over frequencies at key frequencies, or not at all."""
-    others = {f"excluded_loss_{name}" for name, key in zip(fourier.names(orders), state.keys, strict=True) if not key}
-    hidden = ("logit_cosine_", "embedding_norm_", "sum_of_squares.")
-    return [name for name in state.numbers if not name.startswith(hidden) and name not in others]
+def _listed(state: Measured) -> dict[str, Measure]:
+    """Return the entries that the table lists: none that a figure shows, and of single frequencies the keys."""
+    shown = ("logit_cosine_k", "embedding_norm_k", "sum_of_squares_of")
+    declared = [measure for measure in declarations.ALL if measure.name not in shown]
+    entries = measures.explained(declared, state.numbers, state.values, state.problem.axes)
+    names = fourier.names(state.problem.orders)
+    others = {f"excluded_loss_{name}" for name, key in zip(names, state.keys, strict=True) if not key}
+    return {name: measure for name, measure in entries.items() if name not in others}

@@ -134,7 +134,7 @@ def parse(name: str) -> tuple[tuple[str, int], ...]:
     return tuple(factors)
 
 
-def named(name: str) -> FiniteGroup:
+def by_name(name: str) -> FiniteGroup:
     """Return the group of a name, as for `parse`."""
     return _product(parse(name))
 

@@ -75,11 +75,6 @@ class FiniteGroup:
             power = self.table[power, np.arange(self.order)]
         return orders
 
-    @functools.cached_property
-    def commuting_fraction(self) -> float:
-        """The fraction of pairs with a·b = b·a."""
-        return commuting(self.table)
-
 
 def generated(table: np.ndarray, elements: Sequence[int]) -> np.ndarray:
     """Return all products of some elements, a mask bool `[n]`; in a group this is the subgroup that they generate.

@@ -28,7 +28,7 @@ def recognise(group: FiniteGroup) -> Recognised | None:
     """Return the first named group that a group is isomorphic to, and an isomorphism; None where there is none."""
     colours = _colours(group)
     for name in candidates(group.order):
-        other = families.named(name)
+        other = families.by_name(name)
         if sorted(colours) == sorted(_colours(other)) and (to := isomorphism(group, other)) is not None:
             return Recognised(other, to)
     return None

@@ -2,9 +2,9 @@
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import numpy as np
@@ -12,27 +12,8 @@ import numpy as np
 from jaxadd.errors import UserError, check_choices
 from jaxadd.tasks.group import families, recognition
 from jaxadd.tasks.group.finite import FiniteGroup, check_order, read_table, violation
+from jaxadd.tasks.group.operations import OPERATIONS, Operation, OperationName
 from jaxadd.tasks.listed import Listed
-
-
-class Operation(NamedTuple):
-    """What is computed of two elements: how it is written, and a function of the group that returns `[n, n]`."""
-
-    symbol: str
-    answers: Callable[[FiniteGroup], np.ndarray]
-
-
-OPERATIONS: dict[str, Operation] = {
-    "product": Operation("{a}·{b}", lambda g: g.table),
-    "conjugate": Operation("{a}·{b}·{a}⁻¹", lambda g: g.conjugates),
-    "aba": Operation("{a}·{b}·{a}", lambda g: g.table[g.table, np.arange(g.order)[:, None]]),
-}
-"""The operations by name. For each a, the map from b to the answer must be one-to-one; analysis relies on it."""
-
-if TYPE_CHECKING:
-    OperationName = str
-else:
-    OperationName = Literal[tuple(OPERATIONS)]
 
 
 class Known(NamedTuple):
@@ -47,6 +28,11 @@ class Known(NamedTuple):
     group: FiniteGroup
     named: FiniteGroup | None
     to: np.ndarray
+
+    @property
+    def reference(self) -> FiniteGroup:
+        """The named group or, without one, the group itself: what is computed of it does not depend on the tokens."""
+        return self.group if self.named is None else self.named
 
 
 @dataclass(frozen=True)
@@ -95,7 +81,7 @@ class Group(Listed):
             return _known(_square(self.table).tobytes())
         if self.file:
             return _known(read_table(self.file).astype(np.int32).tobytes())
-        group = families.named(self.name)
+        group = families.by_name(self.name)
         return Known(group, group, np.arange(group.order))
 
     @property
@@ -123,24 +109,21 @@ class Group(Listed):
 
     def answers(self) -> np.ndarray:
         """Return the answer of each pair, int32 `[n²]`, pair (a, b) at n·a + b."""
-        return OPERATIONS[self.operation].answers(self.group).astype(np.int32).ravel()
+        return self.rule.answers(self.group).astype(np.int32).ravel()
 
     @property
-    def question(self) -> str:
-        """What is asked, such as "a·b in S5"."""
-        return f"{OPERATIONS[self.operation].symbol.format(a='a', b='b')} in {self.group.name}"
+    def rule(self) -> Operation:
+        """The operation."""
+        return OPERATIONS[self.operation]
+
+    def asked(self, operands: Sequence[str]) -> str:
+        """Return what is asked of two operands, such as "(1 2)·(2 3) in S5"."""
+        return f"{self.rule.written(operands)} in {self.group.name}"
 
     @property
     def token_names(self) -> tuple[str, ...]:
         """The elements, and `=` where the input has it."""
         return (*self.group.elements, "=")[: self.sizes.vocabulary]
-
-    def describe(self, inputs: np.ndarray, target: np.ndarray, prediction: np.ndarray) -> str:
-        """Describe one prediction, such as "(1 2) · (2 3) in S5: predicts e, the answer is (1 2 3)"."""
-        names = (*self.group.elements, "=")
-        predicted = "nothing" if prediction[0] < 0 else names[prediction[0]]
-        outcome = "correct" if prediction[0] == target[0] else f"the answer is {names[target[0]]}"
-        return f"{self.formula(*inputs[:2])} in {self.group.name}: predicts {predicted}, {outcome}"
 
     def parse(self, text: str) -> np.ndarray:
         """Return the elements a and b of a problem such as "(1 2)*(2 3)" or "r^2 s · r", int `[2]`.
@@ -157,7 +140,7 @@ class Group(Listed):
 
     def formula(self, a: int, b: int) -> str:
         """Return what is computed of two elements, such as "(1 2)·(2 3)"."""
-        return OPERATIONS[self.operation].symbol.format(a=self.group.elements[a], b=self.group.elements[b])
+        return self.rule.written((self.group.elements[a], self.group.elements[b]))
 
 
 def _plain(name: str) -> str:

@@ -1,6 +1,6 @@
 """Modular arithmetic on tokens `(a, b, =)` or `(a, b)`, the standard task of the grokking literature."""
 
-import string
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -107,21 +107,14 @@ class Modular(Listed):
         """Return "correct_pairs" where they are to be recorded, float32 `[words]`, as `unpacked` reads them."""
         return {"correct_pairs": _packed(scores.correct(logits, batch.targets)[:, 0])} if self.record_pairs else {}
 
-    @property
-    def question(self) -> str:
-        """What is asked, such as "a + b mod 113"."""
-        return f"{self.rule.written(string.ascii_lowercase[: self.operands])} mod {self.p}"
+    def asked(self, operands: Sequence[str]) -> str:
+        """Return what is asked of N operands, such as "18 + 34 mod 113"."""
+        return f"{self.rule.written(operands)} mod {self.p}"
 
     @property
     def token_names(self) -> tuple[str, ...]:
         """The numbers, and `=` where the input has it."""
         return (*map(str, range(self.p)), "=")[: self.sizes.vocabulary]
-
-    def describe(self, inputs: np.ndarray, target: np.ndarray, prediction: np.ndarray) -> str:
-        """Describe one prediction, such as "18 + 34 mod 113: predicts 51, the answer is 52"."""
-        predicted = "nothing" if prediction[0] < 0 else self.token_names[prediction[0]]
-        outcome = "correct" if prediction[0] == target[0] else f"the answer is {target[0]}"
-        return f"{self.rule.written(inputs[: self.operands].tolist())} mod {self.p}: predicts {predicted}, {outcome}"
 
 
 _BITS = 24  # A float32 holds every whole number of so many bits, and NaN for an evaluation that was not made.

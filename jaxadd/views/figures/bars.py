@@ -129,7 +129,7 @@ def _over_training(part: SubFigure, picture: Bars, height: float) -> None:
             cmap=sequential(),
             norm=norm,
         )
-        over.set(xlabel="step", ylabel=picture.xlabel)
+        over.set_ylabel(picture.xlabel)
         over.set_title(f"{name}, over training" if len(picture.frames) > 1 else "over training")
         over.grid(visible=False)
         log_axis(over, steps)

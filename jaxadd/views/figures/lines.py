@@ -45,7 +45,7 @@ def _draw(part: SubFigure, picture: Lines) -> None:
         for name, colour in zip(picture.series, _colours(picture), strict=True):
             curve(ax, x, picture.series[name], colour, name, log_y=picture.log_y)
     if picture.log_x:
-        log_axis(ax, x)
+        log_axis(ax, x, picture.xlabel)
     else:
         ax.locator_params(axis="x", nbins=5)
     if picture.ylim:

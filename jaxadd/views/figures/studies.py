@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from jaxadd.analysis.plateaus import smooth
+from jaxadd.pictures import log_label
 from jaxadd.views.colours import TEST, TRAIN
 from jaxadd.views.figures.style import ARMS, FLOOR, OTHER, line, log_axis, new_figure, panels, styled
 
@@ -61,10 +62,11 @@ def loss_grid(metrics: Mapping[str, Metrics], title: str) -> Figure:
         ax.plot(run["step"], smoothed.T, color=TRAIN, lw=0.9, alpha=0.7)
         ax.axhline(np.log(2), color=FLOOR, lw=0.8, ls=(0, (4, 3)))
         ax.set(yscale="log", ylim=(1e-3, 4))
-        log_axis(ax, run["step"])
+        log_axis(ax, run["step"], "")
         ax.set_title(name, fontsize=9)
         ax.tick_params(labelsize=7)
-    figure.supxlabel("step; dashes at log 2", fontsize=9)
+    labels = dict.fromkeys(log_label("step", run["step"]) for run in metrics.values())
+    figure.supxlabel(f"{' or '.join(labels)}; dashes at log 2", fontsize=9)
     figure.supylabel("nats", fontsize=9)
     return figure
 

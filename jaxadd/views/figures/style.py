@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from jaxadd.pictures import START, band, log_from
+from jaxadd.pictures import START, band, log_from, log_label
 from jaxadd.views.colours import ABSENT, DIVERGING, LINES, SEQUENTIAL
 
 if TYPE_CHECKING:
@@ -105,10 +105,18 @@ def plain_ticks(axis: Axis) -> None:
         axis.set_minor_locator(NullLocator())
 
 
-def log_axis(ax: Axes, x: np.ndarray) -> None:
-    """Make the x axis logarithmic over ascending values, such as steps; from 0 to the next value it is linear."""
+def log_axis(ax: Axes, x: np.ndarray, label: str = "step") -> None:
+    """Make the x axis logarithmic over ascending values; from 0 to the next value it is linear, as its label says.
+
+    Args:
+      ax: the axes.
+      x: `[T]`, such as steps.
+      label: what they are; "" where a label is shared with other axes, which is then that of `log_label`.
+    """
     from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter
 
+    if label:
+        ax.set_xlabel(log_label(label, x))
     begin, start, end = x[0], log_from(x), x[-1]
     if start is None:
         ax.locator_params(axis="x", nbins=5)

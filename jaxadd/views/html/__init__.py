@@ -31,6 +31,7 @@ from jaxadd.pictures import (
     band,
     colour_numbers,
     log_from,
+    log_label,
     thin,
 )
 from jaxadd.views import colours
@@ -164,6 +165,7 @@ def _lines(picture: Lines) -> dict[str, Any]:
         "levels": _levels(picture.levels),
         "spans": spans,
         "log_x": None if start is None else {"from": start, "start": START if x[0] < start else 0},
+        "axis": log_label(picture.xlabel, x) if picture.log_x else picture.xlabel,
         "ylim": None if picture.ylim is None else [float(y) for y in picture.ylim],
     }
 

@@ -246,7 +246,7 @@
       for (const t of log ? [...(log.start ? [0] : []), ...decades(log.from, end, width / 90)] : ticks(begin, end, width / 110)) {
         write(context, sayTick(t), px(t), bottom + 12);
       }
-      write(context, block.xlabel, (left + right) / 2, height - 7);
+      write(context, block.axis, (left + right) / 2, height - 7);
       context.save();
       context.translate(9, (top + bottom) / 2);
       context.rotate(-Math.PI / 2);

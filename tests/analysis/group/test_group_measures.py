@@ -7,10 +7,13 @@ import numpy as np
 import pytest
 from networks import drawn
 from planted import of_irrep
+from representations import matrices, span
 
 from jaxadd.analysis import measures as declared
-from jaxadd.analysis.group import declarations, progress, tables
-from jaxadd.analysis.group.irreps import matrices, span
+from jaxadd.analysis.group import declarations, progress
+from jaxadd.analysis.group.irreps import irreps_of
+from jaxadd.analysis.group.neurons import neurons_by_irrep
+from jaxadd.analysis.group.problem import whole_problem
 from jaxadd.analysis.group.subgroups import ON_COSETS, concentrations, subgroups
 from jaxadd.models import Network, PairMLP, Transformer
 from jaxadd.tasks import Group
@@ -18,12 +21,11 @@ from jaxadd.tasks import Group
 
 def measured(network, names=None, used=None):
     task = network.task
-    found = tables.irreps(task.known)
-    every = declarations.declared(tuple(irrep.name for irrep in found))
+    every = declarations.MEASURES
     chosen = every if names is None else tuple(measure for measure in every if measure.name in names)
-    problem = tables.problem(task, network.data.lane)
+    problem = whole_problem(task, network.data.lane)
     values = progress.measures(network.params, network.model, problem, used, declarations=chosen)
-    return declared.flat(chosen, jax.device_get(values))
+    return declared.flat(chosen, jax.device_get(values), problem.axes)
 
 
 PLANTED = [("S4", "sign"), ("S4", "standard⊗sign"), ("A4", "2d"), ("D5", "2d_2"), ("Q8", "4d")]
@@ -34,7 +36,7 @@ LOSSES = {"all_loss", "all_accuracy", "restricted_loss_of", "excluded_loss_of", 
 @pytest.mark.parametrize(("group", "name"), PLANTED)
 def test_a_network_of_one_irrep_scores_1_in_it_and_chance_in_others(group, name):
     task = Group(name=group, equals="none", train_fraction=0.5)
-    found = {irrep.name: irrep for irrep in tables.irreps(task.known)}
+    found = {irrep.name: irrep for irrep in irreps_of(task.known)}
     irrep = found[name]
     network = of_irrep(task, matrices(task.group, irrep), scale=3.0)
     numbers = measured(network, SCORES | LOSSES | {"restricted_loss_trace_all", "excluded_loss_trace_test"})
@@ -81,7 +83,7 @@ def test_measures_of_logits_are_their_definitions(kind):
     numbers = measured(network, used=np.array([False, True, True]))
     centred = logits - logits.mean(axis=2, keepdims=True)
     kept_traces = np.zeros_like(logits)
-    for irrep in tables.irreps(task.known):
+    for irrep in irreps_of(task.known):
         rho = matrices(group, irrep)
         a, b = np.indices((6, 6))
         product = rho[a] @ rho[b] @ rho[group.inverse[a]]  # What is learned is a b a⁻¹.
@@ -116,12 +118,12 @@ def test_fractions_of_neurons_are_their_definitions(kind):
     centred = neurons - neurons.mean(axis=(0, 1))
     by_answer = np.stack([centred[answers == s].mean(axis=0) for s in range(6)])
     for of, means in (("a", centred.mean(axis=1)), ("b", centred.mean(axis=0)), ("ab", by_answer)):
-        for irrep in tables.irreps(task.known):
+        for irrep in irreps_of(task.known):
             want = 6 * np.sum((span(task.group, irrep) @ means) ** 2) / np.sum(centred**2)
             assert numbers[f"neuron_fraction_{of}.{irrep.name}"] == pytest.approx(want, abs=1e-5)
-    problem = tables.problem(task, network.data.lane)
-    explained = np.asarray(progress.neurons_by_irrep(network.params, network.model, problem))
-    for k, irrep in enumerate(tables.irreps(task.known)):
+    problem = whole_problem(task, network.data.lane)
+    explained = np.asarray(neurons_by_irrep(network.params, network.model, problem))
+    for k, irrep in enumerate(irreps_of(task.known)):
         one = span(task.group, irrep) + (k > 0) / 6
         kept = np.einsum("ax,by,xyf->abf", one, one, centred)
         want = np.sum(kept**2, axis=(0, 1)) / np.sum(centred**2, axis=(0, 1))
@@ -131,14 +133,14 @@ def test_fractions_of_neurons_are_their_definitions(kind):
 def test_neurons_of_one_irrep_are_explained_by_it():
     """Without a non-linearity a neuron is a function of a plus one of b."""
     task = Group(name="S4", equals="none", train_fraction=0.5)
-    problem = tables.problem(task, {name: x[0] for name, x in task.data((0,)).lane.items()})
-    names = [irrep.name for irrep in tables.irreps(task.known)]
+    problem = whole_problem(task, {name: x[0] for name, x in task.data((0,)).lane.items()})
+    names = [irrep.name for irrep in irreps_of(task.known)]
     rng = np.random.default_rng(0)
-    rho = matrices(task.group, tables.irreps(task.known)[3]).reshape(24, 9)
+    rho = matrices(task.group, irreps_of(task.known)[3]).reshape(24, 9)
     params = {"W_a": rho, "W_b": rho, "W_in": rng.normal(size=(18, 5)), "W_U": rng.normal(size=(5, 24))}
     params = jax.device_put({name: np.asarray(x, np.float32) for name, x in params.items()})
     model = PairMLP(d_embed=9, neurons=5, activation="identity").build(task.sizes)
-    explained = np.asarray(progress.neurons_by_irrep(params, model, problem))
+    explained = np.asarray(neurons_by_irrep(params, model, problem))
     np.testing.assert_allclose(explained, np.eye(5)[[names.index("standard")] * 5], atol=1e-5)
 
 
@@ -151,7 +153,7 @@ def test_what_is_not_finite_is_explained_by_nothing():
 def test_the_order_of_elements_changes_nothing():
     """A network whose tokens are renumbered has the same measures, by the same names."""
     task = Group(name="S4", equals="none", train_fraction=0.5)
-    irrep = {one.name: one for one in tables.irreps(task.known)}["standard⊗sign"]
+    irrep = {one.name: one for one in irreps_of(task.known)}["standard⊗sign"]
     network = of_irrep(task, matrices(task.group, irrep))
     order = np.random.default_rng(1).permutation(24)
     table = np.argsort(order)[task.group.table[np.ix_(order, order)]]

@@ -15,6 +15,7 @@ from jaxadd.errors import UserError
 from jaxadd.models import Network, PairMLP, Transformer
 from jaxadd.pictures import Table
 from jaxadd.tasks import Group
+from jaxadd.tasks.group import finite
 from jaxadd.views.figures import render
 
 TASK = Group(name="S3", equals="none", train_fraction=0.5)
@@ -29,7 +30,7 @@ def test_the_learned_table_is_recognised(name):
     found = cayley.describe(table, task)
     assert (found.latin, found.associative, found.associative_fraction) == (True, True, 1.0)
     assert (found.identity, found.violation, found.sampled) == (task.group.identity, None, False)
-    assert found.commuting == task.group.commuting_fraction
+    assert found.commuting == finite.commuting(task.group.table)
     assert found.known.group.name == name
 
 
@@ -122,7 +123,10 @@ def test_a_network_that_knows_its_train_pairs_alone_has_a_caution_beside_its_key
 
 def test_names_of_irreps_are_explained_where_they_are_printed():
     report = analyse(Trained((lookup(Group(name="D5", equals="none", train_fraction=0.5)),), "a title"))
-    said = "Names of irreps: 2d_1 has dimension 2 and turns r by 1/5 of a turn."
+    said = (
+        "Names of irreps: the number before d is the dimension; "
+        "with k after _, element r acts as a rotation by k/5 of a turn."
+    )
     assert said in report.text
     table = next(block for block in report.blocks if isinstance(block, Table) and block.title == "Irreps")
     assert table.note.startswith(f"{said} Columns of neurons are fractions of all neurons' variance")

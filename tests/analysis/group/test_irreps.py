@@ -1,12 +1,14 @@
 """Irreps of finite groups: they are representations, irreducible, orthogonal and complete, and have their names."""
 
 import functools
+import itertools
 import re
 
 import numpy as np
 import pytest
+from representations import matrices, span
 
-from jaxadd.analysis.group.irreps import irreps, matrices, meaning, span
+from jaxadd.analysis.group.irreps import irreps, meaning
 from jaxadd.tasks.group import families
 from jaxadd.tasks.group.finite import FiniteGroup, generators
 
@@ -15,7 +17,7 @@ GROUPS = ["S3", "S4", "S5", "S6", "A4", "A5", *(f"D{n}" for n in range(3, 13)), 
 
 @functools.cache
 def represented(name):
-    group = families.named(name)
+    group = families.by_name(name)
     found = irreps(group)
     return group, found, [matrices(group, irrep) for irrep in found]
 
@@ -43,7 +45,7 @@ def test_matrix_entries_are_orthogonal_and_span_all_functions(name):
         assert np.abs(np.delete(gram[own], np.r_[own], axis=1)).max(initial=0) < 1e-6
         projection = irrep.dimension / irrep.commutant * gram[own, own]
         np.testing.assert_allclose(projection @ projection, projection, atol=1e-6)
-        assert np.trace(projection) == pytest.approx(irrep.entries, abs=1e-6)
+        assert np.trace(projection) == pytest.approx(irrep.dimension**2 / irrep.commutant, abs=1e-6)
         if irrep.kind == "real":
             np.testing.assert_allclose(projection, np.eye(irrep.dimension**2), atol=1e-6)
     # Over the complex numbers ρ is one irrep, two conjugate ones, or one twice.
@@ -53,7 +55,7 @@ def test_matrix_entries_are_orthogonal_and_span_all_functions(name):
         for _ in range(2 if irrep.kind == "complex" else 1)
     ]
     assert sum(d * d for d in complex_dimensions) == n
-    assert sum(irrep.entries for irrep in found) == n
+    assert sum(irrep.dimension**2 // irrep.commutant for irrep in found) == n
 
 
 @pytest.mark.parametrize("name", GROUPS)
@@ -86,15 +88,23 @@ def test_irreps_have_the_names_that_people_write(name, want):
     assert [irrep.name for irrep in represented(name)[1]] == want
 
 
+DIMENSION = "Names of irreps: the number before d is the dimension"
+TURN = "with k after _, element {} acts as a rotation by k/{} of a turn"
+LETTERS = (
+    "with letters after _, they are in descending order of their characters at the first element where these differ"
+)
+ALONE = "without _, it is the only one of its dimension without a name of its own"
+
+
 @pytest.mark.parametrize(
     ("name", "said"),
     [
         ("S3", ""),
-        ("D7", "2d_1 has dimension 2 and turns r by 1/7 of a turn"),
-        ("C9", "2d_1 has dimension 2 and turns 1 by 1/9 of a turn"),
-        ("Q24", "2d_2 has dimension 2 and turns r by 2/12 of a turn"),
-        ("S4", "2d is the only one of dimension 2 without a name of its own"),
-        ("S5", "5d_a, 5d_b, … have dimension 5, in the order of their characters; 6d is the only one of dimension 6"),
+        ("D7", f"{DIMENSION}; {TURN.format('r', 7)}."),
+        ("C9", f"{DIMENSION}; {TURN.format('1', 9)}."),
+        ("Q24", f"{DIMENSION}; {TURN.format('r', 12)}; {LETTERS}."),
+        ("S4", f"{DIMENSION}; {ALONE}."),
+        ("S5", f"{DIMENSION}; {LETTERS}; {ALONE}."),
     ],
 )
 def test_the_names_are_explained_and_no_two_irreps_have_one(name, said):
@@ -102,13 +112,20 @@ def test_the_names_are_explained_and_no_two_irreps_have_one(name, said):
     names = [irrep.name for irrep in found]
     assert len(set(names)) == len(names)
     text = meaning(names, group)
-    assert said in text if said else text == ""
+    assert text == said
     # A number is that of the turn: tr ρ(g) of the element 1 is d cos(2πk/m).
     order = next(m for m in range(1, 99) if power(group, 1, m) == group.identity)
     for irrep in found:
         if re.fullmatch(r"\d+d_\d+", irrep.name):
             k = int(irrep.name.partition("_")[2])
             assert irrep.character[1] == pytest.approx(irrep.dimension * np.cos(2 * np.pi * k / order))
+    # Letters are in descending order of the first character that differs.
+    lettered = [irrep for irrep in found if re.fullmatch(r"\d+d_[a-z]+", irrep.name)]
+    for one, other in itertools.pairwise(lettered):
+        if one.dimension == other.dimension:
+            differ = np.abs(one.character - other.character) > 1e-6
+            at = np.argmax(differ)
+            assert one.character[at] > other.character[at]
 
 
 def power(group, element, exponent):
@@ -133,7 +150,7 @@ def test_projections_on_the_spans_add_up_to_everything():
 
 
 def test_a_table_that_is_no_group_has_no_irreps():
-    table = np.array(families.named("C4").table)
+    table = np.array(families.by_name("C4").table)
     table[1, 2], table[1, 1] = table[1, 1], table[1, 2]
     with pytest.raises((ArithmeticError, ValueError)):
         irreps(FiniteGroup("nothing", table, tuple("0123")))

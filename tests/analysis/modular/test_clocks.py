@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 from networks import drawn
 
-from jaxadd.analysis.modular import clocks, tables
+from jaxadd.analysis.modular import clocks, declarations, progress
+from jaxadd.analysis.modular.problem import whole_problem
 from jaxadd.models import Transformer
 from jaxadd.tasks import Modular
 
 P = 5
 TASK = Modular(p=P, train_fraction=0.4)
-TABLE = tables.table(TASK, {name: pairs[0] for name, pairs in TASK.data([0]).lane.items()})
+PROBLEM = whole_problem(TASK, {name: pairs[0] for name, pairs in TASK.data([0]).lane.items()})
 MODEL = Transformer(d_model=8, heads=2, d_mlp=16).build(TASK.sizes)
 
 
@@ -63,7 +64,7 @@ def plain_gradients(params):
     def logits(embedded, tokens):
         return MODEL.apply(params, tokens[None], edits={"hook_embed": lambda _: embedded[None]})[0][0, 0, :P]
 
-    return jax.lax.map(lambda tokens: jax.jacobian(logits)(params["embed"]["W_E"][tokens], tokens), TABLE.inputs)
+    return jax.lax.map(lambda tokens: jax.jacobian(logits)(params["embed"]["W_E"][tokens], tokens), PROBLEM.inputs)
 
 
 def plain_symmetricity(params, pairs):
@@ -74,10 +75,10 @@ def plain_symmetricity(params, pairs):
 
 def test_gradient_symmetricity_is_its_plain_definition():
     params = large()
-    everything = clocks.gradient_symmetricity(params, MODEL, TABLE.inputs)
+    everything = clocks.gradient_symmetricity(params, MODEL, PROBLEM.inputs)
     np.testing.assert_allclose(everything, plain_symmetricity(params, np.arange(P * P)), rtol=1e-4)
     some = np.array([3, 8, 8, 11, 20, 23, 24])
-    found = clocks.gradient_symmetricity(params, MODEL, TABLE.inputs, some)
+    found = clocks.gradient_symmetricity(params, MODEL, PROBLEM.inputs, some)
     np.testing.assert_allclose(found, plain_symmetricity(params, some), rtol=1e-4)
     assert abs(found) < 0.99
 
@@ -87,9 +88,9 @@ def test_gradients_are_symmetric_where_only_the_sum_of_embeddings_matters():
     params = large()
     attention = {**params["blocks.0"]["attn"], "W_Q": 0 * params["blocks.0"]["attn"]["W_Q"]}
     blind = {**params, "blocks.0": {**params["blocks.0"], "attn": attention}}
-    np.testing.assert_allclose(clocks.gradient_symmetricity(blind, MODEL, TABLE.inputs), 1, rtol=1e-5)
+    np.testing.assert_allclose(clocks.gradient_symmetricity(blind, MODEL, PROBLEM.inputs), 1, rtol=1e-5)
     dead = {**params, "unembed": {"W_U": 0 * params["unembed"]["W_U"]}}
-    assert clocks.gradient_symmetricity(dead, MODEL, TABLE.inputs) == 0
+    assert clocks.gradient_symmetricity(dead, MODEL, PROBLEM.inputs) == 0
 
 
 @pytest.mark.parametrize("p", [13, 12])
@@ -115,13 +116,13 @@ def test_circularity_is_its_plain_definition():
 
 def test_measures_of_several_states_at_once():
     states = jax.tree.map(lambda *w: jnp.stack(w), large(0), large(1))
-    measure = jax.jit(jax.vmap(lambda params: clocks.measures(params, MODEL, TABLE)))
+    measure = jax.jit(jax.vmap(lambda params: progress.clock_measures(params, MODEL, PROBLEM)))
     found = measure(states)
-    assert found.keys() == {measure.name for measure in clocks.MEASURES}
-    alone = clocks.gradient_symmetricity(large(1), MODEL, TABLE.inputs)
+    assert found.keys() == {measure.name for measure in declarations.CLOCKS}
+    alone = clocks.gradient_symmetricity(large(1), MODEL, PROBLEM.inputs)
     np.testing.assert_allclose(found["gradient_symmetricity"][1], alone, rtol=1e-4)
-    logits = jax.jit(MODEL.apply)(large(1), TABLE.inputs)[0][:, 0, :P]
-    expected = clocks.distance_irrelevance(logits, TABLE.answers)
+    logits = jax.jit(MODEL.apply)(large(1), PROBLEM.inputs)[0][:, 0, :P]
+    expected = clocks.distance_irrelevance(logits, PROBLEM.answers)
     np.testing.assert_allclose(found["distance_irrelevance"][1], expected, rtol=1e-4)
     np.testing.assert_allclose(found["circularity"][1], clocks.circularity(large(1)["embed"]["W_E"][:P]), rtol=1e-4)
 
@@ -129,5 +130,5 @@ def test_measures_of_several_states_at_once():
 def test_a_network_with_nan_is_neither_clock_nor_pizza():
     params = large()
     params["embed"] = {"W_E": params["embed"]["W_E"].at[1, 0].set(jnp.nan)}
-    for name, value in clocks.measures(params, MODEL, TABLE).items():
+    for name, value in progress.clock_measures(params, MODEL, PROBLEM).items():
         assert np.isnan(value), name

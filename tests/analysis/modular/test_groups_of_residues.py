@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from networks import drawn, quadratic
 
-from jaxadd.analysis import fourier
-from jaxadd.analysis.modular import bases, clocks, progress, tables
+from jaxadd.analysis import fourier, measures
+from jaxadd.analysis.modular import bases, declarations, progress
 from jaxadd.analysis.modular.measured import choose_keys
+from jaxadd.analysis.modular.problem import as_if, whole_problem
 from jaxadd.analysis.report import Trained, analyse
 from jaxadd.errors import UserError
 from jaxadd.models import Network, Transformer
@@ -22,8 +23,13 @@ def task_of(operation, p):
     return Modular(p=p, operation=operation, train_fraction=0.5, equals="none")
 
 
-def table_of(task):
-    return tables.table(task, {name: pairs[0] for name, pairs in task.data([0]).lane.items()})
+def flat_measures(params, model, problem, keys):
+    values = progress.measures(params, model, problem, keys)
+    return measures.flat(declarations.MEASURES, values, problem.axes)
+
+
+def problem_of(task):
+    return whole_problem(task, {name: pairs[0] for name, pairs in task.data([0]).lane.items()})
 
 
 @pytest.mark.parametrize(
@@ -39,9 +45,9 @@ def table_of(task):
 def test_a_planted_network_is_simple_in_its_own_characters_alone(operation, p, keys):
     task = task_of(operation, p)
     model, params = quadratic(task, keys)
-    table, group = table_of(task), task.group
+    problem, group = problem_of(task), task.group
     mask = fourier.mask(keys, group.orders)
-    found = progress.flat(progress.measures(params, model, table, mask), group.orders)
+    found = flat_measures(params, model, problem, mask)
     assert found["all_accuracy"] == 1
     assert found["logit_variance_explained"] == pytest.approx(1, abs=1e-5)
     assert found["restricted_loss_all"] == pytest.approx(found["full_loss_all"], rel=1e-4)
@@ -50,10 +56,8 @@ def test_a_planted_network_is_simple_in_its_own_characters_alone(operation, p, k
     assert fourier.frequencies(fourier.keys_of_embedding(rows, orders=group.orders)) == tuple(keys)
     other = additive(p) if group.name == "multiplicative" else multiplicative(p)
     everything = jnp.ones(fourier.count(other.orders), bool)
-    there = progress.flat(progress.measures(params, model, tables.as_if(task, other), everything), other.orders)
-    here = progress.flat(
-        progress.measures(params, model, tables.as_if(task, group, task.rule.sign), mask), group.orders
-    )
+    there = flat_measures(params, model, as_if(task, other), everything)
+    here = flat_measures(params, model, as_if(task, group, task.rule.sign), mask)
     assert here["logit_variance_explained"] == pytest.approx(1, abs=1e-5)
     assert there["logit_variance_explained"] < 0.05
     # Eight rows of the basis, cosine and sine of each key, hold all of W_E in equal parts.
@@ -67,17 +71,17 @@ def test_gromovs_network_is_correct_on_all_pairs_and_its_measures_are_exact():
     task, generator = task_of("add", 97), np.random.default_rng(0)
     keys = generator.integers(1, 49, 500)
     model, params = quadratic(task, keys, generator.uniform(0, 2 * np.pi, (500, 2)))
-    table = table_of(task)
-    logits, cache = jax.jit(model.apply, static_argnames="names")(params, table.inputs, names=("mlp.hook_post",))
-    assert scores.correct(logits, table.labels[:, None]).all()
+    problem = problem_of(task)
+    logits, cache = jax.jit(model.apply, static_argnames="names")(params, problem.inputs, names=("mlp.hook_post",))
+    assert scores.correct(logits, problem.labels[:, None]).all()
     fractions = np.asarray(fourier.neuron_fractions(cache["mlp.hook_post"]))
     doubled = np.minimum(2 * keys, 97 - 2 * keys)
     np.testing.assert_allclose(fractions[np.arange(500), keys - 1], 0.8, atol=1e-4)
     np.testing.assert_allclose(fractions[np.arange(500), doubled - 1], 0.2, atol=1e-4)
-    found = progress.measures(params, model, table, np.ones(48, bool))
+    found = progress.measures(params, model, problem, np.ones(48, bool))
     numbers = np.asarray(logits[:, 0], np.float64)
     numbers -= numbers.mean(axis=1, keepdims=True)
-    offset = (np.asarray(table.answers)[:, None] - np.arange(97)) % 97
+    offset = (np.asarray(problem.answers)[:, None] - np.arange(97)) % 97
     by_offset = np.array([numbers[offset == d].sum() for d in range(97)])
     for k in (1, 20, 48):
         wave = np.cos(2 * np.pi * k * np.arange(97) / 97)
@@ -102,19 +106,19 @@ def test_products_are_measured_as_the_sums_of_their_logarithms(sum_of, product):
     w_e, w_u = np.zeros((14, 8), np.float32), np.zeros((8, 14), np.float32)
     w_e[places], w_u[:, places] = params["embed"]["W_E"], params["unembed"]["W_U"]
     moved = {**params, "embed": {"W_E": jnp.asarray(w_e)}, "unembed": {"W_U": jnp.asarray(w_u)}}
-    one, two = table_of(plain), table_of(renamed)
+    one, two = problem_of(plain), problem_of(renamed)
     np.testing.assert_array_equal(one.answers, two.answers)
     keys = fourier.mask([2, 6], 12)
-    before = progress.flat(progress.measures(params, model, one, keys), one.orders)
-    after = progress.flat(progress.measures(moved, other, two, keys), two.orders)
+    before = flat_measures(params, model, one, keys)
+    after = flat_measures(moved, other, two, keys)
     assert before.keys() == after.keys()
     for name, value in before.items():
         # Losses over all classes count a class more; the lanes' splits differ.
         if not name.endswith(("_loss", "_train", "_test", "_accuracy")) and not name.startswith("excluded_loss_"):
             assert after[name] == pytest.approx(value, rel=1e-4, abs=1e-6), name
     np.testing.assert_allclose(
-        clocks.measures(moved, other, two)["gradient_symmetricity"],
-        clocks.measures(params, model, one)["gradient_symmetricity"],
+        progress.clock_measures(moved, other, two)["gradient_symmetricity"],
+        progress.clock_measures(params, model, one)["gradient_symmetricity"],
         rtol=1e-4,
     )
 
@@ -123,14 +127,14 @@ def test_train_and_test_pairs_are_found_in_the_order_of_the_group():
     task = Modular(p=13, operation="divide", train_fraction=0.5, label_noise=0.2)
     data = task.data([0])
     lane = jax.tree.map(lambda x: x[0], data.lane)
-    table = tables.table(task, lane)
+    problem = whole_problem(task, lane)
     for part in ("train", "test"):
         expected = task.batch(lane[part], {})
-        np.testing.assert_array_equal(table.inputs[getattr(table, part)], expected.inputs)
+        np.testing.assert_array_equal(problem.inputs[getattr(problem, part)], expected.inputs)
     labels = task.labelled(lane["train"], data._replace(lane=lane)).targets[:, 0]
-    np.testing.assert_array_equal(table.labels[table.train], labels)
+    np.testing.assert_array_equal(problem.labels[problem.train], labels)
     answers = task.batch(lane["test"], {}).targets[:, 0]
-    np.testing.assert_array_equal(np.array(table.group.elements)[table.answers[table.test]], answers)
+    np.testing.assert_array_equal(np.array(problem.group.elements)[problem.answers[problem.test]], answers)
 
 
 def test_a_report_on_products_names_the_group_and_every_figure_is_drawn():
@@ -154,7 +158,7 @@ def test_a_report_on_products_names_the_group_and_every_figure_is_drawn():
     listed = [row[0] for row in report.blocks[-1].rows if row[0].endswith(")")]
     assert listed == ["excluded_loss_(0, 1)", "excluded_loss_(0, 2)"]
     figures = {figure.name: figure for figure in report.figures}
-    single = next(one for one in figures["measures"].pictures if one.title == progress.ONE_FREQUENCY)
+    single = next(one for one in figures["measures"].pictures if one.title == declarations.ONE_FREQUENCY)
     assert list(single.series) == ["k = (0, 1)", "k = (0, 2)"]
     assert figures["embedding"].pictures[0].highlight == ["(0, 1)", "(0, 2)"]
     for wrong in ("1,3", "(0, 3)", "(0, 1) (0, 2)", "(0, 1),"):

@@ -7,8 +7,8 @@ from networks import drawn
 
 from jaxadd.analysis import claims
 from jaxadd.analysis.hypotheses import Kept
-from jaxadd.analysis.modular import tables
 from jaxadd.analysis.modular.claims import _plane
+from jaxadd.analysis.modular.problem import whole_problem
 from jaxadd.models import Network, Transformer
 from jaxadd.tasks import Modular
 
@@ -43,7 +43,7 @@ def test_spans_of_waves_keep_waves_and_nothing_else():
     inputs = task.batch(np.arange(121), {}).inputs
     a, b = np.asarray(inputs[:, 0]), np.asarray(inputs[:, 1])
     wave = lambda k, n: np.cos(2 * np.pi * k * n / 11 + 0.3)
-    plane = _plane(tables.table(task, {name: pairs[0] for name, pairs in task.data([0]).lane.items()}), 3)
+    plane = _plane(whole_problem(task, {name: pairs[0] for name, pairs in task.data([0]).lane.items()}), 3)
     assert isinstance(plane, Kept)
     x = np.stack([wave(3, a + b), wave(3, a) * wave(3, b), wave(3, a) + 2, wave(2, a + b), wave(3, 2 * a)], axis=1)
     kept = jax.jit(plane.part)(x, inputs)

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from networks import drawn
 
-from jaxadd.analysis import fourier, performance
-from jaxadd.analysis.modular import clocks, figures, measured, progress, tables
+from jaxadd.analysis import fourier, measures, performance
+from jaxadd.analysis.modular import declarations, figures, measured, progress
 from jaxadd.analysis.modular import report as modular
+from jaxadd.analysis.modular.problem import whole_problem
 from jaxadd.analysis.phases import Phases
 from jaxadd.analysis.report import Trained, analyse, summarize
 from jaxadd.errors import UserError
@@ -53,12 +54,12 @@ def test_a_report_has_every_measure_and_figure(several):
         *GENERAL,
     ]
     network = two.networks[1]
-    table = tables.table(network.task, network.data.lane)
+    problem = whole_problem(network.task, network.data.lane)
     keys = fourier.mask(report.numbers["key_frequencies_neurons"], P)
-    values = progress.measures(network.params, network.model, table, keys)
-    for name, value in progress.flat(values, table.orders).items():
+    values = progress.measures(network.params, network.model, problem, keys)
+    for name, value in measures.flat(declarations.MEASURES, values, problem.axes).items():
         assert report.numbers[name] == pytest.approx(value, rel=1e-4, abs=1e-6), name
-    assert {measure.name for measure in clocks.MEASURES} <= report.numbers.keys()
+    assert {measure.name for measure in declarations.CLOCKS} <= report.numbers.keys()
     assert {"phase_memorised", "phase_formed", "phase_cleaned", "key_frequencies_logits"} <= report.numbers.keys()
     assert (
         sum(n for name, n in report.numbers.items() if name.startswith("neurons_") and name != "neurons_explained")
@@ -73,7 +74,7 @@ def test_the_score_stands_first_and_the_measures_last_with_their_definitions(sev
     table = report.blocks[-1]
     assert table.columns == ("measure", "seed 1", "all 2 seeds, median (range)", "unit", "definition")
     by_name = {row[0]: row for row in table.rows}
-    assert by_name["distance_irrelevance"][-1] == clocks.MEASURES[0].definition
+    assert by_name["distance_irrelevance"][-1] == declarations.CLOCKS[0].definition
     assert float(by_name["train_loss"][1]) == pytest.approx(report.numbers["train_loss"], rel=1e-5)
     assert "logit_cosine_1" not in by_name
     assert "had not ended at the last saved state" in report.text
@@ -100,7 +101,7 @@ def test_measures_go_to_the_panels_that_they_declare(several):
     (figure,) = (f for f in report.figures if f.name == "measures")
     panels = {picture.title: list(picture.series) for picture in figure.pictures}
     keys = report.numbers["key_frequencies_neurons"]
-    single = {progress.ONE_FREQUENCY: [f"k = {k}" for k in keys]} if keys else {}
+    single = {declarations.ONE_FREQUENCY: [f"k = {k}" for k in keys]} if keys else {}
     assert panels == {
         "loss": ["train loss", "test loss", "restricted loss all", "excluded loss train"],
         **single,

@@ -7,7 +7,8 @@ import pytest
 from networks import drawn, quadratic
 
 from jaxadd.analysis import fourier
-from jaxadd.analysis.modular import neurons, tables
+from jaxadd.analysis.modular import neurons
+from jaxadd.analysis.modular.problem import whole_problem
 from jaxadd.errors import UserError
 from jaxadd.models import PairMLP, Transformer
 from jaxadd.tasks import Modular
@@ -17,8 +18,8 @@ def task_of(operation="add", p=13, equals="none"):
     return Modular(p=p, operation=operation, train_fraction=0.5, equals=equals)
 
 
-def table_of(task):
-    return tables.table(task, {name: pairs[0] for name, pairs in task.data([0]).lane.items()})
+def problem_of(task):
+    return whole_problem(task, {name: pairs[0] for name, pairs in task.data([0]).lane.items()})
 
 
 @pytest.mark.parametrize(("operation", "p"), [("add", 13), ("subtract", 12), ("multiply", 13), ("divide", 15)])
@@ -27,7 +28,7 @@ def test_phases_of_planted_neurons_are_read_back(operation, p):
     keys = generator.integers(1, 3, 20)
     phases = generator.uniform(-np.pi, np.pi, (20, 2))
     model, params = quadratic(task, keys, phases)
-    found = neurons.neurons(params, model, table_of(task))
+    found = neurons.neurons(params, model, problem_of(task))
     apart = lambda x, y: np.abs(np.angle(np.exp(1j * (np.asarray(x) - y))))
     assert apart(found.input_phases[:, 0], phases[:, 0]).max() < 1e-4
     assert apart(found.input_phases[:, 1], task.rule.sign * phases[:, 1]).max() < 1e-4
@@ -55,25 +56,25 @@ def test_a_dead_neuron_has_no_frequency_and_norms_on_the_output_no_phase():
     model = PairMLP(neurons=4, d_embed=6).build(task.sizes)
     params = drawn(model)
     params["W_in"] = params["W_in"].at[:, 0].set(0)
-    found = neurons.neurons(params, model, table_of(task))
+    found = neurons.neurons(params, model, problem_of(task))
     assert found.frequency[0] == 0 < np.min(found.frequency[1:])
     with_equals = task_of(p=7, equals="class")
     normed = Transformer(d_model=8, heads=2, d_mlp=6, norm="layernorm", norm_where="post").build(with_equals.sizes)
-    found = neurons.neurons(drawn(normed), normed, table_of(with_equals))
+    found = neurons.neurons(drawn(normed), normed, problem_of(with_equals))
     assert np.isnan(found.output_phase).all()
     assert np.isfinite(found.input_phases).all()
     bare = Transformer(d_model=8, heads=2, d_mlp=0).build(with_equals.sizes)
     with pytest.raises(UserError, match="no MLP"):
-        neurons.neurons(drawn(bare), bare, table_of(with_equals))
+        neurons.neurons(drawn(bare), bare, problem_of(with_equals))
 
 
 def test_neurons_of_a_transformer_are_those_of_its_activations():
     task = task_of(p=7, equals="class")
     model = Transformer(d_model=8, heads=2, d_mlp=6).build(task.sizes)
-    params, table = drawn(model), table_of(task)
+    params, problem = drawn(model), problem_of(task)
     names = ("blocks.0.mlp.hook_pre", "blocks.0.mlp.hook_post")
-    _, cache = jax.jit(model.apply, static_argnames="names")(params, table.inputs, names=names)
-    found = neurons.neurons(params, model, table)
+    _, cache = jax.jit(model.apply, static_argnames="names")(params, problem.inputs, names=names)
+    found = neurons.neurons(params, model, problem)
     clusters = fourier.clusters(fourier.neuron_fractions(cache[names[1]][:, 0]), 0.0)
     np.testing.assert_array_equal(found.frequency, clusters.frequency)
     read = np.asarray(cache[names[0]][:, 0]).reshape(7, 7, 6).mean(axis=1)

@@ -49,7 +49,7 @@ def test_a_run_records_which_test_pairs_are_correct(tiny):
     plain = train(tiny)
     assert "evaluation/correct_pairs" not in plain.metrics
     np.testing.assert_array_equal(plain.metrics["train_loss"], run.metrics["train_loss"])
-    (figure,) = (f for f in pairs.history(config.task, run.trained(), 1, {}) if f.name == "graduation")
+    (figure,) = (f for f in pairs.history(config.task, run.trained(), 1)[1] if f.name == "graduation")
     (picture,) = figure.pictures
     grid, data = picture.frames["step"][0].reshape(-1), run.network(seed=1).data.lane
     assert np.isnan(grid[np.asarray(data["train"])]).all()

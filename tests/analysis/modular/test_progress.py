@@ -13,7 +13,8 @@ from networks import drawn
 
 from jaxadd.analysis import fourier, measures
 from jaxadd.analysis.measures import Measure
-from jaxadd.analysis.modular import progress, tables
+from jaxadd.analysis.modular import declarations, progress
+from jaxadd.analysis.modular.problem import whole_problem
 from jaxadd.errors import UserError
 from jaxadd.models import Transformer
 from jaxadd.tasks import Addition, Modular
@@ -29,9 +30,13 @@ def lane(task, seed=0):
 
 
 TASK = Modular(p=P, train_fraction=0.4)
-TABLE = tables.table(TASK, lane(TASK))
+PROBLEM = whole_problem(TASK, lane(TASK))
 MODEL = SMALL.build(TASK.sizes)
 KEYS = fourier.mask([1, 3], P)
+
+
+def flat(found):
+    return measures.flat(declarations.MEASURES, found, PROBLEM.axes)
 
 
 def large(seed=0, scale=1.0):
@@ -39,8 +44,8 @@ def large(seed=0, scale=1.0):
     return drawn(MODEL, seed, 0.27 * scale)
 
 
-def applied(model, params, table, names=()):
-    return jax.jit(model.apply, static_argnames="names")(params, table.inputs, names=tuple(names))
+def applied(model, params, problem, names=()):
+    return jax.jit(model.apply, static_argnames="names")(params, problem.inputs, names=tuple(names))
 
 
 def plain_loss(logits, answers):
@@ -48,10 +53,10 @@ def plain_loss(logits, answers):
     return np.log(np.exp(logits).sum(1)) - np.take_along_axis(logits, answers[:, None], 1)[:, 0]
 
 
-def plain_losses(logits, table, keys, sign):
+def plain_losses(logits, problem, keys, sign):
     """Compute all losses over the numbers by the definitions, float64: u_k u_kᵀ L and unit cubes."""
-    a, b, _ = np.asarray(table.inputs, int).T
-    answers = np.asarray(table.answers)
+    a, b, _ = np.asarray(problem.inputs, int).T
+    answers = np.asarray(problem.answers)
     c, waves, cubes = np.arange(P), {}, {}
     for k in range(1, P // 2 + 1):
         w = 2 * np.pi * k / P
@@ -65,7 +70,7 @@ def plain_losses(logits, table, keys, sign):
         kept = sum(parts[k] for k in fourier.frequencies(keys))
         found[f"restricted_loss{end}"] = kept if end else kept + (logits - kept).mean(0)
         found[f"excluded_loss{end}"] = logits - kept
-    rows = {"all": slice(None), "train": np.asarray(table.train), "test": np.asarray(table.test)}
+    rows = {"all": slice(None), "train": np.asarray(problem.train), "test": np.asarray(problem.test)}
     found = {f"{n}_{s}": plain_loss(x, answers)[rows[s]].mean() for n, x in found.items() for s in SPLITS}
     found["excluded_loss_k"] = [plain_loss(logits - waves[k], answers)[rows["train"]].mean() for k in waves]
     return found
@@ -74,12 +79,12 @@ def plain_losses(logits, table, keys, sign):
 @pytest.mark.parametrize("operation", ["add", "subtract"])
 def test_losses_are_their_plain_definitions(operation):
     task = Modular(p=P, train_fraction=0.4, operation=operation)
-    table, params = tables.table(task, lane(task)), large()
-    logits = np.asarray(applied(MODEL, params, table)[0][:, 0], np.float64)
-    found = progress.measures(params, MODEL, table, KEYS)
-    for name, loss in plain_losses(logits[:, :P], table, KEYS, 1 if operation == "add" else -1).items():
+    problem, params = whole_problem(task, lane(task)), large()
+    logits = np.asarray(applied(MODEL, params, problem)[0][:, 0], np.float64)
+    found = progress.measures(params, MODEL, problem, KEYS)
+    for name, loss in plain_losses(logits[:, :P], problem, KEYS, 1 if operation == "add" else -1).items():
         np.testing.assert_allclose(found[name], loss, rtol=1e-4, err_msg=name)
-    answers, rows = np.asarray(table.answers), {"all": slice(None), "train": table.train, "test": table.test}
+    answers, rows = np.asarray(problem.answers), {"all": slice(None), "train": problem.train, "test": problem.test}
     for split, row in rows.items():
         np.testing.assert_allclose(found[f"{split}_loss"], plain_loss(logits, answers)[row].mean(), rtol=1e-4)
         np.testing.assert_allclose(found[f"{split}_accuracy"], np.mean((logits.argmax(1) == answers)[row]), rtol=1e-5)
@@ -89,14 +94,14 @@ def test_losses_are_their_plain_definitions(operation):
 def test_the_other_measures_are_their_plain_definitions():
     params = large(1)
     names = ["blocks.0.attn.hook_pattern", "blocks.0.mlp.hook_post"]
-    logits, seen = applied(MODEL, params, TABLE, names)
+    logits, seen = applied(MODEL, params, PROBLEM, names)
     logits, (pattern, post) = np.asarray(logits[:, 0, :P]), map(np.asarray, (seen[n] for n in names))
-    found = progress.measures(params, MODEL, TABLE, KEYS)
-    cosines = np.asarray(fourier.cosine_similarities(logits, TABLE.answers))
+    found = progress.measures(params, MODEL, PROBLEM, KEYS)
+    cosines = np.asarray(fourier.cosine_similarities(logits, PROBLEM.answers))
     np.testing.assert_allclose(found["logit_cosine_k"], cosines, atol=1e-5)
     # The best fit of both key cubes, by least squares on the centred logits.
     centred = logits - logits.mean(1, keepdims=True)
-    d = np.asarray(TABLE.answers)[:, None] - np.arange(P)
+    d = np.asarray(PROBLEM.answers)[:, None] - np.arange(P)
     design = np.stack([np.cos(2 * np.pi * k * d / P).reshape(-1) for k in (1, 3)], 1)
     rest = np.linalg.lstsq(design, centred.reshape(-1), rcond=None)[1][0]
     np.testing.assert_allclose(found["logit_variance_explained"], 1 - rest / np.sum(centred**2), atol=1e-5)
@@ -126,7 +131,7 @@ def plain_gini(x):
 @settings(deadline=None, max_examples=20)
 @given(st.lists(st.floats(0.01, 100), min_size=6, max_size=6))
 def test_gini_is_half_the_relative_mean_difference(sizes):
-    np.testing.assert_allclose(progress.gini(jnp.array(sizes)), plain_gini(np.array(sizes)), atol=1e-5)
+    np.testing.assert_allclose(declarations.gini(jnp.array(sizes)), plain_gini(np.array(sizes)), atol=1e-5)
 
 
 # --- a clock ----------------------------------------------------------------------------------------------
@@ -156,7 +161,7 @@ def test_a_clock_is_restricted_to_its_keys_and_knows_nothing_without(p):
     alpha = np.zeros((p + 1, 1), np.float32)
     alpha[keys, 0] = 1 + np.arange(len(keys))
     params = {"embed": {"W_E": jnp.asarray(alpha)}}
-    found = progress.measures(params, ClockModel(task.sizes), tables.table(task, lane(task)), fourier.mask(keys, p))
+    found = progress.measures(params, ClockModel(task.sizes), whole_problem(task, lane(task)), fourier.mask(keys, p))
     assert 0.01 < found["full_loss_all"] < 0.9 * np.log(p)
     for split in SPLITS:
         np.testing.assert_allclose(found[f"{split}_loss"], found[f"full_loss_{split}"], rtol=1e-6)
@@ -177,12 +182,12 @@ def test_a_clock_is_restricted_to_its_keys_and_knows_nothing_without(p):
 
 
 def test_every_measure_is_declared_once_and_reaches_json():
-    found = progress.measures(large(), MODEL, TABLE, KEYS)
-    names = [measure.name for measure in progress.MEASURES]
+    found = progress.measures(large(), MODEL, PROBLEM, KEYS)
+    names = [measure.name for measure in declarations.MEASURES]
     assert sorted(found) == sorted(names)
     assert len(set(names)) == len(names)
-    assert all(measure.definition and measure.unit for measure in progress.MEASURES)
-    entries = progress.flat(found, TABLE.orders)
+    assert all(measure.definition and measure.unit for measure in declarations.MEASURES)
+    entries = flat(found)
     assert all(type(value) is float for value in entries.values())
     assert entries["excluded_loss_3"] == found["excluded_loss_k"][2]
     assert entries["embedding_norm_0"] == found["embedding_norm_k"][0]
@@ -190,7 +195,7 @@ def test_every_measure_is_declared_once_and_reaches_json():
     assert entries["sum_of_squares.embed.W_E"] == found["sum_of_squares_of"]["embed.W_E"]
     assert entries["train_loss"] == found["train_loss"]
     assert len(entries) == sum(value.size for value in jax.tree.leaves(found))
-    declared = measures.explained(progress.MEASURES, entries, found)
+    declared = measures.explained(declarations.MEASURES, entries, found, PROBLEM.axes)
     assert declared.keys() == entries.keys()
     assert declared["excluded_loss_3"].name == "excluded_loss_k"
 
@@ -198,7 +203,7 @@ def test_every_measure_is_declared_once_and_reaches_json():
 def test_a_network_with_nan_has_no_measures_and_no_correct_answer():
     params = large()
     params["unembed"] = {"W_U": params["unembed"]["W_U"].at[0, 0].set(jnp.nan)}
-    entries = progress.flat(progress.measures(params, MODEL, TABLE, KEYS), TABLE.orders)
+    entries = flat(progress.measures(params, MODEL, PROBLEM, KEYS))
     fine = ("gini_W_E", "embedding_norm_", "neuron", "attention_to_equals", "sum_of_squares.")
     for name, value in entries.items():
         if name.endswith("_accuracy") or name.startswith(tuple(f"{split}_accuracy" for split in SPLITS)):
@@ -207,7 +212,7 @@ def test_a_network_with_nan_has_no_measures_and_no_correct_answer():
             assert np.isnan(value), name
     params = large()
     params["embed"] = {"W_E": params["embed"]["W_E"].at[0, 0].set(jnp.inf)}
-    entries = progress.flat(progress.measures(params, MODEL, TABLE, KEYS), TABLE.orders)
+    entries = flat(progress.measures(params, MODEL, PROBLEM, KEYS))
     assert all(np.isnan(entries[name]) for name in ("neurons_explained", "neuron_variance_explained", "gini_W_E"))
 
 
@@ -215,11 +220,11 @@ def test_attention_only_and_deeper_models():
     """Without an MLP its measures are left out; attention is measured in every block."""
     model = Transformer(layers=2, d_model=16, heads=2, d_mlp=0, norm="layernorm").build(TASK.sizes)
     params = drawn(model)
-    found = progress.measures(params, model, TABLE, KEYS)
-    missing = {measure.name for measure in progress.MEASURES} - found.keys()
+    found = progress.measures(params, model, PROBLEM, KEYS)
+    missing = {measure.name for measure in declarations.MEASURES} - found.keys()
     assert missing == {"gini_W_L", "neuron_variance_explained", "neurons_explained"}
     names = [f"blocks.{i}.attn.hook_pattern" for i in range(2)]
-    _, seen = applied(model, params, TABLE, names)
+    _, seen = applied(model, params, PROBLEM, names)
     plain = [np.mean(seen[names[0]][:, :, 2, 2], 0), np.mean(seen[names[1]][:, :, 0, 2], 0)]
     np.testing.assert_allclose(found["attention_to_equals"], plain, rtol=1e-5)
 
@@ -229,16 +234,16 @@ def test_all_states_in_one_call_equal_each_alone():
 
     def train_loss(state):
         traces.append(1)
-        return next(m for m in progress.MEASURES if m.name == "train_loss").compute(state)
+        return next(m for m in declarations.MEASURES if m.name == "train_loss").compute(state)
 
-    counted = (*progress.MEASURES, Measure("counted", "", "nats", train_loss))
+    counted = (*declarations.MEASURES, Measure("counted", "", "nats", train_loss))
     states = [large(seed, 1 + seed / 4) for seed in range(3)]
     stacked = jax.tree.map(lambda *w: jnp.stack(w), *states)
-    together = progress.over_states(stacked, MODEL, TABLE, KEYS, declarations=counted)
+    together = progress.over_states(stacked, MODEL, PROBLEM, KEYS, declarations=counted)
     assert len(traces) == 1
     np.testing.assert_array_equal(together["counted"], together["train_loss"])
     for i, state in enumerate(states):
-        alone = progress.measures(state, MODEL, TABLE, KEYS)
+        alone = progress.measures(state, MODEL, PROBLEM, KEYS)
         assert together.keys() - alone.keys() == {"counted"}
         one = jax.tree.map(lambda x: x[i], {name: together[name] for name in alone})  # noqa: B023
         chex.assert_trees_all_close(one, alone, rtol=1e-4, atol=1e-5)
@@ -246,14 +251,14 @@ def test_all_states_in_one_call_equal_each_alone():
 
 
 def test_table_lists_all_pairs_in_order():
-    np.testing.assert_array_equal(TABLE.inputs[P * 3 + 5], [3, 5, P])
-    assert TABLE.answers[P * 3 + 5] == 1
-    assert len(TABLE.inputs) == P * P
-    np.testing.assert_array_equal(np.sort(np.append(TABLE.train, TABLE.test)), np.arange(P * P))
-    assert len(TABLE.train) == TASK.train_size
+    np.testing.assert_array_equal(PROBLEM.inputs[P * 3 + 5], [3, 5, P])
+    assert PROBLEM.answers[P * 3 + 5] == 1
+    assert len(PROBLEM.inputs) == P * P
+    np.testing.assert_array_equal(np.sort(np.append(PROBLEM.train, PROBLEM.test)), np.arange(P * P))
+    assert len(PROBLEM.train) == TASK.train_size
 
 
 @pytest.mark.parametrize("task", [Modular(p=P, operation="a2+ab+b2"), Modular(p=P, operands=3), Addition(digits=2)])
 def test_only_sums_have_these_measures(task):
     with pytest.raises(UserError, match="operation is add, subtract, multiply or divide, got"):
-        tables.table(task, {})
+        whole_problem(task, {})

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxadd.analysis import fourier
+from jaxadd.analysis.measures import Axes
 from jaxadd.errors import UserError
 from jaxadd.tasks import Modular, Task
 from jaxadd.tasks.modular import OPERATIONS, CyclicProduct
@@ -26,7 +27,7 @@ from jaxadd.types import Data
     meta_fields=("group",),
 )
 @dataclass(frozen=True)
-class Table:
+class Problem:
     """The whole problem: all pairs in lexicographic order of their elements, pair (i, j) at P·i + j.
 
     Attributes:
@@ -50,6 +51,12 @@ class Table:
         """The orders of the factors of the group."""
         return self.group.orders
 
+    @property
+    def axes(self) -> Axes:
+        """The names along the axes of measures: of the K frequencies, and of these after the constant, "0"."""
+        names = fourier.names(self.orders)
+        return {"frequency": names, "frequency or 0": ("0", *names)}
+
     def of_elements(self, x: jax.Array, axis: int = 0) -> jax.Array:
         """Return an axis of residues, and perhaps `=`, as one of the P elements in the order of the group."""
         count = len(self.group.elements)
@@ -59,7 +66,7 @@ class Table:
 
 
 @functools.singledispatch
-def table(task: Task, lane: Mapping[str, jax.Array]) -> Table:
+def whole_problem(task: Task, lane: Mapping[str, jax.Array]) -> Problem:
     """Return the problem of one lane, `lane` being its train and test pairs, `Network.data.lane`.
 
     Raises:
@@ -68,8 +75,8 @@ def table(task: Task, lane: Mapping[str, jax.Array]) -> Table:
     raise _no_sum(type(task).__name__)
 
 
-@table.register
-def _(task: Modular, lane: Mapping[str, jax.Array]) -> Table:
+@whole_problem.register
+def _(task: Modular, lane: Mapping[str, jax.Array]) -> Problem:
     if task.group is None:
         raise _no_sum(f"operation {task.operation}")
     if task.operands != 2:
@@ -87,10 +94,10 @@ def _(task: Modular, lane: Mapping[str, jax.Array]) -> Table:
     train, test = (moved[x // count] * count + moved[x % count] for x in (train, test))
     answers = moved[np.searchsorted(task.elements, targets)]
     answers, train, test, labels = jax.device_put((answers, train, test, labels))
-    return Table(batch.inputs, answers, train, test, labels, task.group)
+    return Problem(batch.inputs, answers, train, test, labels, task.group)
 
 
-def as_if(task: Modular, group: CyclicProduct, sign: int = 1) -> Table:
+def as_if(task: Modular, group: CyclicProduct, sign: int = 1) -> Problem:
     """Return all pairs as if the task were a sum or difference in a group, such as another one than its own.
 
     With it a network is measured in the characters of that group. All pairs count as train and as test pairs.
@@ -101,7 +108,7 @@ def as_if(task: Modular, group: CyclicProduct, sign: int = 1) -> Table:
     inputs = np.stack([a, b, np.full_like(a, task.p)][: task.sizes.length], axis=1)
     answers = fourier.combine(group.orders, sign).reshape(-1).astype(np.int32)
     inputs, answers, pairs, labels = jax.device_put((inputs, answers, pairs, elements[answers]))
-    return Table(inputs, answers, pairs, pairs, labels, group)
+    return Problem(inputs, answers, pairs, pairs, labels, group)
 
 
 def _no_sum(got: str) -> UserError:
