@@ -59,6 +59,26 @@ class Bounds:
         self.layout = columns.layout(self.task)
         self.margins = _LAYERS[cast(Transformer, network.config).layers](network)
 
+    def check_promising(self) -> None:
+        """Raise UserError where no case of a sample is proven, and all of them would take hours.
+
+        The second layer of a network that attends by what its tokens are adds radii that no split makes small.
+        """
+        sample = self.margins.SAMPLE
+        if not sample:
+            return
+        slacks, rng = [], np.random.default_rng(0)
+        for (digit,) in self.parts:
+            groups = list(columns.cases(self.task, digit))
+            group = groups[int(rng.integers(len(groups)))]
+            slacks.append(self.margins.bound(group.take(rng.integers(len(group.target), size=sample)))[1])
+        best = float(np.concatenate(slacks).max())
+        if best <= 0:
+            raise UserError(
+                f"no bound of {sample} random cases of each answer digit proves it, the best is {best:,.0f} nats; "
+                "--method bounds computes all of them"
+            )
+
     # --- one answer digit ------------------------------------------------------------------------------------
 
     def examine(self, part: tuple[int]) -> dict[str, Any]:

@@ -52,6 +52,8 @@ class Certification:
             try:
                 bounds.check_covered(network)
                 self._bounds = bounds.Bounds(network)
+                if method is None:
+                    self._bounds.check_promising()
                 self.parts = self._bounds.parts
             except UserError as error:
                 if method is not None or not isinstance(network.task, Addition):
@@ -178,7 +180,7 @@ def certify(network: Network, method: Method | None = None) -> tuple[Certificate
     computed.
 
     Args:
-      network: one-layer transformers where the space is large, any transformer or PairMLP where it is small.
+      network: transformers of one or two layers where the space is large, any transformer or PairMLP where it is small.
       method: by default exhaustive where there are at most `exhaustive.MOST_LOGITS` logits, bounds where they cover
         the network, and search otherwise.
 

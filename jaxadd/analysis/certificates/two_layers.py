@@ -141,7 +141,13 @@ class Sum(NamedTuple):
 
 
 class TwoLayers:
-    """Bounds on the margins of cases, for a network of two layers."""
+    """Bounds on the margins of cases, for a network of two layers.
+
+    Attributes:
+      SAMPLE: cases of each answer digit that are bounded before all are, which take minutes or more.
+    """
+
+    SAMPLE = 8
 
     def __init__(self, network: Network):
         """Compute what depends on single tokens."""
