@@ -180,7 +180,8 @@ def certify(network: Network, method: Method | None = None) -> tuple[Certificate
     computed.
 
     Args:
-      network: transformers of one or two layers where the space is large, any transformer or PairMLP where it is small.
+      network: a transformer of one or two layers where the space is large, any transformer or PairMLP where it is
+        small.
       method: by default exhaustive where there are at most `exhaustive.MOST_LOGITS` logits, bounds where they cover
         the network, and search otherwise.
 
