@@ -146,3 +146,12 @@ def column_adder(task, *, sharpness=20, fires_at=None):
         mlp["W_out"][-1, classes] = 100
     params["unembed"]["W_U"][classes:] = np.eye(base)
     return Network(jax.device_put(params), model, task)
+
+
+def deepened(network, where, scale=0.01, seed=0):
+    """Return a network of two layers: the one layer of a network, and a block of noise "before" or "after" it."""
+    model = dataclasses.replace(network.config, layers=2).build(network.task.sizes)
+    params, rng = jax.tree.map(np.asarray, network.params), np.random.default_rng(seed)
+    noise = jax.tree.map(lambda w: scale * rng.normal(size=w.shape).astype(np.float32), params["blocks.0"])
+    blocks = (noise, params["blocks.0"]) if where == "before" else (params["blocks.0"], noise)
+    return Network({**params, "blocks.0": blocks[0], "blocks.1": blocks[1]}, model, network.task)

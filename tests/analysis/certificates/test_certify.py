@@ -2,12 +2,13 @@
 
 import dataclasses
 import functools
+import itertools
 import json
 
 import jax
 import numpy as np
 import pytest
-from networks import column_adder, drawn
+from networks import column_adder, deepened, drawn
 
 from jaxadd.analysis.certificates import bounds, columns, exhaustive, search, spaces
 from jaxadd.analysis.certificates.certificate import NOTHING, Certificate
@@ -127,6 +128,33 @@ def test_bounds_never_contradict_enumeration(digits, base):
     assert (False, False) in verdicts
     # No bound is useless: most networks that add correctly, damaged as they are, are proven.
     assert sum(proven for proven, correct in verdicts if correct) >= 0.5 * sum(correct for _, correct in verdicts)
+
+
+@pytest.mark.parametrize("where", ["before", "after"])
+def test_two_layers_are_proven_and_never_against_enumeration(where):
+    verdicts = []
+    for seed, scale in enumerate((0, 0.003, 0.01, 0.03, 0.1)):
+        network = deepened(adder(2, 2, sharpness=8), where, scale, seed)
+        margin = exact_margin(network)
+        parts = bounded(network, budget=2_000)
+        least, slack = (min(part[name] for part in parts) for name in ("margin", "slack"))
+        assert slack <= least <= margin + 1e-4
+        assert scale > 0.003 or least > 0.9 * margin
+        verdicts.append((slack > 0, margin > 0))
+    assert (True, True) in verdicts
+    # Of the correct ones, most are proven, whichever layer adds.
+    assert sum(proven for proven, correct in verdicts if correct) >= 0.7 * sum(correct for _, correct in verdicts)
+
+
+def test_two_layers_are_searched_where_no_bound_of_a_sample_holds():
+    task = task_of(4, 10)
+    model = Transformer(layers=2, d_model=8, heads=2, d_mlp=10).build(task.sizes)
+    network = Network(drawn(model, 0, 1.0), model, task)
+    chosen = Certification(network)
+    assert chosen.method == "search"
+    assert "no bound of 8 random cases of each answer digit proves it, the best is -" in chosen.reason
+    assert Certification(network, "bounds").method == "bounds"
+    bounds.Bounds(deepened(adder(2, 3), "after", 0.001)).check_promising()
 
 
 BOUNDED = {
