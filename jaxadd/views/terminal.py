@@ -117,8 +117,10 @@ def progress_bar(total: int, label: str = "") -> Iterator[tuple[Callable[[Progre
 
 
 @contextlib.contextmanager
-def counting(label: str) -> Iterator[Callable[[int, int], None]]:
-    """Show how many parts of some work are done; yields a function of the number done and of all.
+def counting(label: str) -> Iterator[Callable[[float, int], None]]:
+    """Show how many parts of some work are done; yields a function of the number done, and of all.
+
+    Of a part that takes long, the fraction that is done counts.
 
     A terminal shows a bar; elsewhere a line is added now and then.
     """
@@ -127,19 +129,19 @@ def counting(label: str) -> Iterator[Callable[[int, int], None]]:
 
         with tqdm(desc=label, unit=" parts", dynamic_ncols=True, leave=False) as bar:
 
-            def watch(done: int, total: int) -> None:
+            def watch(done: float, total: int) -> None:
                 bar.total = total
-                bar.update(done - bar.n)
+                bar.update(round(done, 1) - bar.n)
 
             yield watch
         return
     printed = time.monotonic()
 
-    def lines(done: int, total: int) -> None:
+    def lines(done: float, total: int) -> None:
         nonlocal printed
         if time.monotonic() - printed >= _SECONDS_A_LINE:
             printed = time.monotonic()
-            print(f"{label}: {done:,} of {total:,} parts", file=sys.stderr, flush=True)
+            print(f"{label}: {round(done, 1):,} of {total:,} parts", file=sys.stderr, flush=True)
 
     yield lines
 

@@ -6,6 +6,7 @@ digit that costs most is enumerated as well, up to a budget. Axes: C cases.
 """
 
 import math
+from collections.abc import Callable
 from typing import Any, cast
 
 import numpy as np
@@ -81,8 +82,12 @@ class Bounds:
 
     # --- one answer digit ------------------------------------------------------------------------------------
 
-    def examine(self, part: tuple[int]) -> dict[str, Any]:
+    def examine(self, part: tuple[int], watch: Callable[[float], None] = lambda share: None) -> dict[str, Any]:
         """Return the bounds of all cases of an answer digit, as plain data.
+
+        Args:
+          part: the answer digit.
+          watch: called with the fraction of the cases that is done.
 
         Returns:
           "part"; "problems": the number of cases, with those of splits; "margin" and "slack": the least of all cases,
@@ -94,7 +99,9 @@ class Bounds:
         self.spent, self._open = 0, []
         margin, slack, worst, open_cases, open_weight = math.inf, math.inf, "", 0, 0.0
         listed = {}
-        for group in columns.cases(self.task, part[0]):
+        groups = list(columns.cases(self.task, part[0]))
+        for number, group in enumerate(groups):
+            watch(number / len(groups))
             trees, bounds, slacks = self._explore(group)
             listed[str(group.own)] = trees
             failed = ~(slacks > CLOSED)

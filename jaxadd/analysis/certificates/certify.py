@@ -75,13 +75,14 @@ class Certification:
         self,
         *,
         done: Iterable[Part] = (),
-        watch: Callable[[int, int, Part | None], None] = lambda done, total, part: None,
+        watch: Callable[[float, int, Part | None], None] = lambda done, total, part: None,
     ) -> tuple[Certificate, search.Found | None]:
         """Search for errors, examine the parts and conclude; see `certify`.
 
         Args:
           done: results of parts from an earlier run with the same `identity`.
-          watch: called with the number of parts done, that of all, and the result of the last one.
+          watch: called with the number of parts done, that of all, and the result of one that has just been done;
+            within a part that takes long, with the fraction of it that is done and None.
 
         Returns:
           the certificate, and what the search found; None where there was none.
@@ -96,7 +97,8 @@ class Certification:
         for part in self.parts:
             if part in results:
                 continue
-            results[part] = self.examine(part)
+            before = len(results)
+            results[part] = self.examine(part, lambda share, before=before: watch(before + share, total, None))
             candidates = self.candidates()
             if found is not None and len(candidates):
                 errors = search.from_problems(self.network, candidates)
@@ -106,11 +108,16 @@ class Certification:
             watch(len(results), total, results[part])
         return self.conclude([results[part] for part in self.parts], found), found
 
-    def examine(self, part: Any) -> Part:
-        """Return what holds on one part of the space, as plain data, with the seconds that it took."""
+    def examine(self, part: Any, watch: Callable[[float], None] = lambda share: None) -> Part:
+        """Return what holds on one part of the space, as plain data, with the seconds that it took.
+
+        Args:
+          part: one of `parts`.
+          watch: called with the fraction of the part that is done.
+        """
         start = time.monotonic()
         if self.method == "bounds":
-            found = self._bounds.examine(part)
+            found = self._bounds.examine(part, watch)
         else:
             found = exhaustive.examine(self.network, self.space, part)
         return {**found, "seconds": round(time.monotonic() - start, 3)}

@@ -4,6 +4,7 @@ At answer digit k the correct digit follows from the two digits of column k, the
 digit k - 1, which says whether column k - 1 was carried into. All other digits of the problem are free.
 """
 
+import functools
 import itertools
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -90,6 +91,7 @@ def operand_positions(task: Addition) -> np.ndarray:
     return np.asarray([[names.index(f"{chr(ord('a') + m)}{k}") for k in digits] for m in range(task.operands)])
 
 
+@functools.cache
 def layout(task: Addition) -> Layout:
     """Return where the digits of a task stand; found by encoding one problem in which every digit differs."""
     names = task.position_names
