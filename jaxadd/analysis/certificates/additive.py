@@ -275,10 +275,10 @@ def _(x: Additive, weight: np.ndarray | None, epsilon: float) -> Additive:
     scale = 1.0 if weight is None else weight
     y = Additive(y.value * scale, y.tables * scale, y.radius * np.abs(scale))
     interval = rounding.scaled(box, weight, epsilon)
-    return _within(y, interval, x.halves.sum(axis=-1, keepdims=True)).widened(interval.error)
+    return within(y, interval, x.halves.sum(axis=-1, keepdims=True)).widened(interval.error)
 
 
-def _within(x: Additive, interval: Rounded, causes: np.ndarray) -> Additive:
+def within(x: Additive, interval: Rounded, causes: np.ndarray) -> Additive:
     """Return an interval of a quantity in place of each element that says less.
 
     Args:

@@ -22,7 +22,7 @@ import numpy as np
 from jaxadd.analysis.certificates import rounding
 
 _KNOTS = 65
-_LIGHTEST = 1e-290  # A case whose weights are all below it has no bound: float64 holds them with few digits.
+LIGHTEST = 1e-290  # A case whose weights are all below it has no bound: float64 holds them with few digits.
 
 
 class Attention(NamedTuple):
@@ -79,7 +79,7 @@ class Attention(NamedTuple):
         # Tokens before positions: NumPy takes extremes over few tokens of many positions much faster.
         e_free, o_free = (x[:, free, :base].swapaxes(1, 2) for x in (e, o))
         least, most = (total + x.sum(axis=-1) for x in (e_free.min(axis=1), e_free.max(axis=1)))  # [C, H]
-        least, most = (np.where(least < _LIGHTEST, np.nan, x) for x in (least, most))
+        least, most = (np.where(least < LIGHTEST, np.nan, x) for x in (least, most))
         usual = e_free.mean(axis=1).sum(axis=-1)
         moved = (e_free[..., None] * o_free).mean(axis=1).sum(axis=1)
         with np.errstate(divide="ignore", invalid="ignore"):

@@ -15,7 +15,8 @@ from typing import NamedTuple, cast
 import numpy as np
 
 from jaxadd.analysis.certificates import columns, forward, lines, rounding
-from jaxadd.analysis.certificates.additive import Additive, Image, among, constant, times
+from jaxadd.analysis.certificates.additive import Additive, Image, among, constant, times, within
+from jaxadd.analysis.certificates.attention import LIGHTEST
 from jaxadd.analysis.certificates.columns import Cases
 from jaxadd.analysis.certificates.rounding import Rounded
 from jaxadd.models import Network, Transformer
@@ -45,12 +46,12 @@ class Read(NamedTuple):
     Attributes:
       e: `[H, P, V]`, exp(score), divided by the largest of the head.
       relative: `[H]`, bound on the relative error of float32 weights.
-      error: `[D]`, what float32 errs by in what is written, but for weights.
+      out: what may be written, `[D]`, over all tokens before, and its error but for that of weights.
     """
 
     e: np.ndarray
     relative: np.ndarray
-    error: np.ndarray
+    out: Rounded
 
 
 class Source(NamedTuple):
@@ -165,9 +166,14 @@ class TwoLayers:
         self.written = np.einsum("vphk,hkd->hpvd", self.heads.v.value, block["attn"]["W_O"])
         self.lines = lines.of(self.config, self.params, self.task.base)
         self._reads: dict[tuple[int, int], Read] = {}
+        self._has_numbers = all(map(self._is_number, range(self.model.sizes.length)))
 
     def bound(self, group: Cases) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return a lower bound of the least margin of every case and its slack, `[C]`, and the costs `[C, free]`."""
+        if not self._has_numbers:
+            nothing = np.full(len(group.target), -np.inf)
+            free = self.layout.free(group, self.model.sizes.read[group.digit])
+            return nothing, nothing, np.zeros((len(nothing), len(free)))
         config = self.config
         wide = self.model.sizes.read[group.digit] * self.task.base * max(config.d_mlp, config.d_model)
         step = max(1, _AT_ONCE // wide)
@@ -178,6 +184,7 @@ class TwoLayers:
         bounds, slacks, costs = (np.concatenate(part) for part in zip(*parts, strict=True))
         return bounds, slacks, costs
 
+    @np.errstate(invalid="ignore")  # An error that is infinite, times 0, is NaN, and a case with it has no bound.
     def _bound(self, group: Cases) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         read, count = self.model.sizes.read[group.digit], len(group.target)
         tokens = {p: np.full(count, t) for p, t in self.layout.constants.items() if p <= read}
@@ -195,6 +202,22 @@ class TwoLayers:
     def _digits(self, read: int) -> list[int]:
         """Return the positions of the digits before the position that is read."""
         return [p for p in self.layout.digits if p < read]
+
+    def _is_number(self, position: int) -> bool:
+        """Return whether float32 gives the second layer numbers at a position, whatever the tokens are.
+
+        A value that is not a number is not masked, at a position that nothing sees: 0 times it is not a number.
+        """
+        config, first, second = self.config, self.params["blocks.0"], self.params["blocks.1"]
+        vocabulary, found = len(self.stream.value), True
+        for own in range(vocabulary):
+            possible = np.ones((position + 1, vocabulary), bool)
+            _, out = forward.errors_of_attention(config, self.params, self.heads, position, own, possible)
+            x = forward.attended(config, first, self.stream.map(lambda y, own=own: y[own, position]), out)
+            x = forward.after_mlp(config, first, x).map(lambda y: y[None, None])
+            v = forward.queries_keys_values(config, second, x, self.numbers[position : position + 1]).v
+            found = found and bool(np.isfinite(v.error).all())
+        return found
 
     # --- the first layer -------------------------------------------------------------------------------------
 
@@ -214,13 +237,10 @@ class TwoLayers:
         known = dict(zip(noted, distinct.T, strict=True))
         if position in known:
             own = known[position]
-            reads = {u: self._read(position, u) for u in owns}
-            e, relative, error = (np.stack([read[i] for read in reads.values()]) for i in range(3))
-            pick = np.searchsorted(np.asarray(owns), own)
-            out = self._written(position, Read(e[pick], relative[pick], error[pick]), known, digits)
+            out = self._written(position, known, digits)
             stream = constant(self.stream.map(lambda x: x[own, position]), out)
         else:
-            stream, out = self._with_free_token(position, known, digits, len(distinct))
+            stream, out = self._with_free_token(position, {**known, position: np.zeros(len(distinct), int)}, digits)
         after = forward.attended(self.config, self.params["blocks.0"], stream, out).map(lambda x: x[..., None, :])
         return Place(self._after_mlp(after), number, rows.reshape(-1))
 
@@ -232,8 +252,15 @@ class TwoLayers:
             s = np.where(possible, s, -np.inf)
             relative, out = forward.errors_of_attention(self.config, self.params, self.heads, position, own, possible)
             e = np.exp(s - s.max(axis=(1, 2), keepdims=True))
-            self._reads[position, own] = Read(e, relative, out.error)
+            self._reads[position, own] = Read(e, relative, out)
         return self._reads[position, own]
+
+    def _read_by(self, position: int, own: np.ndarray) -> Read:
+        """Return what attention reads at a position for each of some tokens there, int `[U]`."""
+        distinct, pick = np.unique(own, return_inverse=True)
+        reads = [self._read(position, int(token)) for token in distinct]
+        out = Rounded(*(np.stack([np.asarray(read.out[i]) for read in reads])[pick] for i in range(3)))
+        return Read(np.stack([x.e for x in reads])[pick], np.stack([x.relative for x in reads])[pick], out)
 
     def _weighs(self, position: int, owns: Sequence[int], source: int) -> bool:
         """Return whether the token at a source is to be distinguished at a position."""
@@ -241,24 +268,23 @@ class TwoLayers:
             return True
         for own in owns:
             e = self._read(position, own).e
-            usual = np.nanmean(np.where(e > 0, e, np.nan), axis=-1)  # [H, P]
+            usual = e.sum(axis=-1) / np.maximum((e > 0).sum(axis=-1), 1)  # Over the tokens that may be there, [H, P].
             most = e[:, source].max(axis=-1)
             if (most >= _NOTED * (most + usual.sum(axis=-1) - usual[:, source])).any():
                 return True
         return False
 
     def _with_free_token(
-        self, position: int, known: Mapping[int, np.ndarray], digits: Sequence[int], count: int
+        self, position: int, known: Mapping[int, np.ndarray], digits: Sequence[int]
     ) -> tuple[Additive, Additive]:
         """Return the stream at a position whose token is free, and what attention writes there, `[U, D]` each.
 
         Attention is computed for every token there. What other digits add to it is averaged over these tokens, and
         the distance from the average is in the radius.
         """
-        tokens, outs = range(self.task.base), []
-        for token in tokens:
-            read = Read(*(np.broadcast_to(x, (count, *x.shape)) for x in self._read(position, token)))
-            outs.append(self._written(position, read, {**known, position: np.full(count, token)}, digits))
+        tokens = range(self.task.base)
+        holding = [{**known, position: np.full_like(known[position], token)} for token in tokens]
+        outs = [self._written(position, tokens_there, digits) for tokens_there in holding]
         value, tables, radius = (np.stack([out[i] for out in outs]) for i in range(3))
         usual = tables.mean(axis=0)
         radius = radius.max(axis=0)
@@ -272,12 +298,13 @@ class TwoLayers:
         stream = Additive.of(np.zeros_like(mean), adds, np.zeros_like(radius))
         return stream.widened(embedded.error.max(axis=0)), out
 
-    def _written(self, position: int, read: Read, known: Mapping[int, np.ndarray], digits: Sequence[int]) -> Additive:
+    def _written(self, position: int, known: Mapping[int, np.ndarray], digits: Sequence[int]) -> Additive:
         """Return what attention writes at a position with its bias, `[U, D]`, where some tokens are known.
 
         A head writes c + Σ_p e_p (o_p - c) / Σ_p e_p, whatever c is; the reciprocal of the total weight is replaced
         by one number, and its largest distance from that is in the radius of the digits that change the total.
         """
+        read = self._read_by(position, known[position])
         base, gamma = self.task.base, rounding.gamma(position + 4)
         number = [j for j, p in enumerate(digits) if p < position and p not in known]
         free, count = [digits[j] for j in number], len(read.e)
@@ -285,13 +312,14 @@ class TwoLayers:
         width = self.written.shape[-1]
         value = np.zeros((count, width)) + attn.get("b_O", 0)
         tables, radius = np.zeros((len(digits), base, count, width)), np.zeros((len(digits) + 1, count, width))
-        radius[-1] += read.error
+        causes = np.zeros((len(digits) + 1, count, 1))
         for h in range(read.e.shape[1]):
             e_known = np.stack([read.e[rows, h, p, t] for p, t in known.items()], axis=1)[..., None]  # [U, F, 1]
             o_known = np.stack([self.written[h, p, t] for p, t in known.items()], axis=1)  # [U, F, D]
             e_free, o_free = read.e[:, h, free, :base], self.written[h, free, :base]  # [U, J, V] and [J, V, D]
             total = e_known.sum(axis=1)  # [U, 1]
             least, most = (total + x.sum(axis=-1, keepdims=True) for x in (e_free.min(axis=-1), e_free.max(axis=-1)))
+            least = np.where(least < LIGHTEST, np.nan, least)
             usual = total + e_free.mean(axis=-1).sum(axis=-1, keepdims=True)
             mean = np.tensordot(e_free, o_free, axes=((1, 2), (0, 1))) / base
             centre = ((e_known * o_known).sum(axis=1) + mean) / usual
@@ -305,11 +333,12 @@ class TwoLayers:
             swings = swing.sum(axis=0)
             share = np.divide(swing, swings, out=np.zeros_like(swing), where=swings > 0)
             radius[number] += share * (spread * scale * size)
+            causes[number] += swing
             far = (e_known * np.abs(off)).sum(axis=1) + np.maximum(high, -low).sum(axis=0)
             radius[-1] += read.relative[:, h, None] * far / least + gamma * np.abs(centre)
             value += centre + scale * rest
             tables[number] += scale * adds
-        return Additive.of(value, tables, radius)
+        return within(Additive.of(value, tables, radius), read.out, causes).widened(read.out.error)
 
     def _after_mlp(self, x: Additive) -> Image:
         """Return the stream after the MLP, `[U, 1, D]`, given it before."""
@@ -420,7 +449,8 @@ class TwoLayers:
         moved = np.maximum(most * (1 + relative) - weight, weight - least * (1 - relative)) + rounding.TINY * (
             read + 1
         )
-        moved = np.where(np.isnan(moved), np.inf, moved)
+        # Where a score has no bound, a position that is masked may weigh as much as one that is seen.
+        moved = np.where(np.isfinite(s.error).all(axis=-1, keepdims=True) & ~np.isnan(moved), moved, np.inf)
         shares = np.divide(halves, width, out=np.full_like(halves, 1 / len(halves)), where=width > 0)
         return weight, moved, shares
 
