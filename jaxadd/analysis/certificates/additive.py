@@ -38,8 +38,7 @@ class Additive(NamedTuple):
     @classmethod
     def of(cls, value: np.ndarray, tables: np.ndarray, radius: np.ndarray) -> "Additive":
         """Return a quantity whose digits add anything, after the middle of what each adds has moved to the value."""
-        middle = (tables.max(axis=1) + tables.min(axis=1)) / 2
-        return cls(value + middle.sum(axis=0), tables - middle[:, None], radius)
+        return cls(*centred(value, tables), radius)
 
     @property
     def halves(self) -> np.ndarray:
@@ -108,6 +107,12 @@ class Image(NamedTuple):
         """The quantity with its radius."""
         radius = rounding.matrix_product(self.radius, np.abs(self.matrix))
         return Additive(self.value, self.tables, radius).widened(self.rounded.error)
+
+
+def centred(value: np.ndarray, tables: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return a value and tables after the middle of what each digit adds has moved to the value."""
+    middle = (tables.max(axis=1) + tables.min(axis=1)) / 2
+    return value + middle.sum(axis=0), tables - middle[:, None]
 
 
 def among(x: np.ndarray, number: Sequence[int], count: int) -> np.ndarray:

@@ -98,7 +98,11 @@ class Certification:
             if part in results:
                 continue
             before = len(results)
-            results[part] = self.examine(part, lambda share, before=before: watch(before + share, total, None))
+
+            def within(share: float, before: int = before) -> None:
+                watch(before + share, total, None)
+
+            results[part] = self.examine(part, within)
             candidates = self.candidates()
             if found is not None and len(candidates):
                 errors = search.from_problems(self.network, candidates)

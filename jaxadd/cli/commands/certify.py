@@ -196,7 +196,7 @@ def _check(network: Network, path: Path) -> int:
 @contextlib.contextmanager
 def _progress(
     folder: Path, identity: dict[str, Any]
-) -> Iterator[tuple[list[dict[str, Any]], Callable[[int, int, Any], None]]]:
+) -> Iterator[tuple[list[dict[str, Any]], Callable[[float, int, Any], None]]]:
     """Keep the results of parts in a file while a certification runs; yields those of an earlier one, and `watch`."""
     path = folder / "progress.jsonl"
     head = json.dumps(identity, sort_keys=True)
@@ -211,7 +211,7 @@ def _progress(
         note(f"{len(done)} parts were examined before")
     with path.open("a", encoding="utf-8") as file, terminal.counting("certifying") as count:
 
-        def watch(made: int, total: int, part: dict[str, Any] | None) -> None:
+        def watch(made: float, total: int, part: dict[str, Any] | None) -> None:
             count(made, total)
             if part is not None:
                 file.write(json.dumps(part) + "\n")

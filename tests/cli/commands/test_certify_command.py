@@ -60,18 +60,20 @@ def test_a_certification_that_was_killed_goes_on(network, tmp_path, monkeypatch)
     examined = []
     examine = command.Certification.examine
 
-    def until_killed(self, part):
+    def until_killed(self, part, watch):
         if len(examined) == 2:
             raise KeyboardInterrupt
         examined.append(part)
-        return examine(self, part)
+        return examine(self, part, watch)
 
     monkeypatch.setattr(command.Certification, "examine", until_killed)
     with pytest.raises(KeyboardInterrupt):
         command.certify_in(tmp_path / "killed", network, "bounds")
     examined.clear()
     monkeypatch.setattr(
-        command.Certification, "examine", lambda self, part: examined.append(part) or examine(self, part)
+        command.Certification,
+        "examine",
+        lambda self, part, watch: examined.append(part) or examine(self, part, watch),
     )
     resumed, _ = command.certify_in(tmp_path / "killed", network, "bounds")
     assert examined == [(2,)]
