@@ -1,0 +1,533 @@
+"""The bounds of two layers, as the verification of a certificate computes them, with code of its own.
+
+The stream after the first block is an additive quantity of the digits (`check_additive`) at every position. The
+second attention weighs positions with the weights of the scores in the middle; what other weights change is a radius.
+The radius of a stream is followed through the second attention with the matrices that it is multiplied by, which are
+multiplied with each other before absolute values are taken. Axes: C cases, U distinct choices of known tokens, J digits, H heads, P
+positions, V tokens, D model, K head, m whatever a radius is of.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from jaxadd.analysis.certificates import forward, rounding
+from jaxadd.analysis.certificates.check_additive import Additive
+from jaxadd.analysis.certificates.check_after import After, Block
+from jaxadd.analysis.certificates.check_tables import LIGHTEST, Leaves, Tables, penalties, read_by, softmax
+from jaxadd.analysis.certificates.rounding import Rounded
+from jaxadd.models import Transformer
+from jaxadd.types import Params
+
+_WEIGHS = 0.01  # A known token is treated as known where attention may give it this weight.
+
+
+class _Stream(NamedTuple):
+    """A stream at one position: value + Σ_j tables_j ± |matrix|ᵀ source, and what float32 errs by.
+
+    Attributes:
+      value, tables: `[U, D]` and `[J, V, U, D]`.
+      source: `[U, m]`, a radius.
+      matrix: `[m, D]`, what it is multiplied by.
+      rounded: its interval, with the error that float32 adds after the source.
+    """
+
+    value: np.ndarray
+    tables: np.ndarray
+    source: np.ndarray
+    matrix: np.ndarray
+    rounded: Rounded
+
+    @classmethod
+    def of(cls, x: Additive) -> "_Stream":
+        return cls(*x, np.eye(x.value.shape[-1]), x.box)
+
+    @property
+    def additive(self) -> Additive:
+        return Additive(self.value, self.tables, self.source @ np.abs(self.matrix) + self.rounded.error)
+
+    def linear(self, w: np.ndarray, b: np.ndarray | None) -> Additive:
+        """Multiply by parameters `[D, F]` and add a bias."""
+        tables = rounding.matrix_product(self.tables, w)
+        y = Additive.of(self.value @ w, tables, self.source @ np.abs(self.matrix @ w))
+        y = y.widened(rounding.linear(self.rounded, w, b).error)
+        return y if b is None else y._replace(value=y.value + b)
+
+
+class _Place(NamedTuple):
+    """A position before the second attention.
+
+    Attributes:
+      stream: for every distinct choice of the tokens that are known there.
+      rows: int `[C]`, the choice of each case.
+      read: what attention reads, with the same distinct choices.
+      k, v: `[U, H, K]`.
+      error: `[U, H, K]`, what float32 errs by in v after the source of `read`.
+    """
+
+    stream: _Stream
+    rows: np.ndarray
+    read: _Stream
+    k: Additive
+    v: Additive
+    error: np.ndarray
+
+    def cases(self, x: np.ndarray) -> np.ndarray:
+        """Return what each case has of `[..., U, H, K]`; one for all where they are alike."""
+        return x if x.shape[-3] == 1 else x[..., self.rows, :, :]
+
+
+class _Source(NamedTuple):
+    """A radius `[U, m]`, the choice of each case and matrices `[C or 1, m, D]` that it is multiplied by."""
+
+    radius: np.ndarray
+    rows: np.ndarray
+    matrix: np.ndarray
+
+    def along(self, w: np.ndarray) -> np.ndarray:
+        """Return the radius `[C, F]` along the columns of a matrix `[D, F]`."""
+        through = np.abs(self.matrix @ w)
+        if len(through) == 1:
+            return (self.radius @ through[0])[self.rows]
+        return (self.radius[self.rows][:, None] @ through)[:, 0]
+
+    def along_each(self, directions: np.ndarray) -> np.ndarray:
+        """Return the radius `[C, R]` along directions `[C, R, D]`."""
+        through = np.abs(directions @ self.matrix.swapaxes(-1, -2))
+        return (through @ self.radius[self.rows][..., None])[..., 0]
+
+
+class _Reach(NamedTuple):
+    """The stream after the second attention.
+
+    Attributes:
+      value: `[C, D]`.
+      tables: `[J, V, C, D]`.
+      fixed: int `[J, C]`, the tokens of digits; -1 of those that are free.
+      sources: radii with their matrices.
+      rest: `[C, D]`, all other radii.
+    """
+
+    value: np.ndarray
+    tables: np.ndarray
+    fixed: np.ndarray
+    sources: list[_Source]
+    rest: np.ndarray
+
+    @property
+    def known(self) -> np.ndarray:
+        """The tables at the tokens that are fixed, `[J, C, D]`, and 0 for other digits."""
+        there = np.take_along_axis(self.tables, np.maximum(self.fixed, 0)[:, None, :, None], axis=1)[:, 0]
+        return np.where(self.fixed[..., None] >= 0, there, 0)
+
+    @property
+    def fixed_put(self) -> "_Reach":
+        """The same with what fixed digits add in the value; only tables of free digits remain."""
+        free = (self.fixed < 0).any(axis=1)  # Cases fix the same positions.
+        value = self.value + self.known.sum(axis=0)
+        return self._replace(value=value, tables=self.tables[free], fixed=self.fixed[free])
+
+    @property
+    def additive(self) -> Additive:
+        """The stream as an additive quantity, without tables of the digits that are fixed."""
+        tables = np.where(self.fixed[:, None, :, None] < 0, self.tables, 0)
+        identity = np.eye(self.value.shape[-1])
+        radius = self.rest + sum(source.along(identity) for source in self.sources)
+        return Additive.of(self.value + self.known.sum(axis=0), tables, radius)
+
+    def extremes(self, w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Bound it along the rows of a matrix `[F, D]`, after `fixed_put`: `[C, F]` each."""
+        w = w.T
+        tables = rounding.matrix_product(self.tables, w)
+        radius = self.rest @ np.abs(w) + sum(source.along(w) for source in self.sources)
+        value = self.value @ w
+        return value + tables.min(axis=1).sum(axis=0) - radius, value + tables.max(axis=1).sum(axis=0) + radius
+
+    def least(self, directions: np.ndarray) -> np.ndarray:
+        """Bound it from below along directions of each case `[C, R, D]`, after `fixed_put`: `[C, R]`."""
+        along = lambda x: (directions @ x[..., None])[..., 0]
+        radius = (np.abs(directions) @ self.rest[..., None])[..., 0]
+        for source in self.sources:
+            radius = radius + source.along_each(directions)
+        return along(self.value) + along(self.tables).min(axis=1).sum(axis=0) - radius
+
+
+class TwoLayers:
+    """Bounds on the margins of leaves, for a network of two layers."""
+
+    def __init__(self, tables: Tables):
+        self.tables, self.config, self.params = tables, tables.config, tables.params
+        self.blocks = [self.params[f"blocks.{i}"] for i in range(2)]
+        self.after = After(self.config, self.params, tables.base)
+        self._seen: dict[tuple[int, int], tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
+        attn = self.blocks[1]["attn"]
+        self._value_out = np.einsum("hdk,hke->hde", attn["W_V"], attn["W_O"])
+        with np.errstate(all="ignore"):
+            self._bounded = np.asarray([self._is_bounded(p) for p in range(tables.sizes.length)])
+
+    def logits(self, inputs: np.ndarray, read: int) -> np.ndarray:
+        """Return the logits at a position of every problem, computed from the tables."""
+        config, tables, first = self.config, self.tables, Block(self.config, self.blocks[0])
+        bias = self.blocks[0]["attn"].get("b_O", 0)
+        x = np.stack(
+            [first.output(tables.x[inputs[:, p], p], tables.attention(inputs, p) + bias) for p in range(read + 1)],
+            axis=1,
+        )
+        with jax.enable_x64(True):
+            q, k, v = (np.asarray(y) for y in read_by(config, self.blocks[1], x, tables.numbers[: read + 1]))
+        score = np.einsum("bhk,bhpk->bhp", q[:, :, read], k) / np.sqrt(config.head_width)
+        if config.positions == "alibi":
+            score -= penalties(config, tables.numbers)[:, read, : read + 1]
+        z = np.einsum("bhp,bhpk->bhk", softmax(score, axis=-1), v)
+        return self.after.logits(x[:, read], np.einsum("bhk,hkd->bd", z, self.blocks[1]["attn"]["W_O"]))
+
+    def elements(self, leaves: Leaves) -> int:
+        """Return how many numbers one leaf takes."""
+        return leaves.read * self.tables.base * max(self.config.d_mlp, self.config.d_model)
+
+    def bounds(self, leaves: Leaves) -> tuple[np.ndarray, np.ndarray]:
+        """Return the bounds of the margins over all rivals, and their slacks, `[C, J]`."""
+        with np.errstate(all="ignore"):  # What is no number has no bound.
+            return self._bounds(leaves)
+
+    def _bounds(self, leaves: Leaves) -> tuple[np.ndarray, np.ndarray]:
+        read, count = leaves.read, len(leaves.targets)
+        known = {p: np.full(count, t) for p, t in enumerate(self.tables.constants[:read]) if p not in self._digits}
+        known |= dict(zip(leaves.positions, leaves.tokens.T, strict=True)) | {read: np.full(count, leaves.own)}
+        digits = [p for p in self._digits if p < read]
+        places = [self._place(p, known, digits) for p in range(read + 1)]
+        fixed = np.stack([known.get(p, np.full(count, -1)) for p in digits])
+        reach = self._attended(places, fixed).fixed_put
+        if not self._bounded[read + 1 :].all():  # 0 times a value that overflows is not a number.
+            reach = reach._replace(rest=np.full_like(reach.rest, np.inf))
+        lines = self.after.lines(None, leaves.targets, reach.extremes)
+        margin = np.fmax(lines.constant + reach.least(lines.direction), lines.floor)
+        low, high = reach.extremes(np.eye(self.config.d_model))
+        box = Rounded((low + high) / 2, np.zeros_like(low), (high - low) / 2)
+        return margin, margin - forward.error_of_margins(
+            self.config, self.params, box, leaves.targets, self.tables.base
+        )
+
+    @property
+    def _digits(self) -> list[int]:
+        return sorted(self.tables.digits.values())
+
+    # --- the first block -------------------------------------------------------------------------------------
+
+    def _read_at(self, position: int, own: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return what attention reads at a position: weights `[H, P, V]`, their relative errors, and other errors."""
+        if (position, own) not in self._seen:
+            possible = self.tables.possible(position, own)
+            e = self.tables.weights(position, own, possible)
+            relative, out = forward.errors_of_attention(
+                self.config, self.params, self.tables.heads, position, own, possible
+            )
+            self._seen[position, own] = e, relative, out.error
+        return self._seen[position, own]
+
+    def _weighs(self, position: int, own: int) -> np.ndarray:
+        """Return which positions may have some weight where a position holds a token, bool `[P]`."""
+        e, possible = self._read_at(position, own)[0], self.tables.possible(position, own)
+        usual = e.sum(axis=-1) / possible.sum(axis=-1)
+        most = e.max(axis=-1)
+        others = usual.sum(axis=-1, keepdims=True) - usual
+        return np.asarray((most >= _WEIGHS * (most + others)).any(axis=0))
+
+    def _place(self, position: int, known: Mapping[int, np.ndarray], digits: Sequence[int]) -> _Place:
+        """Return what stands at a position after the first block, and what the second attention reads there."""
+        base = self.tables.base
+        owns = sorted(set(known[position].tolist())) if position in known else list(range(base))
+        weighs = np.any([self._weighs(position, own) for own in owns], axis=0)
+        here = [p for p in known if p <= position and (p == position or p not in self._digits or bool(weighs[p]))]
+        choices = (
+            np.stack([known[p] for p in here], axis=1)
+            if here
+            else np.zeros((len(next(iter(known.values()))), 0), int)
+        )
+        distinct, rows = np.unique(choices, axis=0, return_inverse=True)
+        tokens = dict(zip(here, distinct.T, strict=True))
+        seen = max(1, sum(p <= position for p in digits))  # Other digits are not seen there.
+        if position in tokens:
+            x, out = self._with_known_token(position, tokens, digits[:seen])
+        else:
+            x, out = self._with_free_token(position, tokens, digits[:seen], len(distinct))
+        stream = self._after_mlp(self._sublayer(self.blocks[0], "ln1", x, out))
+        config, block = self.config, self.blocks[1]
+        read = stream
+        if config.norm != "none" and config.norm_where != "post":
+            read = _Stream.of(_normalized(config, block.get("ln1"), stream.additive))
+        k = self._head("K", read, position)
+        v = self._head("V", read, position)
+        w, b = self._projection("V")
+        error = rounding.linear(read.rounded, w, b).error.reshape(v.value.shape)
+        return _Place(stream, rows.reshape(-1), read, k, v, error)
+
+    def _with_known_token(
+        self, position: int, tokens: Mapping[int, np.ndarray], digits: Sequence[int]
+    ) -> tuple[Additive, Additive]:
+        """Return the stream of tokens at a position and what attention writes there, `[U, D]` each."""
+        own = tokens[position]
+        value, tables, causes = self._written(position, own, tokens, digits)
+        embedded = self.tables.stream.map(lambda y: y[own, position])
+        x = Additive(embedded.value, np.zeros_like(tables), np.zeros_like(value)).widened(embedded.error)
+        return x, Additive(value, tables, causes.sum(axis=0))
+
+    def _with_free_token(
+        self, position: int, tokens: Mapping[int, np.ndarray], digits: Sequence[int], count: int
+    ) -> tuple[Additive, Additive]:
+        """Return both where the token may be any digit: it adds what it changes when others add the average."""
+        base, values = self.tables.base, []
+        mean = most = least = causes = np.zeros(0)
+        for u in range(base):
+            own = np.full(count, u)
+            value, tables, caused = self._written(position, own, {**tokens, position: own}, digits)
+            values.append(value)
+            mean = tables / base if u == 0 else mean + tables / base
+            most = tables if u == 0 else np.maximum(most, tables)
+            least = tables if u == 0 else np.minimum(least, tables)
+            causes = caused if u == 0 else np.maximum(causes, caused)
+        apart = np.maximum(most - mean, mean - least).max(axis=1)
+        radius = causes.sum(axis=0) + apart.sum(axis=0)
+        middle = sum(values) / base
+        mean[digits.index(position)] = np.stack(values) - middle
+        embedded = self.tables.stream.map(lambda y: y[:base, position])
+        adds = np.zeros_like(mean)
+        adds[digits.index(position)] = embedded.value[:, None]
+        x = Additive.of(np.zeros_like(middle), adds, np.zeros_like(radius))
+        return x.widened(embedded.error.max(axis=0)), Additive.of(middle, mean, radius)
+
+    def _written(
+        self, position: int, own: np.ndarray, tokens: Mapping[int, np.ndarray], digits: Sequence[int]
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return what attention writes at a position with its bias: value, tables and radii by cause.
+
+        Args:
+          position: the position.
+          own: int `[U]`, the tokens there.
+          tokens: int `[U]` each, the known tokens by their position, that one too.
+          digits: positions of digits, those of the tables.
+
+        Returns:
+          `[U, D]`; `[J, V, U, D]`; and `[J + 1, U, D]`, what each digit causes by changing the sum of the
+          weights, and what float32 errs by.
+        """
+        base, written, bias = self.tables.base, self.tables.written, self.blocks[0]["attn"].get("b_O", 0)
+        owns, pick = np.unique(own, return_inverse=True)
+        e_all, relative, error = (
+            np.stack(x) for x in zip(*(self._read_at(position, int(u)) for u in owns), strict=True)
+        )
+        numbers = [j for j, p in enumerate(digits) if p < position and p not in tokens]
+        free, places = [digits[j] for j in numbers], list(tokens)
+        at = np.stack([tokens[p] for p in places])  # [F, U]
+        shape = len(own), written.shape[-1]
+        value = np.zeros(shape) + bias
+        tables, causes = np.zeros((len(digits), base, *shape)), np.zeros((len(digits) + 1, *shape))
+        causes[-1] = error[pick]
+        for h in range(self.config.heads):
+            e = e_all[pick, h]  # [U, P, V]
+            e_known = e[np.arange(len(own)), np.asarray(places)[:, None], at][..., None]  # [F, U, 1]
+            o_known = written[h][np.asarray(places)[:, None], at]  # [F, U, D]
+            e_free, o_free = e[:, free, :base], written[h][free, :base]  # [U, J, V] and [J, V, D]
+            fixed = e_known.sum(axis=0)
+            least = fixed + e_free.min(axis=-1, initial=np.inf).sum(axis=1)[:, None]
+            most = fixed + e_free.max(axis=-1, initial=0).sum(axis=1)[:, None]
+            usual = fixed + e_free.mean(axis=-1).sum(axis=1)[:, None]
+            least = np.where(least < LIGHTEST, np.nan, least)
+            centre = ((e_known * o_known).sum(axis=0) + np.einsum("ujv,jvd->ud", e_free, o_free) / base) / usual
+            scale, spread = 2 / (least + most), (most - least) / (2 * least)
+            off = o_known - centre
+            rest = (e_known * off).sum(axis=0)
+            adds = e_free.transpose(1, 2, 0)[..., None] * (o_free[:, :, None] - centre)  # [J, V, U, D]
+            low, high = adds.min(axis=1), adds.max(axis=1)
+            size = np.maximum(np.abs(rest + low.sum(axis=0)), np.abs(rest + high.sum(axis=0)))
+            far = (e_known * np.abs(off)).sum(axis=0) + np.maximum(np.abs(low), np.abs(high)).sum(axis=0)
+            value += centre + scale * rest
+            tables[numbers] += scale * adds
+            swing = (e_free.max(axis=-1, initial=0) - e_free.min(axis=-1, initial=np.inf)).T[..., None]  # [J, U, 1]
+            whole = swing.sum(axis=0)
+            causes[numbers] += spread * scale * size * (swing / np.where(whole > 0, whole, 1))
+            causes[-1] += relative[pick, h, None] * far / least + rounding.gamma(position + 4) * np.abs(centre)
+        return *Additive.of(value, tables, causes)[:2], causes
+
+    def _after_mlp(self, x: Additive) -> _Stream:
+        """Return the stream after the first block, given it after attention."""
+        config, block = self.config, self.blocks[0]
+        if not config.d_mlp:
+            return _Stream.of(x)
+        mlp, before = block["mlp"], x
+        if config.norm_where != "post":
+            before = _normalized(config, block.get("ln2"), x)
+        pre = before.linear(mlp["W_in"], mlp.get("b_in"))
+        if config.mlp == "gated":
+            post = before.linear(mlp["W_gate"]).activated(config.activation).product(pre)
+        else:
+            post = pre.activated(config.activation)
+        w, b = mlp["W_out"], mlp.get("b_out")
+        if config.norm != "none" and config.norm_where != "pre":
+            return _Stream.of(self._sublayer(block, "ln2", x, post.linear(w, b)))
+        moved = Additive.of(
+            x.value + post.value @ w + (0 if b is None else b),
+            x.tables + rounding.matrix_product(post.tables, w),
+            np.zeros_like(x.value),
+        )
+        rounded = rounding.add(x.box, rounding.linear(post.box, w, np.zeros(w.shape[1]) if b is None else b))
+        source = np.concatenate([x.radius, post.radius], axis=-1)
+        return _Stream(moved.value, moved.tables, source, np.concatenate([np.eye(len(w.T)), w]), rounded)
+
+    def _sublayer(self, block: Params, name: str, x: Additive, out: Additive) -> Additive:
+        """Return the stream after attention or MLP wrote `out`, with the norms around it."""
+        config = self.config
+        if config.norm_where == "post":
+            return _normalized(config, block.get(name), x.plus(out))
+        return x.plus(_normalized(config, block.get(f"{name}_post"), out) if config.norm_where == "both" else out)
+
+    # --- the second attention --------------------------------------------------------------------------------
+
+    def _projection(self, name: str) -> tuple[np.ndarray, np.ndarray | None]:
+        attn = self.blocks[1]["attn"]
+        w = np.concatenate(list(attn[f"W_{name}"]), axis=1)
+        return w, attn[f"b_{name}"].reshape(-1) if self.config.attention_bias else None
+
+    def _head(self, name: str, x: _Stream, position: int) -> Additive:
+        """Return queries, keys or values of a stream, `[U, H, K]`."""
+        config = self.config
+        y = x.linear(*self._projection(name))
+        y = y.each(lambda z: z.reshape(*z.shape[:-1], config.heads, config.head_width))
+        if name == "V":
+            return y
+        if config.qk_norm:
+            weight = self.blocks[1]["attn"].get(f"{name.lower()}_norm", {}).get("w")
+            y = y.over_root_mean_square(weight, config.norm_epsilon)
+        if config.positions == "rope":
+            y = _rotated(config, y, config.angles(self.tables.numbers[[position]])[0])
+        return y
+
+    def _attended(self, places: Sequence[_Place], fixed: np.ndarray) -> _Reach:
+        """Return the stream after the second attention at the last of these positions."""
+        config, attn, own = self.config, self.blocks[1]["attn"], places[-1]
+        read, count = len(places) - 1, fixed.shape[1]
+        weight, moved = self._weights(places, count)  # [C, H, P] each.
+        gamma, alike = rounding.gamma(read + 4), (weight == weight[:1]).all()
+        each = lambda x, p: x[..., p, None]  # [C, H, 1]
+        value = sum(each(weight, p) * place.cases(place.v.value) for p, place in enumerate(places))
+        tables = np.zeros((len(fixed), self.tables.base, *value.shape))
+        rest, reach, sources = gamma * np.abs(value), np.zeros_like(value), []
+        for p, place in enumerate(places):
+            w, by, v = each(weight, p), each(moved, p), place.v.each(place.cases)
+            tables[: len(v.tables)] += w * v.tables
+            size = v.magnitude
+            rest += by * (np.abs(v.value - value) + v.total)
+            rest += w * place.cases(place.error) + gamma * (w + by) * size + rounding.TINY * (1 + size)
+            reach += w * v.total
+            through = place.read.matrix @ self._value_out  # [H, m, D]
+            matrix = np.einsum("ch,hmd->cmd", weight[: 1 if alike else None, :, p], through, optimize=True)
+            sources.append(_Source(place.read.source, place.rows, matrix))
+        flat = lambda x: x.reshape(*x.shape[:-2], -1)
+        w_o, b_o = flat(attn["W_O"].transpose(2, 0, 1)).T, attn.get("b_O")
+        z = Rounded(flat(value), np.zeros(flat(value).shape), flat(reach + rest))
+        out = rounding.linear(z, w_o, b_o)
+        written = _Reach(
+            out.value,
+            rounding.matrix_product(flat(tables), w_o),
+            fixed,
+            sources,
+            flat(rest) @ np.abs(w_o) + out.error,
+        )
+        of_cases = lambda x: x[..., own.rows, :]
+        if config.norm != "none" and config.norm_where != "pre":
+            x = self._sublayer(self.blocks[1], "ln1", own.stream.additive.each(of_cases), written.additive)
+            return _Reach(x.value, x.tables, fixed, [], x.radius)
+        before = own.stream.rounded.map(of_cases)
+        boxes = (y._replace(error=np.zeros(y.value.shape)) for y in (before, out))
+        if config.norm == "none":
+            sources[-1] = sources[-1]._replace(matrix=sources[-1].matrix + own.stream.matrix)
+        else:
+            sources.append(_Source(own.stream.source, own.rows, own.stream.matrix[None]))
+        return written._replace(
+            value=written.value + of_cases(own.stream.value),
+            tables=written.tables + of_cases(own.stream.tables),
+            sources=sources,
+            rest=written.rest + before.error + rounding.add(*boxes).error,
+        )
+
+    def _weights(self, places: Sequence[_Place], count: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return attention weights of the middle, and how far those of any problem in float32 may be, `[C, H, P]`."""
+        read, config = len(places) - 1, self.config
+        q = self._head("Q", places[-1].read, read).each(places[-1].cases)
+        value, total = np.empty((2, count, config.heads, read + 1))
+        for p, place in enumerate(places):
+            value[..., p], total[..., p] = _scores(q, place.k.each(place.cases))
+        s = forward.shifted(
+            config,
+            Rounded(value, np.zeros_like(value), total).map(lambda y: y[:, :, None]),
+            [read],
+            self.tables.numbers,
+        ).map(lambda y: y[:, :, 0])
+        low, high = s.low - s.error, s.high + s.error
+        weight = softmax(s.value, axis=-1)
+        others = ~np.eye(read + 1, dtype=bool)
+        sums = lambda a, b: (np.exp(a[..., None, :] - b[..., None]) * others).sum(axis=-1)
+        most, least = 1 / (1 + sums(low, high)), 1 / (1 + sums(high, low))
+        apart = np.minimum(high.max(axis=-1, keepdims=True) - low.min(axis=-1, keepdims=True), 100)
+        relative = np.expm1(4 * rounding.UNIT * apart + 2 * rounding.FUNCTION + rounding.gamma(read + 4))
+        moved = np.maximum(most * (1 + relative) - weight, weight - least * (1 - relative))
+        moved = moved + rounding.TINY * (read + 1)
+        # Where a score has no bound, positions that are masked may weigh as much as others.
+        bounded = np.isfinite(low).all(axis=-1, keepdims=True) & np.isfinite(high).all(axis=-1, keepdims=True)
+        return weight, np.where(bounded & ~np.isnan(moved), moved, np.inf)
+
+    def _is_bounded(self, position: int) -> bool:
+        """Return whether the values of the second attention at a position are finite in float32 for every problem."""
+        config, tables = self.config, self.tables
+        here = range(tables.base) if position in self._digits else [int(tables.constants[position])]
+        for own in here:
+            possible = tables.possible(position, own)
+            _, out = forward.errors_of_attention(config, self.params, tables.heads, position, own, possible)
+            stream = tables.stream.map(lambda y, own=own: y[own, position])
+            x = forward.attended(config, self.blocks[0], stream, out)
+            x = forward.after_mlp(config, self.blocks[0], x)
+            y = forward.attention_input(config, self.blocks[1], x)
+            if not np.isfinite(rounding.linear(y, *self._projection("V")).error).all():
+                return False
+        return True
+
+
+def _normalized(config: Transformer, params: Params | None, x: Additive) -> Additive:
+    """Return a quantity after a norm, or as it is where the architecture has none."""
+    if config.norm == "none":
+        return x
+    params = params or {}
+    x = x.centred() if config.norm == "layernorm" else x
+    x = x.over_root_mean_square(params.get("w"), config.norm_epsilon)
+    return x.shifted(params["b"]) if "b" in params else x
+
+
+def _rotated(config: Transformer, x: Additive, angle: np.ndarray) -> Additive:
+    """Rotate pairs of coordinates of queries or keys `[U, H, K]` by angles `[K / 2]`."""
+    held = lambda y: Rounded(y, rounding.UNIT * np.abs(y) + rounding.TINY)
+    cos, sin, minus = held(np.cos(angle)), held(np.sin(angle)), held(-np.sin(angle))
+    half = config.head_width // 2
+    pair = np.arange(config.head_width).reshape((half, 2) if config.rope_pairs == "interleaved" else (2, half))
+    first, second = pair.T if config.rope_pairs == "interleaved" else pair
+    a, b = x.each(lambda y: y[..., first]), x.each(lambda y: y[..., second])
+    parts = a.by(cos).plus(b.by(minus)), a.by(sin).plus(b.by(cos))
+    back = np.argsort(np.concatenate([first, second]))
+    return Additive(*(np.concatenate(y, axis=-1)[..., back] for y in zip(*parts, strict=True)))
+
+
+def _scores(q: Additive, k: Additive) -> tuple[np.ndarray, np.ndarray]:
+    """Return the middles of products of queries and keys `[C, H, K]`, and how far any may be from them, `[C, H]`.
+
+    The digits of the keys are the first of those of the queries.
+    """
+    n, both = q.value.shape[-1], len(k.tables)
+    tables = (q.tables * k.value).sum(axis=-1)
+    tables[:both] += (q.value * k.tables).sum(axis=-1) + (q.tables[:both] * k.tables).sum(axis=-1)
+    q_total, k_total = q.total, k.total
+    radius = q.radius * np.abs(k.value) + np.abs(q.value) * k.radius
+    radius = radius + q_total * k_total - (q.half[:both] * k.half).sum(axis=0)
+    error = rounding.gamma(n) * (q.magnitude * k.magnitude).sum(axis=-1) + n * rounding.TINY
+    s = Additive.of((q.value * k.value).sum(axis=-1), tables, radius.sum(axis=-1) + error)
+    return s.value, s.total
