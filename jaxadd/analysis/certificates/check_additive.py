@@ -22,6 +22,7 @@ from jaxadd.analysis.certificates.rounding import Rounded
 Function = Callable[[np.ndarray], np.ndarray]
 Range = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 
+_EQUAL = 1 - 1e-9
 _BENT = ("relu", "abs", "identity")  # Straight on both sides of 0.
 
 
@@ -116,7 +117,7 @@ class Additive(NamedTuple):
         return self._fitted(most, np.where(flat, 0, slope), offset, np.where(flat, width, beyond))
 
     def bent(self, function: Function, derivative: Function) -> "Additive":
-        """Apply a function that is straight on both sides of 0, so that it is furthest from a line at an end or at 0."""
+        """Apply a function that is straight on both sides of 0, so furthest from a line at an end or at 0."""
         most, low, high = self._around()
         wide = high > low
         chord = (function(high) - function(low)) / np.where(wide, high - low, 1)
@@ -129,7 +130,8 @@ class Additive(NamedTuple):
     def _around(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return the digit that moves each element most, `[1, ..., n]`, and ends for its tokens, `[V, ..., n]`."""
         others = self.half
-        most = others.argmax(axis=0)[None]
+        # Digits that move an element equally, such as those of one column, may differ by the rounding of float64.
+        most = (others >= _EQUAL * others.max(axis=0)).argmax(axis=0)[None]
         np.put_along_axis(others, most, 0, axis=0)
         reach = others.sum(axis=0) + self.radius
         middle = self.value + np.take_along_axis(self.tables, most[:, None], axis=0)[0]

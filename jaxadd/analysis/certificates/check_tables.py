@@ -62,7 +62,9 @@ class Tables:
         self.params = forward.float64(network.params)
         self.numbers = np.asarray(self.config.numbered(self.sizes))
         self.stream = forward.embedded(self.config, self.params, network.model)
-        self.heads = forward.queries_keys_values(self.config, self.params["blocks.0"], self.stream, self.numbers)
+        self.heads = forward.queries_keys_values(
+            self.config, self.params["blocks.0"], self.stream, self.numbers.tolist()
+        )
         with jax.enable_x64(True):
             self._read(jax.tree.map(lambda w: jax.device_put(np.asarray(w, np.float64)), network.params))
 

@@ -3,14 +3,15 @@
 The stream after the first block is an additive quantity of the digits (`check_additive`) at every position. The
 second attention weighs positions with the weights of the scores in the middle; what other weights change is a radius.
 The radius of a stream is followed through the second attention with the matrices that it is multiplied by, which are
-multiplied with each other before absolute values are taken. Axes: C cases, U distinct choices of known tokens, J digits, H heads, P
-positions, V tokens, D model, K head, m whatever a radius is of.
+multiplied with each other before absolute values are taken. Axes: C cases, U distinct choices of known tokens, J
+digits, H heads, P positions, V tokens, D model, K head, m whatever a radius is of.
 """
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxadd.analysis.certificates import forward, rounding
@@ -76,7 +77,7 @@ class _Place(NamedTuple):
 
     def cases(self, x: np.ndarray) -> np.ndarray:
         """Return what each case has of `[..., U, H, K]`; one for all where they are alike."""
-        return x if x.shape[-3] == 1 else x[..., self.rows, :, :]
+        return x if x.shape[-3] == 1 else np.take(x, self.rows, axis=-3)
 
 
 class _Source(NamedTuple):
@@ -171,12 +172,11 @@ class TwoLayers:
         """Return the logits at a position of every problem, computed from the tables."""
         config, tables, first = self.config, self.tables, Block(self.config, self.blocks[0])
         bias = self.blocks[0]["attn"].get("b_O", 0)
-        x = np.stack(
-            [first.output(tables.x[inputs[:, p], p], tables.attention(inputs, p) + bias) for p in range(read + 1)],
-            axis=1,
-        )
+        after = lambda p: first.output(tables.x[inputs[:, p], p], tables.attention(inputs, p) + bias)
+        x = np.stack([after(p) for p in range(inputs.shape[1])], axis=1)
         with jax.enable_x64(True):
-            q, k, v = (np.asarray(y) for y in read_by(config, self.blocks[1], x, tables.numbers[: read + 1]))
+            heads = read_by(config, self.blocks[1], jnp.asarray(x), tables.numbers)
+        q, k, v = (np.asarray(y)[:, :, : read + 1] for y in heads)
         score = np.einsum("bhk,bhpk->bhp", q[:, :, read], k) / np.sqrt(config.head_width)
         if config.positions == "alibi":
             score -= penalties(config, tables.numbers)[:, read, : read + 1]
@@ -290,7 +290,7 @@ class TwoLayers:
             causes = caused if u == 0 else np.maximum(causes, caused)
         apart = np.maximum(most - mean, mean - least).max(axis=1)
         radius = causes.sum(axis=0) + apart.sum(axis=0)
-        middle = sum(values) / base
+        middle = np.sum(values, axis=0) / base
         mean[digits.index(position)] = np.stack(values) - middle
         embedded = self.tables.stream.map(lambda y: y[:base, position])
         adds = np.zeros_like(mean)
@@ -415,12 +415,12 @@ class TwoLayers:
         tables = np.zeros((len(fixed), self.tables.base, *value.shape))
         rest, reach, sources = gamma * np.abs(value), np.zeros_like(value), []
         for p, place in enumerate(places):
-            w, by, v = each(weight, p), each(moved, p), place.v.each(place.cases)
-            tables[: len(v.tables)] += w * v.tables
-            size = v.magnitude
-            rest += by * (np.abs(v.value - value) + v.total)
+            w, by = each(weight, p), each(moved, p)
+            v, total, size = (place.cases(x) for x in (place.v.value, place.v.total, place.v.magnitude))
+            tables[: len(place.v.tables)] += w * place.cases(place.v.tables)
+            rest += by * (np.abs(v - value) + total)
             rest += w * place.cases(place.error) + gamma * (w + by) * size + rounding.TINY * (1 + size)
-            reach += w * v.total
+            reach += w * total
             through = place.read.matrix @ self._value_out  # [H, m, D]
             matrix = np.einsum("ch,hmd->cmd", weight[: 1 if alike else None, :, p], through, optimize=True)
             sources.append(_Source(place.read.source, place.rows, matrix))
@@ -435,7 +435,7 @@ class TwoLayers:
             sources,
             flat(rest) @ np.abs(w_o) + out.error,
         )
-        of_cases = lambda x: x[..., own.rows, :]
+        of_cases = lambda x: np.take(x, own.rows, axis=-2)
         if config.norm != "none" and config.norm_where != "pre":
             x = self._sublayer(self.blocks[1], "ln1", own.stream.additive.each(of_cases), written.additive)
             return _Reach(x.value, x.tables, fixed, [], x.radius)
@@ -455,10 +455,11 @@ class TwoLayers:
     def _weights(self, places: Sequence[_Place], count: int) -> tuple[np.ndarray, np.ndarray]:
         """Return attention weights of the middle, and how far those of any problem in float32 may be, `[C, H, P]`."""
         read, config = len(places) - 1, self.config
-        q = self._head("Q", places[-1].read, read).each(places[-1].cases)
+        q = self._head("Q", places[-1].read, read)
         value, total = np.empty((2, count, config.heads, read + 1))
         for p, place in enumerate(places):
-            value[..., p], total[..., p] = _scores(q, place.k.each(place.cases))
+            pairs, rows = np.unique(np.stack([places[-1].rows, place.rows]), axis=1, return_inverse=True)
+            value[..., p], total[..., p] = (x[rows.reshape(-1)] for x in _scores(q, place.k, *pairs))
         s = forward.shifted(
             config,
             Rounded(value, np.zeros_like(value), total).map(lambda y: y[:, :, None]),
@@ -480,18 +481,17 @@ class TwoLayers:
 
     def _is_bounded(self, position: int) -> bool:
         """Return whether the values of the second attention at a position are finite in float32 for every problem."""
+        here = range(self.tables.base) if position in self._digits else [int(self.tables.constants[position])]
+        return all(np.isfinite(self._value_error(position, own)).all() for own in here)
+
+    def _value_error(self, position: int, own: int) -> np.ndarray:
+        """Return what float32 errs by in values of the second attention, over all tokens before one, `[F]`."""
         config, tables = self.config, self.tables
-        here = range(tables.base) if position in self._digits else [int(tables.constants[position])]
-        for own in here:
-            possible = tables.possible(position, own)
-            _, out = forward.errors_of_attention(config, self.params, tables.heads, position, own, possible)
-            stream = tables.stream.map(lambda y, own=own: y[own, position])
-            x = forward.attended(config, self.blocks[0], stream, out)
-            x = forward.after_mlp(config, self.blocks[0], x)
-            y = forward.attention_input(config, self.blocks[1], x)
-            if not np.isfinite(rounding.linear(y, *self._projection("V")).error).all():
-                return False
-        return True
+        possible = tables.possible(position, own)
+        _, out = forward.errors_of_attention(config, self.params, tables.heads, position, own, possible)
+        x = forward.attended(config, self.blocks[0], tables.stream.map(lambda y: y[own, position]), out)
+        y = forward.attention_input(config, self.blocks[1], forward.after_mlp(config, self.blocks[0], x))
+        return np.asarray(rounding.linear(y, *self._projection("V")).error)
 
 
 def _normalized(config: Transformer, params: Params | None, x: Additive) -> Additive:
@@ -517,17 +517,19 @@ def _rotated(config: Transformer, x: Additive, angle: np.ndarray) -> Additive:
     return Additive(*(np.concatenate(y, axis=-1)[..., back] for y in zip(*parts, strict=True)))
 
 
-def _scores(q: Additive, k: Additive) -> tuple[np.ndarray, np.ndarray]:
-    """Return the middles of products of queries and keys `[C, H, K]`, and how far any may be from them, `[C, H]`.
+def _scores(q: Additive, k: Additive, of_q: np.ndarray, of_k: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the middles of the products of queries with keys, and how far any may be from them, `[C, H]`.
 
-    The digits of the keys are the first of those of the queries.
+    Args:
+      q, k: `[U, H, K]`; the digits of the keys are the first of those of the queries.
+      of_q, of_k: int `[C]`, those that are multiplied.
     """
     n, both = q.value.shape[-1], len(k.tables)
-    tables = (q.tables * k.value).sum(axis=-1)
-    tables[:both] += (q.value * k.tables).sum(axis=-1) + (q.tables[:both] * k.tables).sum(axis=-1)
-    q_total, k_total = q.total, k.total
-    radius = q.radius * np.abs(k.value) + np.abs(q.value) * k.radius
-    radius = radius + q_total * k_total - (q.half[:both] * k.half).sum(axis=0)
-    error = rounding.gamma(n) * (q.magnitude * k.magnitude).sum(axis=-1) + n * rounding.TINY
-    s = Additive.of((q.value * k.value).sum(axis=-1), tables, radius.sum(axis=-1) + error)
+    dot = lambda a, b: np.einsum("...k,...k->...", np.take(a, of_q, axis=-3), np.take(b, of_k, axis=-3))
+    tables = dot(q.tables, k.value)
+    tables[:both] += dot(q.value, k.tables) + dot(q.tables[:both], k.tables)
+    radius = dot(q.radius, np.abs(k.value)) + dot(np.abs(q.value), k.radius)
+    radius += dot(q.total, k.total) - dot(q.half[:both], k.half).sum(axis=0)
+    error = rounding.gamma(n) * dot(q.magnitude, k.magnitude) + n * rounding.TINY
+    s = Additive.of(dot(q.value, k.value), tables, radius + error)
     return s.value, s.total
