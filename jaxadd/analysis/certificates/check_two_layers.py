@@ -1,6 +1,6 @@
 """The bounds of two layers, as the verification of a certificate computes them, with code of its own.
 
-The stream after the first block is an additive quantity of the digits (`check_additive`) at every position. The
+The stream after the first block is an additive quantity of the digits at every position (`check_first_block`). The
 second attention weighs positions with the weights of the scores in the middle; what other weights change is a radius.
 The radius of a stream is followed through the second attention with the matrices that it is multiplied by, which are
 multiplied with each other before absolute values are taken. Axes: C cases, U distinct choices of known tokens, J
@@ -17,44 +17,10 @@ import numpy as np
 from jaxadd.analysis.certificates import forward, rounding
 from jaxadd.analysis.certificates.check_additive import Additive
 from jaxadd.analysis.certificates.check_after import After, Block
+from jaxadd.analysis.certificates.check_first_block import FirstBlock, Stream, normalized, sublayer
 from jaxadd.analysis.certificates.check_tables import Leaves, Tables, penalties, read_by, softmax
 from jaxadd.analysis.certificates.rounding import Rounded
 from jaxadd.models import Transformer
-from jaxadd.types import Params
-
-_WEIGHS = 0.01  # A known token is treated as known where attention may give it this weight.
-
-
-class _Stream(NamedTuple):
-    """A stream at one position: value + Σ_j tables_j ± |matrix|ᵀ source, and what float32 errs by.
-
-    Attributes:
-      value, tables: `[U, D]` and `[J, V, U, D]`.
-      source: `[U, m]`, a radius.
-      matrix: `[m, D]`, what it is multiplied by.
-      rounded: its interval, with the error that float32 adds after the source.
-    """
-
-    value: np.ndarray
-    tables: np.ndarray
-    source: np.ndarray
-    matrix: np.ndarray
-    rounded: Rounded
-
-    @classmethod
-    def of(cls, x: Additive) -> "_Stream":
-        return cls(*x, np.eye(x.value.shape[-1]), x.box)
-
-    @property
-    def additive(self) -> Additive:
-        return Additive(self.value, self.tables, self.source @ np.abs(self.matrix) + self.rounded.error)
-
-    def linear(self, w: np.ndarray, b: np.ndarray | None) -> Additive:
-        """Multiply by parameters `[D, F]` and add a bias."""
-        tables = rounding.matrix_product(self.tables, w)
-        y = Additive.of(self.value @ w, tables, self.source @ np.abs(self.matrix @ w))
-        y = y.widened(rounding.linear(self.rounded, w, b).error)
-        return y if b is None else y._replace(value=y.value + b)
 
 
 class _Place(NamedTuple):
@@ -68,9 +34,9 @@ class _Place(NamedTuple):
       error: `[U, H, K]`, what float32 errs by in v after the source of `read`.
     """
 
-    stream: _Stream
+    stream: Stream
     rows: np.ndarray
-    read: _Stream
+    read: Stream
     k: Additive
     v: Additive
     error: np.ndarray
@@ -162,7 +128,7 @@ class TwoLayers:
         self.tables, self.config, self.params = tables, tables.config, tables.params
         self.blocks = [self.params[f"blocks.{i}"] for i in range(2)]
         self.after = After(self.config, self.params, tables.base)
-        self._seen: dict[tuple[int, int], tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
+        self.first = FirstBlock(tables)
         attn = self.blocks[1]["attn"]
         self._value_out = np.einsum("hdk,hke->hde", attn["W_V"], attn["W_O"])
         with np.errstate(all="ignore"):
@@ -194,9 +160,11 @@ class TwoLayers:
 
     def _bounds(self, leaves: Leaves) -> tuple[np.ndarray, np.ndarray]:
         read, count = leaves.read, len(leaves.targets)
-        known = {p: np.full(count, t) for p, t in enumerate(self.tables.constants[:read]) if p not in self._digits}
+        known = {
+            p: np.full(count, t) for p, t in enumerate(self.tables.constants[:read]) if p not in self.first.positions
+        }
         known |= dict(zip(leaves.positions, leaves.tokens.T, strict=True)) | {read: np.full(count, leaves.own)}
-        digits = [p for p in self._digits if p < read]
+        digits = [p for p in self.first.positions if p < read]
         places = [self._place(p, known, digits) for p in range(read + 1)]
         fixed = np.stack([known.get(p, np.full(count, -1)) for p in digits])
         reach = self._attended(places, fixed).fixed_put
@@ -210,186 +178,12 @@ class TwoLayers:
             self.config, self.params, box, leaves.targets, self.tables.base
         )
 
-    @property
-    def _digits(self) -> list[int]:
-        return sorted(self.tables.digits.values())
-
-    # --- the first block -------------------------------------------------------------------------------------
-
-    def _read_at(self, position: int, own: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return what attention reads at a position: weights `[H, P, V]`, their relative errors, and other errors."""
-        if (position, own) not in self._seen:
-            possible = self.tables.possible(position, own)
-            e = self.tables.weights(position, own, possible)
-            relative, out = forward.errors_of_attention(
-                self.config, self.params, self.tables.heads, position, own, possible
-            )
-            self._seen[position, own] = e, relative, out.error
-        return self._seen[position, own]
-
-    def _weighs(self, position: int, own: int) -> np.ndarray:
-        """Return which positions may have some weight where a position holds a token, bool `[P]`."""
-        e, possible = self._read_at(position, own)[0], self.tables.possible(position, own)
-        usual = e.sum(axis=-1) / possible.sum(axis=-1)
-        most = e.max(axis=-1)
-        others = usual.sum(axis=-1, keepdims=True) - usual
-        return np.asarray((most >= _WEIGHS * (most + others)).any(axis=0))
-
-    def _place(self, position: int, known: Mapping[int, np.ndarray], digits: Sequence[int]) -> _Place:
-        """Return what stands at a position after the first block, and what the second attention reads there."""
-        base = self.tables.base
-        owns = sorted(set(known[position].tolist())) if position in known else list(range(base))
-        weighs = np.any([self._weighs(position, own) for own in owns], axis=0)
-        here = [p for p in known if p <= position and (p == position or p not in self._digits or bool(weighs[p]))]
-        choices = (
-            np.stack([known[p] for p in here], axis=1)
-            if here
-            else np.zeros((len(next(iter(known.values()))), 0), int)
-        )
-        distinct, rows = np.unique(choices, axis=0, return_inverse=True)
-        tokens = dict(zip(here, distinct.T, strict=True))
-        seen = max(1, sum(p <= position for p in digits))  # Other digits are not seen there.
-        if position in tokens:
-            x, out = self._with_known_token(position, tokens, digits[:seen])
-        else:
-            x, out = self._with_free_token(position, tokens, digits[:seen], len(distinct))
-        stream = self._after_mlp(self._sublayer(self.blocks[0], "ln1", x, out))
-        config, block = self.config, self.blocks[1]
-        read = stream
-        if config.norm != "none" and config.norm_where != "post":
-            read = _Stream.of(_normalized(config, block.get("ln1"), stream.additive))
-        k = self._head("K", read, position)
-        v = self._head("V", read, position)
-        w, b = self._projection("V")
-        error = rounding.linear(read.rounded, w, b).error.reshape(v.value.shape)
-        return _Place(stream, rows.reshape(-1), read, k, v, error)
-
-    def _with_known_token(
-        self, position: int, tokens: Mapping[int, np.ndarray], digits: Sequence[int]
-    ) -> tuple[Additive, Additive]:
-        """Return the stream of tokens at a position and what attention writes there, `[U, D]` each."""
-        own = tokens[position]
-        value, tables, causes = self._written(position, own, tokens, digits)
-        embedded = self.tables.stream.map(lambda y: y[own, position])
-        x = Additive(embedded.value, np.zeros_like(tables), np.zeros_like(value)).widened(embedded.error)
-        return x, Additive(value, tables, causes.sum(axis=0))
-
-    def _with_free_token(
-        self, position: int, tokens: Mapping[int, np.ndarray], digits: Sequence[int], count: int
-    ) -> tuple[Additive, Additive]:
-        """Return both where the token may be any digit: it adds what it changes when others add the average."""
-        base, values = self.tables.base, []
-        mean = most = least = causes = np.zeros(0)
-        for u in range(base):
-            own = np.full(count, u)
-            value, tables, caused = self._written(position, own, {**tokens, position: own}, digits)
-            values.append(value)
-            mean = tables / base if u == 0 else mean + tables / base
-            most = tables if u == 0 else np.maximum(most, tables)
-            least = tables if u == 0 else np.minimum(least, tables)
-            causes = caused if u == 0 else np.maximum(causes, caused)
-        apart = np.maximum(most - mean, mean - least).max(axis=1)
-        radius = causes.sum(axis=0) + apart.sum(axis=0)
-        middle = np.sum(values, axis=0) / base
-        mean[digits.index(position)] = np.stack(values) - middle
-        embedded = self.tables.stream.map(lambda y: y[:base, position])
-        adds = np.zeros_like(mean)
-        adds[digits.index(position)] = embedded.value[:, None]
-        x = Additive.of(np.zeros_like(middle), adds, np.zeros_like(radius))
-        return x.widened(embedded.error.max(axis=0)), Additive.of(middle, mean, radius)
-
-    def _written(
-        self, position: int, own: np.ndarray, tokens: Mapping[int, np.ndarray], digits: Sequence[int]
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return what attention writes at a position with its bias: value, tables and radii by cause.
-
-        Args:
-          position: the position.
-          own: int `[U]`, the tokens there.
-          tokens: int `[U]` each, the known tokens by their position, that one too.
-          digits: positions of digits, those of the tables.
-
-        Returns:
-          `[U, D]`; `[J, V, U, D]`; and `[J + 1, U, D]`, what each digit causes by changing the sum of the
-          weights, and what float32 errs by.
-        """
-        base, written, bias = self.tables.base, self.tables.written, self.blocks[0]["attn"].get("b_O", 0)
-        owns, pick = np.unique(own, return_inverse=True)
-        e_all, relative, error = (
-            np.stack(x) for x in zip(*(self._read_at(position, int(u)) for u in owns), strict=True)
-        )
-        numbers = [j for j, p in enumerate(digits) if p < position and p not in tokens]
-        free, places = [digits[j] for j in numbers], list(tokens)
-        at = np.stack([tokens[p] for p in places])  # [F, U]
-        shape = len(own), written.shape[-1]
-        value = np.zeros(shape) + bias
-        tables, causes = np.zeros((len(digits), base, *shape)), np.zeros((len(digits) + 1, *shape))
-        causes[-1] = error[pick]
-        for h in range(self.config.heads):
-            e = e_all[pick, h]  # [U, P, V]
-            e_known = e[np.arange(len(own)), np.asarray(places)[:, None], at][..., None]  # [F, U, 1]
-            o_known = written[h][np.asarray(places)[:, None], at]  # [F, U, D]
-            e_free, o_free = e[:, free, :base], written[h][free, :base]  # [U, J, V] and [J, V, D]
-            fixed = e_known.sum(axis=0)
-            least = fixed + e_free.min(axis=-1, initial=np.inf).sum(axis=1)[:, None]
-            most = fixed + e_free.max(axis=-1, initial=0).sum(axis=1)[:, None]
-            usual = fixed + e_free.mean(axis=-1).sum(axis=1)[:, None]
-            centre = ((e_known * o_known).sum(axis=0) + np.einsum("ujv,jvd->ud", e_free, o_free) / base) / usual
-            scale, spread = 2 / (least + most), (most - least) / (2 * least)
-            off = o_known - centre
-            rest = (e_known * off).sum(axis=0)
-            adds = e_free.transpose(1, 2, 0)[..., None] * (o_free[:, :, None] - centre)  # [J, V, U, D]
-            low, high = adds.min(axis=1), adds.max(axis=1)
-            size = np.maximum(np.abs(rest + low.sum(axis=0)), np.abs(rest + high.sum(axis=0)))
-            far = (e_known * np.abs(off)).sum(axis=0) + np.maximum(np.abs(low), np.abs(high)).sum(axis=0)
-            value += centre + scale * rest
-            tables[numbers] += scale * adds
-            swing = (e_free.max(axis=-1, initial=0) - e_free.min(axis=-1, initial=np.inf)).T[..., None]  # [J, U, 1]
-            whole = swing.sum(axis=0)
-            causes[numbers] += spread * scale * size * (swing / np.where(whole > 0, whole, 1))
-            causes[-1] += relative[pick, h, None] * far / least + rounding.gamma(position + 4) * np.abs(centre)
-        return *Additive.of(value, tables, causes)[:2], causes
-
-    def _after_mlp(self, x: Additive) -> _Stream:
-        """Return the stream after the first block, given it after attention."""
-        config, block = self.config, self.blocks[0]
-        if not config.d_mlp:
-            return _Stream.of(x)
-        mlp, before = block["mlp"], x
-        if config.norm_where != "post":
-            before = _normalized(config, block.get("ln2"), x)
-        pre = before.linear(mlp["W_in"], mlp.get("b_in"))
-        if config.mlp == "gated":
-            post = before.linear(mlp["W_gate"]).activated(config.activation).product(pre)
-        else:
-            post = pre.activated(config.activation)
-        w, b = mlp["W_out"], mlp.get("b_out")
-        if config.norm != "none" and config.norm_where != "pre":
-            return _Stream.of(self._sublayer(block, "ln2", x, post.linear(w, b)))
-        moved = Additive.of(
-            x.value + post.value @ w + (0 if b is None else b),
-            x.tables + rounding.matrix_product(post.tables, w),
-            np.zeros_like(x.value),
-        )
-        rounded = rounding.add(x.box, rounding.linear(post.box, w, np.zeros(w.shape[1]) if b is None else b))
-        source = np.concatenate([x.radius, post.radius], axis=-1)
-        return _Stream(moved.value, moved.tables, source, np.concatenate([np.eye(len(w.T)), w]), rounded)
-
-    def _sublayer(self, block: Params, name: str, x: Additive, out: Additive) -> Additive:
-        """Return the stream after attention or MLP wrote `out`, with the norms around it."""
-        config = self.config
-        if config.norm_where == "post":
-            return _normalized(config, block.get(name), x.plus(out))
-        return x.plus(_normalized(config, block.get(f"{name}_post"), out) if config.norm_where == "both" else out)
-
-    # --- the second attention --------------------------------------------------------------------------------
-
     def _projection(self, name: str) -> tuple[np.ndarray, np.ndarray | None]:
         attn = self.blocks[1]["attn"]
         w = np.concatenate(list(attn[f"W_{name}"]), axis=1)
         return w, attn[f"b_{name}"].reshape(-1) if self.config.attention_bias else None
 
-    def _head(self, name: str, x: _Stream, position: int) -> Additive:
+    def _head(self, name: str, x: Stream, position: int) -> Additive:
         """Return queries, keys or values of a stream, `[U, H, K]`."""
         config = self.config
         y = x.linear(*self._projection(name))
@@ -402,6 +196,17 @@ class TwoLayers:
         if config.positions == "rope":
             y = _rotated(config, y, config.angles(self.tables.numbers[[position]])[0])
         return y
+
+    def _place(self, position: int, known: Mapping[int, np.ndarray], digits: Sequence[int]) -> _Place:
+        """Return what stands at a position after the first block, and what the second attention reads there."""
+        stream, rows = self.first.stream(position, known, digits)
+        config, block = self.config, self.blocks[1]
+        read = stream
+        if config.norm != "none" and config.norm_where != "post":
+            read = Stream.of(normalized(config, block.get("ln1"), stream.additive))
+        k, v = (self._head(name, read, position) for name in "KV")
+        error = rounding.linear(read.rounded, *self._projection("V")).error.reshape(v.value.shape)
+        return _Place(stream, rows, read, k, v, error)
 
     def _attended(self, places: Sequence[_Place], fixed: np.ndarray) -> _Reach:
         """Return the stream after the second attention at the last of these positions."""
@@ -436,7 +241,7 @@ class TwoLayers:
         )
         of_cases = lambda x: np.take(x, own.rows, axis=-2)
         if config.norm != "none" and config.norm_where != "pre":
-            x = self._sublayer(self.blocks[1], "ln1", own.stream.additive.each(of_cases), written.additive)
+            x = sublayer(config, self.blocks[1], "ln1", own.stream.additive.each(of_cases), written.additive)
             return _Reach(x.value, x.tables, fixed, [], x.radius)
         before = own.stream.rounded.map(of_cases)
         boxes = (y._replace(error=np.zeros(y.value.shape)) for y in (before, out))
@@ -480,7 +285,7 @@ class TwoLayers:
 
     def _is_bounded(self, position: int) -> bool:
         """Return whether the values of the second attention at a position are finite in float32 for every problem."""
-        here = range(self.tables.base) if position in self._digits else [int(self.tables.constants[position])]
+        here = range(self.tables.base) if position in self.first.positions else [int(self.tables.constants[position])]
         return all(np.isfinite(self._value_error(position, own)).all() for own in here)
 
     def _value_error(self, position: int, own: int) -> np.ndarray:
@@ -491,16 +296,6 @@ class TwoLayers:
         x = forward.attended(config, self.blocks[0], tables.stream.map(lambda y: y[own, position]), out)
         y = forward.attention_input(config, self.blocks[1], forward.after_mlp(config, self.blocks[0], x))
         return np.asarray(rounding.linear(y, *self._projection("V")).error)
-
-
-def _normalized(config: Transformer, params: Params | None, x: Additive) -> Additive:
-    """Return a quantity after a norm, or as it is where the architecture has none."""
-    if config.norm == "none":
-        return x
-    params = params or {}
-    x = x.centred() if config.norm == "layernorm" else x
-    x = x.over_root_mean_square(params.get("w"), config.norm_epsilon)
-    return x.shifted(params["b"]) if "b" in params else x
 
 
 def _rotated(config: Transformer, x: Additive, angle: np.ndarray) -> Additive:
