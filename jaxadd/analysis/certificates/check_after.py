@@ -4,13 +4,12 @@ A margin over a rival is at least a constant plus a direction times what attenti
 or by the mean value theorem with intervals of derivatives. Axes: C cases, J rivals, D model, n any width.
 """
 
-import functools
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxadd.analysis.certificates.check_functions import FUNCTIONS, slopes, values
 from jaxadd.models import Transformer
 from jaxadd.types import Params
 
@@ -34,7 +33,7 @@ class Margins(NamedTuple):
 
 
 class After:
-    """What comes after attention in one layer.
+    """What comes after attention in the last block.
 
     Args:
       config: the architecture.
@@ -43,10 +42,11 @@ class After:
     """
 
     def __init__(self, config: Transformer, params: Params, base: int):
-        self.config, self.params, self.block = config, params, params["blocks.0"]
+        self.config, self.params = config, params
+        self.block = Block(config, params[f"blocks.{config.layers - 1}"])
         self.base, self.w_u = base, params["unembed"]["W_U"]
         self.b_u = params["unembed"].get("b_U", np.zeros(self.w_u.shape[1]))
-        self.b_o = self.block["attn"].get("b_O", np.zeros(config.d_model))
+        self.b_o = self.block.params["attn"].get("b_O", np.zeros(config.d_model))
         plain = (config.norm, config.mlp, config.activation) == ("none", "plain", "relu")
         self._has_lines = plain or (config.norm == "none" and not config.d_mlp)
 
@@ -55,11 +55,14 @@ class After:
         last = self._last(x, _Interval.point(out + self.b_o))
         return last.centre @ self.w_u + self.b_u
 
-    def lines(self, stream: np.ndarray, targets: np.ndarray, extremes: Extremes, error: np.ndarray) -> Margins:
+    def lines(
+        self, stream: np.ndarray | None, targets: np.ndarray, extremes: Extremes, error: np.ndarray | float = 0.0
+    ) -> Margins:
         """Bound margins.
 
         Args:
-          stream: `[D]`, of the position that is read.
+          stream: `[D]`, of the position that is read; None where what is bounded is the stream after attention, in
+            place of what attention writes.
           targets: int `[C]`.
           extremes: least and greatest of what attention writes along the rows of a matrix `[n, D]`: `[C, n]` each.
           error: `[D]`, what float32 errs by in it, but for attention weights.
@@ -71,11 +74,11 @@ class After:
             return self._relu(stream, lead, bias, extremes)
         return self._mean_value(stream, lead, bias, extremes, error)
 
-    def _relu(self, stream: np.ndarray, lead: np.ndarray, bias: np.ndarray, extremes: Extremes) -> Margins:
-        wide, mlp = (self.config.d_model, self.config.d_mlp), self.block.get("mlp", {})
+    def _relu(self, stream: np.ndarray | None, lead: np.ndarray, bias: np.ndarray, extremes: Extremes) -> Margins:
+        wide, mlp = (self.config.d_model, self.config.d_mlp), self.block.params.get("mlp", {})
         w_in, b_in = mlp.get("W_in", np.zeros(wide)), mlp.get("b_in", np.zeros(wide[1]))
         w_out, b_out = mlp.get("W_out", np.zeros(wide[::-1])), mlp.get("b_out", np.zeros(wide[0]))
-        x = stream + self.b_o
+        x = np.zeros(wide[0]) if stream is None else stream + self.b_o
         low, high = (side + x @ w_in + b_in for side in extremes(w_in.T))
         gain = lead @ w_out.T
         width = np.where(high > low, high - low, 1)
@@ -88,51 +91,69 @@ class After:
         return Margins(constant + direction @ x, direction, np.full(bias.shape, -np.inf))
 
     def _mean_value(
-        self, stream: np.ndarray, lead: np.ndarray, bias: np.ndarray, extremes: Extremes, error: np.ndarray
+        self,
+        stream: np.ndarray | None,
+        lead: np.ndarray,
+        bias: np.ndarray,
+        extremes: Extremes,
+        error: np.ndarray | float,
     ) -> Margins:
         low, high = extremes(np.eye(self.config.d_model))
         centre, radius = low / 2 + high / 2, high / 2 - low / 2 + error
-        one = np.broadcast_to(np.eye(len(error)), (len(low), len(error), len(error)))
-        box = self._last(stream, _Interval(centre + self.b_o, radius, one, np.zeros_like(one)))
-        at = self._last(stream, _Interval.point(centre + self.b_o))
+        one = np.broadcast_to(np.eye(centre.shape[1]), (*centre.shape, centre.shape[1]))
+        biased = centre if stream is None else centre + self.b_o
+        box = self._last(stream, _Interval(biased, radius, one, np.zeros_like(one)))
+        at = self._last(stream, _Interval.point(biased))
         direction = np.einsum("cjn,cns->cjs", lead, box.slope)
         bend = np.einsum("cjn,cns,cs->cj", np.abs(lead), box.slope_radius, radius, optimize=True)
         constant = np.einsum("cjn,cn->cj", lead, at.centre) - np.einsum("cjs,cs->cj", direction, centre) - bend
         floor = np.einsum("cjn,cn->cj", lead, box.centre) - np.einsum("cjn,cn->cj", np.abs(lead), box.radius)
-        return Margins(constant + bias, direction, floor + bias, (centre + self.b_o, radius))
+        return Margins(constant + bias, direction, floor + bias, (biased, radius))
 
-    def _last(self, stream: np.ndarray, out: "_Interval") -> "_Interval":
-        """Return what is unembedded, as `plain.sublayer` puts it together."""
-        x = self._sublayer("ln1", _Interval.point(np.broadcast_to(stream, out.centre.shape)), lambda _: out)
-        if self.config.d_mlp:
-            x = self._sublayer("ln2", x, self._mlp)
-        return self._normalized(self.params.get("ln_final"), x) if self.config.final_norm else x
+    def _last(self, stream: np.ndarray | None, out: "_Interval") -> "_Interval":
+        """Return what is unembedded, for what attention writes, or for the stream after it where `stream` is None."""
+        x = self.block.after_mlp(out if stream is None else self.block.attended(stream, out))
+        return _normalized(self.config, self.params.get("ln_final"), x) if self.config.final_norm else x
+
+
+class Block(NamedTuple):
+    """What one block does with what its attention writes, as `plain.sublayer` puts it together.
+
+    Attributes:
+      config: the architecture.
+      params: of the block, float64 NumPy arrays.
+    """
+
+    config: Transformer
+    params: Params
+
+    def output(self, stream: np.ndarray, out: np.ndarray) -> np.ndarray:
+        """Return the streams after the block, for streams and what attention writes with its bias, `[C, D]`."""
+        return self.after_mlp(self.attended(stream, _Interval.point(out))).centre
+
+    def attended(self, stream: np.ndarray, out: "_Interval") -> "_Interval":
+        """Return the stream after attention wrote `out`."""
+        return self._sublayer("ln1", _Interval.point(np.broadcast_to(stream, out.centre.shape)), lambda _: out)
+
+    def after_mlp(self, x: "_Interval") -> "_Interval":
+        """Return the stream after the MLP."""
+        return self._sublayer("ln2", x, self._mlp) if self.config.d_mlp else x
 
     def _sublayer(self, name: str, x: "_Interval", function: Callable[["_Interval"], "_Interval"]) -> "_Interval":
         where = self.config.norm_where
         if where == "post":
-            return self._normalized(self.block.get(name), x.plus(function(x)))
-        out = function(self._normalized(self.block.get(name), x))
-        return x.plus(self._normalized(self.block.get(f"{name}_post"), out) if where == "both" else out)
+            return _normalized(self.config, self.params.get(name), x.plus(function(x)))
+        out = function(_normalized(self.config, self.params.get(name), x))
+        return x.plus(_normalized(self.config, self.params.get(f"{name}_post"), out) if where == "both" else out)
 
     def _mlp(self, x: "_Interval") -> "_Interval":
-        mlp = self.block["mlp"]
+        mlp = self.params["mlp"]
         post = x.through(mlp["W_in"], mlp.get("b_in"))
         if self.config.mlp == "gated":
             post = x.through(mlp["W_gate"]).activated(self.config.activation).times(post)
         else:
             post = post.activated(self.config.activation)
         return post.through(mlp["W_out"], mlp.get("b_out"))
-
-    def _normalized(self, params: Any, x: "_Interval") -> "_Interval":
-        if self.config.norm == "none":
-            return x
-        params = params or {}
-        x = x.minus_mean() if self.config.norm == "layernorm" else x
-        x = x.over_root_mean_square(self.config.norm_epsilon)
-        scale = params.get("w", np.ones(x.centre.shape[-1]))
-        x = x.times(_Interval.point(np.broadcast_to(scale, x.centre.shape)))
-        return x.plus(_Interval.point(np.broadcast_to(params.get("b", np.zeros(len(scale))), x.centre.shape)))
 
 
 class _Interval(NamedTuple):
@@ -210,76 +231,20 @@ class _Interval(NamedTuple):
         return _Interval(y.centre, y.radius, slope, slope_radius)
 
     def activated(self, name: str) -> "_Interval":
-        function, derivative = _FUNCTIONS[name], _DERIVATIVES[name]
         low, high = self.centre - self.radius, self.centre + self.radius
-        value = function(self.centre)
-        if name == "sin":
-            radius, slowest, fastest = (
-                self.radius,
-                np.cos(self.centre) - self.radius,
-                np.cos(self.centre) + self.radius,
-            )
-        else:
-            least, greatest = _range(function, _turns(name)[0], low, high)
-            radius = np.maximum(greatest - value, value - least)
-            slowest, fastest = _range(derivative, _turns(name)[1], low, high)
+        value = FUNCTIONS[name](self.centre)
+        least, greatest = values(name, low, high)
+        slowest, fastest = slopes(name, low, high)
         slope, slope_radius = self._scaled_slope((slowest + fastest) / 2, (fastest - slowest) / 2)
-        return _Interval(value, radius, slope, slope_radius)
+        return _Interval(value, np.maximum(greatest - value, value - least), slope, slope_radius)
 
 
-def _logistic(x: np.ndarray) -> np.ndarray:
-    return np.exp(np.minimum(x, 0)) / (1 + np.exp(-np.abs(x)))
-
-
-_below = np.vectorize(lambda x: math.erfc(-x / math.sqrt(2)) / 2, otypes=[np.float64])
-_density = lambda x: np.exp(-np.square(x) / 2) / math.sqrt(2 * math.pi)
-
-_FUNCTIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-    "relu": lambda x: np.where(x > 0, x, 0),
-    "identity": lambda x: x,
-    "abs": np.abs,
-    "square": lambda x: x * x,
-    "sin": np.sin,
-    "silu": lambda x: x * _logistic(x),
-    "gelu": lambda x: x * _below(x),
-}
-_DERIVATIVES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-    "relu": lambda x: np.where(x > 0, 1.0, 0.0),
-    "identity": lambda x: np.ones(np.shape(x)),
-    "abs": np.sign,
-    "square": lambda x: x + x,
-    "sin": np.cos,
-    "silu": lambda x: _logistic(x) + x * _logistic(x) * _logistic(-x),
-    "gelu": lambda x: _below(x) + x * _density(x),
-}
-
-
-@functools.cache
-def _turns(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return where a function and its derivative turn: the roots of the first and second derivative, by bisection."""
-    derivative = _DERIVATIVES[name]
-    second = lambda x: (derivative(x + 1e-4) - derivative(x - 1e-4)) / 2e-4
-    return _roots(derivative), () if name in ("relu", "abs") else _roots(second)
-
-
-def _roots(function: Callable[[np.ndarray], np.ndarray]) -> tuple[float, ...]:
-    """Return where a function changes its sign from -8 to 8, beyond which none does; 0 is not on the grid."""
-    grid = np.linspace(-8.03, 8, 2_000)
-    signs = np.sign(np.where(np.abs(function(grid)) < 1e-9, 0, function(grid)))
-    roots = []
-    for i in np.flatnonzero(signs[:-1] * signs[1:] < 0):
-        low, high = grid[i], grid[i + 1]
-        for _ in range(60):
-            middle = np.asarray((low + high) / 2)
-            low, high = (middle, high) if np.sign(function(middle)) == signs[i] else (low, middle)
-        roots.append(float(high))
-    return tuple(roots)
-
-
-def _range(
-    function: Callable[[np.ndarray], np.ndarray], turns: tuple[float, ...], low: np.ndarray, high: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the least and greatest value between two arguments: at the ends, or where the function turns."""
-    values = [function(low), function(high)]
-    values += [np.where((low < turn) & (turn < high), function(np.asarray(turn)), values[0]) for turn in turns]
-    return np.minimum.reduce(values), np.maximum.reduce(values)
+def _normalized(config: Transformer, params: Any, x: _Interval) -> _Interval:
+    if config.norm == "none":
+        return x
+    params = params or {}
+    x = x.minus_mean() if config.norm == "layernorm" else x
+    x = x.over_root_mean_square(config.norm_epsilon)
+    scale = params.get("w", np.ones(x.centre.shape[-1]))
+    x = x.times(_Interval.point(np.broadcast_to(scale, x.centre.shape)))
+    return x.plus(_Interval.point(np.broadcast_to(params.get("b", np.zeros(len(scale))), x.centre.shape)))

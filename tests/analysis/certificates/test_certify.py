@@ -10,9 +10,11 @@ import pytest
 from networks import column_adder, deepened, drawn
 
 from jaxadd.analysis.certificates import bounds, columns, exhaustive, search, spaces
-from jaxadd.analysis.certificates.certificate import NOTHING, Certificate
+from jaxadd.analysis.certificates.certificate import NOTHING, Certificate, fingerprint
 from jaxadd.analysis.certificates.certify import Certification, certify
 from jaxadd.analysis.certificates.check import check
+from jaxadd.analysis.certificates.check_tables import Leaves, Tables
+from jaxadd.analysis.certificates.check_two_layers import TwoLayers
 from jaxadd.errors import UserError
 from jaxadd.models import MLP, Network, Transformer, plain
 from jaxadd.tasks import Addition, Group, HandwrittenDigits, Modular
@@ -481,6 +483,90 @@ def widen_space(data):
 def test_a_changed_certificate_is_rejected(method, change, says):
     with pytest.raises(UserError, match=says):
         check(changed(certified(method), change), leaky())
+
+
+def leaves_of(trees):
+    """Yield every list with bounds, and the place of each bound in it."""
+    for place, tree in enumerate(trees):
+        if isinstance(tree, list):
+            yield from leaves_of(tree[1])
+        elif tree is not None:
+            yield trees, place
+
+
+def raise_first_leaf(data):
+    trees, place = next(leaves_of(data["parts"][2]["bounds"]["1"]))
+    trees[place] += 1e-3
+
+
+def lower_first_leaf(data):
+    trees, place = next(leaves_of(data["parts"][2]["bounds"]["1"]))
+    trees[place] -= 1.0
+
+
+@functools.cache
+def certified_two_layers(name):
+    network = block(BOUNDED[f"{name}, two layers"])[0]
+    certificate = Certification(network, "bounds")
+    return certificate.conclude([certificate.examine(part) for part in certificate.parts]), network
+
+
+TWO_LAYERS = ["rotary", "alibi", "published", "norms after"]
+
+
+@pytest.mark.parametrize("name", TWO_LAYERS)
+@pytest.mark.parametrize("change", [raise_first_leaf, lower_first_leaf])
+def test_a_changed_bound_of_two_layers_is_rejected(name, change):
+    certificate, network = certified_two_layers(name)
+    check(changed(certificate, lambda data: None), network)
+    with pytest.raises(UserError, match="the bound of A2"):
+        check(changed(certificate, change), network)
+
+
+@pytest.mark.parametrize("name", TWO_LAYERS)
+@pytest.mark.parametrize(("layer", "weight"), [(0, "W_K"), (0, "W_V"), (1, "W_Q"), (1, "W_O")])
+def test_a_certificate_does_not_hold_for_changed_weights_of_two_layers(name, layer, weight):
+    """Even where it names the network with these weights."""
+    certificate, network = certified_two_layers(name)
+    params = jax.tree.map(np.array, network.params)
+    params[f"blocks.{layer}"]["attn"][weight][0, 0, 0] += 1.0
+    other = dataclasses.replace(network, params=params)
+    with pytest.raises(UserError, match="another network"):
+        check(certificate, other)
+    renamed = dataclasses.replace(certificate, network=fingerprint(params, network.model))
+    with pytest.raises(UserError, match="the certificate does not hold"):
+        check(renamed, other)
+
+
+def bounds_of_check(network):
+    """Return the bounds of the first answer digit, no digit fixed, as the verification computes them."""
+    tables, task = Tables(network), network.task
+    read = network.model.sizes.read[0]
+    leaves = Leaves(read, int(tables.constants[read]), (), np.zeros((task.base, 0), int), np.arange(task.base))
+    return TwoLayers(tables).bounds(leaves)
+
+
+def test_the_verification_of_two_layers_has_no_bound_where_masked_positions_matter():
+    task = task_of(1, 2)
+    model = Transformer(d_model=4, heads=1, d_mlp=0, attention_bias=True, layers=2).build(task.sizes)
+
+    def network(mark):
+        params = jax.tree.map(lambda w: np.zeros(w.shape, np.float32), model.shapes())
+        params["pos_embed"]["W_pos"][-1, 1] = mark  # The units of the answer, not seen from "=".
+        params["blocks.1"]["attn"]["W_V"][0, 1, 0] = max(mark, 1)
+        return Network(params, model, task)
+
+    assert all(np.isfinite(x).all() for x in bounds_of_check(network(1)))
+    margin, slack = bounds_of_check(network(1e30))  # A value overflows.
+    assert not np.isfinite(margin).any()
+    assert not np.isfinite(slack).any()
+    weighs = network(1)  # Scores are below those of masked positions.
+    attention = weighs.params["blocks.1"]["attn"]
+    attention["b_Q"][0, 0], attention["b_K"][0, 0] = 1e6, -1e6
+    attention["W_O"][0, 0, 2] = 1
+    weighs.params["unembed"]["W_U"][2, 0] = 1
+    margin, slack = bounds_of_check(weighs)
+    assert not np.isfinite(slack).any()
 
 
 @functools.cache
