@@ -19,6 +19,7 @@ import numpy as np
 from jaxadd.analysis.certificates import rounding
 from jaxadd.analysis.certificates.rounding import Function, Rounded
 
+_EQUAL = 1 - 1e-9
 _BENT = ("relu", "abs", "identity")  # Functions that are linear on both sides of 0.
 
 
@@ -164,7 +165,8 @@ def elementwise(
       least: a number that the argument is known not to be below.
     """
     most = x.tables.max(axis=1)
-    first = most.argmax(axis=0)[None]  # The digit that moves each element most.
+    # The digit that moves each element most; those of one column may differ by the rounding of float64 alone.
+    first = (most >= _EQUAL * most.max(axis=0)).argmax(axis=0)[None]
     along = np.take_along_axis(x.tables, first[:, None], axis=0)[0]  # [V, ..., n]
     shares = x.halves
     others = np.take_along_axis(shares, first, axis=0) - np.take_along_axis(most, first, axis=0)
@@ -280,10 +282,10 @@ def _(x: Additive, weight: np.ndarray | None, epsilon: float) -> Additive:
     scale = 1.0 if weight is None else weight
     y = Additive(y.value * scale, y.tables * scale, y.radius * np.abs(scale))
     interval = rounding.scaled(box, weight, epsilon)
-    return within(y, interval, x.halves.sum(axis=-1, keepdims=True)).widened(interval.error)
+    return _within(y, interval, x.halves.sum(axis=-1, keepdims=True)).widened(interval.error)
 
 
-def within(x: Additive, interval: Rounded, causes: np.ndarray) -> Additive:
+def _within(x: Additive, interval: Rounded, causes: np.ndarray) -> Additive:
     """Return an interval of a quantity in place of each element that says less.
 
     Args:

@@ -82,7 +82,7 @@ class FirstBlock:
           the stream for every distinct choice of the tokens that are treated as known there, `[U, D]`, with tables of
           the digits that are seen there; and int `[C]`.
         """
-        owns = sorted(set(known[position].tolist())) if position in known else list(range(self.tables.base))
+        owns = range(self.tables.base) if position in digits else known[position][:1].tolist()  # All read the same.
         weighs = np.any([self._weighs(position, own) for own in owns], axis=0)
         treated = lambda p: p == position or p not in self.positions or bool(weighs[p])
         here = [p for p in known if p <= position and treated(p)]

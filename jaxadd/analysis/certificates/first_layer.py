@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxadd.analysis.certificates import forward, rounding
-from jaxadd.analysis.certificates.additive import Additive, Image, centred, constant, within
+from jaxadd.analysis.certificates.additive import Additive, Image, centred, constant
 from jaxadd.analysis.certificates.attention import LIGHTEST
 from jaxadd.analysis.certificates.columns import Layout
 from jaxadd.analysis.certificates.rounding import Rounded
@@ -41,12 +41,12 @@ class Read(NamedTuple):
     Attributes:
       e: `[H, P, V]`, exp(score), divided by the largest of the head.
       relative: `[H]`, bound on the relative error of float32 weights.
-      out: what may be written, `[D]`, over all tokens before, and its error but for that of weights.
+      error: `[D]`, what float32 errs by in what is written, but for weights.
     """
 
     e: np.ndarray
     relative: np.ndarray
-    out: Rounded
+    error: np.ndarray
 
 
 class FirstLayer:
@@ -68,8 +68,8 @@ class FirstLayer:
         self._reads: dict[tuple[int, int], Read] = {}
 
     def extremes(self, position: int, own: int) -> Rounded:
-        """Return what may stand at a position that holds a token, `[D]`, whatever tokens are before it."""
-        possible = np.ones((position + 1, len(self.stream.value)), bool)
+        """Return what may stand at a position that holds a token, `[D]`, whatever digits are before it."""
+        possible = self.layout.possible(position, own, len(self.stream.value), self.base)
         _, out = forward.errors_of_attention(self.config, self.params, self.heads, position, own, possible)
         x = forward.attended(self.config, self.block, self.stream.map(lambda y: y[own, position]), out)
         return forward.after_mlp(self.config, self.block, x)
@@ -81,7 +81,7 @@ class FirstLayer:
         cases remain at most positions.
         """
         count = len(next(iter(tokens.values())))
-        owns = sorted(set(tokens[position].tolist())) if position in tokens else range(self.base)
+        owns = range(self.base) if position in digits else [int(tokens[position][0])]  # All cases read the same.
         noted = [p for p in tokens if p == position or (p < position and self._weighs(position, owns, p))]
         seen = np.stack([tokens[p] for p in noted], axis=1) if noted else np.zeros((count, 0), int)
         number = [j for j, p in enumerate(digits) if p <= position and p not in noted] or [0]
@@ -105,19 +105,14 @@ class FirstLayer:
             s = np.where(possible, s, -np.inf)
             relative, out = forward.errors_of_attention(self.config, self.params, self.heads, position, own, possible)
             e = np.exp(s - s.max(axis=(1, 2), keepdims=True))
-            self._reads[position, own] = Read(e, relative, out)
+            self._reads[position, own] = Read(e, relative, out.error)
         return self._reads[position, own]
 
     def _read_by(self, position: int, own: np.ndarray) -> Read:
         """Return what attention reads at a position for each of some tokens there, int `[U]`."""
         distinct, pick = np.unique(own, return_inverse=True)
-        reads = [self._read(position, int(token)) for token in distinct]
-        each = lambda *parts: np.stack(parts)[pick]
-        outs = [read.out for read in reads]
-        value, error, radius = (
-            each(*parts) for parts in zip(*((x.value, x.error, x.radius) for x in outs), strict=True)
-        )
-        return Read(each(*(x.e for x in reads)), each(*(x.relative for x in reads)), Rounded(value, error, radius))
+        reads = zip(*(self._read(position, int(token)) for token in distinct), strict=True)
+        return Read(*(np.stack(parts)[pick] for parts in reads))
 
     def _weighs(self, position: int, owns: Sequence[int], source: int) -> bool:
         """Return whether the token at a source is to be distinguished at a position."""
@@ -169,7 +164,7 @@ class FirstLayer:
         width = self.written.shape[-1]
         value = np.zeros((count, width)) + attn.get("b_O", 0)
         tables, radius = np.zeros((len(digits), base, count, width)), np.zeros((len(digits) + 1, count, width))
-        causes = np.zeros((len(digits) + 1, count, 1))
+        radius[-1] += read.error
         for h in range(read.e.shape[1]):
             e_known = np.stack([read.e[rows, h, p, t] for p, t in known.items()], axis=1)[..., None]  # [U, F, 1]
             o_known = np.stack([self.written[h, p, t] for p, t in known.items()], axis=1)  # [U, F, D]
@@ -190,12 +185,11 @@ class FirstLayer:
             swings = swing.sum(axis=0)
             share = np.divide(swing, swings, out=np.zeros_like(swing), where=swings > 0)
             radius[number] += share * (spread * scale * size)
-            causes[number] += swing
             far = (e_known * np.abs(off)).sum(axis=1) + np.maximum(high, -low).sum(axis=0)
             radius[-1] += read.relative[:, h, None] * far / least + gamma * np.abs(centre)
             value += centre + scale * rest
             tables[number] += scale * adds
-        return within(Additive.of(value, tables, radius), read.out, causes).widened(read.out.error)
+        return Additive.of(value, tables, radius)
 
     def _after_mlp(self, x: Additive) -> Image:
         """Return the stream after the MLP, `[U, 1, D]`, given it before."""

@@ -47,7 +47,7 @@ class Source(NamedTuple):
         """Return the radius `[J + 1, C, F]` along the columns of a matrix `[D, F]`."""
         through = np.abs(self.matrix @ w)
         if len(through) == 1:
-            return rounding.matrix_product(self.radius, through[0])[:, self.rows]
+            return np.take(rounding.matrix_product(self.radius, through[0]), self.rows, axis=1)
         return np.einsum("jcm,cmf->jcf", self.radius[:, self.rows], through, optimize=True)
 
     def along_each(self, direction: np.ndarray) -> np.ndarray:
@@ -129,16 +129,15 @@ class TwoLayers:
         self.numbers = self.config.numbered(self.model.sizes)
         self.first = FirstLayer(self.config, self.params, self.model, self.layout, self.task.base)
         self.lines = lines.of(self.config, self.params, self.task.base)
-        self._has_numbers = all(map(self._is_number, range(self.model.sizes.length)))
+        self._is_number = [self._holds_numbers(p) for p in range(self.model.sizes.length)]
 
     def bound(self, group: Cases) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return a lower bound of the least margin of every case and its slack, `[C]`, and the costs `[C, free]`."""
-        if not self._has_numbers:
+        config, read = self.config, self.model.sizes.read[group.digit]
+        if not all(self._is_number[read + 1 :]):
             nothing = np.full(len(group.target), -np.inf)
-            free = self.layout.free(group, self.model.sizes.read[group.digit])
-            return nothing, nothing, np.zeros((len(nothing), len(free)))
-        config = self.config
-        wide = self.model.sizes.read[group.digit] * self.task.base * max(config.d_mlp, config.d_model)
+            return nothing, nothing, np.zeros((len(nothing), len(self.layout.free(group, read))))
+        wide = read * self.task.base * max(config.d_mlp, config.d_model)
         step = max(1, _AT_ONCE // wide)
         parts = [
             self._bound(group.take(np.arange(i, min(i + step, len(group.target)))))
@@ -166,13 +165,14 @@ class TwoLayers:
         """Return the positions of the digits before the position that is read."""
         return [p for p in self.layout.digits if p < read]
 
-    def _is_number(self, position: int) -> bool:
-        """Return whether float32 gives the second layer numbers at a position, whatever the tokens are.
+    def _holds_numbers(self, position: int) -> bool:
+        """Return whether float32 gives the second layer numbers at a position, whatever the digits are.
 
         A value that is not a number is not masked, at a position that nothing sees: 0 times it is not a number.
         """
-        for own in range(len(self.first.stream.value)):
-            x = self.first.extremes(position, own).map(lambda y: y[None, None])
+        own = range(self.task.base) if position in self.layout.digits else [self.layout.constants[position]]
+        for token in own:
+            x = self.first.extremes(position, token).map(lambda y: y[None, None])
             numbers = self.numbers[position : position + 1]
             v = forward.queries_keys_values(self.config, self.params["blocks.1"], x, numbers).v
             if not np.isfinite(v.error).all():
@@ -211,7 +211,9 @@ class TwoLayers:
         rest[-1] += out.error
         written = Sum(out.value, rounding.matrix_product(flat(tables), w_o), tuple(sources), rest, chosen)
         if config.norm != "none" and config.norm_where != "pre":
-            stream = own.stream.multiplied.map(lambda y: y[..., own.rows, 0, :]).among(own.number, count)
+            stream = own.stream.multiplied.map(lambda y: np.take(y[..., 0, :], own.rows, axis=-2)).among(
+                own.number, count
+            )
             after = forward.attended(config, block, stream, written.multiplied)
             return Sum(after.value, after.tables, (), after.radius, chosen)
         return self._added(written, own, out, config.norm == "none")
@@ -221,7 +223,7 @@ class TwoLayers:
 
         Where nothing stands between the two, the radius of that position reaches the sum on both ways at once.
         """
-        of_cases = lambda y: y[..., own.rows, 0, :]
+        of_cases = lambda y: np.take(y[..., 0, :], own.rows, axis=-2)
         before = own.stream.rounded.map(of_cases)
         still = lambda x: x._replace(error=np.zeros_like(x.error))
         radius = written.radius.copy()
@@ -246,7 +248,7 @@ class TwoLayers:
         """
         count = len(self._digits(read))
         query, found = _thin(heads[read].q).among(places[read].number, count), []
-        query = query.map(lambda y: y[..., places[read].rows, 0, :, :])
+        query = query.map(lambda y: np.take(y[..., 0, :, :], places[read].rows, axis=-3))
         for place, head in zip(places, heads, strict=True):
             key = _thin(head.k).among(place.number, count)
             found.append(_scores(query, key.map(functools.partial(_of_cases, place=place))))
@@ -277,7 +279,8 @@ class TwoLayers:
 
 def _of_cases(x: np.ndarray, place: Place) -> np.ndarray:
     """Return what each case has of `[..., U, 1, H, K]`; where all have the same, one of them, to be broadcast."""
-    return x[..., 0, :, :] if x.shape[-4] == 1 else x[..., place.rows, 0, :, :]
+    one = x[..., 0, :, :]
+    return one if one.shape[-3] == 1 else np.take(one, place.rows, axis=-3)
 
 
 def _thin(x: Additive) -> Additive:
