@@ -170,7 +170,9 @@ BOUNDED = {
     "absolute": {"activation": "abs", "mlp": "gated"},
     "norms alone": {"norm": "rmsnorm", "d_mlp": 0},
 }
-BOUNDED |= {f"{name}, two layers": {"layers": 2, **fields} for name, fields in BOUNDED.items()}
+# Functions of one number are those of `test_additive`, whatever the layers.
+SECOND = ("rotary", "alibi", "no MLP", "published", "layer norms around", "norms after", "square")
+BOUNDED |= {f"{name}, two layers": {"layers": 2, **BOUNDED[name]} for name in SECOND}
 
 
 def block(fields):
@@ -547,7 +549,13 @@ def bounds_of_check(network):
     return TwoLayers(tables).bounds(leaves)
 
 
-def test_the_verification_of_two_layers_has_no_bound_where_masked_positions_matter():
+def bounds_of_search(network):
+    """Return those of the search: the bound and slack of each case."""
+    return bounds.Bounds(network, 0).margins.bound(next(iter(columns.cases(network.task, 0))))[:2]
+
+
+@pytest.mark.parametrize("computed", [bounds_of_search, bounds_of_check])
+def test_two_layers_have_no_bound_where_masked_positions_matter(computed):
     task = task_of(1, 2)
     model = Transformer(d_model=4, heads=1, d_mlp=0, attention_bias=True, layers=2).build(task.sizes)
 
@@ -557,8 +565,8 @@ def test_the_verification_of_two_layers_has_no_bound_where_masked_positions_matt
         params["blocks.1"]["attn"]["W_V"][0, 1, 0] = max(mark, 1)
         return Network(params, model, task)
 
-    assert all(np.isfinite(x).all() for x in bounds_of_check(network(1)))
-    margin, slack = bounds_of_check(network(1e30))  # A value overflows.
+    assert all(np.isfinite(x).all() for x in computed(network(1)))
+    margin, slack = computed(network(1e30))  # A value overflows.
     assert not np.isfinite(margin).any()
     assert not np.isfinite(slack).any()
     weighs = network(1)  # Scores are below those of masked positions.
@@ -566,7 +574,7 @@ def test_the_verification_of_two_layers_has_no_bound_where_masked_positions_matt
     attention["b_Q"][0, 0], attention["b_K"][0, 0] = 1e6, -1e6
     attention["W_O"][0, 0, 2] = 1
     weighs.params["unembed"]["W_U"][2, 0] = 1
-    margin, slack = bounds_of_check(weighs)
+    margin, slack = computed(weighs)
     assert not np.isfinite(slack).any()
 
 
