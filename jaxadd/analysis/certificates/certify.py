@@ -37,30 +37,31 @@ class Certification:
           UserError: the task has no finite space, or the method does not cover the network.
         """
         forward.check_covered(network.model)
-        self.network, self.space, self.reason = network, space(network.task, network), ""
-        logits = exhaustive.logits(self.space, network)
-        self.method: Method = method or ("exhaustive" if logits <= exhaustive.MOST_LOGITS else "bounds")
+        self.network, self.space = network, space(network.task, network)
+        count = exhaustive.logits(self.space, network)
+        few = count <= exhaustive.MOST_LOGITS
+        self.method: Method
         self.parts: list[Any] = []
-        if self.method == "exhaustive":
-            if logits > exhaustive.MOST_LOGITS:
+        self._bounds, self.reason = None, ""
+        if method == "bounds" or (method is None and not (few and exhaustive.is_fine(network, self.space))):
+            self._bounds, reason = _bounds_of(network, insist=method is not None)
+        if self._bounds is not None:
+            self.method, self.parts = "bounds", self._bounds.parts
+        elif method == "exhaustive" or (method is None and few):
+            if not few:
                 raise UserError(
                     f"exhaustive certification covers up to {exhaustive.MOST_LOGITS:.0e} logits, and this space has "
-                    f"{float(logits):.1e}; leave --method out"
+                    f"{float(count):.1e}; leave --method out"
                 )
-            self.parts = exhaustive.parts(network, self.space)
-        elif self.method == "bounds":
-            try:
-                bounds.check_covered(network)
-                self._bounds = bounds.Bounds(network)
-                if method is None:
-                    self._bounds.check_promising()
-                self.parts = self._bounds.parts
-            except UserError as error:
-                if method is not None or not isinstance(network.task, Addition):
-                    raise
-                self.method, self.reason = "search", str(error)
-        elif not isinstance(network.task, Addition):
-            raise UserError(f"search covers addition, got {network.task.question}; leave --method out")
+            self.method, self.parts = "exhaustive", exhaustive.parts(network, self.space)
+        elif method == "search":
+            if not isinstance(network.task, Addition):
+                raise UserError(f"search covers addition, got {network.task.question}; leave --method out")
+            self.method = "search"
+        elif isinstance(network.task, Addition):
+            self.method, self.reason = "search", reason
+        else:
+            raise UserError(reason)
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -120,7 +121,7 @@ class Certification:
           watch: called with the fraction of the part that is done.
         """
         start = time.monotonic()
-        if self.method == "bounds":
+        if self._bounds is not None:
             found = self._bounds.examine(part, watch)
         else:
             found = exhaustive.examine(self.network, self.space, part)
@@ -128,7 +129,7 @@ class Certification:
 
     def candidates(self) -> np.ndarray:
         """Return problems that may be errors, of the cases that bounds left open in the part examined last."""
-        return self._bounds.candidates() if self.method == "bounds" else np.zeros(0)
+        return np.zeros(0) if self._bounds is None else self._bounds.candidates()
 
     def conclude(self, parts: list[Part], found: search.Found | None = None) -> Certificate:
         """Return the certificate.
@@ -178,9 +179,27 @@ class Certification:
     def _proven(self, parts: list[Part], closed: bool) -> float:
         if closed:
             return 1.0
-        if self.method == "bounds":
+        if self._bounds is not None:
             return self._bounds.fraction(parts)
         return sum(part["problems"] - part["open"] for part in parts) / self.space.size
+
+
+def _bounds_of(network: Network, *, insist: bool) -> tuple[bounds.Bounds | None, str]:
+    """Return bounds, or None and the reason why none are computed.
+
+    Raises:
+      UserError: somebody insists on them, and they do not cover the network.
+    """
+    try:
+        bounds.check_covered(network)
+        found = bounds.Bounds(network)
+        if not insist:
+            found.check_promising()
+    except UserError as error:
+        if insist:
+            raise
+        return None, str(error)
+    return found, ""
 
 
 def certify(network: Network, method: Method | None = None) -> tuple[Certificate, search.Found | None]:
@@ -193,8 +212,8 @@ def certify(network: Network, method: Method | None = None) -> tuple[Certificate
     Args:
       network: a transformer of one or two layers where the space is large, any transformer or PairMLP where it is
         small.
-      method: by default exhaustive where there are at most `exhaustive.MOST_LOGITS` logits, bounds where they cover
-        the network, and search otherwise.
+      method: by default exhaustive where there are at most `exhaustive.MOST_LOGITS` logits and their allowance for
+        float32 is fine enough, bounds where they cover the network, and search otherwise.
 
     Returns:
       the certificate, and what the search found; None where there was none.

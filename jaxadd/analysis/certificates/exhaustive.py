@@ -18,7 +18,7 @@ from jaxadd.models import Network
 
 MOST_LOGITS = 10**9
 _PART_LOGITS = 2_000_000  # In one part, which is what a resumed certification repeats at most.
-_AT_ONCE = 2_048  # Problems.
+_AT_ONCE, _SAMPLE = 2_048, 64  # Problems.
 
 
 def parts(network: Network, space: Space) -> list[tuple[int, int]]:
@@ -64,6 +64,17 @@ def examine(network: Network, space: Space, part: tuple[int, int]) -> dict[str, 
         "open": len(open_ones),
         "suspects": (part[0] + suspects).tolist(),
     }
+
+
+def is_fine(network: Network, space: Space) -> bool:
+    """Return whether the margins of a sample of problems are above their allowance for float32, or an error is there.
+
+    For several layers the allowance is passed on by absolute values of one matrix after the other, which is too much
+    for most networks.
+    """
+    inputs, targets = space.batch(np.random.default_rng(0).integers(space.size, size=_SAMPLE))
+    margins, allowances = margins_of(forward.logits(network.params, network.model, inputs), targets)
+    return bool((margins <= 0).any() or (margins > allowances).all())
 
 
 def margins_of(logits: Rounded, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -147,6 +147,17 @@ def test_two_layers_are_proven_and_never_against_enumeration(where):
     assert sum(proven for proven, correct in verdicts if correct) >= 0.7 * sum(correct for _, correct in verdicts)
 
 
+def test_bounds_are_computed_where_the_allowance_of_enumeration_is_too_large():
+    network = deepened(adder(2, 2, sharpness=8), "after", 0.3, 1)
+    enumerated, _ = certify(network, "exhaustive")
+    assert enumerated.verdict == "unknown"
+    assert enumerated.margin > 0 > enumerated.slack
+    certificate, _ = certify(network)
+    assert (certificate.verdict, certificate.method) == ("proven", "bounds")
+    assert 0 < certificate.margin <= enumerated.margin
+    assert Certification(deepened(adder(2, 2, sharpness=8), "after", 0.03, 1)).method == "exhaustive"
+
+
 def test_two_layers_are_searched_where_no_bound_of_a_sample_holds():
     task = task_of(4, 10)
     model = Transformer(layers=2, d_model=8, heads=2, d_mlp=10).build(task.sizes)
