@@ -120,7 +120,7 @@ def progress_bar(total: int, label: str = "") -> Iterator[tuple[Callable[[Progre
 def counting(label: str) -> Iterator[Callable[[float, int], None]]:
     """Show how many parts of some work are done; yields a function of the number done, and of all.
 
-    Of a part that takes long, the fraction that is done counts.
+    The number may be fractional, within a part that takes long.
 
     A terminal shows a bar; elsewhere a line is added now and then.
     """

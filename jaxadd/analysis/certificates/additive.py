@@ -125,6 +125,7 @@ def among(x: np.ndarray, number: Sequence[int], count: int) -> np.ndarray:
 
 def constant(x: Rounded, like: Additive) -> Additive:
     """Return what no digit changes as an additive quantity, with the digits and as many axes as another one."""
+    assert not isinstance(x.radius, np.ndarray)
     shape = np.broadcast_shapes(x.value.shape, x.error.shape, (1,) * like.value.ndim)
     digits, tokens = like.tables.shape[:2]
     found = Additive(
@@ -221,6 +222,7 @@ def _smooth_fit(function: Function, derivative: Function, low: np.ndarray, high:
 @rounding.add.register
 def _(x: Additive, y: Additive | Rounded) -> Additive:
     if isinstance(y, Rounded):
+        assert not isinstance(y.radius, np.ndarray)
         return x._replace(value=x.value + y.value).widened(rounding.add(x.box, y).error)
     error = rounding.add(x.box, y.box).error
     return Additive.of(*(a + b for a, b in zip(x, y, strict=True))).widened(error)
@@ -229,6 +231,7 @@ def _(x: Additive, y: Additive | Rounded) -> Additive:
 @rounding.product.register
 def _(x: Additive, y: Additive | Rounded) -> Additive:
     if isinstance(y, Rounded):
+        assert not isinstance(y.radius, np.ndarray)
         scaled = Additive(x.value * y.value, x.tables * y.value, x.radius * np.abs(y.value))
         return scaled.widened(rounding.product(x.box, y).error)
     return times(x, y).widened(rounding.product(x.box, y.box).error)

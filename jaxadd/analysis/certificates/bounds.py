@@ -63,21 +63,20 @@ class Bounds:
     def check_promising(self) -> None:
         """Raise UserError where no case of a sample is proven, and all of them would take hours.
 
-        The second layer of a network that attends by what its tokens are adds radii that no split makes small.
+        Where the second layer of a network attends by content, its bounds are so low that no split helps.
         """
-        sample = self.margins.SAMPLE
-        if not sample:
-            return
-        slacks, rng = [], np.random.default_rng(0)
-        for (digit,) in self.parts:
+        slacks, rng = [np.zeros(0)], np.random.default_rng(0)
+        for (digit,) in self.parts if self.margins.SAMPLE else []:
             groups = list(columns.cases(self.task, digit))
-            group = groups[int(rng.integers(len(groups)))]
-            slacks.append(self.margins.bound(group.take(rng.integers(len(group.target), size=sample)))[1])
-        best = float(np.concatenate(slacks).max())
-        if best <= 0:
+            for number in rng.integers(len(groups), size=self.margins.SAMPLE):
+                chosen = rng.integers(len(groups[number].target), size=1)
+                slacks.append(self.margins.bound(groups[number].take(chosen))[1])
+        slack = np.concatenate(slacks)
+        if len(slack) and not (slack > 0).any():
+            best = f"the largest is {slack.max():,.4g} nats" if np.isfinite(slack.max()) else "none is finite"
             raise UserError(
-                f"no bound of {sample} random cases of each answer digit proves it, the best is {best:,.0f} nats; "
-                "--method bounds computes all of them"
+                f"no bound of {len(slack)} random cases is above the allowance for float32, {best}; "
+                "--method bounds computes those of all cases"
             )
 
     # --- one answer digit ------------------------------------------------------------------------------------

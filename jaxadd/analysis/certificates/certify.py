@@ -25,7 +25,8 @@ class Certification:
     Attributes:
       network: what is certified.
       space: all problems of its task.
-      method: exhaustive where the space is small enough, or else bounds, or else search.
+      method: as it was given; or exhaustive where the space is small enough, or else bounds where they cover the
+        network and hold for some of a sample of cases, or else search.
       reason: why no bound is computed, where the method is search.
       parts: of the space, in the order in which they are examined.
     """
@@ -43,7 +44,7 @@ class Certification:
         self.method: Method
         self.parts: list[Any] = []
         self._bounds, self.reason = None, ""
-        if method == "bounds" or (method is None and not (few and exhaustive.is_fine(network, self.space))):
+        if method == "bounds" or (method is None and not few):
             self._bounds, reason = _bounds_of(network, insist=method is not None)
         if self._bounds is not None:
             self.method, self.parts = "bounds", self._bounds.parts
@@ -82,8 +83,8 @@ class Certification:
 
         Args:
           done: results of parts from an earlier run with the same `identity`.
-          watch: called with the number of parts done, that of all, and the result of one that has just been done;
-            within a part that takes long, with the fraction of it that is done and None.
+          watch: called with the number of parts done, the fraction of the current one included; the number of all
+            parts; and the result of a part that has just been finished, or None.
 
         Returns:
           the certificate, and what the search found; None where there was none.
@@ -212,8 +213,8 @@ def certify(network: Network, method: Method | None = None) -> tuple[Certificate
     Args:
       network: a transformer of one or two layers where the space is large, any transformer or PairMLP where it is
         small.
-      method: by default exhaustive where there are at most `exhaustive.MOST_LOGITS` logits and their allowance for
-        float32 is fine enough, bounds where they cover the network, and search otherwise.
+      method: by default exhaustive where there are at most `exhaustive.MOST_LOGITS` logits, bounds where they cover
+        the network and hold for some of a sample of cases, and search otherwise.
 
     Returns:
       the certificate, and what the search found; None where there was none.

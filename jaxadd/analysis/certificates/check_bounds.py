@@ -25,11 +25,21 @@ _AT_ONCE = 4_000_000  # Elements.
 
 
 class _Leaf(NamedTuple):
-    """A case that is not divided: the tokens of the digits that are fixed, by position, and the claimed bound."""
+    """A case or a part of one: the tokens of the digits that are fixed, by position, and the claimed bound.
+
+    Attributes:
+      fixed: positions with their tokens.
+      target: the correct digit.
+      bound: nats.
+      case: the number of the case among those with the same token that is read.
+      carry: into the column below.
+    """
 
     fixed: tuple[tuple[int, int], ...]
     target: int
     bound: float
+    case: int
+    carry: int
 
 
 class Bounds:
@@ -49,6 +59,7 @@ class Bounds:
         self.tables = Tables(network)
         self.names, self.tokens = self.tables.digits, self.tables.constants
         self.parts = [[k] for k in range(self.task.answer_length)]
+        self._open = 0.0
         self.layers = (OneLayer if self.config.layers == 1 else TwoLayers)(self.tables)
         self._compare()
 
@@ -66,9 +77,18 @@ class Bounds:
         allowed = forward.logits(self.network.params, self.network.model, inputs).error
         require(within(single, expected, allowed), "float32 errs by more than is allowed for it")
 
-    def proven(self, parts: Any) -> float:
-        """Return the fraction of the space that is proven, by the weights of the open cases that are claimed."""
-        return max(0.0, 1 - sum(max(0.0, part["open_weight"]) for part in parts))
+    def proven(self) -> float:
+        """Return the fraction of the space that is proven, after all parts were checked."""
+        return max(0.0, 1 - self._open)
+
+    def _weight(self, digit: int, carry: int) -> float:
+        """Return the fraction of all problems in a case of an answer digit, given the carry into the column below."""
+        base, digits = self.task.base, 2 * ((digit > 0) + (digit < self.task.digits))
+        weight = float(base) ** -digits
+        if digit < 2 or self.task.operation != "add":
+            return weight
+        carried = (1 - float(base) ** -(digit - 1)) / 2  # Of two numbers of so many random digits.
+        return weight * (carried if carry else 1 - carried)
 
     # --- cases -----------------------------------------------------------------------------------------------
 
@@ -77,12 +97,18 @@ class Bounds:
         (digit,) = part["part"]
         bounds, slacks = [], []
         for own, leaves in self._leaves(digit, part["bounds"]):
+            open_cases: dict[int, float] = {}
             by_positions = lambda leaf: tuple(p for p, _ in leaf.fixed)
             for positions, some in itertools.groupby(sorted(leaves, key=by_positions), key=by_positions):
                 group = list(some)
                 tokens = np.asarray([[t for _, t in leaf.fixed] for leaf in group]).reshape(len(group), -1)
                 targets = np.asarray([leaf.target for leaf in group])
                 bound, slack = self._bound(digit, own, positions, tokens, targets)
+                open_cases |= {
+                    leaf.case: self._weight(digit, leaf.carry)
+                    for leaf, value in zip(group, slack, strict=True)
+                    if not value > 0
+                }
                 for leaf, value in zip(group, bound, strict=True):
                     require(
                         close(leaf.bound, value),
@@ -90,6 +116,7 @@ class Bounds:
                     )
                 bounds.append(bound.min())
                 slacks.append(slack.min())
+            self._open += sum(open_cases.values())
         return float(min(bounds)), float(min(slacks))
 
     def _words(self, fixed: tuple[tuple[int, int], ...]) -> str:
@@ -119,14 +146,16 @@ class Bounds:
             trees = listed[str(own)]
             require(len(trees) == len(cases[own]), f"the cases of A{digit} after {own} are not all there")
             leaves: list[_Leaf] = []
-            for tree, (fixed, target, carry) in zip(trees, cases[own], strict=True):
-                leaves += self._expand(digit, tree, fixed, target, carry)
+            for case, (tree, (fixed, target, carry)) in enumerate(zip(trees, cases[own], strict=True)):
+                leaves += self._expand(digit, tree, _Leaf(fixed, target, 0.0, case, carry))
             yield own, leaves
 
-    def _expand(self, digit: int, tree: Any, fixed: tuple, target: int, carry: int) -> Iterator[_Leaf]:
+    def _expand(self, digit: int, tree: Any, whole: _Leaf) -> Iterator[_Leaf]:
+        """Yield the parts of a case that a tree of bounds divides it into."""
+        fixed = whole.fixed
         if not isinstance(tree, list):
             require(isinstance(tree, float | int), f"{self._words(fixed)} has no bound")
-            yield _Leaf(tuple(sorted(fixed)), target, tree)
+            yield whole._replace(fixed=tuple(sorted(fixed)), bound=tree)
             return
         require(len(tree) == 2 and isinstance(tree[1], list), "a split is no position with its bounds")
         position, parts = tree
@@ -135,9 +164,9 @@ class Bounds:
         for token, part in enumerate(parts):
             wider = (*fixed, (position, token))
             if part is None:
-                require(not self._possible(digit, dict(wider), carry), f"{self._words(wider)} is left out")
+                require(not self._possible(digit, dict(wider), whole.carry), f"{self._words(wider)} is left out")
             else:
-                yield from self._expand(digit, part, wider, target, carry)
+                yield from self._expand(digit, part, whole._replace(fixed=wider))
 
     def _possible(self, digit: int, known: dict[int, int], carry: int) -> bool:
         """Return whether some problem has these digits and this carry into column `digit` - 1."""
@@ -171,5 +200,4 @@ class Bounds:
         margin, slack = self.layers.bounds(leaves)
         known = np.isfinite(margin) & ~np.isnan(slack)
         margin, slack = (np.where(known, x, -np.inf) for x in (margin, slack))
-        rows, worst = np.arange(len(margin)), slack.argmin(axis=1)
-        return margin[rows, worst], slack[rows, worst]
+        return margin.min(axis=1), slack.min(axis=1)

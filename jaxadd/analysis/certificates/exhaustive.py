@@ -18,7 +18,7 @@ from jaxadd.models import Network
 
 MOST_LOGITS = 10**9
 _PART_LOGITS = 2_000_000  # In one part, which is what a resumed certification repeats at most.
-_AT_ONCE, _SAMPLE = 2_048, 64  # Problems.
+_AT_ONCE = 2_048  # Problems.
 
 
 def parts(network: Network, space: Space) -> list[tuple[int, int]]:
@@ -47,9 +47,9 @@ def examine(network: Network, space: Space, part: tuple[int, int]) -> dict[str, 
         numbers = np.arange(first, min(first + _AT_ONCE, part[1]))
         inputs, targets = space.batch(_padded(numbers))
         computed = forward.logits(network.params, network.model, inputs[: len(numbers)])
-        margins, allowances = margins_of(computed, targets[: len(numbers)])
+        margins, slacks = margins_of(computed, targets[: len(numbers)])
         margin = min(margin, float(margins.min()))
-        slack = np.append(slack, (margins - allowances).min(axis=1))
+        slack = np.append(slack, slacks.min(axis=1))
     worst = int(np.argmin(slack))
     number = part[0] + worst
     open_ones = np.flatnonzero(~(slack > 0))
@@ -66,34 +66,26 @@ def examine(network: Network, space: Space, part: tuple[int, int]) -> dict[str, 
     }
 
 
-def is_fine(network: Network, space: Space) -> bool:
-    """Return whether the margins of a sample of problems are above their allowance for float32, or an error is there.
-
-    For several layers the allowance is passed on by absolute values of one matrix after the other, which is too much
-    for most networks.
-    """
-    inputs, targets = space.batch(np.random.default_rng(0).integers(space.size, size=_SAMPLE))
-    margins, allowances = margins_of(forward.logits(network.params, network.model, inputs), targets)
-    return bool((margins <= 0).any() or (margins > allowances).all())
-
-
 def margins_of(logits: Rounded, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the margin that is closest to its allowance for float32 and that allowance, `[B, R]`.
+    """Return the least margin over all rivals, and the least slack: a margin without its allowance for float32.
+
+    The two may be of different rivals. Both are minus infinity where a rival has no finite allowance.
 
     Args:
       logits: `[B, R, C]`.
       targets: int `[B, R]`.
+
+    Returns:
+      `[B, R]` each, nats.
     """
     at = targets[..., None]
     pick = lambda x: np.take_along_axis(x, at, axis=-1)
     lead, allowed = pick(logits.value) - logits.value, pick(logits.error) + logits.error
-    slack = np.where(np.isfinite(allowed) & np.isfinite(lead), lead - allowed, -np.inf)
-    np.put_along_axis(slack, at, np.inf, axis=-1)
-    rival = slack.argmin(axis=-1)[..., None]
-    chosen = lambda x: np.take_along_axis(x, rival, axis=-1)[..., 0]
-    return np.where(np.isfinite(chosen(slack)), chosen(lead), -np.inf), np.where(
-        np.isfinite(chosen(slack)), chosen(allowed), 0
-    )
+    bounded = np.isfinite(allowed) & np.isfinite(lead)
+    margin, slack = (np.where(bounded, x, -np.inf) for x in (lead, lead - allowed))
+    for x in (margin, slack):
+        np.put_along_axis(x, at, np.inf, axis=-1)
+    return margin.min(axis=-1), slack.min(axis=-1)
 
 
 def in_words(network: Network, space: Space, number: int) -> str:

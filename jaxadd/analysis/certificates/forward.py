@@ -12,41 +12,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxadd.analysis.certificates import rounding
+from jaxadd.analysis.certificates import rounding, sourced
 from jaxadd.analysis.certificates.rounding import Quantity, Rounded
+from jaxadd.analysis.certificates.sourced import Source, Sourced
 from jaxadd.errors import UserError
 from jaxadd.models import Model, PairMLP, Transformer
 from jaxadd.models.attention import MASKED, slopes
 from jaxadd.types import Params
-
-
-class WeightErrors(NamedTuple):
-    """The errors of attention weights, kept apart from others: what they do is small where values are alike.
-
-    Weights sum to one but for their own rounding, so changes of them move Σ p y by at most Σ |δp| |y - c|, c any.
-
-    Attributes:
-      error: `[B, H, R, T]`, bounds on the errors of the weights.
-      tokens: int `[B, T]`.
-      written: `[V, T, H, D]`, what a head writes where it attends to one token alone.
-    """
-
-    error: np.ndarray
-    tokens: np.ndarray
-    written: np.ndarray
-
-    def through(self, w: np.ndarray) -> np.ndarray:
-        """Return a bound on what the errors change in what is written times `w` `[D, F]`: `[B, R, F]`."""
-        y = np.einsum("vthd,df->htvf", self.written, w, optimize=True)
-        centre = (y.max(axis=(1, 2), keepdims=True) + y.min(axis=(1, 2), keepdims=True)) / 2
-        distance, length = np.abs(y - centre), y.shape[1]
-        total = rounding.gamma(length + 3) * np.abs(centre).sum(axis=0)[0, 0]
-        batch, heads, read, _ = self.error.shape
-        result = np.full((batch, read, w.shape[1]), total)
-        for h in range(heads):
-            for t in range(length):
-                result += self.error[:, h, :, t, None] * distance[h, t][self.tokens[:, t]][:, None]
-        return result
 
 
 class Heads(NamedTuple):
@@ -62,11 +34,10 @@ class Heads(NamedTuple):
     v: Quantity
     numbers: np.ndarray
 
-    def at(self, tokens: np.ndarray, read: Sequence[int]) -> "Heads":
-        """Look up every example, int `[B, T]`, where the batch of this value is the vocabulary; queries at `read`."""
-        every = range(tokens.shape[1])
-        k, v = (_looked_up(x, tokens, every) for x in (self.k, self.v))
-        return self._replace(q=_looked_up(self.q, tokens, read), k=k, v=v)
+    def at(self, tokens: np.ndarray) -> "Heads":
+        """Look up every example, int `[B, T]`, where the batch of this value is the vocabulary."""
+        q, k, v = (_looked_up(x, tokens) for x in (self.q, self.k, self.v))
+        return Heads(q, k, v, self.numbers)
 
 
 @np.errstate(invalid="ignore")  # An error that is infinite, times 0, is NaN: `rounding.limited` makes it infinite.
@@ -108,42 +79,75 @@ def float64(params: Params) -> Params:
 
 
 def _transformer(model: Model, params: Params, tokens: np.ndarray) -> Rounded:
-    config, read = model.config, model.sizes.read
+    config = model.config
     assert isinstance(config, Transformer)
-    every = tuple(range(tokens.shape[1]))
-    x = embedded(config, params, model)
+    numbers, every = config.numbered(model.sizes), tuple(range(tokens.shape[1]))
+    # The first block reads functions of (token, position), computed once per vocabulary entry.
+    x: Quantity = embedded(config, params, model)
+    read_by = queries_keys_values(config, params["blocks.0"], x, numbers).at(tokens)
+    x = Sourced.of(_looked_up(x, tokens))
+    values, sources = read_by.v, ()
     for i in range(config.layers):
-        last = i == config.layers - 1
-        block, at = params[f"blocks.{i}"], read if last else every
-        read_by = queries_keys_values(config, block, x, config.numbered(model.sizes))
-        values = read_by.v.value
-        if i == 0:  # The first block reads functions of (token, position), computed once per vocabulary entry.
-            read_by = read_by.at(tokens, at)
-            x = _looked_up(x, tokens, at)
-        else:
-            read_by, x = read_by._replace(q=_chosen(read_by.q, at)), _chosen(x, at)
-        pattern = weights(config, read_by, at)
-        errors = None
-        if config.layers == 1 and config.norm == "none" and config.attention_mix == 1:
-            written_by = np.einsum("vthk,hkd->vthd", values, block["attn"]["W_O"])
-            errors = WeightErrors(pattern.error, tokens, written_by)
-        out = attention(block["attn"], pattern, read_by.v, apart=errors is not None)
-        x = attended(config, block, x, out)
-        if last:
-            read_out = unembedding(config, params, x, errors)
-            value, error = read_out.bias, read_out.error
-            for y, w in read_out.terms:
-                value, error = value + y.value @ w, error + y.error @ np.abs(w)
-            if errors is not None:
-                error = error + errors.through(params["unembed"]["W_U"])
-            return rounding.limited(Rounded(value, error))
-        x = after_mlp(config, block, x)
-    raise AssertionError("a transformer has a layer")
+        block, at = params[f"blocks.{i}"], model.sizes.read if i == config.layers - 1 else every
+        if i > 0:
+            y = Sourced.of(attention_input(config, block, x))
+            read_by = heads(config, block["attn"], y, numbers)
+            values, sources = heads(config, block["attn"], y.fresh, numbers).v, y.sources
+        pattern = weights(config, read_by._replace(q=_chosen(read_by.q, at)), at)
+        x = x.map(lambda z, at=at: z[:, list(at)])
+        out = _attention(config, block["attn"], pattern, read_by.v, values.error, sources)
+        x = Sourced.of(attended(config, block, x, out))
+        if i < config.layers - 1:
+            x = Sourced.of(_after_mlp_of_sources(config, block, x))
+    return _logits(unembedding(config, params, x))
 
 
-def _looked_up(x: Rounded, tokens: np.ndarray, at: Sequence[int]) -> Rounded:
-    """Return for every example what `x` `[V, T, ...]` holds of its tokens at some positions."""
-    return x.map(lambda y: y[tokens[:, list(at)], list(at)])
+def _logits(read_out: "Unembedding") -> Rounded:
+    """Return the sum of the terms of an unembedding."""
+    value, error = read_out.bias, read_out.error
+    for y, w in read_out.terms:
+        value, error = value + y.value @ w, error + y.passed(w)
+    return rounding.limited(Rounded(value, error))
+
+
+def _attention(
+    config: Transformer, attn: Params, pattern: Rounded, v: Rounded, fresh: np.ndarray, sources: Sequence[Source]
+) -> Sourced:
+    """Return what all heads write, `[B, R, D]`, with where its errors come from.
+
+    Args:
+      config, attn: the layer.
+      pattern: weights `[B, H, R, T]`.
+      v: values `[B, T, H, K]`.
+      fresh: `[B, T, H, K]`, the error of the values that comes from no source.
+      sources: of the input of attention, errors `[B, T, m]` with matrices `[m, D]`.
+    """
+    order = lambda y: y.swapaxes(1, 2)
+    value, whole, fresh = order(v.value), order(v.error), order(fresh)
+    p, most, n = pattern.value, pattern.value + pattern.error, v.value.shape[1]
+    # Weights sum to one but for their rounding, so their errors move Σ p v by what v differs from any number.
+    centre = (value.max(axis=2, keepdims=True) + value.min(axis=2, keepdims=True)) / 2 * (config.attention_mix == 1)
+    error = pattern.error @ np.abs(value - centre) + rounding.gamma(n + 3) * np.abs(centre)
+    error = error + most @ fresh + rounding.gamma(n) * (most @ (np.abs(value) + whole)) + n * rounding.TINY
+    flat = lambda y: order(y).reshape(y.shape[0], y.shape[2], -1)
+    w_o = attn["W_O"].reshape(-1, attn["W_O"].shape[-1])
+    reach = flat(error + most @ whole)
+    out = rounding.linear(Rounded(flat(p @ value), np.zeros_like(reach), reach), w_o, attn.get("b_O"))
+    through = np.einsum("hdk,hke->hde", attn["W_V"], attn["W_O"])
+    reached = [(most[:, h] @ e, matrix @ through[h]) for h in range(config.heads) for e, matrix in sources]
+    return Sourced(out.value, out.error, ((flat(error), w_o), *reached))
+
+
+def _after_mlp_of_sources(config: Transformer, block: Params, x: Sourced) -> Quantity:
+    if not config.d_mlp:
+        return x
+    post, mlp = neurons(config, block, x), block["mlp"]
+    return _after(config, block, "ln2", x, sourced.linear(post, mlp["W_out"], mlp.get("b_out")))
+
+
+def _looked_up(x: Rounded, tokens: np.ndarray) -> Rounded:
+    """Return for every example what `x` `[V, T, ...]` holds of its tokens."""
+    return x.map(lambda y: y[tokens, np.arange(tokens.shape[1])])
 
 
 def _chosen(x: Rounded, at: Sequence[int]) -> Rounded:
@@ -242,21 +246,6 @@ def weights(config: Transformer, heads: Heads, at: Sequence[int]) -> Rounded:
     return Rounded(value, mix * pattern.error + 4 * rounding.UNIT * (value + ones))
 
 
-def attention(attn: Params, pattern: Rounded, v: Rounded, *, apart: bool = False) -> Rounded:
-    """Return what all heads write, `[B, R, D]`, for weights `[B, H, R, T]` and values `[B, T, H, K]`.
-
-    With `apart`, the errors of the weights are left out of the error, see `WeightErrors`; the radius holds what they
-    may change, so that the roundings of everything after are bounded for the weights of float32.
-    """
-    v = v.map(lambda y: y.swapaxes(1, 2))
-    if apart:
-        z = rounding.matmul(pattern._replace(error=np.zeros_like(pattern.error)), v)
-        z = z._replace(radius=pattern.error @ (np.abs(v.value) + v.error))
-    else:
-        z = rounding.matmul(pattern, v)
-    return written(attn, z.map(lambda y: y.swapaxes(1, 2).reshape(y.shape[0], y.shape[2], -1)))
-
-
 def written(attn: Params, z: Rounded) -> Rounded:
     """Return what the heads write, `[..., D]`, for the weighted values of all heads `[..., H K]`."""
     return rounding.linear(z, attn["W_O"].reshape(-1, attn["W_O"].shape[-1]), attn.get("b_O"))
@@ -335,18 +324,14 @@ def _norm(config: Transformer, params: Params | None, x: Quantity) -> Quantity:
     return rounding.add(x, rounding.exact(params["b"])) if "b" in params else x
 
 
-def neurons(config: Transformer, block: Params, x: Quantity, errors: WeightErrors | None = None) -> Quantity:
+def neurons(config: Transformer, block: Params, x: Quantity) -> Quantity:
     """Return the activations of the neurons `[..., F]` for the stream `[..., D]`."""
     x = _norm(config, block.get("ln2"), x) if config.norm_where != "post" else x
     mlp = block["mlp"]
 
-    def inputs(name: str, bias: np.ndarray | None) -> Quantity:
-        pre = rounding.linear(x, mlp[name], bias)
-        return pre if errors is None else pre._replace(error=pre.error + errors.through(mlp[name]))
-
-    pre = inputs("W_in", mlp.get("b_in"))
+    pre = rounding.linear(x, mlp["W_in"], mlp.get("b_in"))
     if config.mlp == "gated":
-        return rounding.product(rounding.activation(inputs("W_gate", None), config.activation), pre)
+        return rounding.product(rounding.activation(rounding.linear(x, mlp["W_gate"]), config.activation), pre)
     return rounding.activation(pre, config.activation)
 
 
@@ -373,16 +358,13 @@ class Unembedding(NamedTuple):
       error: `[..., C]`, bound on the error of the sum for exact terms.
     """
 
-    terms: list[tuple[Rounded, np.ndarray]]
+    terms: list[tuple[Quantity, np.ndarray]]
     bias: np.ndarray
     error: np.ndarray
 
 
-def unembedding(config: Transformer, params: Params, x: Rounded, errors: WeightErrors | None = None) -> Unembedding:
-    """Return the logits `[..., C]` as a sum, for the stream `[..., D]` after attention of the last block.
-
-    Errors of attention weights may be given apart from those of x, where there are no norms.
-    """
+def unembedding(config: Transformer, params: Params, x: Quantity) -> Unembedding:
+    """Return the logits `[..., C]` as a sum, for the stream `[..., D]` after attention of the last block."""
     block, w_u = params[f"blocks.{config.layers - 1}"], params["unembed"]["W_U"]
     b_u = params["unembed"].get("b_U", np.zeros(w_u.shape[1]))
     direct = config.norm == "none" or (config.norm_where == "pre" and not config.final_norm)
@@ -393,7 +375,7 @@ def unembedding(config: Transformer, params: Params, x: Rounded, errors: WeightE
     else:
         # Either (x + post W_out + b_out) W_U or x W_U + post (W_out W_U) + b_out W_U: both have at most F + D + 4
         # roundings on the way of any product to the sum.
-        post, mlp = neurons(config, block, x, errors), block["mlp"]
+        post, mlp = neurons(config, block, x), block["mlp"]
         b_out = mlp.get("b_out", np.zeros(len(w_u)))
         terms, bias, n = [(x, w_u), (post, mlp["W_out"] @ w_u)], b_out @ w_u + b_u, sum(mlp["W_out"].shape) + 4
         sizes = (x.magnitude + post.magnitude @ np.abs(mlp["W_out"]) + np.abs(b_out)) @ np.abs(w_u) + np.abs(b_u)

@@ -187,7 +187,9 @@ class _Smooth(_AfterAttention):
 def worst(
     found: Lines, least: np.ndarray, wobble: np.ndarray, costs: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the bound and slack of the rival with the least slack of each case, `[C]`, and its costs `[C, free]`.
+    """Return the least bound and the least slack of each case, `[C]`, and costs, `[C, free]`.
+
+    The least bound may be of another rival than the least slack; the costs are those of the latter.
 
     Args:
       found: lines.
@@ -198,9 +200,8 @@ def worst(
     margin, wobble = np.where(floor, found.floor, margin), np.where(floor, 0, wobble)
     slack = margin - found.allowed - wobble
     slack = np.where(np.isfinite(margin) & ~np.isnan(slack), slack, -np.inf)
-    cases, rival = np.arange(len(slack)), slack.argmin(axis=1)
-    bound = margin[cases, rival]
-    return np.where(np.isfinite(bound), bound, -np.inf), slack[cases, rival], costs[cases, rival]
+    margin = np.where(np.isfinite(margin), margin, -np.inf)
+    return margin.min(axis=1), slack.min(axis=1), costs[np.arange(len(slack)), slack.argmin(axis=1)]
 
 
 def _along(direction: np.ndarray, x: np.ndarray) -> np.ndarray:

@@ -103,6 +103,10 @@ class Rounded(NamedTuple):
         """The largest exact value."""
         return self.value + self.radius
 
+    def passed(self, w: np.ndarray) -> np.ndarray:
+        """Return what the error may change in an exact product with a matrix `[n, m]`."""
+        return self.error @ np.abs(w)
+
     def map(self, function: Callable[[np.ndarray], np.ndarray]) -> "Rounded":
         """Apply an indexing or reshaping that moves elements and computes nothing."""
         assert self.slope is None  # Its axes are others.

@@ -40,8 +40,8 @@ class Options:
     The verdict is proven; refuted, with a problem that the network was run on; or unknown, with the fraction of the
     space that is proven and the tightest open case. Modular arithmetic and short additions are enumerated. For
     additions of any length, one or two layers and the least significant digit first, sound bounds are computed over
-    all problems at once. Every margin is reduced by an allowance for float32, for any order of summation. Other
-    networks that add are searched for errors.
+    all problems at once; two layers only where the second attends by position or distance. Every margin is reduced by
+    an allowance for float32, for any order of summation. Other networks that add are searched for errors.
 
     The certificate goes to RUN/certificate, or to CHECKPOINT-certificate in the current folder; with --seed 3 and
     --digits 20, to RUN/certificate-seed3-digits20. One of another network is never replaced. A certification that was
@@ -55,7 +55,8 @@ class Options:
     seed: int | None = None
     """seed of the network in a run, by default the first"""
     method: Method | None = None
-    """exhaustive, bounds or search; by default the first of them that covers the network"""
+    """exhaustive, bounds or search; by default exhaustive for small spaces, or else bounds where they cover the
+    network and hold for some of a sample of cases, or else search"""
     digits: int | None = None
     """number of digits of each operand, for a network of addition whose positions have no weights; by default as many
     as it was trained on"""
