@@ -1,15 +1,16 @@
 """Can a trained transformer be proven to add, on every problem there is?
 
 The networks have one or two layers and write the least significant digit first. Every network is trained, searched
-for errors and certified; where that fails, it is trained on with its errors in the mixture, and certified again. What helps the proof is attention that depends on distance alone and begins sharp, so that columns far away say
-nothing; skewed problems and sums of repeated digits, in which they would say most; little weight decay; and a
-learning rate that falls to 0.02 of its maximum.
+for errors and certified; where that fails, it is trained on with its errors in the mixture, and certified again. What
+helps the proof is attention that depends on distance alone and begins sharp, so that columns far away say nothing;
+skewed problems and sums of repeated digits, in which they would say most; little weight decay; and a learning rate
+that falls to 0.02 of its maximum.
 
 `five` is proven on all 10¹⁰ problems for eight of eight seeds, in less than a minute each; `ten` and `twenty` on all
 10²⁰ and 10⁴⁰. Networks that are proven can be certified on longer numbers, see `jaxadd certify --digits`.
 `two-layers` is proven on all 10¹⁰ problems for four of four seeds, in three minutes each. `msd` answers the most
-significant digit first, and its one layer is refuted. `debug` takes a minute, and ends with a problem that its network
-answers incorrectly.
+significant digit first, and its one layer is refuted. `debug` takes a minute, and ends with a problem that its
+network answers incorrectly.
 """
 
 import sys

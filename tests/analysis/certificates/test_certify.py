@@ -150,7 +150,7 @@ def test_two_layers_are_proven_and_never_against_enumeration(where):
 def test_two_layers_are_searched_where_no_bound_of_a_sample_holds():
     task = task_of(4, 10)
     model = Transformer(layers=2, d_model=8, heads=2, d_mlp=10).build(task.sizes)
-    network = Network(drawn(model, 0, 1.0), model, task)
+    network = Network(drawn(model, 0, 0.5), model, task)
     chosen = Certification(network)
     assert chosen.method == "search"
     assert "no bound of 40 random cases is above the allowance for float32, the largest is -" in chosen.reason
