@@ -38,8 +38,8 @@ class Additive(NamedTuple):
 
     @classmethod
     def of(cls, value: np.ndarray, tables: np.ndarray, radius: np.ndarray) -> "Additive":
-        """Return a quantity whose digits add anything, after the middle of what each adds has moved to the value."""
-        return cls(*centred(value, tables), radius)
+        """Return a quantity, given any tables: the middle of what each digit adds moves to the value."""
+        return cls(*with_middles_moved(value, tables), radius)
 
     @property
     def halves(self) -> np.ndarray:
@@ -67,7 +67,7 @@ class Additive(NamedTuple):
         return Additive(*(join(a, b) for a, b in zip(self, other, strict=True)))
 
     def among(self, number: Sequence[int], count: int) -> "Additive":
-        """Return the quantity with `count` digits, of which it depends on those of some numbers, ascending."""
+        """Return the quantity as one of `count` digits, of which its own have these numbers, in ascending order."""
         return Additive(
             self.value, among(self.tables, number, count), among(self.radius, [*number, count], count + 1)
         )
@@ -110,7 +110,7 @@ class Image(NamedTuple):
         return Additive(self.value, self.tables, radius).widened(self.rounded.error)
 
 
-def centred(value: np.ndarray, tables: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def with_middles_moved(value: np.ndarray, tables: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return a value and tables after the middle of what each digit adds has moved to the value."""
     middle = (tables.max(axis=1) + tables.min(axis=1)) / 2
     return value + middle.sum(axis=0), tables - middle[:, None]
@@ -169,10 +169,10 @@ def elementwise(
     # The digit that moves each element most; those of one column may differ by the rounding of float64 alone.
     first = (most >= _EQUAL * most.max(axis=0)).argmax(axis=0)[None]
     along = np.take_along_axis(x.tables, first[:, None], axis=0)[0]  # [V, ..., n]
-    shares = x.halves
-    others = np.take_along_axis(shares, first, axis=0) - np.take_along_axis(most, first, axis=0)
-    np.put_along_axis(shares, first, others, axis=0)
-    rest = shares.sum(axis=0)
+    fractions = x.halves
+    others = np.take_along_axis(fractions, first, axis=0) - np.take_along_axis(most, first, axis=0)
+    np.put_along_axis(fractions, first, others, axis=0)
+    rest = fractions.sum(axis=0)
     low, high = (np.maximum(x.value + along + side, least) for side in (-rest, rest))
     fit = _bent_fit if bent else _smooth_fit
     slope, offset, beyond = fit(function, derivative, low, high)
@@ -180,8 +180,8 @@ def elementwise(
     moved = np.take_along_axis(tables, first[:, None], axis=0) + offset
     np.put_along_axis(tables, first[:, None], moved, axis=0)
     with np.errstate(divide="ignore", invalid="ignore"):
-        shares = np.where(rest > 0, shares / rest, 1 / len(shares))
-    return Additive.of(slope * x.value, tables, np.abs(slope) * x.radius + beyond * shares)
+        fractions = np.where(rest > 0, fractions / rest, 1 / len(fractions))
+    return Additive.of(slope * x.value, tables, np.abs(slope) * x.radius + beyond * fractions)
 
 
 _Fit = tuple[np.ndarray, np.ndarray, np.ndarray]
@@ -203,7 +203,7 @@ def _bent_fit(function: Function, derivative: Function, low: np.ndarray, high: n
 
 
 def _smooth_fit(function: Function, derivative: Function, low: np.ndarray, high: np.ndarray) -> _Fit:
-    """Do so by the mean value theorem, or with slope 0 by the range of the function where that is nearer."""
+    """Return the same by the mean value theorem, or with slope 0 by the range of the function if that is nearer."""
     slowest, fastest = derivative.between(low, high)
     slope = (slowest.min(axis=0) + fastest.max(axis=0)) / 2
     middle = (low + high) / 2
@@ -297,12 +297,12 @@ def _within(x: Additive, interval: Rounded, causes: np.ndarray) -> Additive:
       causes: `[J + 1, ..., 1]`, in proportion to which the radius of an interval is divided.
     """
     total = causes.sum(axis=0)
-    shares = np.divide(causes, total, out=np.full_like(causes, 1 / len(causes)), where=total > 0)
+    fractions = np.divide(causes, total, out=np.full_like(causes, 1 / len(causes)), where=total > 0)
     less = ~(x.halves.sum(axis=0) <= interval.radius)
     return Additive(
         np.where(less, interval.value, x.value),
         np.where(less, 0, x.tables),
-        np.where(less, shares * interval.radius, x.radius),
+        np.where(less, fractions * interval.radius, x.radius),
     )
 
 

@@ -81,7 +81,7 @@ class Bounds:
 
     # --- one answer digit ------------------------------------------------------------------------------------
 
-    def examine(self, part: tuple[int], watch: Callable[[float], None] = lambda share: None) -> dict[str, Any]:
+    def examine(self, part: tuple[int], watch: Callable[[float], None] = lambda fraction: None) -> dict[str, Any]:
         """Return the bounds of all cases of an answer digit, as plain data.
 
         Args:

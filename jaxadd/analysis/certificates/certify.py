@@ -101,8 +101,8 @@ class Certification:
                 continue
             before = len(results)
 
-            def within(share: float, before: int = before) -> None:
-                watch(before + share, total, None)
+            def within(fraction: float, before: int = before) -> None:
+                watch(before + fraction, total, None)
 
             results[part] = self.examine(part, within)
             candidates = self.candidates()
@@ -114,7 +114,7 @@ class Certification:
             watch(len(results), total, results[part])
         return self.conclude([results[part] for part in self.parts], found), found
 
-    def examine(self, part: Any, watch: Callable[[float], None] = lambda share: None) -> Part:
+    def examine(self, part: Any, watch: Callable[[float], None] = lambda fraction: None) -> Part:
         """Return what holds on one part of the space, as plain data, with the seconds that it took.
 
         Args:

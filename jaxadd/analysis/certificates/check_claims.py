@@ -24,7 +24,10 @@ def close(claimed: float, computed: float) -> bool:
     """Return whether a claim is at most what is computed here, and not far below it."""
     if not math.isfinite(computed):
         return claimed == NOTHING
-    return -1e-6 <= computed - claimed <= _TOLERANCE * (1 + abs(computed)) or computed < claimed == NOTHING
+    return (
+        -1e-6 * (1 + abs(computed)) <= computed - claimed <= _TOLERANCE * (1 + abs(computed))
+        or computed < claimed == NOTHING
+    )
 
 
 def logits(network: Network, inputs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -13,7 +13,7 @@ import numpy as np
 
 from jaxadd.analysis.certificates import forward, rounding
 from jaxadd.analysis.certificates.check_additive import Additive
-from jaxadd.analysis.certificates.check_tables import Tables
+from jaxadd.analysis.certificates.check_tables import LIGHTEST, Tables
 from jaxadd.analysis.certificates.rounding import Rounded
 from jaxadd.models import Transformer
 from jaxadd.types import Params
@@ -185,6 +185,7 @@ class FirstBlock:
             fixed = e_known.sum(axis=0)
             least = fixed + e_free.min(axis=-1, initial=np.inf).sum(axis=1)[:, None]
             most = fixed + e_free.max(axis=-1, initial=0).sum(axis=1)[:, None]
+            least = np.where(least < LIGHTEST, np.nan, least)
             usual = fixed + e_free.mean(axis=-1).sum(axis=1)[:, None]
             centre = ((e_known * o_known).sum(axis=0) + np.einsum("ujv,jvd->ud", e_free, o_free) / base) / usual
             scale, spread = 2 / (least + most), (most - least) / (2 * least)

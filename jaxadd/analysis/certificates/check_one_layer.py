@@ -9,10 +9,8 @@ import numpy as np
 
 from jaxadd.analysis.certificates import forward, rounding
 from jaxadd.analysis.certificates.check_after import After, Margins
-from jaxadd.analysis.certificates.check_tables import Leaves, Tables
+from jaxadd.analysis.certificates.check_tables import LIGHTEST, Leaves, Tables
 from jaxadd.analysis.certificates.rounding import Rounded
-
-_LIGHTEST = 1e-290  # Weights below it are held by float64 with few digits.
 
 
 class OneLayer:
@@ -103,7 +101,7 @@ class _Reach(NamedTuple):
         fixed_weight = self.e_fixed.sum(axis=-1)  # [C, H]
         lightest = fixed_weight + self.e_free.min(axis=-1).sum(axis=-1)
         heaviest = fixed_weight + self.e_free.max(axis=-1).sum(axis=-1)
-        lightest, heaviest = (np.where(lightest < _LIGHTEST, np.nan, x) for x in (lightest, heaviest))
+        lightest, heaviest = (np.where(lightest < LIGHTEST, np.nan, x) for x in (lightest, heaviest))
         low, high, wobble, error, base, alone_low, alone_high = (np.zeros((cases, directions)) for _ in range(7))
         joint = np.zeros((cases, directions, *self.e_free.shape[1:]))
         for h in range(len(self.e_free)):

@@ -16,6 +16,8 @@ from jaxadd.models.attention import slopes
 from jaxadd.tasks import Addition
 from jaxadd.types import Params
 
+LIGHTEST = 1e-290  # Weights below it are held by float64 with few digits.
+
 
 class Leaves(NamedTuple):
     """Cases that are not divided: they fix the same positions, and hold the same token at the one that is read.

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxadd.analysis.certificates import forward, rounding
-from jaxadd.analysis.certificates.additive import Additive, Image, centred, constant
+from jaxadd.analysis.certificates.additive import Additive, Image, constant, with_middles_moved
 from jaxadd.analysis.certificates.attention import LIGHTEST
 from jaxadd.analysis.certificates.columns import Layout
 from jaxadd.analysis.certificates.rounding import Rounded
@@ -84,16 +84,19 @@ class FirstLayer:
         owns = range(self.base) if position in digits else [int(tokens[position][0])]  # All cases read the same.
         noted = [p for p in tokens if p == position or (p < position and self._weighs(position, owns, p))]
         seen = np.stack([tokens[p] for p in noted], axis=1) if noted else np.zeros((count, 0), int)
+        # One digit at least: an axis of length 0 has no maximum.
         number = [j for j, p in enumerate(digits) if p <= position and p not in noted] or [0]
-        digits = [digits[j] for j in number]
+        seen_digits = [digits[j] for j in number]
         distinct, rows = np.unique(seen, axis=0, return_inverse=True)
         known = dict(zip(noted, distinct.T, strict=True))
         if position in known:
             own = known[position]
-            out = self._written(position, known, digits)
+            out = self._written(position, known, seen_digits)
             stream = constant(self.stream.map(lambda x: x[own, position]), out)
         else:
-            stream, out = self._with_free_token(position, {**known, position: np.zeros(len(distinct), int)}, digits)
+            stream, out = self._with_free_token(
+                position, {**known, position: np.zeros(len(distinct), int)}, seen_digits
+            )
         after = forward.attended(self.config, self.block, stream, out).map(lambda x: x[..., None, :])
         return Place(self._after_mlp(after), number, rows.reshape(-1))
 
@@ -183,8 +186,8 @@ class FirstLayer:
             size = np.maximum(np.abs(rest + low.sum(axis=0)), np.abs(rest + high.sum(axis=0)))
             swing = (e_free.max(axis=-1) - e_free.min(axis=-1)).T[..., None]  # [J, U, 1]
             swings = swing.sum(axis=0)
-            share = np.divide(swing, swings, out=np.zeros_like(swing), where=swings > 0)
-            radius[number] += share * (spread * scale * size)
+            fraction = np.divide(swing, swings, out=np.zeros_like(swing), where=swings > 0)
+            radius[number] += fraction * (spread * scale * size)
             far = (e_known * np.abs(off)).sum(axis=1) + np.maximum(high, -low).sum(axis=0)
             radius[-1] += read.relative[:, h, None] * far / least + gamma * np.abs(centre)
             value += centre + scale * rest
@@ -202,4 +205,4 @@ class FirstLayer:
         radius = np.concatenate([x.radius, post.radius], axis=-1)
         matrix = np.concatenate([np.eye(config.d_model), mlp["W_out"]])
         rounded = rounding.add(x.box, rounding.linear(post.box, mlp["W_out"], bias))
-        return Image(*centred(value + bias, tables), radius, matrix, rounded)
+        return Image(*with_middles_moved(value + bias, tables), radius, matrix, rounded)

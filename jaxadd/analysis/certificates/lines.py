@@ -1,4 +1,4 @@
-"""Linear lower bounds of margins, as functions of what attention writes.
+"""Bounded lower bounds of margins, as functions of what attention writes.
 
 What comes after attention is a function of a few numbers, known to be in intervals. There, a margin is at least a
 constant plus a direction times what attention writes, which `attention` bounds in any direction. Two ways are here:
@@ -61,7 +61,11 @@ class Stream(NamedTuple):
     """
 
     out: Rounded
-    added: float = 0.0
+
+    @property
+    def added(self) -> float:
+        """What is added to the stream: nothing."""
+        return 0.0
 
     def after(self, out: Rounded) -> Rounded:
         """Return the stream as it is."""
@@ -75,8 +79,8 @@ class Stream(NamedTuple):
 Start = Position | Stream
 
 
-class Linear(Protocol):
-    """What may be added, or the stream itself, as `attention.Attention` and `two_layers.Sum` bound it."""
+class Bounded(Protocol):
+    """What attention writes (`attention.Attention`) or the stream after it (`two_layers.Sum`), in any direction."""
 
     def extremes(self, w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Bound it times a matrix `[D, F]`: from and to, `[C, F]`."""
@@ -101,7 +105,7 @@ class Lines(NamedTuple):
     allowed: np.ndarray
 
 
-Function = Callable[[Start, Linear, np.ndarray], Lines]
+Function = Callable[[Start, Bounded, np.ndarray], Lines]
 
 
 def of(config: Transformer, params: Params, base: int) -> Function:
@@ -136,7 +140,7 @@ class _Relu(_AfterAttention):
         self.through = forward.over_rivals(out @ w_u, base)  # [Y, J, F]
         self.bias = self.bias + forward.over_rivals(b_out @ w_u, base)
 
-    def __call__(self, start: Start, attention: Linear, target: np.ndarray) -> Lines:
+    def __call__(self, start: Start, attention: Bounded, target: np.ndarray) -> Lines:
         added = np.broadcast_to(start.added, self.config.d_model)
         fixed = added @ self.w_in + self.b_in
         low, high = (fixed + x for x in attention.extremes(self.w_in))
@@ -163,7 +167,7 @@ class _Smooth(_AfterAttention):
     direction, and what comes after it adds only its own roundings.
     """
 
-    def __call__(self, start: Start, attention: Linear, target: np.ndarray) -> Lines:
+    def __call__(self, start: Start, attention: Bounded, target: np.ndarray) -> Lines:
         count, width = len(target), self.config.d_model
         low, high = attention.extremes(np.eye(width))
         error = start.out.error
@@ -193,7 +197,7 @@ def worst(
 
     Args:
       found: lines.
-      least, wobble, costs: what `Linear.least_along` returns along their directions.
+      least, wobble, costs: what `Bounded.least_along` returns along their directions.
     """
     margin = found.constant + least
     floor = found.floor > margin - wobble  # False for NaN.

@@ -185,7 +185,7 @@ class TwoLayers:
         attn, own = block["attn"], places[read]
         inputs = [Image.of(forward.attention_input(config, block, place.stream)) for place in places]
         heads = [forward.heads(config, attn, x, self.numbers[p : p + 1]) for p, x in enumerate(inputs)]
-        weight, moved, shares = self._weights(heads, places, read)
+        weight, moved, fractions = self._weights(heads, places, read)
         shared, count = bool((weight == weight[:1]).all()), len(chosen)
         value = sum(weight[:, :, p, None] * _of_cases(head.v.value, places[p]) for p, head in enumerate(heads))
         tables, radius = np.zeros((count, self.task.base, *value.shape)), np.zeros((count + 1, *value.shape))
@@ -196,7 +196,7 @@ class TwoLayers:
             tables[place.number] += a * _of_cases(head.v.tables, place)
             width, size = (_of_cases(part, place) for part in (head.v.halves.sum(axis=0), head.v.magnitude))
             halves += a * width
-            radius += shares[..., p, None] * loose * (np.abs(_of_cases(head.v.value, place) - value) + width)
+            radius += fractions[..., p, None] * loose * (np.abs(_of_cases(head.v.value, place) - value) + width)
             error = _of_cases(forward.heads(config, attn, x.rounded, self.numbers[p : p + 1]).v.error, place)
             radius[-1] += a * error + gamma * (a + loose) * size + rounding.TINY * (1 + size)
             through = np.einsum("mn,hnk,hkd->hmd", x.matrix, attn["W_V"], attn["W_O"], optimize=True)
@@ -243,8 +243,8 @@ class TwoLayers:
         """Return attention weights of the second layer, and how far those of any problem may be from them.
 
         Returns:
-          `[C, H, P]` for the scores in the middle; `[C, H, P]`, float32 included; and `[J + 1, C, H, P]`, the share
-          of each digit in the interval of a score.
+          `[C, H, P]` for the scores in the middle; `[C, H, P]`, float32 included; and `[J + 1, C, H, P]`, the
+          fraction of each digit in the interval of a score.
         """
         count = len(self._digits(read))
         query, found = _thin(heads[read].q).among(places[read].number, count), []
@@ -273,8 +273,8 @@ class TwoLayers:
         moved += rounding.TINY * (read + 1)
         # Where a score has no bound, a position that is masked may weigh as much as one that is seen.
         moved = np.where(np.isfinite(s.error).all(axis=-1, keepdims=True) & ~np.isnan(moved), moved, np.inf)
-        shares = np.divide(halves, width, out=np.full_like(halves, 1 / len(halves)), where=width > 0)
-        return weight, moved, shares
+        fractions = np.divide(halves, width, out=np.full_like(halves, 1 / len(halves)), where=width > 0)
+        return weight, moved, fractions
 
 
 def _of_cases(x: np.ndarray, place: Place) -> np.ndarray:
