@@ -351,7 +351,7 @@ COMMAND = [
 
 
 def environment(devices=1):
-    """Return the environment of a child; the flags of one device are left as they are, so that it compiles nothing."""
+    """Return the environment of a child; with one device the flags are as here, so that it compiles nothing again."""
     flags = os.environ.get("XLA_FLAGS", "")
     if devices > 1:
         flags += f" --xla_force_host_platform_device_count={devices}"
