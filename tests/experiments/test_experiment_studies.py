@@ -3,6 +3,7 @@
 import pytest
 from lines import assert_one_line
 
+from experiments import plateau_law
 from jaxadd.runs import load
 
 
@@ -37,11 +38,18 @@ def test_a_group_is_learned_by_two_networks(few_figures, shell, tmp_path):
     assert_one_line(error, "S20 has 2.4e+18 elements")
 
 
+def test_a_power_of_the_base_is_fitted_to_the_seeds_that_left_everywhere():
+    square = [(base, [4 * base**2, 3 * base**2, None if base == 3 else base]) for base in (2, 3, 5)]
+    assert plateau_law.power([*square, (10, None)]) == "base^2.00, 2 of 3 seeds"
+    assert plateau_law.power(square[:2]) == "too few bases"
+    assert plateau_law.power([(base, [None]) for base in (2, 3, 5)]) == "no seed left all"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("study", "words", "found"),
     [
-        ("plateau_law", ["--bases", 2, 3, 5, "--widths", "--digits", 1, "--d-model", 8, "--seeds", 0], "base^"),
+        ("plateau_law", ["--bases", 2, 3, "--digits", 1, "--d-model", 8, "--seeds", 0], "too few bases"),
         ("single_digit", [], "researcher"),
         ("architectures", ["--blocks", "qwen", "--seeds", 0, "--steps", 10], "qwen   2,752"),
     ],

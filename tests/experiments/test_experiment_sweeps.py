@@ -17,7 +17,12 @@ SMALL = ["--model.d-model", 16, "--model.heads", 2, "--model.d-mlp", 32]
     ("experiment", "words", "found", "figures"),
     [
         ("frac_train", SMALL, "published, one run", {"fractions"}),
-        ("phase_diagram", [], "comprehension", {"phases"}),
+        (
+            "phase_diagram",
+            ["--axes", "optimizer.lr=1e-3,1e-1", "optimizer.weight_decay=0,1", "task.train_fraction=0.6"],
+            "comprehension",
+            {"phases"},
+        ),
         (
             "seed_sweep",
             ["--task", "addition", "--task.digits", 1, "--steps", 10],

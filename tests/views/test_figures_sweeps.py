@@ -27,6 +27,15 @@ def test_phases_without_any_lane_that_generalised_have_no_scale_of_steps():
     assert len(figures.phase_diagram(np.full((1, 2, 2), 70.0), outcomes, *axes, "title").axes) == 3
 
 
+def test_phases_have_a_column_of_panels_for_each_value_of_the_third_axis():
+    outcomes, steps = np.full((2, 2, 2, 4), 0.25), np.stack([np.full((2, 2), 70.0), np.full((2, 2), 30.0)])
+    figure = figures.phase_diagram(steps, outcomes, (1, 2), (3, 4), ("x", "y"), "title", ("fraction", (0.5, 0.7)))
+    figure.draw_without_rendering()
+    assert [ax.get_title() for ax in figure.axes[:2]] == ["fraction 0.5", "fraction 0.7"]
+    for ax, step in zip(figure.axes, (70, 30), strict=False):
+        assert (ax.images[0].get_array() == step).all()
+
+
 def test_every_setting_is_drawn_however_many_there_are():
     step = np.arange(1, 20)
     curves = {f"setting {i}": [(step, 1.0 / (step + i))] for i in range(30)}

@@ -15,10 +15,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from jaxadd.cli.arguments import SweepConfig, parse
 from jaxadd.errors import UserError
-from jaxadd.sweeps import structures
-from jaxadd.sweeps.design import lanes_of_part
 
 # It would configure logging anew, which closes the streams of other libraries.
 os.environ.setdefault("SUBMITIT_LOG_LEVEL", "NOCONFIG")
@@ -115,6 +112,10 @@ def checked(command: str, parts: int) -> list[str]:
       UserError: the words cannot be read, the module is no sweep, an argument is invalid, or there are fewer lanes
         than parts.
     """
+    from jaxadd.cli.arguments import parse  # Not above: a task imports this module, and JAX in the command only.
+    from jaxadd.sweeps import structures
+    from jaxadd.sweeps.design import lanes_of_part
+
     try:
         words = shlex.split(command)
     except ValueError as error:
@@ -131,6 +132,8 @@ def checked(command: str, parts: int) -> list[str]:
 
 def _experiment(name: str) -> Any:
     """Return the module of an experiment whose presets are sweeps."""
+    from jaxadd.cli.arguments import SweepConfig
+
     try:
         module = importlib.import_module(name) if name else None
     except ImportError as error:

@@ -96,7 +96,7 @@ def test_the_seed_of_a_checkpoint_is_that_of_its_split(shell, tmp_path, monkeypa
         raise OSError("enough")
 
     monkeypatch.setattr("jaxadd.cli.commands.analyse.analyse", analyse)
-    path = untrained(tmp_path / "network.pth", Modular(p=7), d_mlp=8)
+    path = untrained(tmp_path / "network.pth", Modular(p=7), d_mlp=32)
     assert shell("jaxadd", "analyse", path, *TINY, *words)[0] == 2
     task = Modular(p=7, train_fraction=0.6, split_seed=int(said.split()[-1]))
     np.testing.assert_array_equal(seen[0], task.data((0,)).lane["train"][0])
@@ -104,7 +104,7 @@ def test_the_seed_of_a_checkpoint_is_that_of_its_split(shell, tmp_path, monkeypa
 
 
 def test_without_a_known_split_nothing_is_said_of_train_and_test(few_figures, shell, tmp_path):
-    path, out = untrained(tmp_path / "network.pth", Modular(p=7), d_mlp=8), tmp_path / "out"
+    path, out = untrained(tmp_path / "network.pth", Modular(p=7), d_mlp=32), tmp_path / "out"
     status, printed, error = shell("jaxadd", "analyse", path, "--out", out)
     assert status == 0, error
     assert "the train split is not known" in error
