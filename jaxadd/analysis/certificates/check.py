@@ -1,8 +1,9 @@
 """Verification of a certificate by code that shares with the search only the forward pass and its rounding.
 
 Margins are computed by the plain forward pass in float64, and bounds again from what that pass reads, see
-`check_bounds`. What float32 may add is computed by `rounding`, as in the search, and float32 results of the plain
-pass are compared with it.
+`check_bounds`. What float32 may add is computed by `forward` and `rounding`, as in the search, and float32 results of
+the plain pass are compared with it; the intervals of norms are those of `rounding` too. The list of problems
+(`spaces`) and the description of a counterexample (`exhaustive.described`) are shared as well.
 """
 
 import math
