@@ -168,7 +168,7 @@ class Certification:
         if found is not None and len(found.errors):
             batch = cast(Addition, self.network.task).batch(found.errors[:1])
             return exhaustive.described(self.network, np.asarray(batch.inputs), np.asarray(batch.targets))
-        for part in sorted(parts, key=lambda part: part["slack"]):
+        for part in sorted(parts, key=lambda part: part["margin"]):
             if part.get("suspects"):
                 inputs, targets = self.space.batch(np.asarray(part["suspects"]))
                 answers = np.asarray(self.network.answer(inputs))

@@ -4,7 +4,6 @@ In a sequential task every answer digit is computed after the correct digits bef
 greedy answer, by induction: the first digit is correct, so the second sees what it sees here, and so on.
 """
 
-import math
 from typing import Any
 
 import jax
@@ -40,24 +39,23 @@ def examine(network: Network, space: Space, part: tuple[int, int]) -> dict[str, 
     Returns:
       "part": the range; "problems"; "margin" and "slack": the least of all problems, nats, rounded down; "number" and
       "where": the problem with the least slack; "open": the number of problems that are not proven; "suspects": the
-      numbers of up to 100 of these, least slack first.
+      numbers of up to 100 of these, least margin first, as errors have margins below 0.
     """
-    margin, slack = math.inf, np.zeros(0)
+    margin, slack = np.zeros(0), np.zeros(0)
     for first in range(*part, _AT_ONCE):
         numbers = np.arange(first, min(first + _AT_ONCE, part[1]))
         inputs, targets = space.batch(_padded(numbers))
         computed = forward.logits(network.params, network.model, inputs[: len(numbers)])
         margins, slacks = margins_of(computed, targets[: len(numbers)])
-        margin = min(margin, float(margins.min()))
-        slack = np.append(slack, slacks.min(axis=1))
+        margin, slack = np.append(margin, margins.min(axis=1)), np.append(slack, slacks.min(axis=1))
     worst = int(np.argmin(slack))
     number = part[0] + worst
     open_ones = np.flatnonzero(~(slack > 0))
-    suspects = open_ones[np.argsort(slack[open_ones], kind="stable")[:100]]
+    suspects = open_ones[np.argsort(margin[open_ones], kind="stable")[:100]]
     return {
         "part": list(part),
         "problems": part[1] - part[0],
-        "margin": rounded_down(margin),
+        "margin": rounded_down(float(margin.min())),
         "slack": rounded_down(float(slack[worst])),
         "number": number,
         "where": in_words(network, space, number),
@@ -69,7 +67,8 @@ def examine(network: Network, space: Space, part: tuple[int, int]) -> dict[str, 
 def margins_of(logits: Rounded, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the least margin over all rivals, and the least slack: a margin without its allowance for float32.
 
-    The two may be of different rivals. Both are minus infinity where a rival has no finite allowance.
+    The two may be of different rivals. The margin is minus infinity where a logit is not a number, and the slack also
+    where a rival has no finite allowance.
 
     Args:
       logits: `[B, R, C]`.
@@ -81,8 +80,8 @@ def margins_of(logits: Rounded, targets: np.ndarray) -> tuple[np.ndarray, np.nda
     at = targets[..., None]
     pick = lambda x: np.take_along_axis(x, at, axis=-1)
     lead, allowed = pick(logits.value) - logits.value, pick(logits.error) + logits.error
-    bounded = np.isfinite(allowed) & np.isfinite(lead)
-    margin, slack = (np.where(bounded, x, -np.inf) for x in (lead, lead - allowed))
+    margin = np.where(np.isnan(lead), -np.inf, lead)
+    slack = np.where(np.isfinite(allowed) & np.isfinite(lead), lead - allowed, -np.inf)
     for x in (margin, slack):
         np.put_along_axis(x, at, np.inf, axis=-1)
     return margin.min(axis=-1), slack.min(axis=-1)

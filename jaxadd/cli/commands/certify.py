@@ -118,7 +118,7 @@ def certify_in(folder: Path, network: Network, method: Method | None = None) -> 
     _refuse_another(folder / FILE, certification.identity)
     make_folder(folder)
     if certification.method != "exhaustive":
-        note("searching for errors first, which takes seconds for five digits and minutes for twenty")
+        note("searching for errors first, which takes seconds, and minutes for numbers of twenty digits")
     with _progress(folder, certification.identity) as (done, watch):
         certificate, found = certification.run(done=done, watch=watch)
         text = json.dumps(certificate.to_json(), allow_nan=False, separators=(",", ":"))
@@ -138,13 +138,12 @@ def describe(certificate: Certificate) -> str:
     rows = [lines[c.verdict], f"{'method':<{INDENT}}{c.method}"]
     if c.parts:
         kind, least = ("margin", ", the least") if c.method == "exhaustive" else ("bound", " or more")
-        above = "above" if c.slack > 0 else "not above"
-        size = f" {c.slack:.4f}" if c.slack > 0 else ""
-        rows.append(
-            f"{kind:<{INDENT}}{c.margin:.4f} nats{least},{size} {above} the allowance for float32, at {c.where}"
-            if c.margin > NOTHING
-            else f"{kind:<{INDENT}}none"
-        )
+        if c.margin > NOTHING:
+            rows.append(f"{kind:<{INDENT}}{c.margin:.4f} nats{least}")
+            above = f"{c.slack:.4f} nats above its allowance{least}" if c.slack > 0 else "not above its allowance"
+            rows += [] if c.verdict == "refuted" else [f"{'float32':<{INDENT}}{above}, at {c.where}"]
+        else:
+            rows.append(f"{kind:<{INDENT}}none")
     if c.reason:
         rows.append(f"{'not proven':<{INDENT}}{c.reason}")
     if c.statistics:
@@ -219,7 +218,7 @@ def _progress(
                 file.flush()
 
         yield done, watch
-    path.unlink()
+    path.unlink(missing_ok=True)  # Another process may have certified the same network in the meantime.
 
 
 def _addition(network: Network, words: str) -> Addition:

@@ -75,6 +75,21 @@ def test_one_wrong_problem_of_many_is_found_by_enumeration_and_never_proven():
     check(enumerated, network)
 
 
+def test_an_error_is_found_among_many_problems_that_are_not_proven(monkeypatch):
+    network = adder(2, 4, fires_at=12)  # Only 33 + 33 is wrong, the last of 256 problems.
+    computed = exhaustive.forward.logits
+
+    def unbounded(*args):
+        found = computed(*args)
+        return found._replace(error=np.full_like(found.value, np.inf))
+
+    monkeypatch.setattr(exhaustive.forward, "logits", unbounded)
+    certificate, _ = certify(network, "exhaustive")
+    assert sum(part["open"] for part in certificate.parts) == 256
+    assert certificate.verdict == "refuted"
+    assert "33+33" in certificate.counterexample["words"]
+
+
 def test_a_margin_below_the_allowance_is_unknown():
     network = adder(1, 3)
     params = jax.tree.map(np.asarray, network.params)
