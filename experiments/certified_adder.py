@@ -130,7 +130,8 @@ def conduct(config: Config, session: Session) -> Findings:
                 seconds + (before.training if before else 0),
                 time.monotonic() - start + (before.certifying if before else 0),
             )
-            bound = f", bound {certificate.margin:.4f} nats" if certificate.parts else ""
+            kind = "least margin" if certificate.method == "exhaustive" else "bound"
+            bound = f", {kind} {certificate.margin:.4f} nats" if certificate.parts else ""
             print(f"seed {network.seed}, round {number}: {certificate.verdict}{bound}")
             if found is not None:
                 errors = (*errors, *_texts(task, found.errors[:100]))
