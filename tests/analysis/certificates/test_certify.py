@@ -219,10 +219,12 @@ BOUNDED |= {f"{name}, two layers": {"layers": 2, **BOUNDED[name]} for name in SE
 
 
 def block(fields):
-    """Return networks for two binary digits, with parameters of two sizes."""
+    """Return networks for two binary digits, of one layer with parameters of two sizes, of two layers with one."""
     task = task_of(2, 2)
     model = Transformer(**{"d_model": 8, "heads": 2, "d_mlp": 10, **fields}).build(task.sizes)
-    return [Network(drawn(model, 0, scale), model, task) for scale in (0.5, 0.1)]
+    return [
+        Network(drawn(model, 0, scale), model, task) for scale in ((0.5, 0.1) if model.config.layers == 1 else (0.4,))
+    ]
 
 
 NETWORKS = {name: functools.partial(block, fields) for name, fields in BOUNDED.items()}
