@@ -30,7 +30,8 @@ def raising(error):
         (SystemExit(0), 0, ""),
     ],
 )
-def test_what_a_user_can_fix_is_a_line_and_a_status(capsys, error, status, line):
+def test_what_a_user_can_fix_is_a_line_and_a_status(tmp_path, monkeypatch, capsys, error, status, line):
+    monkeypatch.chdir(tmp_path)  # Where there is no folder runs, as there is after a first experiment.
     assert guard(raising(error), "; more follows") == status
     out, said = capsys.readouterr()
     assert out == ""
