@@ -19,10 +19,37 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxadd.analysis.certificates import rounding
+from jaxadd.analysis.certificates import forward, rounding
+from jaxadd.analysis.certificates.forward import Heads
+from jaxadd.analysis.certificates.rounding import Rounded
+from jaxadd.models import Transformer
+from jaxadd.types import Params
 
 _KNOTS = 65
 LIGHTEST = 1e-290  # A case whose weights are all below it has no bound: float64 holds them with few digits.
+
+
+class Read(NamedTuple):
+    """What the first layer's attention reads at one position, given the token there.
+
+    Attributes:
+      e: `[H, P, V]`, exp(score), divided by the largest of the head.
+      relative: `[H]`, bound on the relative error of float32 weights.
+      out: what may be written, `[D]`, over all tokens before, and its error but for that of weights.
+    """
+
+    e: np.ndarray
+    relative: np.ndarray
+    out: Rounded
+
+    @classmethod
+    def of(
+        cls, config: Transformer, params: Params, heads: Heads, position: int, own: int, possible: np.ndarray
+    ) -> "Read":
+        """Return what is read at a position that holds the token `own`; see `forward.errors_of_attention`."""
+        s = np.where(possible, forward.scores_of_tokens(config, heads, position, own).value, -np.inf)
+        relative, out = forward.errors_of_attention(config, params, heads, position, own, possible)
+        return cls(np.exp(s - s.max(axis=(1, 2), keepdims=True)), relative, out)
 
 
 class Attention(NamedTuple):

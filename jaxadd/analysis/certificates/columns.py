@@ -6,7 +6,7 @@ digit k - 1, which says whether column k - 1 was carried into. All other digits 
 
 import functools
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -44,6 +44,13 @@ class Cases(NamedTuple):
         return self._replace(
             **{name: getattr(self, name)[chosen] for name in ("tokens", "carry", "target", "weight")}
         )
+
+
+def in_parts(group: Cases, step: int, bound: Callable[[Cases], tuple[np.ndarray, ...]]) -> tuple[np.ndarray, ...]:
+    """Return what a function of cases returns, arrays of one row a case, for so many cases at once."""
+    starts = range(0, len(group.target), step)
+    parts = [bound(group.take(np.arange(i, min(i + step, len(group.target))))) for i in starts]
+    return tuple(np.concatenate(part) for part in zip(*parts, strict=True))
 
 
 class Layout(NamedTuple):

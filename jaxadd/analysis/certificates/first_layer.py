@@ -12,7 +12,7 @@ import numpy as np
 
 from jaxadd.analysis.certificates import forward, rounding
 from jaxadd.analysis.certificates.additive import Additive, Image, constant, with_middles_moved
-from jaxadd.analysis.certificates.attention import LIGHTEST
+from jaxadd.analysis.certificates.attention import LIGHTEST, Read
 from jaxadd.analysis.certificates.columns import Layout
 from jaxadd.analysis.certificates.rounding import Rounded
 from jaxadd.models import Model, Transformer
@@ -35,20 +35,6 @@ class Place(NamedTuple):
     rows: np.ndarray
 
 
-class Read(NamedTuple):
-    """What the first layer's attention reads at one position, given the token there.
-
-    Attributes:
-      e: `[H, P, V]`, exp(score), divided by the largest of the head.
-      relative: `[H]`, bound on the relative error of float32 weights.
-      error: `[D]`, what float32 errs by in what is written, but for weights.
-    """
-
-    e: np.ndarray
-    relative: np.ndarray
-    error: np.ndarray
-
-
 class FirstLayer:
     """The stream after the first layer at each position.
 
@@ -69,8 +55,7 @@ class FirstLayer:
 
     def extremes(self, position: int, own: int) -> Rounded:
         """Return what may stand at a position that holds a token, `[D]`, whatever digits are before it."""
-        possible = self.layout.possible(position, own, len(self.stream.value), self.base)
-        _, out = forward.errors_of_attention(self.config, self.params, self.heads, position, own, possible)
+        out = self._read(position, own).out
         x = forward.attended(self.config, self.block, self.stream.map(lambda y: y[own, position]), out)
         return forward.after_mlp(self.config, self.block, x)
 
@@ -103,19 +88,17 @@ class FirstLayer:
     def _read(self, position: int, own: int) -> Read:
         """Return what attention reads at a position that holds a token."""
         if (position, own) not in self._reads:
-            s = forward.scores_of_tokens(self.config, self.heads, position, own).value
-            possible = self.layout.possible(position, own, s.shape[-1], self.base)
-            s = np.where(possible, s, -np.inf)
-            relative, out = forward.errors_of_attention(self.config, self.params, self.heads, position, own, possible)
-            e = np.exp(s - s.max(axis=(1, 2), keepdims=True))
-            self._reads[position, own] = Read(e, relative, out.error)
+            possible = self.layout.possible(position, own, len(self.stream.value), self.base)
+            self._reads[position, own] = Read.of(self.config, self.params, self.heads, position, own, possible)
         return self._reads[position, own]
 
-    def _read_by(self, position: int, own: np.ndarray) -> Read:
-        """Return what attention reads at a position for each of some tokens there, int `[U]`."""
+    def _read_by(self, position: int, own: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return weights, their relative errors, and other errors, for each of some tokens there, int `[U]`."""
         distinct, pick = np.unique(own, return_inverse=True)
-        reads = zip(*(self._read(position, int(token)) for token in distinct), strict=True)
-        return Read(*(np.stack(parts)[pick] for parts in reads))
+        reads = [self._read(position, int(token)) for token in distinct]
+        parts = zip(*((read.e, read.relative, read.out.error) for read in reads), strict=True)
+        e, relative, error = (np.stack(part)[pick] for part in parts)
+        return e, relative, error
 
     def _weighs(self, position: int, owns: Sequence[int], source: int) -> bool:
         """Return whether the token at a source is to be distinguished at a position."""
@@ -159,19 +142,19 @@ class FirstLayer:
         A head writes c + Σ_p e_p (o_p - c) / Σ_p e_p, whatever c is; the reciprocal of the total weight is replaced
         by one number, and its largest distance from that is in the radius of the digits that change the total.
         """
-        read = self._read_by(position, known[position])
+        e, relative, error = self._read_by(position, known[position])
         base, gamma = self.base, rounding.gamma(position + 4)
         number = [j for j, p in enumerate(digits) if p < position and p not in known]
-        free, count = [digits[j] for j in number], len(read.e)
+        free, count = [digits[j] for j in number], len(e)
         rows, attn = np.arange(count), self.block["attn"]
         width = self.written.shape[-1]
         value = np.zeros((count, width)) + attn.get("b_O", 0)
         tables, radius = np.zeros((len(digits), base, count, width)), np.zeros((len(digits) + 1, count, width))
-        radius[-1] += read.error
-        for h in range(read.e.shape[1]):
-            e_known = np.stack([read.e[rows, h, p, t] for p, t in known.items()], axis=1)[..., None]  # [U, F, 1]
+        radius[-1] += error
+        for h in range(e.shape[1]):
+            e_known = np.stack([e[rows, h, p, t] for p, t in known.items()], axis=1)[..., None]  # [U, F, 1]
             o_known = np.stack([self.written[h, p, t] for p, t in known.items()], axis=1)  # [U, F, D]
-            e_free, o_free = read.e[:, h, free, :base], self.written[h, free, :base]  # [U, J, V] and [J, V, D]
+            e_free, o_free = e[:, h, free, :base], self.written[h, free, :base]  # [U, J, V] and [J, V, D]
             total = e_known.sum(axis=1)  # [U, 1]
             least, most = (total + x.sum(axis=-1, keepdims=True) for x in (e_free.min(axis=-1), e_free.max(axis=-1)))
             least = np.where(least < LIGHTEST, np.nan, least)
@@ -189,7 +172,7 @@ class FirstLayer:
             fraction = np.divide(swing, swings, out=np.zeros_like(swing), where=swings > 0)
             radius[number] += fraction * (spread * scale * size)
             far = (e_known * np.abs(off)).sum(axis=1) + np.maximum(high, -low).sum(axis=0)
-            radius[-1] += read.relative[:, h, None] * far / least + gamma * np.abs(centre)
+            radius[-1] += relative[:, h, None] * far / least + gamma * np.abs(centre)
             value += centre + scale * rest
             tables[number] += scale * adds
         return Additive.of(value, tables, radius)

@@ -94,7 +94,7 @@ def _transformer(model: Model, params: Params, tokens: np.ndarray) -> Rounded:
             read_by = heads(config, block["attn"], y, numbers)
             values, sources = heads(config, block["attn"], y.fresh, numbers).v, y.sources
         pattern = weights(config, read_by._replace(q=_chosen(read_by.q, at)), at)
-        x = x.map(lambda z, at=at: z[:, list(at)])
+        x = _chosen(x, at)
         out = _attention(config, block["attn"], pattern, read_by.v, values.error, sources)
         x = Sourced.of(attended(config, block, x, out))
         if i < config.layers - 1:
@@ -150,7 +150,7 @@ def _looked_up(x: Rounded, tokens: np.ndarray) -> Rounded:
     return x.map(lambda y: y[tokens, np.arange(tokens.shape[1])])
 
 
-def _chosen(x: Rounded, at: Sequence[int]) -> Rounded:
+def _chosen(x: Quantity, at: Sequence[int]) -> Quantity:
     return x.map(lambda y: y[:, list(at)])
 
 

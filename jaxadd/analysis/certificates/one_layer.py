@@ -10,7 +10,7 @@ from typing import NamedTuple, cast
 import numpy as np
 
 from jaxadd.analysis.certificates import columns, forward, lines
-from jaxadd.analysis.certificates.attention import Attention
+from jaxadd.analysis.certificates.attention import Attention, Read
 from jaxadd.analysis.certificates.columns import Cases
 from jaxadd.models import Network, Transformer
 from jaxadd.tasks import Addition
@@ -56,30 +56,22 @@ class OneLayer:
         )
         self.lines = lines.of(self.config, self.params, self.task.base)
 
-    def bound(self, group: Cases) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def bound(self, group: Cases) -> tuple[np.ndarray, ...]:
         """Return a lower bound of the least margin of every case and its slack, `[C]`, and the costs `[C, free]`."""
         config, base, read = self.config, self.task.base, self.model.sizes.read[group.digit]
         free, tables = self.layout.free(group, read), self._tables(read, group.own)
         width = max(base, config.d_model) * max(config.d_mlp, config.d_model, base * len(free))
         step = max(1, _AT_ONCE // width)
-        parts = [
-            self._bound(group.take(np.arange(i, min(i + step, len(group.target)))), tables, free)
-            for i in range(0, len(group.target), step)
-        ]
-        bounds, slacks, costs = (np.concatenate(part) for part in zip(*parts, strict=True))
-        return bounds, slacks, costs
+        return columns.in_parts(group, step, lambda some: self._bound(some, tables, free))
 
     def _tables(self, read: int, own: int) -> Tables:
         """Return what attention reads at a position, given the token there."""
-        s = forward.scores_of_tokens(self.config, self.heads, read, own).value
-        possible = self.layout.possible(read, own, s.shape[-1], self.task.base)
-        s = np.where(possible, s, -np.inf)
-        top = s.max(axis=(1, 2), keepdims=True)
+        possible = self.layout.possible(read, own, len(self.stream.value), self.task.base)
+        found = Read.of(self.config, self.params, self.heads, read, own, possible)
         o = np.einsum("vphk,hkd->hpvd", self.heads.v.value[:, : read + 1], self.block["attn"]["W_O"])
-        relative, out = forward.errors_of_attention(self.config, self.params, self.heads, read, own, possible)
         stream = self.stream.map(lambda y: y[own, read])
-        position = lines.Position(self.config, self.block, stream, out.map(lambda y: y[None]))
-        return Tables(np.exp(s - top), o, relative, position)
+        position = lines.Position(self.config, self.block, stream, found.out.map(lambda y: y[None]))
+        return Tables(found.e, o, found.relative, position)
 
     def _bound(self, group: Cases, tables: Tables, free: list[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         read = self.model.sizes.read[group.digit]

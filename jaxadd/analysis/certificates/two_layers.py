@@ -131,7 +131,7 @@ class TwoLayers:
         self.lines = lines.of(self.config, self.params, self.task.base)
         self._is_number = [self._holds_numbers(p) for p in range(self.model.sizes.length)]
 
-    def bound(self, group: Cases) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def bound(self, group: Cases) -> tuple[np.ndarray, ...]:
         """Return a lower bound of the least margin of every case and its slack, `[C]`, and the costs `[C, free]`."""
         config, read = self.config, self.model.sizes.read[group.digit]
         if not all(self._is_number[read + 1 :]):
@@ -139,12 +139,7 @@ class TwoLayers:
             return nothing, nothing, np.zeros((len(nothing), len(self.layout.free(group, read))))
         wide = read * self.task.base * max(config.d_mlp, config.d_model)
         step = max(1, _AT_ONCE // wide)
-        parts = [
-            self._bound(group.take(np.arange(i, min(i + step, len(group.target)))))
-            for i in range(0, len(group.target), step)
-        ]
-        bounds, slacks, costs = (np.concatenate(part) for part in zip(*parts, strict=True))
-        return bounds, slacks, costs
+        return columns.in_parts(group, step, self._bound)
 
     @np.errstate(invalid="ignore")  # An error that is infinite, times 0, is NaN, and a case with it has no bound.
     def _bound(self, group: Cases) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
